@@ -1,0 +1,1 @@
+"""tfm: one transformer, any sequence."""

@@ -1,0 +1,66 @@
+"""Where the numbers are worked out, and in which precision."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from .errors import UsageError
+
+MEASURED_THREADS_MAX = 64
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """`auto`: CUDA, then MPS, then the CPU. UsageError where the one asked for is not there."""
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": _mps()}
+    if name == "auto":
+        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if there[kind]))
+    kind = name.split(":")[0]
+    if kind not in there:
+        raise UsageError(f"--device {name}: no such device; known: auto, {', '.join(there)}")
+    if not there[kind]:
+        raise UsageError(f"--device {name}: this machine has none; use --device cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"--device {name}: {str(error).splitlines()[0]}") from error
+
+
+def _mps() -> bool:
+    return torch.backends.mps.is_available()
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether matrix products in bfloat16 are faster here than in float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    if device.type == "cpu":
+        cpu = torch.cpu
+        return cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported()
+    return False
+
+
+def default_dtype(device: torch.device, width: int) -> str:
+    """bfloat16 where the device gains from it; a narrow model's step on a CPU is all overhead."""
+    wide_enough = device.type != "cpu" or width >= 96
+    return "bfloat16" if has_fast_bfloat16(device) and wide_enough else "float32"
+
+
+def autocast(device: torch.device, dtype: str) -> AbstractContextManager[object]:
+    if dtype == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def use_threads(threads: int) -> int:
+    """Sets the CPU threads (0: as many as this process may use), and says how many."""
+    if not threads:
+        threads = torch.get_num_threads()
+        if hasattr(os, "sched_getaffinity"):
+            threads = min(threads, len(os.sched_getaffinity(0)))
+    threads = min(threads, MEASURED_THREADS_MAX)
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+    return threads

@@ -1,0 +1,50 @@
+"""Randomness without state: everything random is a function of numbers that name it."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+U64 = npt.NDArray[np.uint64]
+
+
+def key(*parts: object) -> int:
+    """63 bits that depend on all of `parts` (numbers and strings)."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def uniform(*parts: object) -> float:
+    """A number in [0, 1) that depends on all of `parts`."""
+    return key(*parts) / 2.0**63
+
+
+def mix(values: Any, seed: int) -> U64:
+    """64 well-mixed bits a value (splitmix64, Steele et al. 2014)."""
+    with np.errstate(over="ignore"):
+        z = np.asarray(values).astype(np.uint64) + np.uint64(seed % 2**64)
+        z = (z + np.uint64(0x9E3779B97F4A7C15)).astype(np.uint64)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))  # type: ignore[no-any-return]
+
+
+def permute(indices: npt.NDArray[np.int64], size: int, seed: int) -> npt.NDArray[np.int64]:
+    """Where a keyed permutation of range(size) sends each index; no table, any size to 2^62.
+
+    A Feistel network over the next even number of bits, walked until it lands inside.
+    """
+    half = max(1, -(-(max(size - 1, 1)).bit_length() // 2))
+    mask = np.uint64((1 << half) - 1)
+    out = indices.astype(np.uint64)
+    outside = np.ones(len(out), bool)
+    while outside.any():
+        left, right = out[outside] >> np.uint64(half), out[outside] & mask
+        for round in range(4):
+            left, right = right, left ^ (mix(right, key(seed, round)) & mask)
+        out[outside] = (left << np.uint64(half)) | right
+        outside &= out >= np.uint64(size)
+    return out.astype(np.int64)

@@ -1,0 +1,97 @@
+"""Norms, feed-forwards and positions: what a block is made of beside its mixer."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import ModelConfig
+
+
+class Linear(nn.Linear):
+    """A linear layer that knows which rows of its weight are matrices of their own.
+
+    `rows` splits the output features (queries, keys, values in one product); Muon
+    orthogonalises each part by itself. `output` marks a projection back into the residual stream.
+    """
+
+    def __init__(
+        self, inputs: int, rows: tuple[int, ...], *, bias: bool, output: bool = False
+    ) -> None:
+        super().__init__(inputs, sum(rows), bias=bias)
+        self.rows = rows
+        self.output = output
+
+
+class NoNorm(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def make_norm(config: ModelConfig) -> nn.Module:
+    """LayerNorm (Ba et al. 2016), RMSNorm (Zhang & Sennrich 2019) or none, over the width."""
+    if config.norm == "layernorm":
+        return nn.LayerNorm(config.width, eps=config.norm_eps, bias=config.bias)
+    if config.norm == "rmsnorm":
+        return nn.RMSNorm(config.width, eps=config.norm_eps)
+    return NoNorm()
+
+
+class FeedForward(nn.Module):
+    """x (B, T, D) -> (B, T, D), each position by itself.
+
+    relu and gelu as in Vaswani et al. 2017 and GPT-2 (tanh form); relu2 is ReLU squared (So et
+    al. 2021, Primer); swiglu is Shazeer 2020, eq. 6.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.kind = config.ffn
+        hidden = config.hidden
+        rows = (hidden, hidden) if self.kind == "swiglu" else (hidden,)
+        self.up = Linear(config.width, rows, bias=config.bias)
+        self.down = Linear(hidden, (config.width,), bias=config.bias, output=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        up = self.up(x)
+        if self.kind == "swiglu":
+            gate, value = up.chunk(2, dim=-1)
+            hidden = F.silu(gate) * value
+        elif self.kind == "relu2":
+            hidden = F.relu(up).square()
+        elif self.kind == "gelu":
+            hidden = F.gelu(up, approximate="tanh")
+        else:
+            hidden = F.relu(up)
+        out: Tensor = self.down(hidden)
+        return out
+
+
+def rotary_angles(positions: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor]:
+    """cos and sin, each (..., T, head_width / 2), for positions (..., T, axes).
+
+    Su et al. 2021 (RoFormer) for one axis, in the half-split layout of Llama. With more axes,
+    frequency j turns with axis j mod axes, so that each axis has slow and fast ones.
+    """
+    pairs = config.head_width // 2
+    index = torch.arange(pairs, device=positions.device)
+    frequency = config.rope_theta ** (-index.float() / pairs)
+    angles = positions.float()[..., index % config.axes] * frequency
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x (B, H, T, head_width) turned by its position; cos and sin broadcast to (B, 1, T, half)."""
+    first, second = x.chunk(2, dim=-1)
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+def sinusoids(positions: Tensor, width: int) -> Tensor:
+    """(..., T, width) of positions (..., T): Vaswani et al. 2017, section 3.5."""
+    even = torch.arange(0, width, 2, device=positions.device)
+    angles = positions.float()[..., None] * torch.exp(even.float() * (-math.log(10000.0) / width))
+    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)[..., :width]

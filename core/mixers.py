@@ -1,0 +1,137 @@
+"""What mixes positions. A block knows a mixer by three calls and nothing of its inside:
+
+forward(x, place)        all positions at once: (B, T, D) -> (B, T, D), causal within a segment
+start(batch, length)     an empty memory for up to `length` positions
+step(x, place, memory)   the next t positions, (B, t, D) -> (B, t, D), given all before
+
+A law for each (tests/test_model.py): `step` over any split of a sequence equals `forward`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import ModelConfig
+from .layers import Linear, rotate
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the positions at hand stand: rotary cos and sin, each (B or 1, 1, T, half), or none;
+    segments (B, T), or none where a row is one item."""
+
+    rotary: tuple[Tensor, Tensor] | None = None
+    segments: Tensor | None = None
+    visible: Tensor | None = None  # (B, 1, T, T), what each position sees, made of the segments
+
+
+class Mixer(Protocol):
+    def __call__(self, x: Tensor, place: Place) -> Tensor: ...
+
+    def start(self, batch: int, length: int) -> Any: ...
+
+    def step(self, x: Tensor, place: Place, memory: Any) -> Tensor: ...
+
+
+@dataclass
+class KeyValues:
+    """Keys and values of the positions seen: two (B, groups, length, head_width)."""
+
+    keys: Tensor
+    values: Tensor
+    seen: int = 0
+
+
+class Attention(nn.Module):
+    """Causal self-attention (Vaswani et al. 2017) with grouped keys and values (Ainslie et al.
+    2023), RMS-normalised queries and keys (Henry et al. 2020) where `qk_norm`."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads, self.groups, self.head_width = config.heads, config.groups, config.head_width
+        self.qk_norm, self.eps, self.dropout = config.qk_norm, config.norm_eps, config.dropout
+        kv = self.groups * self.head_width
+        self.qkv = Linear(config.width, (config.width, kv, kv), bias=config.bias)
+        self.out = Linear(config.width, (config.width,), bias=config.bias, output=True)
+
+    def _split(self, x: Tensor, place: Place) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, heads, T, w), keys and values (B, groups, T, w), normalised and turned."""
+        qkv = self.qkv(x).unflatten(-1, (-1, self.head_width)).transpose(1, 2)
+        q, k, v = qkv.split((self.heads, self.groups, self.groups), dim=1)
+        if self.qk_norm:
+            q = F.rms_norm(q, (self.head_width,), eps=self.eps)
+            k = F.rms_norm(k, (self.head_width,), eps=self.eps)
+        if place.rotary is not None:
+            q, k = rotate(q, *place.rotary), rotate(k, *place.rotary)
+        return q, k, v
+
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, causal: bool
+    ) -> Tensor:
+        dropout = self.dropout if self.training else 0.0
+        short = q.shape[-2] == k.shape[-2] <= SHORT
+        if short and q.dtype == torch.bfloat16 and q.device.type == "cpu":
+            mixed = short_attention(q, k, v, visible, dropout)
+        else:
+            mixed = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=visible, is_causal=causal, dropout_p=dropout,
+                enable_gqa=self.groups != self.heads,
+            )  # fmt: skip
+        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return out
+
+    def forward(self, x: Tensor, place: Place) -> Tensor:
+        q, k, v = self._split(x, place)
+        return self._attend(q, k, v, place.visible, causal=place.visible is None)
+
+    def start(self, batch: int, length: int) -> KeyValues:
+        shape = (batch, self.groups, length, self.head_width)
+        like = self.qkv.weight
+        return KeyValues(like.new_empty(shape), like.new_empty(shape))
+
+    def step(self, x: Tensor, place: Place, memory: KeyValues) -> Tensor:
+        q, k, v = self._split(x, place)
+        start, end = memory.seen, memory.seen + x.shape[1]
+        memory.keys[:, :, start:end] = k
+        memory.values[:, :, start:end] = v
+        memory.seen = end
+        keys, values = memory.keys[:, :, :end].to(q.dtype), memory.values[:, :, :end].to(q.dtype)
+        visible = None
+        if end - start > 1 and start > 0:  # several new positions behind old ones
+            visible = torch.ones(end - start, end, dtype=torch.bool, device=x.device).tril(start)
+        return self._attend(q, keys, values, visible, causal=start == 0 and end > 1)
+
+
+SHORT = 256  # positions up to which `short_attention` beats the fused kernel on a CPU
+
+
+def short_attention(
+    q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, dropout: float
+) -> Tensor:
+    """What `scaled_dot_product_attention` computes, causal where `visible` is none, as plain
+    batched products: on a CPU in bfloat16 the fused kernel's backward pass is two to five times
+    slower at short lengths (benchmarks/attention.py). q (B, heads, T, w); k, v (B, groups, T, w).
+    """
+    batch, heads, length, width = q.shape
+    if k.shape[1] != heads:
+        k = k.repeat_interleave(heads // k.shape[1], dim=1)
+        v = v.repeat_interleave(heads // v.shape[1], dim=1)
+    if visible is None:
+        visible = torch.ones(length, length, dtype=torch.bool, device=q.device).tril()
+    bias = torch.zeros(visible.shape, dtype=q.dtype).masked_fill_(~visible, -torch.inf)
+    bias = bias.expand(batch, heads, -1, -1).flatten(0, 1) if bias.ndim == 4 else bias
+    scores = torch.baddbmm(bias, q.flatten(0, 1), k.flatten(0, 1).mT, alpha=width**-0.5)
+    p = F.dropout(scores.softmax(-1), dropout)
+    return torch.bmm(p, v.flatten(0, 1)).unflatten(0, (batch, heads))
+
+
+MIXERS = {"attention": Attention}
+
+
+def make_mixer(config: ModelConfig) -> Attention:
+    return MIXERS[config.mixer](config)

@@ -1,0 +1,194 @@
+"""`SequenceModel`: ids in, logits out. Embed, blocks, head; nothing of any domain.
+
+Shapes: B rows, T positions, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import ModelConfig
+from .layers import FeedForward, Linear, make_norm, rotary_angles, sinusoids
+from .mixers import Place, make_mixer
+
+
+class Block(nn.Module):
+    """A mixer, then a feed-forward, each added to the stream; `pre` normalises what goes in
+    (Xiong et al. 2020), `post` what comes out (Vaswani et al. 2017)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.pre = config.norm_position == "pre"
+        self.mixer_norm, self.mixer = make_norm(config), make_mixer(config)
+        self.ffn_norm, self.ffn = make_norm(config), FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, place: Place, memory: Any = None) -> Tensor:
+        """x (B, T, D); with a memory, the T positions that follow what it holds."""
+
+        def mix(x: Tensor) -> Tensor:
+            if memory is None:
+                return self.mixer(x, place)  # type: ignore[no-any-return]
+            return self.mixer.step(x, place, memory)
+
+        if self.pre:
+            x = x + self.dropout(mix(self.mixer_norm(x)))
+            return x + self.dropout(self.ffn(self.ffn_norm(x)))
+        x = self.mixer_norm(x + self.dropout(mix(x)))
+        normed: Tensor = self.ffn_norm(x + self.dropout(self.ffn(x)))
+        return normed
+
+
+@dataclass
+class DecodingState:
+    """What has been read so far: each block's memory, and how many positions they hold."""
+
+    memories: list[Any]
+    length: int  # positions there is room for
+    seen: int = 0
+
+
+class SequenceModel(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.width)
+        learned = config.positions == "learned"
+        self.place = nn.Embedding(config.context, config.width) if learned else None
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = make_norm(config) if config.norm_position == "pre" else None
+        self.head = Linear(config.width, (config.vocab_size,), bias=False)
+        if config.tied:
+            self.head.weight = self.embedding.weight
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """All initial values, in one place: normal, a linear layer's by its fan-in, capped at
+        GPT-2's 0.02 for embedding and head (so that an untrained loss is ln V); output
+        projections zero, or by 1 / sqrt(2 layers) as in GPT-2."""
+        config = self.config
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        if self.place is not None:
+            nn.init.normal_(self.place.weight, std=0.02)
+        for module in self.modules():
+            if not isinstance(module, Linear):
+                continue
+            if module is self.head:
+                nn.init.normal_(module.weight, std=0.02)
+            elif module.output and config.zero_init:
+                nn.init.zeros_(module.weight)
+            else:
+                std = min(0.02, module.in_features**-0.5) if not config.zero_init else (
+                    0.5 * module.in_features**-0.5
+                )  # fmt: skip
+                scale = (2 * config.layers) ** -0.5 if module.output else 1.0
+                nn.init.normal_(module.weight, std=std * scale)
+
+    # -- from ids to hidden states -------------------------------------------------------------
+
+    def _embed(self, ids: Tensor, positions: Tensor | None, first: int) -> tuple[Tensor, Place]:
+        """The stream (B, T, D) and the place of ids (B, T), the first standing at `first`."""
+        config = self.config
+        x = self.embedding(ids)
+        if positions is None:
+            steps = torch.arange(first, first + ids.shape[1], device=ids.device)
+            positions = steps[None, :, None].expand(1, -1, config.axes)
+        rotary = None
+        if config.positions == "rope":
+            cos, sin = rotary_angles(positions, config)
+            rotary = (cos[:, None], sin[:, None])
+        elif config.positions == "sinusoidal":
+            x = x * math.sqrt(config.width) + sinusoids(positions[..., 0], config.width)
+        elif self.place is not None:
+            x = x + self.place(positions[..., 0])
+        return self.dropout(x), Place(rotary)
+
+    def forward(
+        self, ids: Tensor, positions: Tensor | None = None, segments: Tensor | None = None
+    ) -> Tensor:
+        """Hidden states (B, T, D) of ids (B, T), all positions at once."""
+        x, place = self._embed(ids, positions, 0)
+        if segments is not None:
+            same = segments[:, None, :, None] == segments[:, None, None, :]
+            past = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool, device=ids.device)
+            place = Place(place.rotary, segments, same & past.tril())
+        for block in self.blocks:
+            x = block(x, place)
+        return self.norm(x) if self.norm is not None else x
+
+    def logits(self, hidden: Tensor, low: int = 0, high: int | None = None) -> Tensor:
+        """(..., high - low) float32 scores of the ids low ... high - 1 after hidden (..., D)."""
+        weight = self.head.weight[low:high]
+        logits = F.linear(hidden, weight).float()
+        if self.config.softcap:
+            logits = self.config.softcap * torch.tanh(logits / self.config.softcap)
+        return logits
+
+    # -- decoding ------------------------------------------------------------------------------
+
+    def start(self, batch: int, length: int) -> DecodingState:
+        """Nothing read yet, by `batch` rows, with room for `length` positions."""
+        memories = [block.mixer.start(batch, length) for block in self.blocks]  # type: ignore[union-attr, operator]
+        return DecodingState(memories, length)
+
+    def step(self, ids: Tensor, state: DecodingState, positions: Tensor | None = None) -> Tensor:
+        """Hidden states (B, t, D) of the next t ids (B, t); the state moves on."""
+        x, place = self._embed(ids, positions, state.seen)
+        for block, memory in zip(self.blocks, state.memories, strict=True):
+            x = block(x, place, memory)
+        state.seen += ids.shape[1]
+        return self.norm(x) if self.norm is not None else x
+
+    # -- sizes ---------------------------------------------------------------------------------
+
+    def parameter_count(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
+
+def masked_to_support(logits: Tensor, support: Tensor) -> Tensor:
+    """logits (..., V) with -inf where an id is outside its position's range, support (..., 2)."""
+    ids = torch.arange(logits.shape[-1], device=logits.device)
+    legal = (ids >= support[..., :1]) & (ids < support[..., 1:])
+    return logits.masked_fill(~legal, float("-inf"))
+
+
+def token_nll(
+    model: SequenceModel,
+    ids: Tensor,
+    weight: Tensor,
+    positions: Tensor | None = None,
+    segments: Tensor | None = None,
+    support: tuple[int, int] | Tensor | None = None,
+) -> Tensor:
+    """(B, T - 1) float32 nats of ids[:, 1:], each given those before it; 0 where weight is 0.
+
+    Arguments as in `Batch`. The probabilities are over the support alone, so they sum to one
+    there.
+    """
+    hidden = model(
+        ids[:, :-1],
+        None if positions is None else positions[:, :-1],
+        None if segments is None else segments[:, :-1],
+    )
+    counted = weight[:, 1:] > 0
+    if isinstance(support, tuple):
+        low, high = support
+        logits = model.logits(hidden, low, high)
+        targets = torch.where(counted, ids[:, 1:] - low, -100)
+    else:
+        logits = model.logits(hidden)
+        if support is not None:
+            logits = masked_to_support(logits, support[:, 1:])
+        targets = torch.where(counted, ids[:, 1:], -100)
+    nll = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+    return nll.view_as(targets)

@@ -1,0 +1,43 @@
+"""Tasks and tokenizers by name: a file of that name inside, an entry point outside.
+
+Packages outside name theirs in the entry-point groups `tfm.tasks` and `tfm.tokenizers`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+from .errors import ConfigError, nearest
+
+ROOT = Path(__file__).parent.parent
+CLASS = {"tasks": "Task", "tokenizers": "Tokenizer"}  # what a file of each kind defines
+
+
+def _inside(group: str) -> list[str]:
+    return sorted(p.stem for p in (ROOT / group).glob("*.py") if not p.stem.startswith("_"))
+
+
+def _outside(group: str) -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=f"tfm.{group}")}
+
+
+def names(group: str) -> list[str]:
+    """All names of a group, `tasks` or `tokenizers`. Imports none of them."""
+    return sorted({*_inside(group), *_outside(group)})
+
+
+def find(group: str, name: str) -> Any:
+    """The class called `name`. ConfigError says what is near where there is none."""
+    if name in _inside(group):
+        return getattr(importlib.import_module(f"tfm.{group}.{name}"), CLASS[group])
+    points = _outside(group)
+    if name in points:
+        try:
+            return points[name].load()
+        except Exception as error:
+            raise ConfigError(f"{group[:-1]} {name}: {points[name].value} failed ({error})") from error
+    flag = {"tasks": "--task", "tokenizers": "--tokenizer"}[group]
+    raise ConfigError(f"{flag} {name}: no such {group[:-1]}; {nearest(name, names(group))}")

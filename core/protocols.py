@@ -1,0 +1,227 @@
+"""The seams: what a domain gives the core, and what the core gives back.
+
+A domain is a `Task` (items in, items out, metrics in its own units) and a `Tokenizer` (items to
+ids and back). The core sees `Sequence`, `Batch` and `Dataset` only: ids, never what they mean.
+Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from .source import Source
+
+Ids = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+Support = tuple[int, int] | npt.NDArray[np.int64] | None
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """What a tokenizer makes of one item.
+
+    ids (T,); `given`: how many leading ids are given rather than predicted; `weight` (T,): how
+    much each id counts as a target (none: 1, and 0 for the given ones); `side`: small JSON that
+    the model never sees and decoding needs.
+    """
+
+    ids: Ids
+    given: int = 1
+    weight: Floats | None = None
+    side: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def target_weight(self) -> Floats:
+        """(T,) the weight of each id as a target, the given ones at 0."""
+        weight = np.ones(len(self.ids), np.float32) if self.weight is None else self.weight.copy()
+        weight[: self.given] = 0
+        return weight
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of ids; position t is predicted from those before it, so T is the context plus one.
+
+    ids (B, T); weight (B, T), 0 where an id is given or padding; positions (B, T, axes), none for
+    0, 1, 2 ...; segments (B, T), none where a row is one item (packed items do not see each
+    other); support: the half-open range of ids that are legal, one for all as (low, high) or
+    (B, T, 2), none where all are.
+    """
+
+    ids: Ids
+    weight: Floats
+    positions: Ids | None = None
+    segments: Ids | None = None
+    support: Support = None
+
+
+class Dataset(Protocol):
+    """Virtual rows of one length. `batch` is a pure function of its argument.
+
+    `indices` may run past `len`: index // len says which pass over the data it is, so that a
+    dataset can cut its windows elsewhere each time.
+    """
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Ids) -> Batch: ...
+
+
+class Tokenizer(Protocol):
+    """Items to ids and back. Its laws are in `tests/test_tokenizers.py`."""
+
+    vocab_size: int
+    axes: int  # of `positions`
+    lossless: bool
+
+    def encode(self, item: Any, like: Sequence | None = None) -> Sequence:
+        """The item's ids; with `like`, under that sequence's side information."""
+        ...
+
+    def decode(self, ids: Ids, side: Mapping[str, Any]) -> Any: ...
+
+    def state(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+        """JSON and plain arrays that `from_state` of the same class takes."""
+        ...
+
+    @classmethod
+    def from_state(
+        cls, state: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]
+    ) -> Tokenizer: ...
+
+    def support(self, length: int, side: Mapping[str, Any]) -> Support:
+        """Which ids are legal: one half-open range for all positions, (length, 2), or all."""
+        ...
+
+    def positions(self, length: int, side: Mapping[str, Any]) -> Ids | None:
+        """(length, axes) where each id stands, or none for 0, 1, 2 ...
+
+        An item with positions of its own is one picture, never cut into windows.
+        """
+        ...
+
+
+class Items(Protocol):
+    """Some of a task's items (a split). The core hands it back to the task, no more."""
+
+    fingerprint: str  # a hash of all that the items are made of
+    size: int  # in the task's units
+    about: str  # 'the last 111,540 bytes of tiny.txt', for people
+
+
+@dataclass(frozen=True)
+class Score:
+    """One item's negative log-likelihood: nats (T - given,), weighted 0 where it does not count."""
+
+    sequence: Sequence
+    nats: npt.NDArray[np.float64]
+
+    @property
+    def nll(self) -> float:
+        return float((self.nats * self.sequence.target_weight()[self.sequence.given :]).sum())
+
+    @property
+    def tokens(self) -> int:
+        return int((self.sequence.target_weight() > 0).sum())
+
+
+class Drawn(Protocol):
+    """Turns sampled ids into what a person sees, as they come."""
+
+    def feed(self, id: int) -> bytes:
+        """The bytes that are certain after this id (may be empty)."""
+        ...
+
+    def rest(self) -> bytes:
+        """What is left at the end."""
+        ...
+
+
+class Task(Protocol):
+    """One domain. Built from its options: `Task(Task.Options(...))`."""
+
+    name: ClassVar[str]
+    about: ClassVar[str]  # one line, for `tfm tasks`
+    unit: ClassVar[str]  # of the likelihood: byte, dim, sample, point
+    default_tokenizer: ClassVar[str]
+    binary: ClassVar[bool]  # whether what it writes is unfit for a terminal
+    Options: ClassVar[type]
+
+    def __init__(self, options: Any) -> None: ...
+
+    @classmethod
+    def claims(cls, path: Path, head: bytes) -> float:
+        """How surely a file of this name and first bytes is of this domain (0 to 1)."""
+        ...
+
+    def default_source(self) -> Source:
+        """Real data that every machine has."""
+        ...
+
+    def items(self, source: Source) -> Items: ...
+
+    def split(self, items: Items, holdout: float | None) -> tuple[Items, Items]:
+        """(train, held out); `holdout` is a fraction, none for the task's default."""
+        ...
+
+    def fit_tokenizer(self, spec: str, train: Items) -> Tokenizer:
+        """The tokenizer that `--tokenizer SPEC` names, a function of the training items alone."""
+        ...
+
+    def longest(self, train: Items, tokenizer: Tokenizer) -> int | None:
+        """Ids of the longest item that must be seen whole; none where any context will do."""
+        ...
+
+    def dataset(
+        self,
+        train: Items,
+        tokenizer: Tokenizer,
+        context: int,
+        tokens: int | None,
+        seed: int,
+        cache: Path,
+    ) -> Dataset:
+        """Rows of context + 1 ids; at least `tokens` ids are prepared, none for all there are.
+        What is worth keeping on disk goes below `cache`."""
+        ...
+
+    def sequences(self, items: Items, tokenizer: Tokenizer) -> Iterator[Sequence]:
+        """Every item once, to be scored."""
+        ...
+
+    def floor(self, train: Items, held: Items) -> dict[str, float]:
+        """What trivial answers reach on the same items, in bits per unit, labelled by name."""
+        ...
+
+    def units(self, sequences: Iterable[Sequence]) -> dict[str, float]:
+        """How many of each unit these items hold (`unit` first)."""
+        ...
+
+    def metrics(
+        self, nll: float, tokens: int, units: Mapping[str, float], lossless: bool
+    ) -> dict[str, float | None]:
+        """What `eval` adds in the domain's own units; null where a figure cannot be exact."""
+        ...
+
+    def prompt(self, data: bytes | None, tokenizer: Tokenizer) -> Sequence:
+        """A beginning to go on from: all its ids are given. None: the task's own beginning."""
+        ...
+
+    def ends(self, tokenizer: Tokenizer) -> int | None:
+        """The id after which an item is over, where there is one."""
+        ...
+
+    def drawn(self, tokenizer: Tokenizer, prompt: Sequence) -> Drawn: ...
+
+    def write(self, data: bytes, out: BinaryIO) -> None:
+        """One item, as `drawn` gave it, to a file or a pipe."""
+        ...

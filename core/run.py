@@ -1,0 +1,459 @@
+"""`Run`: one directory on disk that holds all that a training run is.
+
+config.json  tokenizer.json (+ .safetensors)  heldout/  log.jsonl  checkpoints/NNNNNN/
+
+A checkpoint appears whole or not at all: written to a folder of another name, fsynced, renamed.
+Every file is listed with its sha256 in a manifest, and checked before it is used. Nothing is
+ever unpickled. Importing this module does not import torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .config import ModelConfig, TrainConfig, from_json
+from .errors import ConfigError, DamagedError, TfmError, UsageError
+from .store import Store, file_sha256
+
+if TYPE_CHECKING:
+    import torch
+
+    from .model import SequenceModel
+
+FORMAT = 1
+NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+KEEP = 2  # newest checkpoints that stay, beside the best
+
+
+# -- files ---------------------------------------------------------------------------------------
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """The file whole or as it was before: a temporary name, fsync, rename."""
+    fresh = path.with_name(path.name + ".new")
+    with fresh.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(fresh, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames in a folder last, on systems where a folder can be synced."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def to_json(value: object) -> bytes:
+    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
+
+
+def write_manifest(folder: Path, extra: Mapping[str, Any]) -> None:
+    """manifest.json, last of all: size and sha256 of every file below, and of itself."""
+    files = {
+        str(p.relative_to(folder).as_posix()): [p.stat().st_size, file_sha256(p)]
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and p.name != "manifest.json"
+    }
+    body = {"format": FORMAT, "files": files, **extra}
+    body["sha256"] = hashlib.sha256(to_json(body)).hexdigest()
+    write_durably(folder / "manifest.json", to_json(body))
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest, itself checked. DamagedError."""
+    path = folder / "manifest.json"
+    try:
+        body: dict[str, Any] = json.loads(path.read_bytes())
+        said = body.pop("sha256")
+        if hashlib.sha256(to_json(body)).hexdigest() != said:
+            raise ValueError("its checksum does not match")
+        if body["format"] > FORMAT:
+            raise ConfigError(f"{folder}: made by a newer tfm (format {body['format']}); upgrade")
+        return body
+    except ConfigError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedError(f"{path}: damaged or missing ({error})") from error
+
+
+def check_files(folder: Path) -> dict[str, Any]:
+    """The manifest, after every file it lists was compared with it. DamagedError names the file."""
+    manifest = read_manifest(folder)
+    for name, (size, sha256) in manifest["files"].items():
+        path = folder / name
+        try:
+            same = path.stat().st_size == size and file_sha256(path) == sha256
+        except OSError as error:
+            raise DamagedError(f"{path}: missing or unreadable ({error.strerror})") from error
+        if not same:
+            raise DamagedError(f"{path}: damaged, its checksum does not match")
+    return manifest
+
+
+# -- the log -------------------------------------------------------------------------------------
+
+
+def log_line(entry: Mapping[str, Any]) -> str:
+    """One line of log.jsonl, with a checksum of its own as the last key."""
+    text = json.dumps(entry)
+    check = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return f'{text[:-1]}, "check": "{check}"}}\n'
+
+
+def read_log(path: Path) -> Iterator[dict[str, Any]]:
+    """The entries of a log. DamagedError for a line that is not as it was written, unless it is
+    the last one: a process that was killed may leave half a line."""
+    lines = path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []
+    for number, line in enumerate(lines, 1):
+        text, mark, check = line.rpartition(', "check": "')
+        text += "}"
+        good = mark and check == hashlib.sha256(text.encode()).hexdigest()[:8] + '"}\n'
+        if not good and number == len(lines) and not line.endswith("\n"):
+            return
+        if not good:
+            raise DamagedError(f"{path}: line {number} is damaged")
+        yield json.loads(text)
+
+
+# -- the run -------------------------------------------------------------------------------------
+
+
+@dataclass
+class Checkpoint:
+    path: Path
+    step: int
+
+
+class Run:
+    """A run that exists. `config` is config.json as a dict."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.config: dict[str, Any] = json.loads((path / "config.json").read_bytes())
+            if self.config["format"] > FORMAT:
+                raise ConfigError(
+                    f"{path}: made by tfm {self.config.get('tfm')}, which is newer; upgrade"
+                )
+            self.created = str(self.config["created"])
+        except FileNotFoundError:
+            raise UsageError(f"{path}: not a run (no config.json); `tfm runs` lists them") from None
+        except ConfigError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DamagedError(f"{path / 'config.json'}: damaged ({error})") from error
+        self._lock: Any = None
+
+    # creation
+
+    @staticmethod
+    def create(
+        path: Path, config: dict[str, Any], tokenizer: Any, heldout: Mapping[str, Any]
+    ) -> Run:
+        """Writes a new run; it appears under its name only when it is whole.
+
+        heldout: split name -> sequences. UsageError where the name is taken or the place cannot
+        be written to.
+        """
+        from .store import write_store
+
+        if not NAME.fullmatch(path.name) or path.name.startswith("."):
+            raise UsageError(
+                f"--run {path}: a run's name is 1 to 64 of A-Z a-z 0-9 . _ -, not begun with a dot"
+            )
+        if path.exists():
+            raise UsageError(f"--run {path}: already exists; choose another name or --resume it")
+        fresh = path.with_name(f".{path.name}.new-{os.getpid()}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fresh.mkdir()
+        except OSError as error:
+            raise TfmError(f"--run {path}: cannot be written ({error.strerror})") from error
+        try:
+            config = {
+                "format": FORMAT,
+                "created": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+                **config,
+            }
+            (fresh / "config.json").write_bytes(to_json(config))
+            state, arrays = tokenizer.state()
+            (fresh / "tokenizer.json").write_bytes(to_json(state))
+            if arrays:
+                from safetensors.numpy import save_file
+
+                save_file(arrays, str(fresh / "tokenizer.safetensors"))
+            for split, sequences in heldout.items():
+                write_store(fresh / "heldout" / split, sequences, tokenizer.vocab_size)
+            write_manifest(fresh, {})
+            (fresh / "checkpoints").mkdir()
+            (fresh / "log.jsonl").touch()
+            fresh.rename(path)
+            sync_folder(path.parent)
+        except BaseException:
+            shutil.rmtree(fresh, ignore_errors=True)
+            raise
+        return Run(path)
+
+    def check(self) -> None:
+        """DamagedError unless config, tokenizer and held-out ids are as they were written."""
+        check_files(self.path)
+
+    # what it holds
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def model_config(self) -> ModelConfig:
+        return from_json(ModelConfig, self.config["model"], f"{self.path}/config.json: model")
+
+    def train_config(self) -> TrainConfig:
+        return from_json(TrainConfig, self.config["train"], f"{self.path}/config.json: train")
+
+    def tokenizer(self) -> Any:
+        from .plugins import find
+
+        try:
+            state = json.loads((self.path / "tokenizer.json").read_bytes())
+            arrays: dict[str, Any] = {}
+            if (self.path / "tokenizer.safetensors").exists():
+                from safetensors.numpy import load_file
+
+                arrays = load_file(str(self.path / "tokenizer.safetensors"))
+            return find("tokenizers", self.config["tokenizer"]["kind"]).from_state(state, arrays)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DamagedError(f"{self.path / 'tokenizer.json'}: damaged ({error})") from error
+
+    def task(self) -> Any:
+        from .plugins import find
+
+        task = find("tasks", self.config["task"])
+        options = from_json(task.Options, self.config["task_options"], f"{self.path}: task")
+        return task(options)
+
+    def heldout(self, split: str) -> Store:
+        folder = self.path / "heldout" / split
+        if not folder.is_dir():
+            there = sorted(p.name for p in (self.path / "heldout").glob("*"))
+            raise UsageError(f"--split {split}: this run keeps {', '.join(there) or 'none'}")
+        return Store(folder)
+
+    def log(self) -> list[dict[str, Any]]:
+        return list(read_log(self.path / "log.jsonl"))
+
+    def append_log(self, entry: Mapping[str, Any]) -> None:
+        with (self.path / "log.jsonl").open("a") as file:
+            file.write(log_line(entry))
+
+    def status(self) -> dict[str, Any]:
+        """state (done, running, interrupted, empty), the last step saved, and the final scores."""
+        entries = self.log()
+        final = next((e for e in reversed(entries) if e.get("event") == "final"), None)
+        saved = self.checkpoints()
+        step = saved[-1].step if saved else 0
+        if self.is_locked():
+            state = "running"
+        elif final is not None and final["step"] >= self.config["train"]["steps"]:
+            state = "done"
+        else:
+            state = "interrupted" if step else "empty"
+        return {"state": state, "step": step, "final": final}
+
+    # one writer
+
+    def lock(self) -> None:
+        """This process alone writes to the run from here on; freed by the system when it ends.
+        UsageError names the holder."""
+        import filelock
+
+        lock = filelock.FileLock(self.path / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            holder = (self.path / "lock.pid").read_text().strip()
+            raise UsageError(f"{self.path}: process {holder} is writing to this run") from None
+        except OSError as error:
+            raise TfmError(f"{self.path}: cannot be written ({error.strerror})") from error
+        (self.path / "lock.pid").write_text(str(os.getpid()))
+        self._lock = lock
+
+    def unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def is_locked(self) -> bool:
+        import filelock
+
+        if self._lock is not None or not (self.path / "lock").exists():
+            return self._lock is not None
+        try:
+            with filelock.FileLock(self.path / "lock", timeout=0):
+                return False
+        except filelock.Timeout:
+            return True
+        except OSError:  # read-only: nobody writes here
+            return False
+
+    # checkpoints
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """Every saved step, oldest first."""
+        folder = self.path / "checkpoints"
+        found = [p for p in folder.glob("*") if p.name.isdigit()] if folder.is_dir() else []
+        return sorted((Checkpoint(p, int(p.name)) for p in found), key=lambda c: c.step)
+
+    def checkpoint(self, which: str = "last") -> Checkpoint:
+        """`last` or a step. UsageError where there is none."""
+        saved = self.checkpoints()
+        if not saved:
+            raise UsageError(
+                f"{self.path}: no checkpoint yet; continue it with tfm train --resume {self.path}"
+            )
+        if which == "last":
+            return saved[-1]
+        for checkpoint in saved:
+            if which.isdigit() and checkpoint.step == int(which):
+                return checkpoint
+        steps = ", ".join(str(c.step) for c in saved)
+        raise UsageError(f"--checkpoint {which}: this run keeps last, {steps}")
+
+    def save(
+        self, step: int, model: SequenceModel, optimizers: list[Any], state: Mapping[str, Any]
+    ) -> Checkpoint:
+        """A checkpoint of everything that the next step depends on, then older ones go.
+
+        TfmError where the disk is full or refuses; what was saved before stays as it is.
+        """
+        from safetensors.torch import save
+
+        root = self.path / "checkpoints"
+        folder = root / f"{step:06d}"
+        fresh = root / f".new-{step:06d}"
+        if folder.exists():
+            return Checkpoint(folder, step)
+        shutil.rmtree(fresh, ignore_errors=True)
+        try:
+            fresh.mkdir()
+            weights = {name: t.detach().contiguous() for name, t in model.named_parameters()}
+            write_durably(fresh / "model.safetensors", save(weights))
+            write_durably(fresh / "optimizer.safetensors", save(optimizer_tensors(optimizers)))
+            write_durably(fresh / "state.json", to_json({"step": step, **state}))
+            run_files = hashlib.sha256((self.path / "manifest.json").read_bytes()).hexdigest()
+            write_manifest(fresh, {"run": run_files})
+            fresh.rename(folder)
+            sync_folder(root)
+        except OSError as error:
+            shutil.rmtree(fresh, ignore_errors=True)
+            need = sum(t.numel() * t.element_size() for t in model.parameters()) * 3
+            raise TfmError(
+                f"{folder}: not saved ({error.strerror}), about {need:,} bytes are needed; "
+                "earlier checkpoints are intact"
+            ) from error
+        for old in self.checkpoints()[:-KEEP]:
+            shutil.rmtree(old.path, ignore_errors=True)
+        return Checkpoint(folder, step)
+
+    def load_model(self, which: str = "last", device: torch.device | None = None) -> SequenceModel:
+        """The model with the weights of a checkpoint, every file checked first. DamagedError."""
+        from .model import SequenceModel
+
+        self.check()
+        checkpoint = self.checkpoint(which)
+        check_files(checkpoint.path)
+        model = SequenceModel(self.model_config())
+        load_weights(model, checkpoint.path / "model.safetensors")
+        return model.to(device) if device is not None else model
+
+
+def optimizer_tensors(optimizers: list[Any]) -> dict[str, Any]:
+    """Every tensor of the optimisers' states under 'optimizer.parameter.name'."""
+    return {
+        f"{number}.{index}.{name}": value.detach().contiguous()
+        for number, optimizer in enumerate(optimizers)
+        for index, state in optimizer.state_dict()["state"].items()
+        for name, value in state.items()
+    }
+
+
+def load_optimizers(optimizers: list[Any], path: Path) -> None:
+    """Puts back what `optimizer_tensors` named."""
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(str(path))
+        for number, optimizer in enumerate(optimizers):
+            whole = optimizer.state_dict()
+            states: dict[int, dict[str, Any]] = {}
+            for key, tensor in tensors.items():
+                which, index, name = key.split(".", 2)
+                if int(which) == number:
+                    states.setdefault(int(index), {})[name] = tensor
+            optimizer.load_state_dict({**whole, "state": states})
+    except Exception as error:  # safetensors raises its own kind
+        raise DamagedError(f"{path}: not the optimiser of this run ({error})") from error
+
+
+def load_weights(model: SequenceModel, path: Path) -> None:
+    from safetensors.torch import load_file
+
+    try:
+        weights = load_file(str(path))
+        missing, unknown = model.load_state_dict(weights, strict=False)
+        if set(missing) - ({"head.weight"} if model.config.tied else set()) or unknown:
+            raise ValueError(f"other tensors than the model's: {[*missing, *unknown][:3]}")
+    except Exception as error:  # safetensors raises its own kind
+        raise DamagedError(f"{path}: not the weights of this model ({error})") from error
+
+
+# -- finding runs --------------------------------------------------------------------------------
+
+
+def runs_folder(root: str | None) -> Path:
+    return Path(root or "runs")
+
+
+def all_runs(root: Path) -> list[Run]:
+    """Every readable run below `root`, by start time, oldest first."""
+    found = []
+    for path in root.iterdir() if root.is_dir() else ():
+        try:
+            if not path.name.startswith(".") and (path / "config.json").exists():
+                found.append(Run(path))
+        except TfmError:
+            continue
+    return sorted(found, key=lambda run: run.created)
+
+
+def open_run(name: str | None, root: Path) -> Run:
+    """A run by path, by its name under `root`, or the newest. UsageError where there is none."""
+    if name is None:
+        found = all_runs(root)
+        if not found:
+            raise UsageError(f"no runs in {root}/ yet; start with: tfm train --task text")
+        return found[-1]
+    path = Path(name)
+    if not (path / "config.json").exists() and NAME.fullmatch(name) and (root / name).is_dir():
+        path = root / name
+    if not path.exists():
+        known = [run.name for run in all_runs(root)]
+        raise UsageError(
+            f"{name}: no such run here or in {root}/; newest: {known[-1] if known else 'none'}"
+        )
+    return Run(path)

@@ -1,0 +1,99 @@
+"""`train()`: a generator of `Step`. The loop, and nothing else."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from .config import TrainConfig
+from .data import step_batch
+from .device import autocast
+from .errors import DivergedError
+from .evaluate import as_tensors
+from .hashing import key
+from .model import SequenceModel, token_nll
+from .optim import lr_factor
+from .protocols import Dataset
+
+SKIPS_IN_A_ROW = 10  # steps without a finite gradient after which training has diverged
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimiser step. loss: nats per token, the weighted mean over the step, before it."""
+
+    index: int  # from 1
+    loss: float
+    lr: float
+    gradient_norm: float
+    tokens: int  # targets that counted
+    seconds: float
+    skipped: int = 0  # steps in a row, up to this one, left out for want of a finite gradient
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+
+def train(
+    model: SequenceModel,
+    data: Dataset,
+    config: TrainConfig,
+    optimizers: list[torch.optim.Optimizer],
+    start: int = 0,
+    skipped: int = 0,
+) -> Iterator[Step]:
+    """Steps start + 1 ... config.steps. What a step does follows from (config, weights, optimiser
+    state, its index) alone, so that a run can be taken up anywhere.
+
+    DivergedError after SKIPS_IN_A_ROW steps whose loss or gradient is not finite.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    device = parameters[0].device
+    model.train()
+    for index in range(start, config.steps):
+        began = time.perf_counter()
+        micro = [
+            as_tensors(
+                step_batch(data, index * config.accumulate + k, config.batch, config.seed), device
+            )
+            for k in range(config.accumulate)
+        ]
+        weights = [batch["weight"][:, 1:] for batch in micro]  # type: ignore[index]
+        total = float(sum(weight.sum() for weight in weights))
+
+        loss = torch.zeros((), device=device)
+        for number, (batch, weight) in enumerate(zip(micro, weights, strict=True)):
+            if model.config.dropout:
+                torch.manual_seed(key(config.seed, "dropout", index, number))
+            with autocast(device, config.dtype):
+                nll = token_nll(model, **batch)  # type: ignore[arg-type]
+                part = (nll * weight).sum() / max(total, 1e-9)
+            part.backward()  # type: ignore[no-untyped-call]
+            loss += part.detach()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip or math.inf)
+
+        factor = lr_factor(index, config)
+        finite = bool(torch.isfinite(loss) & torch.isfinite(norm))
+        if finite:
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = group["peak_lr"] * factor
+                optimizer.step()
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+
+        skipped = 0 if finite else skipped + 1
+        if skipped >= SKIPS_IN_A_ROW:
+            raise DivergedError(
+                f"step {index + 1}: the last {skipped} steps had no finite loss or gradient; "
+                f"lower --set train.lr (now {config.lr}) and train.adam_lr ({config.adam_lr})"
+            )
+        yield Step(
+            index + 1, float(loss), config.lr * factor, float(norm), int(total),
+            time.perf_counter() - began, skipped,
+        )  # fmt: skip

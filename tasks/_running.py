@@ -1,0 +1,360 @@
+"""What the tasks of running text and bytes share: spans over a mapped stream of bytes, their
+split, their ids on disk, their floor.
+
+`--each stream`: a running text, cut in windows, a begin token before each file. Otherwise an item
+is a line, a file or a record of a table, with a begin and an end.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from ..core.data import Packed, Windows
+from ..core.errors import DataError, UsageError
+from ..core.hashing import uniform
+from ..core.protocols import Dataset, Sequence
+from ..core.source import ByteStream, Source, scratch_file
+from ..core.store import cached_store
+
+PIECE = 1 << 18  # bytes that are encoded at a time
+ITEM = 1 << 24  # bytes of a running text that are scored as one item
+FIT_BYTES = 8 << 20  # bytes that a tokenizer learns from
+HOLDOUT = 0.1
+HOLDOUT_BYTES = 10_000_000  # of a running text, at most, unless --holdout says more
+CONTINUATION = bytes(range(0x80, 0xC0))  # bytes inside a UTF-8 character
+FLOOR_TRAIN, FLOOR_HELD = 10_000_000, 1_000_000  # bytes
+
+
+@dataclass(frozen=True)
+class RunningOptions:
+    each: str = field(
+        default="stream",
+        metadata={
+            "help": "What one item is: a running text cut in windows, or a line, a file or a "
+            "record with a beginning and an end.",
+            "choices": ("stream", "line", "file", "record"),
+        },
+    )
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Items: stretches (N, 2) of a stream of bytes; one after another where `running`."""
+
+    stream: ByteStream
+    spans: npt.NDArray[np.int64]
+    running: bool
+    fingerprint: str
+    about: str
+
+    @property
+    def size(self) -> int:
+        return int((self.spans[:, 1] - self.spans[:, 0]).sum())
+
+    def read(self, index: int) -> bytes:
+        return self.stream.read(*self.spans[index].tolist())
+
+    def pieces(self, size: int) -> Iterator[tuple[int, int, bool]]:
+        """(start, stop, whether an item starts here): stretches of about `size` bytes at most,
+        cut where a line ends if one ends near, and never inside a UTF-8 character."""
+        for start, stop in self.spans.tolist():
+            first = True
+            while start < stop:
+                cut = stop if stop - start <= size else self._cut(start + size)
+                yield start, cut, first
+                start, first = cut, False
+
+    def _cut(self, near: int) -> int:
+        back = self.stream.read(near - 4096, near + 4) if near > 4096 else b""
+        line = back[:4096].rfind(b"\n")
+        if line >= 0:
+            return near - 4096 + line + 1
+        return self.whole_character(near)
+
+    def whole_character(self, near: int) -> int:
+        """The first place from `near` on that is not inside a UTF-8 character (3 bytes further at
+        most: in bytes that are no text, anywhere will do)."""
+        ahead = self.stream.read(near, near + 3)
+        return near + len(ahead) - len(ahead.lstrip(CONTINUATION))
+
+    def sample(self, size: int) -> list[tuple[int, int, bool]]:
+        """Pieces evenly spread over all, of about `size` bytes in all."""
+        pieces = list(self.pieces(PIECE))
+        wanted = max(1, -(-size // PIECE))
+        if wanted >= len(pieces):
+            return pieces
+        return [pieces[i] for i in np.linspace(0, len(pieces) - 1, wanted).astype(int).tolist()]
+
+
+class Running:
+    """The common part of `text` and `byte`. A subclass says what an item is as a value."""
+
+    unit = "byte"
+    binary = False
+    Options: type = RunningOptions
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+        self.running = options.each == "stream"
+
+    def value(self, data: bytes, where: tuple[ByteStream, int] | None = None) -> Any:
+        """The item that these bytes are; `where` they stand, for messages."""
+        raise NotImplementedError
+
+    # -- items -------------------------------------------------------------------------------
+
+    def items(self, source: Source) -> Spans:
+        if source.is_table() or self.options.each == "record":
+            if not source.is_table():
+                raise UsageError(
+                    "--each record: needs rows (.jsonl, .csv, .parquet or hf:); "
+                    f"{source.describe()} is none; use --each line or file"
+                )
+            return self._records(source)
+        files = source.files()
+        stream = ByteStream(files)
+        if not len(stream):
+            raise DataError(f"--data {source.describe()}: empty, need at least 2 bytes")
+        spans = np.stack((stream.starts[:-1], stream.starts[1:]), axis=1).astype(np.int64)
+        spans = spans[spans[:, 1] > spans[:, 0]]
+        if self.options.each == "line":
+            spans = _lines(stream, spans)
+        return Spans(
+            stream, spans, self.running, source.fingerprint(files), source.describe()
+        )  # fmt: skip
+
+    def _records(self, source: Source) -> Spans:
+        """The chosen column of a table, written end to end into one scratch file."""
+        path, ends, digest = scratch_file("records"), [0], hashlib.sha256()
+        with path.open("wb") as out:
+            for value in source.column_values():
+                data = value if isinstance(value, bytes) else str(value).encode()
+                digest.update(data + b"\0")
+                out.write(data)
+                ends.append(ends[-1] + len(data))
+        spans = np.stack((ends[:-1], ends[1:]), axis=1).astype(np.int64)
+        spans = spans[spans[:, 1] > spans[:, 0]]
+        if not len(spans):
+            raise DataError(f"--data {source.describe()}: no text in it")
+        return Spans(
+            ByteStream([path]), spans, self.running, digest.hexdigest(), source.describe()
+        )  # fmt: skip
+
+    def split(self, items: Spans, holdout: float | None) -> tuple[Spans, Spans]:
+        """A running text by place, the last part held out; items by a hash of their content, so
+        that equal ones stay together."""
+        fraction = HOLDOUT if holdout is None else holdout
+        if items.running:
+            return self._split_by_place(items, fraction, capped=holdout is None)
+        hidden = np.array(
+            [
+                uniform("split", hashlib.sha256(items.read(i)).hexdigest()) < fraction
+                for i in range(len(items.spans))
+            ]
+        )
+        if hidden.all() or not hidden.any():
+            hidden[:] = False
+            hidden[-1] = True
+        if hidden.all():
+            raise DataError(
+                f"--data {items.about}: one item ({items.size} bytes), need at least 2 so that "
+                "one is held out; use --valid, or --each stream"
+            )
+        parts = [
+            Spans(items.stream, items.spans[which], False, f"{items.fingerprint}/{name}{fraction}",
+                  f"{int(which.sum()):,} of {len(which):,} items")
+            for name, which in (("train", ~hidden), ("held", hidden))
+        ]  # fmt: skip
+        return parts[0], parts[1]
+
+    def _split_by_place(self, items: Spans, fraction: float, capped: bool) -> tuple[Spans, Spans]:
+        held = int(items.size * fraction)
+        if capped:
+            held = min(held, HOLDOUT_BYTES)
+        if held < 1 or items.size - held < 2:
+            raise DataError(
+                f"--data {items.about}: need at least {max(3, int(1 / fraction) + 1)} bytes to "
+                f"train on and hold some out, got {items.size}"
+            )
+        before = np.cumsum(items.spans[:, 1] - items.spans[:, 0])
+        number = int(np.searchsorted(before, items.size - held, side="right"))
+        number = min(number, len(before) - 1)
+        cut = int(items.spans[number, 1] - (before[number] - (items.size - held)))
+        cut = items.whole_character(cut)
+        train = [*items.spans[:number].tolist(), [int(items.spans[number, 0]), cut]]
+        rest = [[cut, int(items.spans[number, 1])], *items.spans[number + 1 :].tolist()]
+        parts = []
+        for name, spans in (("train", train), ("held", rest)):
+            kept = np.array([s for s in spans if s[1] > s[0]], np.int64).reshape(-1, 2)
+            size = int((kept[:, 1] - kept[:, 0]).sum())
+            which = "first" if name == "train" else "last"
+            parts.append(
+                Spans(items.stream, kept, True, f"{items.fingerprint}/{name}{cut}",
+                      f"the {which} {size:,} bytes")
+            )  # fmt: skip
+        return parts[0], parts[1]
+
+    # -- ids ---------------------------------------------------------------------------------
+
+    def longest(self, train: Spans, tokenizer: Any) -> None:
+        return None
+
+    def dataset(
+        self, train: Spans, tokenizer: Any, context: int, tokens: int | None, seed: int, cache: Path
+    ) -> Dataset:
+        pieces = train.sample(train.size if tokens is None else self._bytes_for(tokens, train, tokenizer))
+        key = hashlib.sha256(
+            json.dumps(
+                [2, train.fingerprint, train.running, len(train.spans), pieces[0], pieces[-1],
+                 len(pieces), tokenizer.state()[0], type(tokenizer).__name__, str(self.options)]
+            ).encode()
+        )  # fmt: skip
+        store = cached_store(
+            cache / "ids",
+            key.hexdigest()[:32],
+            self._stretches(train, pieces, tokenizer) if train.running
+            else self.sequences(train, tokenizer),
+            tokenizer.vocab_size,
+        )  # fmt: skip
+        if not train.running:
+            return Packed(store, tokenizer, context)
+        support = tokenizer.support(context, {})
+        return Windows(store.ids, context, seed, tokenizer.begin, support)
+
+    def _bytes_for(self, tokens: int, train: Spans, tokenizer: Any) -> int:
+        start, stop, _ = train.sample(1)[0]
+        ids = tokenizer.tokens(self.value(train.stream.read(start, stop), (train.stream, start)))
+        return int(1.1 * tokens * (stop - start) / max(len(ids), 1)) + PIECE
+
+    def _stretches(
+        self, train: Spans, pieces: Iterable[tuple[int, int, bool]], tokenizer: Any
+    ) -> Iterator[Sequence]:
+        """Running ids, a begin token where a file starts or text was left out before."""
+        reached = -1
+        for start, stop, first in pieces:
+            data = self.value(train.stream.read(start, stop), (train.stream, start))
+            ids = tokenizer.tokens(data)
+            if first or start != reached:
+                ids = np.concatenate(([tokenizer.begin], ids))
+            reached = stop
+            yield Sequence(ids)
+
+    def sequences(self, items: Spans, tokenizer: Any) -> Iterator[Sequence]:
+        spans = items.pieces(ITEM) if items.running else ((*s, True) for s in items.spans.tolist())
+        for start, stop, _ in spans:
+            data = items.stream.read(start, stop)
+            side = self.counts(self.value(data, (items.stream, start)), len(data))
+            ids = [
+                tokenizer.tokens(self.value(items.stream.read(a, b), (items.stream, a)))
+                for a, b, _ in _only(items, start, stop).pieces(PIECE)
+            ] or [np.empty(0, np.int64)]
+            closing = [] if items.running or not tokenizer.ends else [tokenizer.end]
+            whole = np.concatenate(([tokenizer.begin], *ids, closing)).astype(np.int64)
+            yield Sequence(whole, side=side)
+
+    def counts(self, item: Any, size: int) -> dict[str, Any]:
+        return {"byte": size}
+
+    def units(self, sequences: Iterable[Sequence]) -> dict[str, float]:
+        total: dict[str, float] = {self.unit: 0}
+        for sequence in sequences:
+            for name, value in sequence.side.items():
+                total[name] = total.get(name, 0) + value
+        return total
+
+    def metrics(
+        self, nll: float, tokens: int, units: Mapping[str, float], lossless: bool
+    ) -> dict[str, float | None]:
+        return {}
+
+    # -- floors ------------------------------------------------------------------------------
+
+    def floor(self, train: Spans, held: Spans) -> dict[str, float]:
+        from ._floor import compressors, ngram
+
+        glue = b"" if held.running else b"\n"
+        hidden = _first(held, FLOOR_HELD, glue)
+        return {**compressors(hidden), "ngram": ngram(_first(train, FLOOR_TRAIN, glue), hidden)}
+
+    # -- samples -----------------------------------------------------------------------------
+
+    def ends(self, tokenizer: Any) -> int | None:
+        return tokenizer.end if tokenizer.ends else None
+
+    def drawn(self, tokenizer: Any, prompt: Sequence) -> RunningText:
+        return RunningText(tokenizer, utf8=not self.binary)
+
+    def write(self, data: bytes, out: BinaryIO) -> None:
+        out.write(data)
+
+
+class RunningText:
+    """Ids to bytes as they come; with `utf8`, only whole characters, invalid ones as U+FFFD."""
+
+    def __init__(self, tokenizer: Any, utf8: bool) -> None:
+        self.tokenizer, self.utf8 = tokenizer, utf8
+        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self.ids: list[int] = []  # of a tokenizer whose ids are no bytes by themselves
+        self.done = ""
+
+    def feed(self, id: int) -> bytes:
+        if not getattr(self.tokenizer, "by_bytes", True):
+            self.ids.append(id)
+            text = self.tokenizer.decode(np.array(self.ids), {})
+            if text.endswith("\ufffd") or not text.startswith(self.done):
+                return b""
+            new, self.done = text[len(self.done) :], text
+            return str(new).encode()
+        data: bytes = self.tokenizer.decode_bytes(np.array([id]))
+        return self.decoder.decode(data).encode() if self.utf8 else data
+
+    def rest(self) -> bytes:
+        if self.ids:
+            text = self.tokenizer.decode(np.array(self.ids), {})
+            return str(text[len(self.done) :]).encode()
+        return self.decoder.decode(b"", final=True).encode() if self.utf8 else b""
+
+
+def _only(items: Spans, start: int, stop: int) -> Spans:
+    return Spans(items.stream, np.array([[start, stop]]), items.running, "", "")
+
+
+def _first(items: Spans, size: int, glue: bytes) -> bytes:
+    parts, total = [], 0
+    for start, stop in items.spans.tolist():
+        part = items.stream.read(start, min(stop, start + size - total)) + glue
+        parts.append(part)
+        total += len(part)
+        if total >= size:
+            break
+    return b"".join(parts)
+
+
+def _lines(stream: ByteStream, spans: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The non-empty lines of each span, without their line ends (LF or CR LF)."""
+    found = []
+    for start, stop in spans.tolist():
+        feeds = [
+            np.flatnonzero(np.frombuffer(stream.read(at, min(stop, at + ITEM)), np.uint8) == 10) + at
+            for at in range(start, stop, ITEM)
+        ]
+        ends = np.append(np.concatenate(feeds), stop)
+        starts = np.append(start, ends[:-1] + 1)
+        found.append(np.stack((starts, ends), axis=1))
+    lines = np.concatenate(found)
+    if b"\r\n" in stream.read(0, ITEM):
+        cr = [b > a and stream.read(b - 1, b) == b"\r" for a, b in lines.tolist()]
+        lines[:, 1] -= np.array(cr)
+    kept: npt.NDArray[np.int64] = lines[lines[:, 1] > lines[:, 0]]
+    if not len(kept):
+        raise DataError("--each line: no line with anything in it")
+    return kept

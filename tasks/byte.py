@@ -1,0 +1,44 @@
+"""Any files, a byte at a time."""
+
+from __future__ import annotations
+
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import ConfigError
+from ..core.protocols import Sequence
+from ..core.source import ByteStream, Source
+from ..tokenizers.byte import ByteTokenizer
+from ._running import Running, Spans
+
+
+class ByteTask(Running):
+    name = "byte"
+    about = "any files, a byte at a time"
+    default_tokenizer = "byte"
+    binary = True
+
+    @classmethod
+    def claims(cls, path: Path, head: bytes) -> float:
+        return 0.1
+
+    def default_source(self) -> Source:
+        """The source files of this Python's standard library, those at its top."""
+        library = Path(sysconfig.get_paths()["stdlib"])
+        files = tuple(str(path) for path in sorted(library.glob("*.py")))
+        return Source(files, about="the source files of Python's standard library")
+
+    def value(self, data: bytes, where: tuple[ByteStream, int] | None = None) -> bytes:
+        return data
+
+    def fit_tokenizer(self, spec: str, train: Spans) -> ByteTokenizer:
+        if spec != "byte":
+            raise ConfigError(f"--tokenizer {spec}: the byte task reads bytes; use --task text")
+        return ByteTokenizer(ends=not self.running)
+
+    def prompt(self, data: bytes | None, tokenizer: Any) -> Sequence:
+        return Sequence(tokenizer.encode(data or b"").ids[: 1 + len(data or b"")])
+
+
+Task = ByteTask

@@ -1,0 +1,163 @@
+"""Running text, or lines, files and records of text."""
+
+from __future__ import annotations
+
+import ast
+import sysconfig
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..core.errors import ConfigError, DataError
+from ..core.protocols import Sequence
+from ..core.source import TABLES, ByteStream, Source, scratch_file
+from ..tokenizers.bpe import BpeTokenizer
+from ..tokenizers.byte import ByteTokenizer
+from ..tokenizers.char import CharTokenizer
+from ._running import FIT_BYTES, Running, RunningOptions, Spans
+
+
+@dataclass(frozen=True)
+class TextOptions(RunningOptions):
+    errors: str = field(
+        default="strict",
+        metadata={
+            "help": "What to do about bytes that are no UTF-8.",
+            "choices": ("strict", "replace"),
+        },
+    )
+
+
+class TextTask(Running):
+    name = "text"
+    about = "running text, or lines, files and records of text"
+    default_tokenizer = "bpe"
+    Options = TextOptions
+
+    @classmethod
+    def claims(cls, path: Path, head: bytes) -> float:
+        if path.suffix in TABLES:
+            return 0.5
+        try:
+            head[: max(0, len(head) - 3)].decode()
+        except UnicodeDecodeError as error:
+            if error.start < len(head) - 8:
+                return 0.0
+        return 0.0 if b"\0" in head else 0.5
+
+    def default_source(self) -> Source:
+        """The text that every CPython carries, written to a scratch file."""
+        path = scratch_file("python-docs.txt")
+        path.write_text("\n\n".join(_python_docs()), encoding="utf-8")
+        about = "Python's language reference and the docstrings of its standard library"
+        return Source((str(path),), about=about)
+
+    def value(self, data: bytes, where: tuple[ByteStream, int] | None = None) -> str:
+        try:
+            return data.decode("utf-8", errors=self.options.errors)
+        except UnicodeDecodeError as error:
+            name, offset = "the text", error.start
+            if where is not None:
+                name, offset = where[0].where(where[1] + error.start)
+            raise DataError(
+                f"{name}: not UTF-8 text at byte {offset}; "
+                "use --task byte, or --errors replace"
+            ) from None
+
+    def fit_tokenizer(self, spec: str, train: Spans) -> Any:
+        """byte, char, bpe, bpe:SIZE, hf:PATH_OR_NAME."""
+        kind, _, argument = spec.partition(":")
+        ends = not self.running
+        if kind == "byte" and not argument:
+            return ByteTokenizer(ends, text=True)
+        if kind == "char" and not argument:
+            return CharTokenizer.fit(self._texts(train, train.size), ends)
+        if kind == "bpe":
+            size = bpe_size(train.size)
+            if argument:
+                if not argument.isdigit() or not 256 <= int(argument) <= 1_000_000:
+                    raise ConfigError(f"--tokenizer {spec}: the size must be 256 to 1000000")
+                size = int(argument)
+            return BpeTokenizer.fit(self._texts(train, FIT_BYTES), size, ends)
+        if kind == "hf" and argument:
+            return BpeTokenizer.load(argument, ends)
+        raise ConfigError(
+            f"--tokenizer {spec}: known: byte, char, bpe, bpe:SIZE, hf:PATH_OR_NAME"
+        )
+
+    def _texts(self, train: Spans, size: int) -> Iterator[str]:
+        for start, stop, _ in train.sample(size):
+            yield self.value(train.stream.read(start, stop), (train.stream, start))
+
+    def counts(self, item: str, size: int) -> dict[str, Any]:
+        """Words are what whitespace separates, plus one a newline, as word perplexities count."""
+        return {
+            "byte": size,
+            "char": len(item),
+            "word": len(item.split()) + item.count("\n"),
+        }
+
+    def metrics(
+        self, nll: float, tokens: int, units: Mapping[str, float], lossless: bool
+    ) -> dict[str, float | None]:
+        """Perplexity overflows to null rather than to infinity."""
+
+        def per(unit: str) -> float | None:
+            return nll / units[unit] if lossless and units.get(unit) else None
+
+        def perplexity(nats: float | None) -> float | None:
+            return float(np.exp(nats)) if nats is not None and nats < 700 else None
+
+        char = per("char")
+        return {
+            "bits_per_char": None if char is None else char / float(np.log(2)),
+            "nats_per_char": char,
+            "perplexity_per_token": perplexity(nll / max(tokens, 1)),
+            "perplexity_per_word": perplexity(per("word")),
+        }
+
+    def prompt(self, data: bytes | None, tokenizer: Any) -> Sequence:
+        """A running text without a prompt begins at the start of a line."""
+        text = self.value(data) if data is not None else ("\n" if self.running else "")
+        return Sequence(np.concatenate(([tokenizer.begin], tokenizer.tokens(text))).astype(np.int64))
+
+
+def bpe_size(train_bytes: int) -> int:
+    """Ids for a corpus of so many bytes: 1,024 at 1 MB, half as many for an eighth, a power of
+    two from 320 up."""
+    size = 1024 * (train_bytes / 1e6) ** (1 / 3)
+    return int(2 ** np.clip(round(np.log2(max(size, 1))), np.log2(320), 13))
+
+
+LIBRARY = (
+    "", "asyncio", "collections", "concurrent", "email", "html", "http", "importlib", "json",
+    "logging", "multiprocessing", "unittest", "urllib", "xml",
+)  # fmt: skip
+
+
+def _python_docs() -> Iterator[str]:
+    """The language reference of `pydoc_data.topics`, then the docstrings of the standard library,
+    in order of file and line. Files are parsed, never imported."""
+    from pydoc_data.topics import topics
+
+    yield from (topics[name].strip() for name in sorted(topics))
+    root = Path(sysconfig.get_paths()["stdlib"])
+    for folder in LIBRARY:
+        for path in sorted((root / folder).glob("*.py")):
+            try:
+                tree = ast.parse(path.read_bytes())
+            except (SyntaxError, OSError, ValueError):
+                continue
+            for node in ast.walk(tree):
+                if isinstance(
+                    node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+                ):
+                    doc = ast.get_docstring(node)
+                    if doc:
+                        yield f"{getattr(node, 'name', path.stem)}\n\n{doc}"
+
+
+Task = TextTask

@@ -1,0 +1,49 @@
+"""What the tokenizers of running text share: a begin token, an end token where items end, and a
+table of the bytes that each id stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..core.protocols import Ids, Sequence
+
+
+class TextTokenizer:
+    """ids 0 ... n - 1 are pieces of text; then the end token (where `ends`), then the begin token.
+
+    An item becomes begin, its pieces, end; the begin token is given, and never drawn.
+    """
+
+    axes = 1
+    lossless = True
+
+    def __init__(self, pieces: list[bytes], ends: bool) -> None:
+        self.pieces = pieces
+        self.ends = ends
+        self.end = len(pieces)
+        self.begin = len(pieces) + ends
+        self.vocab_size = self.begin + 1
+
+    def tokens(self, item: Any) -> Ids:
+        """The ids of a piece of running text, nothing before or behind it."""
+        raise NotImplementedError
+
+    def encode(self, item: Any, like: Sequence | None = None) -> Sequence:
+        closing = [self.end] if self.ends else []
+        return Sequence(np.concatenate(([self.begin], self.tokens(item), closing)).astype(np.int64))
+
+    def decode_bytes(self, ids: Ids) -> bytes:
+        """The bytes that ids stand for; begin and end stand for none."""
+        return b"".join(self.pieces[id] for id in ids.tolist() if id < self.end)
+
+    def decode(self, ids: Ids, side: Mapping[str, Any]) -> Any:
+        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+    def support(self, length: int, side: Mapping[str, Any]) -> tuple[int, int]:
+        return (0, self.begin)
+
+    def positions(self, length: int, side: Mapping[str, Any]) -> None:
+        return None

@@ -1,0 +1,142 @@
+"""Byte-level BPE (Sennrich et al. 2016; bytes as in GPT-2), trained and run by HuggingFace
+`tokenizers`; or a ready `tokenizer.json` of theirs.
+
+Special tokens are never parsed out of data: whatever their spelling, text is only text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..core.errors import DamagedError, DataError
+from ..core.protocols import Ids
+from ._text import TextTokenizer
+
+PIECE = 1 << 14  # characters given to the tokenizer at once; it works on several in parallel
+
+
+def _byte_symbols() -> dict[str, int]:
+    """The printable character that stands for each byte in GPT-2's vocabulary."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    rest = [byte for byte in range(256) if byte not in printable]
+    symbols = {chr(byte): byte for byte in printable}
+    return symbols | {chr(256 + number): byte for number, byte in enumerate(rest)}
+
+
+class BpeTokenizer(TextTokenizer):
+    """Items are str. `spec` is the JSON of a HuggingFace tokenizer."""
+
+    def __init__(self, spec: str, ends: bool = False) -> None:
+        import tokenizers
+
+        try:
+            self.inner = tokenizers.Tokenizer.from_str(spec)
+        except Exception as error:  # the library raises bare Exception
+            raise DamagedError(f"not a tokenizer.json ({error})") from error
+        self.inner.encode_special_tokens = True
+        self.inner.no_truncation()
+        self.inner.no_padding()
+        size = max(self.inner.get_vocab(with_added_tokens=True).values()) + 1
+        names = [self.inner.id_to_token(id) or "" for id in range(size)]
+        symbols = _byte_symbols()
+        added = {id: t.content for id, t in self.inner.get_added_tokens_decoder().items()}
+        decoder = json.loads(spec).get("decoder") or {}
+        self.by_bytes = decoder.get("type") == "ByteLevel"
+        pieces = [
+            added[id].encode() if id in added
+            else bytes(symbols[c] for c in name) if self.by_bytes and all(c in symbols for c in name)
+            else name.encode()
+            for id, name in enumerate(names)
+        ]  # fmt: skip
+        super().__init__(pieces, ends)
+        self.lossless = self.by_bytes and not _changes_text(spec)
+
+    @classmethod
+    def fit(cls, texts: Iterable[str], vocab_size: int, ends: bool = False) -> BpeTokenizer:
+        """Merges learned from `texts` until there are `vocab_size` ids (256 of them bytes)."""
+        import tokenizers
+        from tokenizers import decoders, models, pre_tokenizers, trainers
+
+        inner = tokenizers.Tokenizer(models.BPE())
+        inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        inner.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            show_progress=False,
+            special_tokens=[],
+            initial_alphabet=sorted(_byte_symbols()),
+        )
+        inner.train_from_iterator(texts, trainer)
+        return cls(inner.to_str(), ends)
+
+    @classmethod
+    def load(cls, name: str, ends: bool = False) -> BpeTokenizer:
+        """A `tokenizer.json`, a folder that holds one, or a name on the hub."""
+        path = Path(name) / "tokenizer.json" if Path(name).is_dir() else Path(name)
+        if path.exists():
+            try:
+                return cls(path.read_text(encoding="utf-8"), ends)
+            except (OSError, UnicodeDecodeError, DamagedError) as error:
+                raise DataError(f"--tokenizer hf:{name}: {error}") from error
+        try:
+            import tokenizers
+
+            return cls(tokenizers.Tokenizer.from_pretrained(name).to_str(), ends)
+        except Exception as error:
+            raise DataError(
+                f"--tokenizer hf:{name}: no such file, and not to be had from the hub"
+            ) from error
+
+    def tokens(self, item: str) -> Ids:
+        cuts = [item] if len(item) <= PIECE else _cut_at_lines(item)
+        encoded = self.inner.encode_batch_fast(cuts, add_special_tokens=False)
+        return np.concatenate([np.array(e.ids, np.int64) for e in encoded])
+
+    def decode_bytes(self, ids: Ids) -> bytes:
+        if self.by_bytes:
+            return super().decode_bytes(ids)
+        kept = [id for id in ids.tolist() if id < self.end]
+        decoded: str = self.inner.decode(kept, skip_special_tokens=False)
+        return decoded.encode()
+
+    def decode(self, ids: Ids, side: Mapping[str, Any]) -> str:
+        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+    def state(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+        return {"ends": self.ends, "tokenizer": json.loads(self.inner.to_str())}, {}
+
+    @classmethod
+    def from_state(
+        cls, state: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]
+    ) -> BpeTokenizer:
+        return cls(json.dumps(state["tokenizer"]), state["ends"])
+
+
+def _changes_text(spec: str) -> bool:
+    """Whether the tokenizer may lose something: it normalises, or adds a space of its own."""
+    parts = json.loads(spec)
+    pre = parts.get("pre_tokenizer") or {}
+    steps = pre.get("pretokenizers", [pre])
+    return bool(parts.get("normalizer")) or any(step.get("add_prefix_space") for step in steps)
+
+
+def _cut_at_lines(text: str) -> list[str]:
+    """Pieces of about PIECE characters, each ending where a line does if one ends near."""
+    cuts, start = [], 0
+    while start < len(text):
+        stop = start + PIECE
+        if stop < len(text):
+            line = text.rfind("\n", start + PIECE // 2, stop)
+            stop = line if line > start else stop
+        cuts.append(text[start:stop])
+        start = stop
+    return cuts
+
+
+Tokenizer = BpeTokenizer

@@ -1,0 +1,40 @@
+"""A byte is a token: no training, nothing unknown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..core.protocols import Ids
+from ._text import TextTokenizer
+
+
+class ByteTokenizer(TextTokenizer):
+    """Items are bytes, or str (as UTF-8) where `text`."""
+
+    def __init__(self, ends: bool = False, text: bool = False) -> None:
+        super().__init__([bytes([value]) for value in range(256)], ends)
+        self.text = text
+
+    def tokens(self, item: bytes | str) -> Ids:
+        data = item.encode() if isinstance(item, str) else item
+        return np.frombuffer(data, np.uint8).astype(np.int64)
+
+    def decode(self, ids: Ids, side: Mapping[str, Any]) -> bytes | str:
+        data = self.decode_bytes(ids)
+        return data.decode("utf-8", errors="replace") if self.text else data
+
+    def state(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+        return {"ends": self.ends, "text": self.text}, {}
+
+    @classmethod
+    def from_state(
+        cls, state: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]
+    ) -> ByteTokenizer:
+        return cls(state["ends"], state["text"])
+
+
+Tokenizer = ByteTokenizer

@@ -1,0 +1,57 @@
+"""A character of the training text is a token; any other is spelled in bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..core.protocols import Ids
+from ._text import TextTokenizer
+
+
+class CharTokenizer(TextTokenizer):
+    """ids 0 ... 255 are bytes, then the characters of the training text in code point order."""
+
+    def __init__(self, characters: str, ends: bool = False) -> None:
+        pieces = [bytes([value]) for value in range(256)]
+        super().__init__(pieces + [character.encode() for character in characters], ends)
+        self.characters = characters
+        self.points = np.array([ord(character) for character in characters], np.int64)
+
+    @classmethod
+    def fit(cls, texts: Iterable[str], ends: bool = False) -> CharTokenizer:
+        seen: set[str] = set()
+        for text in texts:
+            seen.update(text)
+        return cls("".join(sorted(seen)), ends)
+
+    def tokens(self, item: str) -> Ids:
+        points = np.frombuffer(item.encode("utf-32-le"), np.uint32).astype(np.int64)
+        place = np.searchsorted(self.points, points)
+        known = np.zeros(len(points), bool)
+        inside = place < len(self.points)
+        known[inside] = self.points[place[inside]] == points[inside]
+        if known.all():
+            return place + 256
+        ids: list[npt.NDArray[np.int64]] = []
+        start = 0
+        for at in np.flatnonzero(~known).tolist():
+            spelled = np.frombuffer(item[at].encode(), np.uint8).astype(np.int64)
+            ids += [place[start:at] + 256, spelled]
+            start = at + 1
+        return np.concatenate([*ids, place[start:] + 256])
+
+    def state(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+        return {"ends": self.ends, "characters": self.characters}, {}
+
+    @classmethod
+    def from_state(
+        cls, state: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]
+    ) -> CharTokenizer:
+        return cls(state["characters"], state["ends"])
+
+
+Tokenizer = CharTokenizer
