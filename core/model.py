@@ -154,6 +154,10 @@ class SequenceModel(nn.Module):
     def parameter_count(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
 
+    def blocks_parameter_count(self) -> int:
+        """Without embedding and head."""
+        return sum(parameter.numel() for parameter in self.blocks.parameters())
+
 
 def masked_to_support(logits: Tensor, support: Tensor) -> Tensor:
     """logits (..., V) with -inf where an id is outside its position's range, support (..., 2)."""

@@ -261,19 +261,27 @@ class Run:
         with (self.path / "log.jsonl").open("a") as file:
             file.write(log_line(entry))
 
+    def cut_log(self, step: int) -> None:
+        """Drops what was logged after `step`: training goes on from there."""
+        kept = [e for e in self.log() if e["step"] <= step and e.get("event") != "final"]
+        write_durably(self.path / "log.jsonl", "".join(map(log_line, kept)).encode())
+
     def status(self) -> dict[str, Any]:
-        """state (done, running, interrupted, empty), the last step saved, and the final scores."""
+        """state (done, running, interrupted, empty), the last step saved, the steps planned, and
+        the final scores."""
         entries = self.log()
+        planned = [e["steps"] for e in entries if e.get("event") == "replan"]
+        steps = planned[-1] if planned else self.config["train"]["steps"]
         final = next((e for e in reversed(entries) if e.get("event") == "final"), None)
         saved = self.checkpoints()
         step = saved[-1].step if saved else 0
         if self.is_locked():
             state = "running"
-        elif final is not None and final["step"] >= self.config["train"]["steps"]:
+        elif final is not None and final["step"] >= steps:
             state = "done"
         else:
             state = "interrupted" if step else "empty"
-        return {"state": state, "step": step, "final": final}
+        return {"state": state, "step": step, "steps": steps, "final": final}
 
     # one writer
 

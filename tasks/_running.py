@@ -25,8 +25,8 @@ from ..core.protocols import Dataset, Sequence
 from ..core.source import ByteStream, Source, scratch_file
 from ..core.store import cached_store
 
-PIECE = 1 << 18  # bytes that are encoded at a time
-ITEM = 1 << 24  # bytes of a running text that are scored as one item
+PIECE = 1 << 18  # bytes of a running text that are encoded, and scored, as one
+BLOCK = 1 << 24  # bytes that are searched for line ends at a time
 FIT_BYTES = 8 << 20  # bytes that a tokenizer learns from
 HOLDOUT = 0.1
 HOLDOUT_BYTES = 10_000_000  # of a running text, at most, unless --holdout says more
@@ -249,17 +249,14 @@ class Running:
             yield Sequence(ids)
 
     def sequences(self, items: Spans, tokenizer: Any) -> Iterator[Sequence]:
-        spans = items.pieces(ITEM) if items.running else ((*s, True) for s in items.spans.tolist())
+        """A running text in pieces of `PIECE` bytes, each begun anew; else every item whole."""
+        spans = items.pieces(PIECE) if items.running else ((*s, True) for s in items.spans.tolist())
+        closing = [] if items.running or not tokenizer.ends else [tokenizer.end]
         for start, stop, _ in spans:
             data = items.stream.read(start, stop)
-            side = self.counts(self.value(data, (items.stream, start)), len(data))
-            ids = [
-                tokenizer.tokens(self.value(items.stream.read(a, b), (items.stream, a)))
-                for a, b, _ in _only(items, start, stop).pieces(PIECE)
-            ] or [np.empty(0, np.int64)]
-            closing = [] if items.running or not tokenizer.ends else [tokenizer.end]
-            whole = np.concatenate(([tokenizer.begin], *ids, closing)).astype(np.int64)
-            yield Sequence(whole, side=side)
+            value = self.value(data, (items.stream, start))
+            ids = np.concatenate(([tokenizer.begin], tokenizer.tokens(value), closing))
+            yield Sequence(ids.astype(np.int64), side=self.counts(value, len(data)))
 
     def counts(self, item: Any, size: int) -> dict[str, Any]:
         return {"byte": size}
@@ -324,10 +321,6 @@ class RunningText:
         return self.decoder.decode(b"", final=True).encode() if self.utf8 else b""
 
 
-def _only(items: Spans, start: int, stop: int) -> Spans:
-    return Spans(items.stream, np.array([[start, stop]]), items.running, "", "")
-
-
 def _first(items: Spans, size: int, glue: bytes) -> bytes:
     parts, total = [], 0
     for start, stop in items.spans.tolist():
@@ -344,14 +337,14 @@ def _lines(stream: ByteStream, spans: npt.NDArray[np.int64]) -> npt.NDArray[np.i
     found = []
     for start, stop in spans.tolist():
         feeds = [
-            np.flatnonzero(np.frombuffer(stream.read(at, min(stop, at + ITEM)), np.uint8) == 10) + at
-            for at in range(start, stop, ITEM)
+            np.flatnonzero(np.frombuffer(stream.read(at, min(stop, at + BLOCK)), np.uint8) == 10) + at
+            for at in range(start, stop, BLOCK)
         ]
         ends = np.append(np.concatenate(feeds), stop)
         starts = np.append(start, ends[:-1] + 1)
         found.append(np.stack((starts, ends), axis=1))
     lines = np.concatenate(found)
-    if b"\r\n" in stream.read(0, ITEM):
+    if b"\r\n" in stream.read(0, BLOCK):
         cr = [b > a and stream.read(b - 1, b) == b"\r" for a, b in lines.tolist()]
         lines[:, 1] -= np.array(cr)
     kept: npt.NDArray[np.int64] = lines[lines[:, 1] > lines[:, 0]]

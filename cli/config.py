@@ -1,0 +1,64 @@
+"""`tfm config`: every setting, its value and where it comes from."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from ..core.config import ModelConfig, SampleConfig, TrainConfig, with_fields
+from . import options as opt
+from .render import columns, say
+
+COMMANDS = ("train", "sample")
+FIELDS = {"model": ModelConfig(), "train": TrainConfig(), "sample": SampleConfig()}
+
+
+@click.command("config", cls=opt.Command)
+@opt.json_option
+@click.pass_context
+def command(ctx: click.Context, quiet: bool, as_json: bool) -> None:
+    """Print every setting, its value and its origin: flag, TFM_X, a file or default.
+
+    Flags may be set in a file as `budget = "90s"`, fields of `--set` in tables as [model].
+    """
+    found = settings(ctx)
+    if as_json:
+        click.echo(json.dumps({"schema": 1, "files": [str(opt.user_file())], "settings": found}))
+        return
+    say(f"the user's file: {opt.user_file()}"
+        f"{'' if opt.user_file().exists() else ' (not there)'}", quiet)  # fmt: skip
+    rows = [["setting", "value", "origin"]]
+    rows += [[e["name"], "-" if e["value"] is None else str(e["value"]), e["origin"]] for e in found]
+    click.echo(columns(rows))
+
+
+def settings(ctx: click.Context) -> list[dict[str, Any]]:
+    """Options of train and sample, then the fields that `--set` reaches."""
+    found: dict[str, dict[str, Any]] = {}
+    for name in COMMANDS:
+        other: click.Command = importlib.import_module(f"tfm.cli.{name}").command
+        inner = click.Context(other, info_name=name, parent=ctx)
+        inner.meta.update(ctx.meta)
+        inner.default_map = ctx.default_map
+        other_args: list[str] = []
+        click.Command.parse_args(other, inner, other_args)
+        for option, value in inner.params.items():
+            if option not in ("run", "settings", "as_json", "quiet"):
+                shown = option.replace("run_name", "run").replace("_", "-")
+                found.setdefault(shown, {
+                    "name": shown, "value": list(value) if isinstance(value, tuple) else value,
+                    "origin": opt.origin(inner, option),
+                })  # fmt: skip
+    sets = opt.sets(ctx, ())
+    for section, config in FIELDS.items():
+        changed = asdict(with_fields(config, section, sets[section]))
+        for field, value in changed.items():
+            origin = ctx.meta["tfm.origins"].get(f"{section}.{field}", "default")
+            found[f"{section}.{field}"] = {
+                "name": f"{section}.{field}", "value": value, "origin": origin,
+            }  # fmt: skip
+    return list(found.values())

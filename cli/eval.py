@@ -1,0 +1,76 @@
+"""`tfm eval`: what a run makes of items that it has not seen."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from . import options as opt
+from .render import columns
+
+
+@click.command("eval", cls=opt.Command)
+@opt.run_argument
+@opt.option("--data", multiple=True, metavar="PATH", help="Other data than what was held out.")
+@opt.option("--column", help="The column of a table that holds the items.")
+@opt.option("--split", help="valid or test, of what the run keeps.  [default: the final score's]")
+@opt.option("--stride", type=click.IntRange(1), metavar="N",
+            help="Slide windows by N tokens; the default lays them end to end.")
+@opt.checkpoint_option
+@opt.device_option
+@opt.runs_option
+@opt.json_option
+def command(
+    run: str | None, data: tuple[str, ...], column: str | None, split: str | None,
+    stride: int | None, checkpoint: str, device: str, runs: str, quiet: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Score RUN (the newest by default) on its held-out items, beside trivial answers."""
+    from ..core.run import open_run
+
+    opened = open_run(run, Path(runs))
+    task = opened.task()
+
+    from ..core.device import pick_device, use_threads
+    from ..core.scores import report
+    from ..core.source import Source
+
+    use_threads(0)
+    model = opened.load_model(checkpoint, pick_device(device))
+    tokenizer = opened.tokenizer()
+    final = opened.config["final_split"]
+    floor: dict[str, float] | None = None
+    sequences: Any
+    if data:
+        split = "data"
+        sequences = task.sequences(task.items(Source(data, column)), tokenizer)
+    else:
+        split = split or final
+        sequences = opened.heldout(split)
+        floor = opened.config["floor"] if split == final else None
+    scores = report(
+        task, tokenizer, model, sequences, stride=stride, floor=floor,
+        run=str(opened.path), step=opened.checkpoint(checkpoint).step, split=split,
+    )  # fmt: skip
+    click.echo(json.dumps(scores) if as_json else table(scores))
+
+
+def table(scores: dict[str, Any]) -> str:
+    """The scores for people: the measure first, trivial answers beside it."""
+    unit = scores["unit"]
+    rows = [["", f"bits per {unit}"], [scores["run"], _number(scores[f"bits_per_{unit}"])]]
+    rows += [[name, _number(value)] for name, value in (scores["floor"] or {}).items()]
+    head = columns(rows, numbers=True)
+    shown = {"schema", "task", "run", "floor", f"bits_per_{unit}", "unit"}
+    rest = [[name, _number(value)] for name, value in scores.items() if name not in shown]
+    return f"{head}\n\n{columns(rest)}"
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1e5 or value == int(value) else f"{value:.4f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,52 @@
+"""`tfm info`: what a run is made of."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from . import options as opt
+from .render import columns, curve
+from .train import score_line
+
+
+@click.command("info", cls=opt.Command)
+@opt.run_argument
+@opt.runs_option
+@opt.json_option
+def command(run: str | None, runs: str, quiet: bool, as_json: bool) -> None:
+    """Show what RUN (the newest by default) is made of, how it was made and how it went."""
+    from ..core.run import open_run
+
+    opened = open_run(run, Path(runs))
+    status = opened.status()
+    saved = [c.step for c in opened.checkpoints()]
+    config = opened.config
+    if as_json:
+        click.echo(json.dumps({"schema": 1, "run": str(opened.path), **config,
+                               "status": status, "checkpoints": saved}))  # fmt: skip
+        return
+    model, train, data = config["model"], config["train"], config["data"]
+    rows = [
+        ["run", str(opened.path)],
+        ["state", f"{status['state']}, step {status['step']:,} of {status['steps']:,}"],
+        ["command", f"tfm {' '.join(config['argv'])}"],
+        ["created", f"{config['created']} with tfm {config['tfm']}"],
+        ["data", data["about"]],
+        ["tokenizer", f"{config['tokenizer']['spec']}, {model['vocab_size']:,} ids"],
+        ["model", f"{config['arch']} {config['size']}: {model['layers']} layers of "
+                  f"{model['width']}, {model['heads']} heads, context {model['context']}"],
+        ["training", f"batch {train['batch']} x {train['accumulate']}, {train['optimizer']}, "
+                     f"lr {train['lr']}, {train['dtype']}, {train['threads']} threads"],
+        ["checkpoints", ", ".join(map(str, saved)) or "none"],
+    ]  # fmt: skip
+    click.echo(columns(rows))
+    losses = [e["loss"] for e in opened.log() if "loss" in e]
+    picture = curve(losses)
+    if picture:
+        click.echo(f"\n{picture}\nloss in nats per token over {len(losses):,} steps")
+    if status["final"]:
+        scores = status["final"]["scores"]
+        click.echo("\n" + score_line(scores["unit"], scores))

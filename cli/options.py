@@ -1,0 +1,256 @@
+"""Options that commands share, and where their values come from:
+flags > TFM_<FLAG> variables > --config FILE > the user's file > defaults."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import click
+from click.core import ParameterSource
+
+from ..core.errors import ConfigError, UsageError, nearest
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+SECTIONS = ("model", "train", "sample", "task")  # of --set and of tables in a config file
+
+
+class Duration(click.ParamType[float]):
+    """Seconds from 90, 90s, 2m, 1.5h."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        if isinstance(value, (int, float)):
+            value = str(value)
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|h|d|)", value.strip())
+        if not match or float(match[1]) <= 0:
+            self.fail(f"{value!r}: must be a time such as 90s, 2m or 1h")
+        return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+
+
+class Count(click.ParamType[int]):
+    """A positive whole number, also as 10k, 2.5M, 1B."""
+
+    name = "count"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([kKMB]?)", str(value).strip())
+        number = 0.0
+        if match:
+            number = float(match[1]) * {"": 1, "k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9}[match[2]]
+        if number < 1 or number % 1:
+            self.fail(f"{value!r}: must be a positive whole number such as 300, 10k or 2M")
+        return int(number)
+
+
+class Option(click.Option):
+    """An option that also reads TFM_<NAME>."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.envvar is None and self.name:
+            self.envvar = f"TFM_{self.name.upper()}"
+
+
+def option(*names: str, **settings: Any) -> Callable[[F], F]:
+    return click.option(*names, cls=Option, **settings)
+
+
+class Command(click.Command):
+    """A command with `--quiet`, `--debug` and `--config`, whose unset options are looked up in
+    config files; with `task_options`, the chosen task's options are flags of its own."""
+
+    task_options = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += [
+            Option(["--config"], type=click.Path(), metavar="FILE.toml", expose_value=False,
+                   help="Read settings from a file."),
+            Option(["-q", "--quiet"], is_flag=True, help="Say nothing but errors."),
+            Option(["--debug"], is_flag=True, expose_value=False, help="Show tracebacks."),
+        ]  # fmt: skip
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        settings, origins = read_settings(_peek(args, "config"))
+        ctx.meta["tfm.settings"], ctx.meta["tfm.origins"] = settings, origins
+        ctx.default_map = {k.replace("-", "_"): v for k, v in settings.items() if k not in SECTIONS}
+        if self.task_options:
+            self._add_task_options(ctx, args)
+        check_settings(ctx)
+        return super().parse_args(ctx, args)
+
+    def _add_task_options(self, ctx: click.Context, args: list[str]) -> None:
+        from ..core.plugins import find, names
+
+        default_map = ctx.default_map or {}
+        name = _peek(args, "task") or default_map.get("task") or "text"
+        if name not in names("tasks"):
+            return  # said when the command runs, with names that are near
+        known = {param.name for param in self.params}
+        self.params = [
+            *(Option([f"--{o['flag']}"], **o["settings"])
+              for o in task_flags(find("tasks", name)) if o["flag"].replace("-", "_") not in known),
+            *self.params,
+        ]  # fmt: skip
+
+
+class TaskCommand(Command):
+    task_options = True
+
+
+def task_flags(task: Any) -> list[dict[str, Any]]:
+    """The fields of a task's options as click options."""
+    flags = []
+    hints = get_type_hints(task.Options)
+    for f in fields(task.Options):
+        choices = f.metadata.get("choices")
+        kind: Any = click.Choice(choices) if choices else hints[f.name]
+        default = f.default if f.default is not MISSING else None
+        flags.append(
+            {
+                "flag": f.name.replace("_", "-"),
+                "settings": {
+                    "type": kind,
+                    "default": None,
+                    "help": f"{f.metadata.get('help', '')}  [{task.name}; default: {default}]",
+                },
+            }
+        )
+    return flags
+
+
+def _peek(args: list[str], name: str) -> str | None:
+    """The value of an option before options are parsed."""
+    for at, arg in enumerate(args):
+        if arg == f"--{name}" and at + 1 < len(args):
+            return args[at + 1]
+        if arg.startswith(f"--{name}="):
+            return arg.partition("=")[2]
+    return os.environ.get(f"TFM_{name.upper()}")
+
+
+def user_file() -> Path:
+    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(base) / "tfm" / "config.toml"
+
+
+def cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "tfm"
+
+
+def read_settings(file: str | None) -> tuple[dict[str, Any], dict[str, str]]:
+    """Settings of the user's file and of `file` over it, and which file each comes from."""
+    settings: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for path, must in ((user_file(), False), (Path(file) if file else None, True)):
+        if path is None or (not must and not path.exists()):
+            continue
+        for key, value in _toml(path).items():
+            if key in SECTIONS:
+                if not isinstance(value, Mapping):
+                    raise ConfigError(f"{path}: [{key}] must be a table")
+                settings[key] = {**settings.get(key, {}), **value}
+                origins.update({f"{key}.{name}": str(path) for name in value})
+            else:
+                settings[key] = value
+                origins[key.replace("-", "_")] = str(path)
+    return settings, origins
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    import sys
+
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--config {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path}: not TOML ({error})") from error
+
+
+def check_settings(ctx: click.Context) -> None:
+    """ConfigError for a key of a config file that neither a command nor a task has."""
+    import importlib
+
+    from ..core.plugins import find, names
+    from .main import COMMANDS
+
+    keys = {key.replace("-", "_") for key in ctx.meta["tfm.settings"]} - set(SECTIONS)
+    if not keys - {param.name for param in ctx.command.params}:
+        return
+    known: set[str] = set()
+    for name in COMMANDS:
+        command: click.Command = importlib.import_module(f"tfm.cli.{name}").command
+        known |= {param.name for param in command.params if param.name}
+    for name in names("tasks"):
+        known |= {f.name for f in fields(find("tasks", name).Options)}
+    for key in sorted(keys - known):
+        where = ctx.meta["tfm.origins"][key]
+        raise ConfigError(f"{where}: unknown setting {key}; {nearest(key, known)}")
+
+
+def sets(ctx: click.Context, given: tuple[str, ...]) -> dict[str, dict[str, object]]:
+    """`--set section.field=value`, over the tables of config files, by section."""
+    out: dict[str, dict[str, object]] = {
+        section: dict(ctx.meta["tfm.settings"].get(section, {})) for section in SECTIONS
+    }
+    for text in given:
+        name, equals, value = text.partition("=")
+        section, dot, field = name.partition(".")
+        if not equals or not dot:
+            raise ConfigError(f"--set {text}: must be section.field=value, as model.layers=6")
+        if section not in SECTIONS:
+            raise ConfigError(f"--set {text}: no such section; {nearest(section, SECTIONS)}")
+        out[section][field] = value
+    return out
+
+
+def one_of(ctx: click.Context, names: tuple[str, ...]) -> str | None:
+    """Which of several exclusive options counts: the one from the nearest source. UsageError
+    where that source gives two."""
+    order = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT, ParameterSource.DEFAULT_MAP)
+    for source in order:
+        given = [n for n in names if ctx.get_parameter_source(n) is source and ctx.params[n]]
+        if len(given) > 1:
+            raise UsageError(f"--{given[0]} and --{given[1]} exclude each other; give one")
+        if given:
+            return given[0]
+    return None
+
+
+def origin(ctx: click.Context, name: str) -> str:
+    """Where an option's value comes from, for people: flag, TFM_X, a file, default."""
+    source = ctx.get_parameter_source(name)
+    if source is ParameterSource.COMMANDLINE:
+        return "flag"
+    if source is ParameterSource.ENVIRONMENT:
+        return f"TFM_{name.upper()}"
+    if source is ParameterSource.DEFAULT_MAP:
+        return str(ctx.meta["tfm.origins"].get(name, "config"))
+    return "default"
+
+
+run_argument = click.argument("run", required=False, metavar="[RUN]")
+json_option = option("--json", "as_json", is_flag=True, envvar="TFM_JSON", help="Print JSON.")
+device_option = option(
+    "--device", default="auto", show_default=True, help="cpu, cuda, mps, or auto: the fastest."
+)
+checkpoint_option = option(
+    "--checkpoint", default="last", show_default=True, metavar="last|STEP", help="Which weights."
+)
+runs_option = option(
+    "--runs", type=click.Path(), default="runs", show_default=True, metavar="DIR",
+    help="Where runs are looked for.",
+)  # fmt: skip

@@ -1,0 +1,122 @@
+"""What people see: notes, progress, tables, small pictures. All talk goes to stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+
+def say(text: str, quiet: bool = False) -> None:
+    """A line for people."""
+    if not quiet:
+        click.echo(text, err=True)
+
+
+def columns(rows: Sequence[Sequence[str]], numbers: bool = False) -> str:
+    """Rows as aligned columns; the first row is the heading."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if numbers and i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def printable(text: str) -> str:
+    """Control characters (but for newlines and tabs) spelled out: safe on a terminal."""
+    return "".join(
+        c if c in "\n\t" or (c.isprintable() or c == " ") else f"\\x{ord(c):02x}" for c in text
+    )
+
+
+DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # of a Braille cell, top down
+
+
+def curve(values: Sequence[float], width: int = 60, height: int = 8) -> str:
+    """A line chart in Braille characters, with the highest and lowest value at its side."""
+    finite = [v for v in values if v == v and abs(v) != float("inf")]
+    if len(finite) < 2:
+        return ""
+    low, high = min(finite), max(finite)
+    columns_, rows = width * 2, height * 4
+    cells = [[0] * width for _ in range(height)]
+    last = None
+    for x in range(columns_):
+        value = finite[min(len(finite) - 1, x * len(finite) // columns_)]
+        y = round((high - value) / ((high - low) or 1) * (rows - 1))
+        for between in range(min(y, y if last is None else last), max(y, last or y) + 1):
+            cells[between // 4][x // 2] |= DOTS[between % 4][x % 2]
+        last = y
+    labels = [f"{high:.2f}", *[""] * (height - 2), f"{low:.2f}"]
+    side = max(map(len, labels))
+    return "\n".join(
+        f"{label:>{side}} {''.join(chr(0x2800 + cell) for cell in row)}"
+        for label, row in zip(labels, cells, strict=True)
+    )
+
+
+class TrainingProgress:
+    """One line that moves on a terminal; a plain line now and then elsewhere."""
+
+    def __init__(self, steps: int, start: int, unit: str, quiet: bool) -> None:
+        self.steps, self.start, self.unit, self.quiet = steps, start, unit, quiet
+        self.began = self.said = time.monotonic()
+        self.held: float | None = None
+        self.loss: float | None = None
+        self.rate: float | None = None
+        self.bar: Any = None
+        self.live = not quiet and sys.stderr.isatty()
+
+    def __enter__(self) -> TrainingProgress:
+        if self.live:
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn
+
+            console = Console(stderr=True)
+            self.live = not console.is_dumb_terminal
+            if self.live:
+                self.bar = Progress(
+                    TextColumn("{task.fields[at]}"), BarColumn(bar_width=20),
+                    TextColumn("{task.fields[numbers]}"), console=console, transient=True,
+                )  # fmt: skip
+                self.bar.start()
+                self.task = self.bar.add_task("", total=self.steps, at="", numbers="")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def step(self, step: Any) -> None:
+        mixed = 0.9 if step.index - self.start > 10 else 0.5
+        self.loss = step.loss if self.loss is None else mixed * self.loss + (1 - mixed) * step.loss
+        speed = step.tokens_per_second
+        self.rate = speed if self.rate is None else mixed * self.rate + (1 - mixed) * speed
+        now = time.monotonic()
+        if self.bar is not None:
+            at = f"step {step.index:,}/{self.steps:,}"
+            self.bar.update(
+                self.task, completed=step.index, total=self.steps, at=at,
+                numbers=self._numbers(step.index, now),
+            )  # fmt: skip
+        elif not self.quiet and (now - self.said > 10 or step.index == self.steps):
+            self.said = now
+            say(f"step {step.index:,}/{self.steps:,}  {self._numbers(step.index, now)}")
+
+    def _numbers(self, index: int, now: float) -> str:
+        left = (now - self.began) / max(index - self.start, 1) * (self.steps - index)
+        held = f"  held-out {self.held:.3f} bits/{self.unit}" if self.held is not None else ""
+        return f"loss {self.loss:.3f}{held}  {self.rate:,.0f} tokens/s  ETA {clock(left)}"

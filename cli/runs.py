@@ -1,0 +1,59 @@
+"""`tfm runs`: every run, newest last."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..core.errors import TfmError
+from . import options as opt
+from .render import columns, say
+
+
+@click.command("runs", cls=opt.Command)
+@opt.runs_option
+@opt.json_option
+def command(runs: str, quiet: bool, as_json: bool) -> None:
+    """List runs, newest last, with their state and score."""
+    from ..core.run import all_runs
+
+    found = [summary(run) for run in all_runs(Path(runs))]
+    if as_json:
+        click.echo(json.dumps({"schema": 1, "runs": found}))
+        return
+    if not found:
+        say(f"no runs in {runs}/ yet; start with: tfm train --task text", quiet)
+        return
+    rows = [["run", "task", "size", "step", "score", "state"]]
+    for entry in found:
+        score = f"{entry['score']:.3f} bits/{entry['unit']}" if entry["score"] else "-"
+        rows.append([
+            entry["run"], entry["task"], entry["size"], f"{entry['step']}/{entry['steps']}",
+            score, entry["state"],
+        ])  # fmt: skip
+    click.echo(columns(rows))
+    for entry in found:
+        if entry["state"] == "interrupted":
+            say(f"continue with: tfm train --resume {entry['run']}", quiet)
+
+
+def summary(run: Any) -> dict[str, Any]:
+    """What one line of `tfm runs` says."""
+    about = {
+        "run": str(run.path), "task": run.config.get("task"), "size": run.config.get("size"),
+        "created": run.created, "steps": run.config.get("train", {}).get("steps"),
+    }  # fmt: skip
+    try:
+        status = run.status()
+    except TfmError as error:
+        return {**about, "state": f"damaged: {error}", "step": 0, "unit": None, "score": None}
+    scores = (status["final"] or {}).get("scores", {})
+    unit = scores.get("unit")
+    about["steps"] = status["steps"]
+    return {
+        **about, "state": status["state"], "step": status["step"], "unit": unit,
+        "score": scores.get(f"bits_per_{unit}"),
+    }  # fmt: skip
