@@ -32,7 +32,9 @@ def command(ctx: click.Context, quiet: bool, as_json: bool) -> None:
     say(f"the user's file: {opt.user_file()}"
         f"{'' if opt.user_file().exists() else ' (not there)'}", quiet)  # fmt: skip
     rows = [["setting", "value", "origin"]]
-    rows += [[e["name"], "-" if e["value"] is None else str(e["value"]), e["origin"]] for e in found]
+    rows += [
+        [e["name"], "-" if e["value"] is None else str(e["value"]), e["origin"]] for e in found
+    ]
     click.echo(columns(rows))
 
 

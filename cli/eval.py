@@ -17,15 +17,20 @@ from .render import columns
 @opt.option("--data", multiple=True, metavar="PATH", help="Other data than what was held out.")
 @opt.option("--column", help="The column of a table that holds the items.")
 @opt.option("--split", help="valid or test, of what the run keeps.  [default: the final score's]")
-@opt.option("--stride", type=click.IntRange(1), metavar="N",
-            help="Slide windows by N tokens; the default lays them end to end.")
+@opt.option(
+    "--stride",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Slide windows by N tokens; the default lays them end to end.",
+)
+@opt.option("--protocol", metavar="NAME", help="A task's own way to score (`tfm tasks TASK`).")
 @opt.checkpoint_option
 @opt.device_option
 @opt.runs_option
 @opt.json_option
 def command(
     run: str | None, data: tuple[str, ...], column: str | None, split: str | None,
-    stride: int | None, checkpoint: str, device: str, runs: str, quiet: bool, as_json: bool,
+    stride: int | None, protocol: str | None, checkpoint: str, device: str, runs: str, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Score RUN (the newest by default) on its held-out items, beside trivial answers."""
     from ..core.run import open_run
@@ -45,13 +50,13 @@ def command(
     sequences: Any
     if data:
         split = "data"
-        sequences = task.sequences(task.items(Source(data, column)), tokenizer)
+        sequences = list(task.sequences(task.items(Source(data, column)), tokenizer))
     else:
         split = split or final
         sequences = opened.heldout(split)
         floor = opened.config["floor"] if split == final else None
     scores = report(
-        task, tokenizer, model, sequences, stride=stride, floor=floor,
+        task, tokenizer, model, sequences, protocol=protocol, stride=stride, floor=floor,
         run=str(opened.path), step=opened.checkpoint(checkpoint).step, split=split,
     )  # fmt: skip
     click.echo(json.dumps(scores) if as_json else table(scores))

@@ -139,10 +139,14 @@ def _explain(error: BaseException) -> int:
         return _say(f"{error.filename or 'standard output'}: {error.strerror}", 1)
     if isinstance(error, OSError):
         return _say(f"{error.filename or 'system'}: {error.strerror or error}", 1)
-    if isinstance(error, MemoryError) or "not enough memory" in str(error) or (
-        type(error).__name__ == "OutOfMemoryError"
+    if (
+        isinstance(error, MemoryError)
+        or "not enough memory" in str(error)
+        or (type(error).__name__ == "OutOfMemoryError")
     ):
-        return _say("out of memory; try half the batch: --set train.batch=N, or a smaller --size", 1)
+        return _say(
+            "out of memory; try half the batch: --set train.batch=N, or a smaller --size", 1
+        )
     line = (str(error).strip().splitlines() or [""])[0]
     return _say(f"unexpected {type(error).__name__}: {line}; --debug shows where", 1)
 

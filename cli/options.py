@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import click
 from click.core import ParameterSource
@@ -66,7 +66,7 @@ class Command(click.Command):
     """A command with `--quiet`, `--debug` and `--config`, whose unset options are looked up in
     config files; with `task_options`, the chosen task's options are flags of its own."""
 
-    task_options = False
+    task_options: str | None = None  # which options of a task are flags here
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -81,49 +81,85 @@ class Command(click.Command):
         settings, origins = read_settings(_peek(args, "config"))
         ctx.meta["tfm.settings"], ctx.meta["tfm.origins"] = settings, origins
         ctx.default_map = {k.replace("-", "_"): v for k, v in settings.items() if k not in SECTIONS}
-        if self.task_options:
-            self._add_task_options(ctx, args)
+        self._add_task_options(ctx, args)
         check_settings(ctx)
         return super().parse_args(ctx, args)
 
-    def _add_task_options(self, ctx: click.Context, args: list[str]) -> None:
-        from ..core.plugins import find, names
+    def task_class(self, ctx: click.Context, args: list[str]) -> Any:
+        """The task whose options are flags here, none where there is none or it is unknown:
+        that is said when the command runs."""
+        return None
 
-        default_map = ctx.default_map or {}
-        name = _peek(args, "task") or default_map.get("task") or "text"
-        if name not in names("tasks"):
-            return  # said when the command runs, with names that are near
+    def _add_task_options(self, ctx: click.Context, args: list[str]) -> None:
+        task = self.task_class(ctx, args)
+        options = getattr(task, self.task_options) if task and self.task_options else None
         known = {param.name for param in self.params}
-        self.params = [
-            *(Option([f"--{o['flag']}"], **o["settings"])
-              for o in task_flags(find("tasks", name)) if o["flag"].replace("-", "_") not in known),
-            *self.params,
-        ]  # fmt: skip
+        if options is not None:
+            added = [flag for flag in task_flags(task.name, options) if flag.name not in known]
+            self.params = [*added, *self.params]
 
 
 class TaskCommand(Command):
-    task_options = True
+    """The task is what `--task` says."""
+
+    task_options = "Options"
+
+    def task_class(self, ctx: click.Context, args: list[str]) -> Any:
+        from ..core.plugins import find, names
+
+        name = _peek(args, "task") or (ctx.default_map or {}).get("task") or "text"
+        return find("tasks", name) if name in names("tasks") else None
 
 
-def task_flags(task: Any) -> list[dict[str, Any]]:
-    """The fields of a task's options as click options."""
-    flags = []
-    hints = get_type_hints(task.Options)
-    for f in fields(task.Options):
+class RunTaskCommand(Command):
+    """The task is that of the run, the first argument that is no option."""
+
+    task_options = "SampleOptions"
+
+    def task_class(self, ctx: click.Context, args: list[str]) -> Any:
+        from ..core.errors import TfmError
+        from ..core.plugins import find
+        from ..core.run import open_run
+
+        takes_value = {
+            name for p in self.params if isinstance(p, click.Option) and not p.is_flag
+            for name in p.opts
+        }  # fmt: skip
+        words = [
+            word for at, word in enumerate(args)
+            if not word.startswith("-") and (at == 0 or args[at - 1] not in takes_value)
+        ]  # fmt: skip
+        root = _peek(args, "runs") or (ctx.default_map or {}).get("runs") or "runs"
+        for word in [*words, None]:
+            try:
+                return find("tasks", open_run(word, Path(root)).config["task"])
+            except (TfmError, KeyError):
+                continue
+        return None
+
+
+def task_flags(task: str, options: Any) -> list[click.Option]:
+    """The fields of a task's options (a dataclass) as flags."""
+    hints = get_type_hints(options)
+    flags: list[click.Option] = []
+    for f in fields(options):
         choices = f.metadata.get("choices")
-        kind: Any = click.Choice(choices) if choices else hints[f.name]
-        default = f.default if f.default is not MISSING else None
+        default = "" if f.default is None or f.default is MISSING else f"; default: {f.default}"
         flags.append(
-            {
-                "flag": f.name.replace("_", "-"),
-                "settings": {
-                    "type": kind,
-                    "default": None,
-                    "help": f"{f.metadata.get('help', '')}  [{task.name}; default: {default}]",
-                },
-            }
+            Option(
+                [f"--{f.name.replace('_', '-')}"],
+                type=click.Choice(choices) if choices else _plain(hints[f.name]),
+                default=None,
+                help=f"{f.metadata.get('help', '')}  [{task}{default}]",
+            )
         )
     return flags
+
+
+def _plain(hint: Any) -> Any:
+    """The type of an optional field: int of `int | None`."""
+    parts = [part for part in get_args(hint) if part is not type(None)]
+    return parts[0] if parts else hint
 
 
 def _peek(args: list[str], name: str) -> str | None:

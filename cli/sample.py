@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from dataclasses import fields as fields_of
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -20,7 +22,7 @@ from .render import printable, say
 
 if TYPE_CHECKING:
     from ..core.model import SequenceModel
-    from ..core.protocols import Task, Tokenizer
+    from ..core.protocols import Sequence, Task, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -34,13 +36,23 @@ class Prompt:
         return self.id if self.id is not None else hashlib.sha256(self.data or b"").hexdigest()
 
 
-@click.command("sample", cls=opt.Command)
+@click.command("sample", cls=opt.RunTaskCommand)
 @opt.run_argument
 @opt.option("-p", "--prompt", metavar="TEXT|@FILE|-", help="What to go on from.")
-@opt.option("-n", "--draws", type=click.IntRange(1), default=1, show_default=True,
-            help="Draws of each prompt.")
-@opt.option("--length", type=click.IntRange(0), metavar="N",
-            help="Units at most: tokens of text, bytes ...  [default: 256]")
+@opt.option(
+    "-n",
+    "--draws",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Draws of each prompt.",
+)
+@opt.option(
+    "--length",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Units at most: tokens of text, bytes ...  [default: 256]",
+)
 @opt.option("--temperature", type=float, help="Below 1: likelier, above 1: wilder.  [default: 1]")
 @opt.option("--top-k", type=int, help="Only the k likeliest.")
 @opt.option("--top-p", type=float, help="Only the likeliest that hold this probability.")
@@ -53,34 +65,44 @@ class Prompt:
 @opt.option("-0", "--null", is_flag=True, help="NUL between prompts, and between records.")
 @opt.option("--json-in", is_flag=True, help="Prompts are JSON lines with id and prompt.")
 @opt.option("--strict", is_flag=True, help="Refuse a prompt longer than the context.")
-@opt.option("--set", "settings", multiple=True, envvar="TFM_SET", metavar="sample.FIELD=VALUE",
-            help="Any field of sampling.")
+@opt.option(
+    "--set",
+    "settings",
+    multiple=True,
+    envvar="TFM_SET",
+    metavar="sample.FIELD=VALUE",
+    help="Any field of sampling.",
+)
 @opt.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @opt.checkpoint_option
 @opt.device_option
 @opt.runs_option
 @opt.json_option
 @click.pass_context
-def command(ctx: click.Context, quiet: bool, as_json: bool, **flags: Any) -> None:
+def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> None:
     """Draw from RUN (the newest by default): what the model writes goes to stdout.
 
     With -p one prompt, its continuation verbatim. Without, each line of standard input is a
     prompt and each continuation a line; from a terminal or an empty input, it starts from nothing.
     """
+    sets = opt.sets(ctx, flags["settings"])
     fields = {
         name: flags[name] for name in ("length", "temperature", "top_k", "top_p", "min_p")
         if flags[name] is not None
     }  # fmt: skip
-    config = with_fields(SampleConfig(), "sample", opt.sets(ctx, flags["settings"])["sample"])
-    config = with_fields(config, "sample", {**fields, "seed": flags["seed"]})
-    if flags["greedy"]:
-        config = with_fields(config, "sample", {"greedy": True})
+    config = with_fields(SampleConfig(), "sample", {**sets["sample"], **fields})
+    config = replace(config, seed=flags["seed"], greedy=flags["greedy"] or config.greedy)
 
     from ..core.run import open_run
 
     run = open_run(flags["run"], Path(flags["runs"]))
     task = run.task()
-    if task.binary and not flags["out"] and not as_json and sys.stdout.isatty():
+    own = {f.name: flags[f.name] for f in fields_of(task.SampleOptions)}
+    asked = with_fields(
+        task.SampleOptions(), "sample", {k: v for k, v in own.items() if v is not None}
+    )
+    to_file = flags["out"] not in (None, "-")
+    if task.binary and not to_file and not as_json and sys.stdout.isatty():
         raise UsageError(f"--task {task.name} writes bytes: give --out FILE, or pipe it on")
     prompts, by_line = _prompts(flags)
 
@@ -88,29 +110,39 @@ def command(ctx: click.Context, quiet: bool, as_json: bool, **flags: Any) -> Non
 
     tokenizer = run.tokenizer()
     model = run.load_model(flags["checkpoint"], pick_device(flags["device"]))
-    sampler = Sampler(task, tokenizer, model, config, flags["stop"], flags["strict"], quiet)
-    out: BinaryIO = sys.stdout.buffer
-    on_terminal = sys.stdout.isatty() and not flags["out"]
-    if flags["out"] and flags["out"] != "-":
-        out = io.BytesIO()
+    length_given = flags["length"] is not None or "length" in sets["sample"]
+    sampler = Sampler(
+        task, tokenizer, model, config, asked, flags["stop"], flags["strict"], quiet, length_given
+    )
+    out: BinaryIO = io.BytesIO() if to_file else sys.stdout.buffer
+    on_terminal = sys.stdout.isatty() and not to_file
     for prompt in prompts:
-        records = by_line or flags["draws"] > 1 or as_json or flags["null"]
-        live = not records and flags["stream"] and not flags["stop"]
-        if on_terminal and not records and prompt.data and not quiet:
-            click.secho(printable(prompt.data.decode("utf-8", "replace")), dim=True, nl=False, err=True)
+        as_records = not task.binary and (by_line or flags["draws"] > 1 or flags["null"])
+        live = not as_records and not as_json and flags["stream"] and not flags["stop"]
+        live = live and flags["draws"] == 1
+        if on_terminal and live and prompt.data and not quiet:
+            say_prompt(prompt.data)
         draws = sampler.draws(prompt, flags["draws"], _writer(out, on_terminal) if live else None)
-        for draw in draws:
-            if as_json:
+        items = [draw.item() for draw in draws]
+        if as_json:
+            for draw in draws:
                 out.write(_json_record(prompt, draw, config.seed))
-            elif records and not task.binary:
-                text = printable_bytes(draw.data) if on_terminal else draw.data
+        elif as_records:
+            for item in items:
+                text = printable_bytes(item) if on_terminal else item
                 if not flags["raw"] and not flags["null"]:
                     text = text.replace(b"\r", b"\\r").replace(b"\n", b"\\n")
                 out.write(text + (b"\0" if flags["null"] else b"\n"))
-            elif not live:
-                task.write(printable_bytes(draw.data) if on_terminal else draw.data, out)
-            out.flush()
-        if on_terminal and not records:
+        elif not sampler.streamed(draws, live):
+            shown = [printable_bytes(item) for item in items] if (
+                on_terminal and isinstance(items[0], bytes)
+            ) else items  # fmt: skip
+            task.write(shown, sampler.sequence, asked, out)
+        out.flush()
+        picture = task.preview(items, sampler.sequence, asked, shutil.get_terminal_size().columns)
+        if picture and sys.stderr.isatty():
+            say(picture, quiet)
+        if on_terminal and live:
             click.echo()
     if isinstance(out, io.BytesIO):
         from ..core.run import write_durably
@@ -119,6 +151,11 @@ def command(ctx: click.Context, quiet: bool, as_json: bool, **flags: Any) -> Non
             write_durably(Path(flags["out"]), out.getvalue())
         except OSError as error:
             raise DataError(f"--out {flags['out']}: {error.strerror}") from error
+
+
+def say_prompt(data: bytes) -> None:
+    """On a terminal the continuation is read behind its prompt; in a pipe it stands alone."""
+    click.secho(printable(data.decode("utf-8", "replace")), dim=True, nl=False, err=True)
 
 
 def _writer(out: BinaryIO, on_terminal: bool) -> Any:
@@ -218,7 +255,7 @@ class Draw:
     stop: bytes | None
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
-    data: bytes = b""
+    data: bytes = b""  # what was streamed
     finish_reason: str | None = None
 
     def feed(self, id: int, logprob: float, is_end: bool) -> bytes:
@@ -227,9 +264,7 @@ class Draw:
             return b""
         self.ids.append(id)
         self.logprobs.append(logprob)
-        if is_end:
-            return self.close("end")
-        return self._add(self.drawn.feed(id))
+        return self.close("end") if is_end else self._add(self.drawn.feed(id))
 
     def close(self, reason: str) -> bytes:
         if self.finish_reason:
@@ -237,6 +272,9 @@ class Draw:
         new = self._add(self.drawn.rest())
         self.finish_reason = self.finish_reason or reason
         return new
+
+    def item(self) -> Any:
+        return self.data if self.finish_reason == "stop" else self.drawn.item()
 
     def _add(self, new: bytes) -> bytes:
         self.data += new
@@ -252,32 +290,41 @@ class Sampler:
 
     def __init__(
         self, task: Task, tokenizer: Tokenizer, model: SequenceModel, config: SampleConfig,
-        stop: str | None = None, strict: bool = False, quiet: bool = True,
+        asked: Any, stop: str | None = None, strict: bool = False, quiet: bool = True,
+        length_given: bool = True,
     ) -> None:  # fmt: skip
         self.task, self.tokenizer, self.model, self.config = task, tokenizer, model, config
-        self.stop = stop.encode() if stop else None
-        self.strict, self.quiet = strict, quiet
+        self.asked, self.stop = asked, stop.encode() if stop else None
+        self.strict, self.quiet, self.length_given = strict, quiet, length_given
+        self.sequence: Sequence  # the prompt that was last drawn from
+
+    def streamed(self, draws: list[Draw], live: bool) -> bool:
+        """Whether all there is to write was written already."""
+        return live and all(draw.data or not draw.ids for draw in draws)
 
     def draws(self, prompt: Prompt, count: int, write: Any = None) -> list[Draw]:
         """`count` continuations; with `write`, bytes go there as soon as they are certain."""
         from ..core.sample import generate
 
-        sequence = self.task.prompt(prompt.data, self.tokenizer)
+        self.sequence = self.task.prompt(prompt.data, self.tokenizer, self.asked)
         context = self.model.config.context
-        if len(sequence) > context:
+        if len(self.sequence) > context:
             if self.strict:
                 raise DataError(
-                    f"the prompt has {len(sequence)} tokens, the context {context}; shorten it, "
-                    "or leave --strict away to keep its end"
+                    f"the prompt has {len(self.sequence)} tokens, the context {context}; shorten "
+                    "it, or leave --strict away to keep its end"
                 )
-            say(f"the prompt has {len(sequence)} tokens: only the last of them fit "
+            say(f"the prompt has {len(self.sequence)} tokens: only the last of them fit "
                 f"the context of {context}", self.quiet)  # fmt: skip
+        own = None if self.length_given else self.task.length(self.sequence, self.asked)
+        config = replace(self.config, length=own) if own is not None else self.config
         end = self.task.ends(self.tokenizer)
-        draws = [Draw(self.task.drawn(self.tokenizer, sequence), self.stop) for _ in range(count)]
+        draws = [
+            Draw(self.task.drawn(self.tokenizer, self.sequence), self.stop) for _ in range(count)
+        ]
         steps = generate(
-            self.model, self.tokenizer, sequence, self.config, count, prompt.key, end
-        )
-        reason = "end"  # where ids run out, nothing further was legal
+            self.model, self.tokenizer, self.sequence, config, count, prompt.key, end
+        )  # fmt: skip
         position = 0
         for position, step in enumerate(steps, 1):
             for draw, id, logprob in zip(draws, step.ids, step.logprobs, strict=True):
@@ -286,8 +333,8 @@ class Sampler:
                     write(new)
             if all(draw.finish_reason for draw in draws):
                 break
-        if position == self.config.length:
-            reason = "length"
+        # where ids ran out before the length, nothing further was legal: the item is over
+        reason = "length" if position == config.length and own is None else "end"
         for draw in draws:
             new = draw.close(reason)
             if write and new:
@@ -295,13 +342,20 @@ class Sampler:
         return draws
 
 
-def draw_text(task: Task, tokenizer: Tokenizer, model: SequenceModel, length: int) -> str | None:
-    """A short sample as text, or none where it is no text."""
-    sampler = Sampler(task, tokenizer, model, SampleConfig(length=length))
-    data = sampler.draws(Prompt(None), 1)[0].data
-    if task.binary:
-        try:
-            return data[: len(data) - 3].decode()
-        except UnicodeDecodeError:
-            return None
-    return data.decode("utf-8", "replace")
+def show_sample(task: Task, tokenizer: Tokenizer, model: SequenceModel, length: int) -> str | None:
+    """A short sample for a terminal: the task's picture, or text; none where it is neither."""
+    asked = task.SampleOptions()
+    sampler = Sampler(
+        task, tokenizer, model, SampleConfig(length=length), asked, length_given=False
+    )
+    if task.length(task.prompt(None, tokenizer, asked), asked) is None:
+        sampler.length_given = True
+    item = sampler.draws(Prompt(None), 1)[0].item()
+    width = min(100, shutil.get_terminal_size().columns - 4)
+    picture = task.preview([item], sampler.sequence, asked, width)
+    if picture is not None or not isinstance(item, bytes):
+        return picture
+    try:
+        return printable(item[: len(item) - 3].decode() if task.binary else item.decode())
+    except UnicodeDecodeError:
+        return None

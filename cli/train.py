@@ -17,7 +17,7 @@ import click
 from ..core.errors import UsageError
 from . import options as opt
 from .main import STARTED, leave
-from .render import TrainingProgress, clock, curve, printable, say
+from .render import TrainingProgress, clock, curve, say
 
 if TYPE_CHECKING:
     from ..core.experiment import Planned, State
@@ -32,40 +32,73 @@ REPLAN_AT = (0.1, 0.25, 0.45, 0.65, 0.8, 0.9)  # of the steps: the budget is loo
 
 @click.command("train", cls=opt.TaskCommand)
 @opt.option("--task", help="text, byte ... (`tfm tasks`); left out, guessed from the data.")
-@opt.option("--data", multiple=True, metavar="PATH",
-            help="Files, folders, globs, -, .gz, tables, hf:NAME; repeatable.")
+@opt.option(
+    "--data",
+    multiple=True,
+    metavar="PATH",
+    help="Files, folders, globs, -, .gz, tables, hf:NAME; repeatable.",
+)
 @opt.option("--column", help="The column of a table that holds the items.")
 @opt.option("--valid", multiple=True, metavar="PATH", help="Held-out data, rather than a part.")
 @opt.option("--test", multiple=True, metavar="PATH", help="Data for the final score.")
-@opt.option("--holdout", type=click.FloatRange(0, 0.9, min_open=True), metavar="FRACTION",
-            help="Part of the data that is held out.  [default: 0.1]")
+@opt.option(
+    "--holdout",
+    type=click.FloatRange(0, 0.9, min_open=True),
+    metavar="FRACTION",
+    help="Part of the data that is held out.  [default: 0.1]",
+)
 @opt.option("--tokenizer", metavar="NAME", help="byte, char, bpe, bpe:SIZE, hf:PATH ...")
-@opt.option("--arch", default="transformer", show_default=True,
-            help="The wiring: transformer, llama, gpt2, post-ln.")
+@opt.option(
+    "--arch",
+    default="transformer",
+    show_default=True,
+    help="The wiring: transformer, llama, gpt2, post-ln.",
+)
 @opt.option("--size", help="nano, tiny, small, base, large.  [default: what the budget buys]")
 @opt.option("--context", type=opt.Count(), help="Tokens that are seen at once.")
-@opt.option("--budget", type=opt.Duration(), metavar="TIME",
-            help="Wall time of the whole command, as 90s or 2m.  [default: 2m]")
+@opt.option(
+    "--budget",
+    type=opt.Duration(),
+    metavar="TIME",
+    help="Wall time of the whole command, as 90s or 2m.  [default: 2m]",
+)
 @opt.option("--steps", type=opt.Count(), help="Optimiser steps, rather than a budget.")
 @opt.option("--tokens", type=opt.Count(), help="Training tokens, rather than a budget.")
 @opt.option("--save-every", type=opt.Count(), metavar="STEPS", help="Steps between checkpoints.")
-@opt.option("--run", "run_name", envvar="TFM_RUN", metavar="DIR",
-            help="The run's directory.  [default: runs/TIME-TASK]")
-@opt.option("--resume", is_flag=False, flag_value="", metavar="[RUN]",
-            help="Continue a run; with --steps, for longer.")
+@opt.option(
+    "--run",
+    "run_name",
+    envvar="TFM_RUN",
+    metavar="DIR",
+    help="The run's directory.  [default: runs/TIME-TASK]",
+)
+@opt.option(
+    "--resume",
+    is_flag=False,
+    flag_value="",
+    metavar="[RUN]",
+    help="Continue a run; with --steps, for longer.",
+)
 @opt.option("--init", metavar="RUN", help="Start from another run's weights (fine-tuning).")
-@opt.option("--set", "settings", multiple=True, envvar="TFM_SET", metavar="SECTION.FIELD=VALUE",
-            help="Any field: model.layers=6, train.lr=0.01 (`tfm config` lists them).")
+@opt.option(
+    "--set",
+    "settings",
+    multiple=True,
+    envvar="TFM_SET",
+    metavar="SECTION.FIELD=VALUE",
+    help="Any field: model.layers=6, train.lr=0.01 (`tfm config` lists them).",
+)
 @opt.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @opt.device_option
 @opt.runs_option
 @opt.json_option
 @click.pass_context
-def command(ctx: click.Context, quiet: bool, as_json: bool, **flags: Any) -> None:
+def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> None:
     """Train a model and score it on what was held out.
 
     The run's path is printed on stdout, all talk goes to stderr.
     """
+
     def note(text: str) -> None:
         say(text, quiet)
 
@@ -138,7 +171,9 @@ def _request(ctx: click.Context, flags: dict[str, Any]) -> Any:
 
 
 def _start(
-    ctx: click.Context, flags: dict[str, Any], left: Callable[[], float] | None,
+    ctx: click.Context,
+    flags: dict[str, Any],
+    left: Callable[[], float] | None,
     note: Callable[[str], None],
 ) -> tuple[Run, Task, Planned, State]:
     from ..core.config import ARCHS, SIZES, model_config
@@ -206,9 +241,7 @@ def _resume(
         state.config = replace(state.config, steps=steps)
         run.append_log({"event": "replan", "step": state.step, "steps": steps})
     elif state.step >= state.config.steps:
-        raise UsageError(
-            f"{run.path}: done, at step {state.step}; train it longer with --steps N"
-        )
+        raise UsageError(f"{run.path}: done, at step {state.step}; train it longer with --steps N")
     note(f"{run.path}: going on from step {state.step:,} of {state.config.steps:,}")
     run.cut_log(state.step)
     return run, task, planned, state
@@ -243,8 +276,13 @@ class Stop:
 
 
 def _train(
-    run: Run, task: Task, planned: Planned, state: State,
-    left: Callable[[], float] | None, stop: Stop, quiet: bool,
+    run: Run,
+    task: Task,
+    planned: Planned,
+    state: State,
+    left: Callable[[], float] | None,
+    stop: Stop,
+    quiet: bool,
 ) -> dict[str, Any]:
     """Steps until the plan's end, then the final score."""
     from ..core.train import train
@@ -360,7 +398,8 @@ class _Held:
             count = max(1, min(len(store), int(most / mean)))
             chosen = range(0, len(store), -(-len(store) // count))
         scores = report(
-            self.task, self.tokenizer, self.state.model, (store[i] for i in chosen),
+            self.task, self.tokenizer, self.state.model,
+            store if len(chosen) == len(store) else [store[i] for i in chosen],
             floor=self.run.config["floor"], run=str(self.run.path), step=self.state.step,
             split=split,
         )  # fmt: skip
@@ -368,18 +407,21 @@ class _Held:
 
 
 def _some(sequences: list[Sequence], tokens: int, context: int) -> list[Sequence]:
-    """Whole items, or the beginnings of long ones, of about `tokens` ids."""
+    """Whole items, evenly chosen, of about `tokens` ids; of items longer than the context,
+    windows, as if each were an item."""
     from ..core.protocols import Sequence
 
-    some: list[Sequence] = []
-    step = max(1, len(sequences) // 16)
-    for s in sequences[::step]:
-        if tokens <= 0:
-            break
-        size = len(s) if len(s) <= context + 1 else min(len(s), max(tokens // 4, context + 1))
-        weight = None if s.weight is None else s.weight[:size]
-        some.append(Sequence(s.ids[:size], s.given, weight, s.side))
-        tokens -= size
+    pieces = [
+        (s, start)
+        for s in sequences
+        for start in (range(0, max(1, len(s) - 1), context) if len(s) > context + 1 else (0,))
+    ]
+    count = max(1, min(len(pieces), tokens // context))
+    some = []
+    for s, start in pieces[:: -(-len(pieces) // count)]:
+        cut = slice(start, start + context + 1)
+        weight = None if s.weight is None else s.weight[cut]
+        some.append(Sequence(s.ids[cut], max(1, s.given - start), weight, s.side))
     return some
 
 
@@ -394,16 +436,18 @@ def _show(
         return
     if sys.stderr.isatty() and len(losses) > 20:
         window = max(1, len(losses) // 120)
-        smooth = [sum(losses[i : i + window]) / window for i in range(0, len(losses) - window + 1, window)]
+        smooth = [
+            sum(losses[i : i + window]) / window for i in range(0, len(losses) - window + 1, window)
+        ]
         say(curve(smooth))
         say(f"loss in nats per token over {len(losses):,} steps")
     say(score_line(task.unit, scores))
-    from .sample import draw_text
+    from .sample import show_sample
 
-    text = draw_text(task, run.tokenizer(), state.model, SAMPLE_TOKENS)
-    if text is not None:
+    picture = show_sample(task, run.tokenizer(), state.model, SAMPLE_TOKENS)
+    if picture is not None:
         say("a sample:")
-        say("\n".join(f"  {line}" for line in printable(text).splitlines()))
+        say("\n".join(f"  {line}" for line in picture.splitlines()))
     say(f"trained in {clock(time.monotonic() - STARTED)}; next: tfm sample {run.path}")
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from .errors import ConfigError, nearest
 
@@ -198,6 +198,9 @@ def model_config(arch: str, size: str, **other: Any) -> ModelConfig:
 
 def parse_value(text: object, kind: Any, flag: str) -> Any:
     """A field's value from what was typed (or read from TOML). ConfigError names the flag."""
+    options = [part for part in get_args(kind) if part is not type(None)]
+    if options:  # T | None
+        return None if text is None else parse_value(text, options[0], flag)
     if kind is bool:
         if isinstance(text, bool):
             return text

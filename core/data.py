@@ -108,9 +108,7 @@ def too_long(length: int, context: int) -> DataError:
     )
 
 
-def collate(
-    rows: list[list[tuple[Sequence, int, int]]], tokenizer: Tokenizer, width: int
-) -> Batch:
+def collate(rows: list[list[tuple[Sequence, int, int]]], tokenizer: Tokenizer, width: int) -> Batch:
     """Rows of pieces (sequence, first id, past the last) as one Batch of `width` ids.
 
     The first id of a piece is never a target. Padding is a segment of its own, weight 0.

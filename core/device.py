@@ -38,7 +38,7 @@ def has_fast_bfloat16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported()
     if device.type == "cpu":
         cpu = torch.cpu
-        return cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported()
+        return bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
     return False
 
 

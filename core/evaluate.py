@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from .data import collate, too_long
@@ -99,10 +101,10 @@ def batch_nll(model: SequenceModel, batch: Batch) -> torch.Tensor:
     return token_nll(model, **as_tensors(batch, model.head.weight.device))
 
 
-def as_tensors(batch: Batch, device: torch.device) -> dict[str, object]:
+def as_tensors(batch: Batch, device: torch.device) -> dict[str, Any]:
     """A batch as the arguments of `token_nll`, on the device."""
 
-    def moved(array: np.ndarray | None) -> torch.Tensor | None:  # type: ignore[type-arg]
+    def moved(array: npt.NDArray[Any] | None) -> torch.Tensor | None:
         return None if array is None else torch.from_numpy(array).to(device, non_blocking=True)
 
     support = batch.support

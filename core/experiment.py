@@ -217,8 +217,12 @@ def _wanted(request: Request, section: str, name: str, default: object) -> Any:
 
 
 def make_configs(
-    request: Request, tokenizer: Tokenizer, size: str, longest: int | None,
-    device: torch.device, steps: int,
+    request: Request,
+    tokenizer: Tokenizer,
+    size: str,
+    longest: int | None,
+    device: torch.device,
+    steps: int,
 ) -> tuple[ModelConfig, TrainConfig]:
     """Both configs for a size, the fields of `--set` over the table's."""  # fmt: skip
     sets = dict(request.sets.get("model", {}))
@@ -364,7 +368,11 @@ def resume(run: Run, note: Note, device: str, cache: Path) -> tuple[Task, Planne
         except DamagedError as error:
             note(f"{error}; going back to the checkpoint before")
             continue
-        return task, planned, State(model, optimizers, train_config, saved["step"], saved["skipped"])
+        return (
+            task,
+            planned,
+            State(model, optimizers, train_config, saved["step"], saved["skipped"]),
+        )
     if run.checkpoints():
         raise DamagedError(f"{run.path}: no sound checkpoint is left")
     return task, planned, fresh_state(planned, init)
@@ -387,5 +395,3 @@ def _reopened(
             "train anew with --init to go on from its weights"
         )
     return task.dataset(train, tokenizer, context, data["tokens"], seed, cache)
-
-

@@ -127,7 +127,7 @@ def short_attention(
     bias = bias.expand(batch, heads, -1, -1).flatten(0, 1) if bias.ndim == 4 else bias
     scores = torch.baddbmm(bias, q.flatten(0, 1), k.flatten(0, 1).mT, alpha=width**-0.5)
     p = F.dropout(scores.softmax(-1), dropout)
-    return torch.bmm(p, v.flatten(0, 1)).unflatten(0, (batch, heads))
+    return torch.bmm(p, v.flatten(0, 1)).view(batch, heads, length, width)
 
 
 MIXERS = {"attention": Attention}

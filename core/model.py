@@ -39,7 +39,8 @@ class Block(nn.Module):
 
         if self.pre:
             x = x + self.dropout(mix(self.mixer_norm(x)))
-            return x + self.dropout(self.ffn(self.ffn_norm(x)))
+            out: Tensor = x + self.dropout(self.ffn(self.ffn_norm(x)))
+            return out
         x = self.mixer_norm(x + self.dropout(mix(x)))
         normed: Tensor = self.ffn_norm(x + self.dropout(self.ffn(x)))
         return normed

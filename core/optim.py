@@ -27,7 +27,8 @@ def orthogonalise(matrices: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tens
     for _ in range(5):
         gram = x @ x.mT
         x = a * x + torch.baddbmm(b * gram, gram, gram, alpha=c) @ x
-    return x
+    out: Tensor = x
+    return out
 
 
 class Muon(torch.optim.Optimizer):
@@ -69,7 +70,7 @@ class Muon(torch.optim.Optimizer):
         by_shape: dict[tuple[int, int], list[tuple[Tensor, Tensor, float]]] = defaultdict(list)
         for p, update in zip(parameters, updates, strict=True):
             rows = self.rows[id(p)]
-            for w, u in zip(p.split(rows), update.split(rows), strict=True):
+            for w, u in zip(torch.split(p, rows), torch.split(update, rows), strict=True):
                 scale = max(1.0, w.shape[0] / w.shape[1]) ** 0.5
                 if w.shape[0] > w.shape[1]:
                     w, u = w.mT, u.mT

@@ -53,7 +53,10 @@ def steps_for(tokens: int, config: TrainConfig, context: int) -> int:
 
 
 def measure(
-    model_config: ModelConfig, config: TrainConfig, data: Dataset, device: torch.device,
+    model_config: ModelConfig,
+    config: TrainConfig,
+    data: Dataset,
+    device: torch.device,
     seconds: float,
 ) -> Speed:
     """Trains a throw-away model for about `seconds` and times its steps (the fastest half:

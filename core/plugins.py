@@ -38,6 +38,8 @@ def find(group: str, name: str) -> Any:
         try:
             return points[name].load()
         except Exception as error:
-            raise ConfigError(f"{group[:-1]} {name}: {points[name].value} failed ({error})") from error
+            raise ConfigError(
+                f"{group[:-1]} {name}: {points[name].value} failed ({error})"
+            ) from error
     flag = {"tasks": "--task", "tokenizers": "--tokenizer"}[group]
     raise ConfigError(f"{flag} {name}: no such {group[:-1]}; {nearest(name, names(group))}")

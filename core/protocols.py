@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
+    from .model import SequenceModel
     from .source import Source
 
 Ids = npt.NDArray[np.int64]
@@ -135,15 +136,24 @@ class Score:
 
 
 class Drawn(Protocol):
-    """Turns sampled ids into what a person sees, as they come."""
+    """One draw as it grows from ids into what a person sees."""
 
     def feed(self, id: int) -> bytes:
-        """The bytes that are certain after this id (may be empty)."""
+        """The bytes that are certain after this id, for streaming (may always be empty)."""
         ...
 
     def rest(self) -> bytes:
-        """What is left at the end."""
+        """The bytes that only the end makes certain."""
         ...
+
+    def item(self) -> Any:
+        """The item, when it is over."""
+        ...
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """For a task that asks nothing."""
 
 
 class Task(Protocol):
@@ -154,7 +164,8 @@ class Task(Protocol):
     unit: ClassVar[str]  # of the likelihood: byte, dim, sample, point
     default_tokenizer: ClassVar[str]
     binary: ClassVar[bool]  # whether what it writes is unfit for a terminal
-    Options: ClassVar[type]
+    Options: ClassVar[type]  # frozen dataclass; its fields are flags of `train`
+    SampleOptions: ClassVar[type]  # the same for `sample`: a label, a number of paths ...
 
     def __init__(self, options: Any) -> None: ...
 
@@ -212,8 +223,24 @@ class Task(Protocol):
         """What `eval` adds in the domain's own units; null where a figure cannot be exact."""
         ...
 
-    def prompt(self, data: bytes | None, tokenizer: Tokenizer) -> Sequence:
-        """A beginning to go on from: all its ids are given. None: the task's own beginning."""
+    def probe(
+        self,
+        model: SequenceModel,
+        tokenizer: Tokenizer,
+        sequences: Iterable[Sequence],
+        protocol: str | None,
+    ) -> dict[str, Any]:
+        """What `eval` adds that needs the model itself: accuracy, forecasts. UsageError for a
+        protocol that the task does not have."""
+        ...
+
+    def prompt(self, data: bytes | None, tokenizer: Tokenizer, asked: Any) -> Sequence:
+        """A beginning to go on from; `given` are the ids that stay when the window moves on.
+        data: what the user gave, none for the task's own beginning; asked: `SampleOptions`."""
+        ...
+
+    def length(self, prompt: Sequence, asked: Any) -> int | None:
+        """New ids that complete the item, where that is known; none for the user's or 256."""
         ...
 
     def ends(self, tokenizer: Tokenizer) -> int | None:
@@ -222,6 +249,11 @@ class Task(Protocol):
 
     def drawn(self, tokenizer: Tokenizer, prompt: Sequence) -> Drawn: ...
 
-    def write(self, data: bytes, out: BinaryIO) -> None:
-        """One item, as `drawn` gave it, to a file or a pipe."""
+    def write(self, items: list[Any], prompt: Sequence, asked: Any, out: BinaryIO) -> None:
+        """All draws of one prompt, to a file or a pipe: texts one after another, pictures as a
+        grid, paths as a forecast."""
+        ...
+
+    def preview(self, items: list[Any], prompt: Sequence, asked: Any, width: int) -> str | None:
+        """The draws as characters for a terminal `width` columns wide, none where `write` does."""
         ...

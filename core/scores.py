@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from .evaluate import evaluate
 from .model import SequenceModel
 from .protocols import Sequence, Task, Tokenizer
+from .store import Store
 
 SCHEMA = 1
 
@@ -18,15 +19,16 @@ def report(
     task: Task,
     tokenizer: Tokenizer,
     model: SequenceModel,
-    sequences: Iterable[Sequence],
+    sequences: Collection[Sequence] | Store,
     *,
+    protocol: str | None = None,
     stride: int | None = None,
     floor: Mapping[str, float] | None = None,
     **about: Any,
 ) -> dict[str, Any]:
     """The object that `eval --json` prints. `about`: run, step, split.
 
-    nll is in nats over all items; bits per unit is null where the tokenizer is not lossless.
+    `sequences` is read twice. nll is in nats over all items; bits per unit is null where the tokenizer is not lossless.
     """
     began = time.perf_counter()
     nll, tokens, units = 0.0, 0, dict[str, float]()
@@ -49,7 +51,8 @@ def report(
         "nll": nll,
         f"bits_per_{task.unit}": nll / math.log(2) / count if exact else None,
         **task.metrics(nll, tokens, units, tokenizer.lossless),
+        **task.probe(model, tokenizer, sequences, protocol),
         "floor": dict(floor) if floor is not None else None,
         "tokens_per_second": tokens / seconds if seconds else None,
-        "protocol": "blockwise" if stride in (None, context) else f"sliding-{stride}",
+        "protocol": protocol or ("blockwise" if stride in (None, context) else f"sliding-{stride}"),
     }

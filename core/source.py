@@ -40,7 +40,9 @@ class Source:
 
     def is_table(self) -> bool:
         """Whether the data is rows with columns rather than files of bytes."""
-        return all(p.startswith("hf:") or p.removesuffix(".gz").endswith(TABLES) for p in self.paths)
+        return all(
+            p.startswith("hf:") or p.removesuffix(".gz").endswith(TABLES) for p in self.paths
+        )
 
     def files(self) -> list[Path]:
         """The files, folders and globs opened out, each file once, in order of name within each

@@ -63,7 +63,7 @@ def train(
             )
             for k in range(config.accumulate)
         ]
-        weights = [batch["weight"][:, 1:] for batch in micro]  # type: ignore[index]
+        weights = [batch["weight"][:, 1:] for batch in micro]
         total = float(sum(weight.sum() for weight in weights))
 
         loss = torch.zeros((), device=device)
@@ -71,7 +71,7 @@ def train(
             if model.config.dropout:
                 torch.manual_seed(key(config.seed, "dropout", index, number))
             with autocast(device, config.dtype):
-                nll = token_nll(model, **batch)  # type: ignore[arg-type]
+                nll = token_nll(model, **batch)
                 part = (nll * weight).sum() / max(total, 1e-9)
             part.backward()  # type: ignore[no-untyped-call]
             loss += part.detach()

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from ..core.data import Packed, Windows
 from ..core.errors import DataError, UsageError
 from ..core.hashing import uniform
-from ..core.protocols import Dataset, Sequence
+from ..core.protocols import Dataset, NoOptions, Sequence
 from ..core.source import ByteStream, Source, scratch_file
 from ..core.store import cached_store
 
@@ -98,9 +98,11 @@ class Spans:
 class Running:
     """The common part of `text` and `byte`. A subclass says what an item is as a value."""
 
+    name = ""
     unit = "byte"
     binary = False
     Options: type = RunningOptions
+    SampleOptions: type = NoOptions
 
     def __init__(self, options: Any) -> None:
         self.options = options
@@ -211,7 +213,9 @@ class Running:
     def dataset(
         self, train: Spans, tokenizer: Any, context: int, tokens: int | None, seed: int, cache: Path
     ) -> Dataset:
-        pieces = train.sample(train.size if tokens is None else self._bytes_for(tokens, train, tokenizer))
+        pieces = train.sample(
+            train.size if tokens is None else self._bytes_for(tokens, train, tokenizer)
+        )
         key = hashlib.sha256(
             json.dumps(
                 [2, train.fingerprint, train.running, len(train.spans), pieces[0], pieces[-1],
@@ -282,7 +286,17 @@ class Running:
         hidden = _first(held, FLOOR_HELD, glue)
         return {**compressors(hidden), "ngram": ngram(_first(train, FLOOR_TRAIN, glue), hidden)}
 
+    def probe(
+        self, model: Any, tokenizer: Any, sequences: Iterable[Sequence], protocol: str | None
+    ) -> dict[str, Any]:
+        if protocol is not None:
+            raise UsageError(f"--protocol {protocol}: the {self.name} task has none; see --stride")
+        return {}
+
     # -- samples -----------------------------------------------------------------------------
+
+    def length(self, prompt: Sequence, asked: Any) -> None:
+        return None
 
     def ends(self, tokenizer: Any) -> int | None:
         return tokenizer.end if tokenizer.ends else None
@@ -290,8 +304,12 @@ class Running:
     def drawn(self, tokenizer: Any, prompt: Sequence) -> RunningText:
         return RunningText(tokenizer, utf8=not self.binary)
 
-    def write(self, data: bytes, out: BinaryIO) -> None:
-        out.write(data)
+    def write(self, items: list[bytes], prompt: Sequence, asked: Any, out: BinaryIO) -> None:
+        for item in items:
+            out.write(item)
+
+    def preview(self, items: list[bytes], prompt: Sequence, asked: Any, width: int) -> None:
+        return None
 
 
 class RunningText:
@@ -301,24 +319,29 @@ class RunningText:
         self.tokenizer, self.utf8 = tokenizer, utf8
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.ids: list[int] = []  # of a tokenizer whose ids are no bytes by themselves
-        self.done = ""
+        self.data = b""
 
     def feed(self, id: int) -> bytes:
-        if not getattr(self.tokenizer, "by_bytes", True):
-            self.ids.append(id)
-            text = self.tokenizer.decode(np.array(self.ids), {})
-            if text.endswith("\ufffd") or not text.startswith(self.done):
-                return b""
-            new, self.done = text[len(self.done) :], text
-            return str(new).encode()
-        data: bytes = self.tokenizer.decode_bytes(np.array([id]))
-        return self.decoder.decode(data).encode() if self.utf8 else data
+        if getattr(self.tokenizer, "by_bytes", True):
+            data: bytes = self.tokenizer.decode_bytes(np.array([id]))
+            return self._new(self.decoder.decode(data).encode() if self.utf8 else data)
+        self.ids.append(id)
+        whole: bytes = self.tokenizer.decode(np.array(self.ids), {}).encode()
+        unsure = whole.endswith("\ufffd".encode()) or not whole.startswith(self.data)
+        return b"" if unsure else self._new(whole[len(self.data) :])
 
     def rest(self) -> bytes:
         if self.ids:
-            text = self.tokenizer.decode(np.array(self.ids), {})
-            return str(text[len(self.done) :]).encode()
-        return self.decoder.decode(b"", final=True).encode() if self.utf8 else b""
+            whole: bytes = self.tokenizer.decode(np.array(self.ids), {}).encode()
+            return self._new(whole[len(self.data) :])
+        return self._new(self.decoder.decode(b"", final=True).encode() if self.utf8 else b"")
+
+    def _new(self, data: bytes) -> bytes:
+        self.data += data
+        return data
+
+    def item(self) -> bytes:
+        return self.data
 
 
 def _first(items: Spans, size: int, glue: bytes) -> bytes:
@@ -337,7 +360,8 @@ def _lines(stream: ByteStream, spans: npt.NDArray[np.int64]) -> npt.NDArray[np.i
     found = []
     for start, stop in spans.tolist():
         feeds = [
-            np.flatnonzero(np.frombuffer(stream.read(at, min(stop, at + BLOCK)), np.uint8) == 10) + at
+            np.flatnonzero(np.frombuffer(stream.read(at, min(stop, at + BLOCK)), np.uint8) == 10)
+            + at
             for at in range(start, stop, BLOCK)
         ]
         ends = np.append(np.concatenate(feeds), stop)

@@ -37,7 +37,7 @@ class ByteTask(Running):
             raise ConfigError(f"--tokenizer {spec}: the byte task reads bytes; use --task text")
         return ByteTokenizer(ends=not self.running)
 
-    def prompt(self, data: bytes | None, tokenizer: Any) -> Sequence:
+    def prompt(self, data: bytes | None, tokenizer: Any, asked: Any) -> Sequence:
         return Sequence(tokenizer.encode(data or b"").ids[: 1 + len(data or b"")])
 
 

@@ -63,8 +63,7 @@ class TextTask(Running):
             if where is not None:
                 name, offset = where[0].where(where[1] + error.start)
             raise DataError(
-                f"{name}: not UTF-8 text at byte {offset}; "
-                "use --task byte, or --errors replace"
+                f"{name}: not UTF-8 text at byte {offset}; use --task byte, or --errors replace"
             ) from None
 
     def fit_tokenizer(self, spec: str, train: Spans) -> Any:
@@ -84,9 +83,7 @@ class TextTask(Running):
             return BpeTokenizer.fit(self._texts(train, FIT_BYTES), size, ends)
         if kind == "hf" and argument:
             return BpeTokenizer.load(argument, ends)
-        raise ConfigError(
-            f"--tokenizer {spec}: known: byte, char, bpe, bpe:SIZE, hf:PATH_OR_NAME"
-        )
+        raise ConfigError(f"--tokenizer {spec}: known: byte, char, bpe, bpe:SIZE, hf:PATH_OR_NAME")
 
     def _texts(self, train: Spans, size: int) -> Iterator[str]:
         for start, stop, _ in train.sample(size):
@@ -119,10 +116,12 @@ class TextTask(Running):
             "perplexity_per_word": perplexity(per("word")),
         }
 
-    def prompt(self, data: bytes | None, tokenizer: Any) -> Sequence:
+    def prompt(self, data: bytes | None, tokenizer: Any, asked: Any) -> Sequence:
         """A running text without a prompt begins at the start of a line."""
         text = self.value(data) if data is not None else ("\n" if self.running else "")
-        return Sequence(np.concatenate(([tokenizer.begin], tokenizer.tokens(text))).astype(np.int64))
+        return Sequence(
+            np.concatenate(([tokenizer.begin], tokenizer.tokens(text))).astype(np.int64)
+        )
 
 
 def bpe_size(train_bytes: int) -> int:

@@ -112,9 +112,7 @@ class BpeTokenizer(TextTokenizer):
         return {"ends": self.ends, "tokenizer": json.loads(self.inner.to_str())}, {}
 
     @classmethod
-    def from_state(
-        cls, state: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]
-    ) -> BpeTokenizer:
+    def from_state(cls, state: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> BpeTokenizer:
         return cls(json.dumps(state["tokenizer"]), state["ends"])
 
 
