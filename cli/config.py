@@ -14,7 +14,7 @@ from . import options as opt
 from .render import columns, say
 
 COMMANDS = ("train", "sample")
-FIELDS = {"model": ModelConfig(), "train": TrainConfig(), "sample": SampleConfig()}
+FIELDS: dict[str, Any] = {"model": ModelConfig(), "train": TrainConfig(), "sample": SampleConfig()}
 
 
 @click.command("config", cls=opt.Command)

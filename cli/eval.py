@@ -30,7 +30,8 @@ from .render import columns
 @opt.json_option
 def command(
     run: str | None, data: tuple[str, ...], column: str | None, split: str | None,
-    stride: int | None, protocol: str | None, checkpoint: str, device: str, runs: str, quiet: bool, as_json: bool,
+    stride: int | None, protocol: str | None, checkpoint: str, device: str,
+    runs: str, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Score RUN (the newest by default) on its held-out items, beside trivial answers."""
     from ..core.run import open_run

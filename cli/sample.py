@@ -325,8 +325,9 @@ class Sampler:
         steps = generate(
             self.model, self.tokenizer, self.sequence, config, count, prompt.key, end
         )  # fmt: skip
-        position = 0
-        for position, step in enumerate(steps, 1):
+        taken = 0
+        for step in steps:
+            taken += 1
             for draw, id, logprob in zip(draws, step.ids, step.logprobs, strict=True):
                 new = draw.feed(id, logprob, id == end)
                 if write and new:
@@ -334,7 +335,7 @@ class Sampler:
             if all(draw.finish_reason for draw in draws):
                 break
         # where ids ran out before the length, nothing further was legal: the item is over
-        reason = "length" if position == config.length and own is None else "end"
+        reason = "length" if taken == config.length and own is None else "end"
         for draw in draws:
             new = draw.close(reason)
             if write and new:

@@ -35,8 +35,9 @@ def command(task: str | None, quiet: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"schema": 1, "tasks": found}))
         return
-    click.echo(columns([["task", "unit", "tokenizer", ""],
-                        *([e["task"], e["unit"], e["tokenizer"], e["about"]] for e in found)]))  # fmt: skip
+    rows = [["task", "unit", "tokenizer", ""]]
+    rows += [[e["task"], e["unit"], e["tokenizer"], e["about"]] for e in found]
+    click.echo(columns(rows))
     if task:
         for entry in found[0]["options"]:
             choices = f" ({', '.join(entry['choices'])})" if entry["choices"] else ""

@@ -225,7 +225,7 @@ def _resume(
     for name in ctx.params:
         if name not in allowed and opt.origin(ctx, name) == "flag":
             raise UsageError(f"--{name.replace('_', '-')} and --resume exclude each other: "
-                             "the run goes on as it was begun; --init starts a new one")  # fmt: skip
+                             "the run goes on as begun; --init starts a new one")  # fmt: skip
     from ..core import experiment
     from ..core.run import open_run
 

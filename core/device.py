@@ -35,7 +35,7 @@ def _mps() -> bool:
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Whether matrix products in bfloat16 are faster here than in float32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     if device.type == "cpu":
         cpu = torch.cpu
         return bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())

@@ -70,7 +70,9 @@ class Muon(torch.optim.Optimizer):
         by_shape: dict[tuple[int, int], list[tuple[Tensor, Tensor, float]]] = defaultdict(list)
         for p, update in zip(parameters, updates, strict=True):
             rows = self.rows[id(p)]
-            for w, u in zip(torch.split(p, rows), torch.split(update, rows), strict=True):
+            for w, u in zip(
+                torch.split(p, list(rows)), torch.split(update, list(rows)), strict=True
+            ):
                 scale = max(1.0, w.shape[0] / w.shape[1]) ** 0.5
                 if w.shape[0] > w.shape[1]:
                     w, u = w.mT, u.mT

@@ -28,7 +28,8 @@ def report(
 ) -> dict[str, Any]:
     """The object that `eval --json` prints. `about`: run, step, split.
 
-    `sequences` is read twice. nll is in nats over all items; bits per unit is null where the tokenizer is not lossless.
+    `sequences` is read twice. nll is in nats over all items; bits per unit is null where the
+    tokenizer is not lossless.
     """
     began = time.perf_counter()
     nll, tokens, units = 0.0, 0, dict[str, float]()

@@ -73,7 +73,7 @@ def train(
             with autocast(device, config.dtype):
                 nll = token_nll(model, **batch)
                 part = (nll * weight).sum() / max(total, 1e-9)
-            part.backward()  # type: ignore[no-untyped-call]
+            part.backward()
             loss += part.detach()
         norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip or math.inf)
 

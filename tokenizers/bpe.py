@@ -48,12 +48,15 @@ class BpeTokenizer(TextTokenizer):
         added = {id: t.content for id, t in self.inner.get_added_tokens_decoder().items()}
         decoder = json.loads(spec).get("decoder") or {}
         self.by_bytes = decoder.get("type") == "ByteLevel"
-        pieces = [
-            added[id].encode() if id in added
-            else bytes(symbols[c] for c in name) if self.by_bytes and all(c in symbols for c in name)
-            else name.encode()
-            for id, name in enumerate(names)
-        ]  # fmt: skip
+
+        def piece(id: int, name: str) -> bytes:
+            if id in added:
+                return str(added[id]).encode()
+            if self.by_bytes and all(c in symbols for c in name):
+                return bytes(symbols[c] for c in name)
+            return name.encode()
+
+        pieces = [piece(id, name) for id, name in enumerate(names)]
         super().__init__(pieces, ends)
         self.lossless = self.by_bytes and not _changes_text(spec)
 
