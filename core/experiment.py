@@ -94,7 +94,7 @@ def make_task(name: str, options: Mapping[str, object]) -> Task:
     task: Task = kind(with_fields(kind.Options(), "task", options))
     for f, value in asdict(task.options).items():  # type: ignore[attr-defined]
         choices = kind.Options.__dataclass_fields__[f].metadata.get("choices")
-        if choices and value not in choices:
+        if choices and value is not None and value not in choices:
             raise ConfigError(f"--{f} {value}: must be one of {', '.join(choices)}")
     return task
 
@@ -117,7 +117,8 @@ def prepare(request: Request, note: Note) -> Prepared:
         held["test"] = task.items(Source(request.test, request.column))
     if not request.valid:
         train, held["valid"] = task.split(items, request.holdout)
-        note(f"training on {train.about}; held out: {held['valid'].about}")
+    aside = "; ".join(f"{name} {part.about}" for name, part in held.items())
+    note(f"training on {train.about}; held out: {aside.removeprefix('valid ')}")
 
     if request.init is not None:
         spec, tokenizer = request.init.config["tokenizer"]["spec"], request.init.tokenizer()

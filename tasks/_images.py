@@ -1,0 +1,387 @@
+"""Pictures as they lie in the world: image files in folders, NumPy arrays, IDX pairs, columns of
+tables. Found first, unread; looked at (size and mode, from the header); then decoded.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..core.errors import DataError, UsageError
+from ..core.source import Source
+
+Array = npt.NDArray[Any]
+
+MAX_PIXELS = 64_000_000  # of one picture: more is taken for a decompression bomb
+SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
+    ".pnm", ".ico", ".tga",
+)  # fmt: skip
+MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")
+NUMPY, ZIP, GZIP = b"\x93NUMPY", b"PK\x03\x04", b"\x1f\x8b"
+LABEL_COLUMNS = ("label", "labels", "class", "target", "fine_label", "digit", "y")
+EXIF_ORIENTATION = 0x0112
+WIDE_MODES = {"I": 65536, "I;16": 65536, "I;16B": 65536, "I;16L": 65536, "F": 0}
+
+
+@dataclass(frozen=True)
+class Found:
+    """One picture, unread: a file, the bytes of one, an opened one, or pixels."""
+
+    name: str
+    data: Any
+    label: str | None = None
+    depth: int = 256  # values a channel of an array may take
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the header says. mode: as Pillow names them, or `array`."""
+
+    height: int
+    width: int
+    mode: str
+    colour: bool
+
+
+def find_pictures(source: Source) -> Iterator[Found]:
+    """Every picture that a source names. DataError for what is none."""
+    if source.is_table():
+        yield from _rows(source)
+        return
+    for name in source.paths:
+        folder = Path(name) if name != "-" and Path(name).is_dir() else None
+        files = Source((name,)).files()
+        if folder is not None:
+            files = [path for path in files if path.suffix.lower() in SUFFIXES or _is_array(path)]
+            if not files:
+                raise DataError(
+                    f"--data {name}: no pictures in it (known: {', '.join(SUFFIXES)}, "
+                    ".npy, .npz, IDX)"
+                )
+        partners = {_labels_beside(path) for path in files} - {None}
+        for path in files:
+            if path in partners:
+                continue
+            if _is_array(path):
+                yield from _arrays(path, source.column)
+            else:
+                inside = path.relative_to(folder).parent.as_posix() if folder else "."
+                yield Found(str(path), path, None if inside == "." else inside)
+
+
+# -- arrays --------------------------------------------------------------------------------------
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        head = file.read(8)
+    if head.startswith(GZIP):
+        try:
+            with gzip.open(path, "rb") as unpacked:
+                return unpacked.read(8)
+        except (OSError, EOFError, zlib.error):
+            return b""
+    return head
+
+
+def _is_array(path: Path) -> bool:
+    head = _head(path)
+    return head.startswith((NUMPY, ZIP)) or _idx_axes(head) > 0
+
+
+def _idx_axes(head: bytes) -> int:
+    """How many axes an IDX file of bytes says it has, 0 where it is none."""
+    return head[3] if head[:3] == b"\0\0\x08" and len(head) > 3 and head[3] <= 4 else 0
+
+
+def _labels_beside(path: Path) -> Path | None:
+    """Where the labels of a file of pictures lie, by its name (as MNIST's are named)."""
+    if "images" not in path.name:
+        return None
+    beside = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
+    return beside if beside.exists() else None
+
+
+def _read_array(path: Path) -> Any:
+    """An IDX file's or a .npy's array, or the arrays of a .npz by name."""
+    head = _head(path)
+    try:
+        if _idx_axes(head):
+            data = gzip.open(path).read() if path.open("rb").read(2) == GZIP else path.read_bytes()
+            axes = _idx_axes(head)
+            shape = struct.unpack(f">{axes}I", data[4 : 4 + 4 * axes])
+            return np.frombuffer(data, np.uint8, offset=4 + 4 * axes).reshape(shape)
+        if head.startswith(ZIP):
+            with np.load(path, allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in arrays.files}
+        if path.suffix == ".gz":
+            return np.load(io.BytesIO(gzip.open(path).read()), allow_pickle=False)
+        return np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError, KeyError, struct.error, zlib.error) as error:
+        line = str(error).splitlines() or [type(error).__name__]
+        raise DataError(f"--data {path}: not a whole array file ({line[0]})") from error
+
+
+def _arrays(path: Path, column: str | None) -> Iterator[Found]:
+    read = _read_array(path)
+    labels: Array | None = None
+    if isinstance(read, dict):
+        read, labels = _choose(read, path, column)
+    beside = _labels_beside(path)
+    if beside is not None:
+        labels = _read_array(beside)
+    pictures = as_pictures(read, str(path), None if labels is None else len(labels))
+    if labels is not None and (labels.ndim != 1 or len(labels) != len(pictures)):
+        raise DataError(f"--data {path}: {len(pictures):,} pictures, but {len(labels):,} labels")
+    pictures, depth = _as_bytes(pictures, str(path))
+    for number, pixels in enumerate(pictures):
+        label = None if labels is None else str(labels[number])
+        yield Found(f"{path}[{number}]", pixels, label, depth)
+
+
+def _choose(arrays: dict[str, Array], path: Path, column: str | None) -> tuple[Array, Array | None]:
+    """The pictures of a .npz and their labels: what is named, else what looks like them."""
+    if column is not None and column not in arrays:
+        raise DataError(f"--data {path}: no array {column!r}; --column: {', '.join(arrays)}")
+    likely = [n for n in arrays if arrays[n].ndim in (3, 4)] or [
+        n for n in arrays if arrays[n].ndim == 2
+    ]
+    name = column or (likely[0] if likely else None)
+    if name is None:
+        raise DataError(f"--data {path}: no array of pictures in it, only {', '.join(arrays)}")
+    pictures = arrays[name]
+    tail = name.removeprefix("x").removeprefix("X").removeprefix("images").removeprefix("data")
+    flat = [
+        n for n, a in arrays.items()
+        if a.ndim == 1 and len(a) == len(pictures) and a.dtype.kind in "iuUb"
+    ]  # fmt: skip
+    flat.sort(key=lambda n: (not n.endswith(tail), n))  # y_train beside x_train
+    return pictures, arrays[flat[0]] if flat else None
+
+
+def as_pictures(array: Array, name: str, labels: int | None = None) -> Array:
+    """(N, height, width, channels) of an array that holds one picture or many.
+
+    (H, W): one grey picture, or N flat square ones where there are N labels. (H, W, 3 or 4): one in
+    colour. (N, H, W): grey ones. (N, H, W, C) or (N, C, H, W), C of 1, 3 or 4.
+    """
+    if array.ndim == 2 and labels == len(array):
+        side = int(array.shape[1] ** 0.5)
+        if side * side == array.shape[1]:
+            return array.reshape(len(array), side, side, 1)
+    if array.ndim == 2:
+        return array[None, :, :, None]
+    if array.ndim == 3:
+        one = array.shape[2] in (3, 4) and labels != len(array)
+        return array[None] if one else array[..., None]
+    if array.ndim == 4 and array.shape[3] in (1, 3, 4):
+        return array
+    if array.ndim == 4 and array.shape[1] in (1, 3, 4):
+        return array.transpose(0, 2, 3, 1)
+    shape = " x ".join(map(str, array.shape))
+    raise DataError(f"--data {name}: an array of {shape} is no picture (N x H x W [x 1, 3 or 4])")
+
+
+def _as_bytes(array: Array, name: str) -> tuple[npt.NDArray[np.uint8], int]:
+    """(uint8 pixels, values they may take): 2 for bool, 256 where some are above 127 or fractions
+    of 1, the highest plus one for few levels; 16-bit ones are halved to 8."""
+    if array.dtype == bool:
+        return array.astype(np.uint8), 2
+    if array.dtype.kind not in "iuf":
+        raise DataError(f"--data {name}: an array of {array.dtype} holds no pixels")
+    if not array.size:
+        return array.astype(np.uint8), 256
+    low, high = array.min(), array.max()
+    if not np.isfinite(array).all() if array.dtype.kind == "f" else False:
+        raise DataError(f"--data {name}: pixels that are not finite")
+    if low < 0 or high > 65535:
+        raise DataError(f"--data {name}: pixels from {low} to {high}; must be 0 to 255 (or to 1)")
+    whole = array.dtype.kind in "iu" or not (array % 1).any()
+    if not whole and high <= 1:
+        return np.rint(array * 255).astype(np.uint8), 256
+    if high > 255:
+        return (array.astype(np.uint32) >> 8).astype(np.uint8), 256
+    pixels = np.rint(array).astype(np.uint8)
+    return pixels, 256 if high > 127 else max(2, int(pixels.max()) + 1)
+
+
+# -- tables --------------------------------------------------------------------------------------
+
+
+def _rows(source: Source) -> Iterator[Found]:
+    column: str | None = source.column
+    for number, row in enumerate(source.rows(), 1):
+        if column is None:
+            column = next((name for name, value in row.items() if _pictorial(value)), None)
+            if column is None:
+                raise DataError(
+                    f"--data {source.describe()}: no column of pictures; name it with --column: "
+                    f"{', '.join(map(str, row))}"
+                )
+        if column not in row:
+            raise DataError(
+                f"--data {source.describe()}: no column {column!r} in row {number}; "
+                f"choose one with --column: {', '.join(map(str, row))}"
+            )
+        value = row[column]
+        label = next((str(row[n]) for n in LABEL_COLUMNS if n in row and n != column), None)
+        name = f"{source.describe()}, row {number}"
+        if isinstance(value, dict):
+            value = value.get("bytes") or Path(str(value.get("path")))
+        if isinstance(value, str):
+            value = Path(value)
+        if isinstance(value, list):
+            for found in _listed(np.array(value), name):
+                yield Found(name, found.data, label, found.depth)
+        elif value is not None:
+            yield Found(name, value, label)
+
+
+def _listed(array: Array, name: str) -> Iterator[Found]:
+    pixels, depth = _as_bytes(as_pictures(array, name), name)
+    yield Found(name, pixels[0], None, depth)
+
+
+def _pictorial(value: Any) -> bool:
+    if isinstance(value, bytes):
+        return value.startswith(MAGIC)
+    if isinstance(value, dict):
+        return "bytes" in value or "path" in value
+    if isinstance(value, str):
+        return value.lower().endswith(SUFFIXES)
+    return hasattr(value, "getexif") or (isinstance(value, list) and isinstance(value[0], list))
+
+
+# -- one picture ---------------------------------------------------------------------------------
+
+
+def look(found: Found) -> Look:
+    """Size and mode, from the header alone. DataError names a damaged file or a bomb."""
+    if isinstance(found.data, np.ndarray):
+        height, width, channels = found.data.shape
+        return Look(height, width, "array", channels > 1)
+    image = _opened(found)
+    width, height = image.size
+    if _turned(image) >= 5:
+        width, height = height, width
+    grey = image.mode in ("1", "L", "LA", "La") or image.mode in WIDE_MODES
+    colour = not grey and not (image.mode == "P" and _grey_palette(image))
+    if isinstance(found.data, Path):
+        image.close()
+    return Look(height, width, image.mode, colour)
+
+
+def decode(found: Found, height: int, width: int, channels: int) -> npt.NDArray[np.uint8]:
+    """(height, width, channels) uint8 of `found.depth` values: turned as its EXIF says, laid on
+    white where it is transparent, brought to the size and to grey or colour."""
+    from PIL import Image, ImageOps
+
+    if isinstance(found.data, np.ndarray):
+        pixels: npt.NDArray[np.uint8] = found.data
+        if pixels.shape == (height, width, channels):
+            return pixels
+        scale = 255 / max(found.depth - 1, 1)
+        image = Image.fromarray(np.rint(pixels * scale).astype(np.uint8).squeeze(-1)
+                                if pixels.shape[2] == 1 else
+                                np.rint(pixels * scale).astype(np.uint8))  # fmt: skip
+    else:
+        image, scale = _opened(found), 1.0
+        try:
+            if _turned(image) > 1:
+                image = ImageOps.exif_transpose(image)
+            image.load()
+        except Exception as error:  # Pillow raises whatever its readers meet
+            raise _damaged(found, error) from error
+    image = _flat(image)
+    image = image.convert("RGB" if channels == 3 else "L")
+    if image.size != (width, height):
+        smaller = width < image.size[0] or height < image.size[1]
+        image = image.resize(
+            (width, height), Image.Resampling.BOX if smaller else Image.Resampling.BICUBIC
+        )
+    out = np.asarray(image, np.uint8).reshape(height, width, channels)
+    return out if scale == 1 else np.rint(out / scale).astype(np.uint8)
+
+
+def _flat(image: Any) -> Any:
+    """The picture in 8 bits, on white where it was transparent."""
+    from PIL import Image
+
+    if image.mode in WIDE_MODES:
+        wide = np.asarray(image).astype(np.float64)
+        top = 255 if wide.size and wide.max() <= 255 and image.mode in ("I", "F") else 65535
+        return Image.fromarray((np.clip(wide, 0, top) * (255 / top)).astype(np.uint8))
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        over = image.convert("RGBA")
+        white = Image.new("RGBA", over.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, over)
+    return image
+
+
+def _opened(found: Found) -> Any:
+    from PIL import Image
+
+    data = io.BytesIO(found.data) if isinstance(found.data, bytes) else found.data
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            image = Image.open(data) if isinstance(data, (Path, io.BytesIO)) else data
+        except Image.DecompressionBombError:
+            raise _bomb(found, "far more") from None
+        except OSError as error:
+            if isinstance(data, Path) and not data.exists():
+                raise DataError(f"{data}: no such file") from None
+            raise _damaged(found, error) from error
+        except Exception as error:  # Pillow raises whatever its readers meet
+            raise _damaged(found, error) from error
+    if image.size[0] * image.size[1] > MAX_PIXELS:
+        raise _bomb(found, f"{image.size[0]} x {image.size[1]} pixels")
+    return image
+
+
+def _turned(image: Any) -> int:
+    """The EXIF orientation, 1 for upright."""
+    if image.format not in ("JPEG", "MPO", "WEBP", "TIFF"):
+        return 1
+    try:
+        return int(image.getexif().get(EXIF_ORIENTATION, 1))
+    except Exception:  # a damaged EXIF block leaves the picture upright
+        return 1
+
+
+def _grey_palette(image: Any) -> bool:
+    if "transparency" in image.info:
+        return False
+    palette = np.array(image.getpalette() or [0, 0, 0]).reshape(-1, 3)
+    return bool((palette == palette[:, :1]).all())
+
+
+def _damaged(found: Found, error: Exception) -> DataError:
+    line = str(error).splitlines() or [type(error).__name__]
+    why = "not an image" if "cannot identify" in line[0] else line[0]
+    return DataError(f"{found.name}: damaged ({why}); mend it, or go on with --skip-bad")
+
+
+def _bomb(found: Found, size: str) -> DataError:
+    return DataError(
+        f"{found.name}: {size}, {MAX_PIXELS:,} pixels at most; shrink it, or --skip-bad"
+    )
+
+
+def parse_size(text: str, flag: str) -> tuple[int, int]:
+    """(height, width) of HxW, or of one number for both. UsageError."""
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UsageError(f"{flag} {text}: must be HEIGHTxWIDTH, as 28x28")
+    return int(parts[0]), int(parts[-1])

@@ -1,0 +1,364 @@
+"""Pictures, patch by patch: exact where a patch takes few values, a codebook elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from ..core.data import too_long
+from ..core.errors import ConfigError, DataError, UsageError
+from ..core.protocols import Sequence
+from ..core.source import Source, scratch_file
+from ..tokenizers.patches import MAX_IDS, Form, PatchTokenizer, Picture, exact_ids
+from ._images import MAGIC, SUFFIXES, Found, decode, find_pictures, look, parse_size
+from ._pictures import (
+    Pictures,
+    choose_form,
+    describe,
+    histogram,
+    look_at_all,
+    png,
+    quantised,
+    read_all,
+)
+from ._pictures_rows import PictureRows, accuracy
+from ._pictures_shown import grid, terminal_picture
+
+HOLDOUT = 0.1
+EXACT_TOKENS = 1024  # of a picture, up to which exact pixels are the default
+SMALL_ALPHABET = 256  # ids that exact patches grow to by themselves
+SHORT = 256  # ids of a picture, down to which they grow
+CODES, STAGES = 512, 2  # of a codebook, where nothing says how many
+FIT_DIMS = 20_000_000  # that a codebook is learned from
+LABELS_MAX = 1000  # different labels that are taken for labels by themselves
+
+
+def option(help: str, default: Any = None, **more: Any) -> Any:
+    return field(default=default, metadata={"help": help, **more})
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    pixels: str | None = option("Bring every picture to HEIGHTxWIDTH.")
+    grey: bool = option("Bring every picture to grey.", False)
+    levels: int | None = option("Values that a channel of a pixel takes, as many as it has.")
+    binarise: str | None = option(
+        "Two levels: above half, or with the probability of the grey value.",
+        choices=("threshold", "stochastic"),
+    )
+    patch: str | None = option("Pixels of a patch, P or HEIGHTxWIDTH; by the alphabet.")
+    stages: int | None = option("Ids a patch has in a codebook, each refining those before: 2.")
+    labels: str = option(
+        "Where labels stand: before the pixels (sample --label), behind (accuracy), nowhere; auto: "
+        "first where all pictures have one.",
+        "auto",
+        choices=("auto", "first", "last", "none"),
+    )
+    label_weight: float | None = option(
+        "How much a label counts in training, against 1 a patch; 1 first, a tenth of the patches "
+        "last."
+    )
+    skip_bad: bool = option("Leave pictures out that cannot be read.", False)
+
+
+@dataclass(frozen=True)
+class ImageSampling:
+    label: str | None = option("Which label to draw pictures of.")
+    rows: int | None = option("Rows of the prompt's picture that are given, from its top.")
+    scale: int | None = option("Enlarge so many times; a grid of small pictures by itself.")
+
+
+class ImageTask:
+    name = "image"
+    about = "pictures: files in folders, NumPy and IDX arrays, columns of tables"
+    unit = "dim"  # one channel of one pixel
+    default_tokenizer = "patches"
+    binary = True
+    Options = ImageOptions
+    SampleOptions = ImageSampling
+
+    def __init__(self, options: ImageOptions) -> None:
+        self.options = options
+        if options.patch is not None:
+            parse_size(options.patch, "--patch")
+        if options.stages is not None and options.stages < 1:
+            raise ConfigError(f"--stages: must be at least 1, got {options.stages}")
+        if options.label_weight is not None and options.label_weight < 0:
+            raise ConfigError(f"--label-weight: must be at least 0, got {options.label_weight}")
+
+    @classmethod
+    def claims(cls, path: Path, head: bytes) -> float:
+        name = path.name.lower()
+        if name.endswith(SUFFIXES) or head.startswith(MAGIC[:3]) or "idx3-ubyte" in name:
+            return 0.9
+        return 0.6 if name.endswith((".npz", ".npy", ".npy.gz")) else 0.0
+
+    def default_source(self) -> Source:
+        """The UCI digits that scikit-learn carries: 1,797 of 8 x 8 pixels in 17 levels."""
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        path = scratch_file("digits")
+        with path.open("wb") as file:
+            np.savez(file, images=digits.images.astype(np.uint8), labels=digits.target)
+        return Source((str(path),), about="1,797 handwritten digits (UCI, from scikit-learn)")
+
+    # -- items -------------------------------------------------------------------------------
+
+    def items(self, source: Source) -> Pictures:
+        options = self.options
+        found, looks, bad = look_at_all(find_pictures(source), options.skip_bad)
+        if not found:
+            raise DataError(f"--data {source.describe()}: no picture in it that can be read")
+        size = parse_size(options.pixels, "--pixels") if options.pixels else None
+        form = choose_form(found, looks, size, options.grey, options.levels, options.binarise)
+        raw, good = read_all(found, form, options.skip_bad)
+        if not good:
+            raise DataError(f"--data {source.describe()}: no picture in it that can be read")
+        found, looks = [found[i] for i in good], [looks[i] for i in good]
+        labels = tuple(each.label for each in found)
+        digest = hashlib.sha256(raw.tobytes() if len(raw) < 1000 else b"")
+        for start in range(0, len(raw), 1000):
+            digest.update(raw[start : start + 1000].tobytes())
+        digest.update(repr((form, labels)).encode())
+        kinds = len({label for label in labels if label is not None})
+        about = describe(form, looks, kinds, bad + len(looks) - len(good))
+        return Pictures(raw, labels, form, tuple(found), digest.hexdigest(), about)
+
+    def split(self, items: Pictures, holdout: float | None) -> tuple[Pictures, Pictures]:
+        return items.split(HOLDOUT if holdout is None else holdout)
+
+    def floor(self, train: Pictures, held: Pictures) -> dict[str, float]:
+        held = held.brought_to(train.form)
+        levels = train.form.levels
+        return {
+            "histogram": histogram(train.pixels(), held.pixels(), levels),
+            "png": png(held.pixels(), levels),
+        }
+
+    # -- ids ---------------------------------------------------------------------------------
+
+    def fit_tokenizer(self, spec: str, train: Pictures) -> PatchTokenizer:
+        """patches: exact where a picture is at most EXACT_TOKENS ids that way; patches:exact;
+        patches:CODES for a codebook."""
+        kind, _, argument = spec.partition(":")
+        if kind != "patches" or not (argument in ("", "exact") or argument.isdecimal()):
+            raise ConfigError(f"--tokenizer {spec}: known: patches, patches:exact, patches:CODES")
+        form, options = train.form, self.options
+        labels, place = self._labels(train)
+        wanted = parse_size(options.patch, "--patch") if options.patch else None
+        patch = wanted or exact_patch(form)
+        learned = argument.isdecimal() or options.stages is not None
+        if not learned and not argument:
+            joint = exact_ids(form, patch, joint=True) <= MAX_IDS
+            fits = joint or exact_ids(form, patch, joint=False) <= MAX_IDS
+            count = -(-form.height // patch[0]) * -(-form.width // patch[1])
+            tokens = count * (1 if joint else form.channels)
+            learned = not fits or (tokens > EXACT_TOKENS and wanted is None)
+        if not learned:
+            return PatchTokenizer(form, patch, labels, place)
+        codes = int(argument) if argument.isdecimal() else CODES
+        stages = options.stages or STAGES
+        patch = wanted or codebook_patch(form, stages)
+        if codes < 2:
+            raise ConfigError(f"--tokenizer {spec}: a codebook has at least 2 codes")
+        some = train.pixels()[:: max(1, -(-train.size // FIT_DIMS))]
+        return PatchTokenizer.fit(some, form, patch, codes, stages, labels, place)
+
+    def _labels(self, train: Pictures) -> tuple[tuple[str, ...], str]:
+        """The names of labels, and where they stand."""
+        names, place = train.names(), self.options.labels
+        if place == "auto":
+            place = "first" if 1 < len(names) <= LABELS_MAX else "none"
+        if place != "none" and not names:
+            missing = sum(label is None for label in train.labels)
+            raise DataError(
+                f"--labels {place}: {missing:,} of {len(train):,} pictures have none; use "
+                "subfolders, a label column or a labels file, or --labels none"
+            )
+        return (names, place) if place != "none" else ((), "none")
+
+    def longest(self, train: Pictures, tokenizer: PatchTokenizer) -> int:
+        return tokenizer.length(train.form.height, train.form.width)
+
+    def dataset(
+        self, train: Pictures, tokenizer: PatchTokenizer, context: int, tokens: int | None,
+        seed: int, cache: Path,
+    ) -> PictureRows:  # fmt: skip
+        length = self.longest(train, tokenizer)
+        if length > context + 1:
+            raise too_long(length, context)
+        weight = self.options.label_weight
+        if weight is None:
+            weight = 1.0 if tokenizer.place == "first" else max(1.0, (length - 2) / 10)
+        return PictureRows(train, tokenizer, context, weight, seed)
+
+    def sequences(self, items: Pictures, tokenizer: PatchTokenizer) -> Iterator[Sequence]:
+        """A last label weighs nothing here: the score is of the pixels, `accuracy` of the label."""
+        items = items.brought_to(tokenizer.form)
+        for pixels, label in zip(items.pixels(), items.labels, strict=True):
+            sequence = tokenizer.encode(Picture(pixels, label))
+            if tokenizer.place == "last" and label is not None:
+                weight = np.ones(len(sequence), np.float32)
+                weight[-1] = 0
+                sequence = replace(sequence, weight=weight)
+            yield sequence
+
+    # -- scores ------------------------------------------------------------------------------
+
+    def units(self, sequences: Iterable[Sequence]) -> dict[str, float]:
+        """dims need the channels, which ride along in the side."""
+        total = {"dim": 0.0, "image": 0.0, "error": 0.0}
+        for sequence in sequences:
+            side = sequence.side
+            total["dim"] += side["height"] * side["width"] * side["channels"]
+            total["image"] += 1
+            total["error"] += side.get("error", 0.0)
+        return total
+
+    def metrics(
+        self, nll: float, tokens: int, units: Mapping[str, float], lossless: bool
+    ) -> dict[str, float | None]:
+        images, dims, error = units.get("image", 0), units.get("dim", 0), units.get("error", 0)
+        psnr = 10 * math.log10(dims / error) if not lossless and error > 0 else None
+        return {
+            "nats_per_image": nll / images if lossless and images else None,
+            "images": images,
+            "psnr": psnr,
+        }
+
+    def probe(
+        self, model: Any, tokenizer: PatchTokenizer, sequences: Iterable[Sequence],
+        protocol: str | None,
+    ) -> dict[str, Any]:  # fmt: skip
+        """`accuracy`: how often the likeliest label is the right one, where labels stand last."""
+        if protocol is not None:
+            raise UsageError(f"--protocol {protocol}: the image task has none")
+        found: dict[str, Any] = {"levels": tokenizer.form.levels}
+        if tokenizer.place == "last":
+            found["accuracy"] = accuracy(model, tokenizer, sequences)
+        return found
+
+    # -- samples -----------------------------------------------------------------------------
+
+    def prompt(
+        self, data: bytes | None, tokenizer: PatchTokenizer, asked: ImageSampling
+    ) -> Sequence:
+        """data: a picture, or the name of its file; its top rows are given."""
+        form = tokenizer.form
+        length = tokenizer.length(form.height, form.width)
+        side = {**tokenizer.side(form.height, form.width), "ids": length}
+        ids = [tokenizer.begin]
+        if asked.label is not None:
+            if tokenizer.place != "first":
+                raise UsageError(
+                    "--label: this run does not draw by label; train with --labels first"
+                )
+            ids.append(tokenizer.label_id(asked.label))
+        if data is None:
+            if asked.rows is not None:
+                raise UsageError("--rows: of which picture? give it with -p FILE")
+            return Sequence(np.array(ids, np.int64), len(ids), side=side)
+        if tokenizer.place == "first" and asked.label is None:
+            raise UsageError(
+                f"--label: needed to complete a picture, as this run puts labels first: "
+                f"{', '.join(tokenizer.labels[:12])}"
+            )
+        pixels, rows = self._top(data, tokenizer, asked.rows)
+        across = tokenizer.length(tokenizer.patch[0], form.width) - 1 - (tokenizer.place != "none")
+        top = tokenizer.patch_ids_of(pixels[None])[0][: rows // tokenizer.patch[0] * across]
+        return Sequence(np.concatenate((ids, top)).astype(np.int64), len(ids), side=side)
+
+    def _top(
+        self, data: bytes, tokenizer: PatchTokenizer, rows: int | None
+    ) -> tuple[npt.NDArray[np.uint8], int]:
+        """The prompt's picture in the run's form, and how many of its rows are given."""
+        form = tokenizer.form
+        found = Found("-p", data)
+        if not data.startswith(MAGIC):
+            path = Path(data.decode("utf-8", "surrogateescape"))
+            if not path.is_file():
+                raise DataError(f"-p {path}: no such file; give a picture's name, or - to pipe it")
+            found = Found(f"-p {path}", path)
+        seen = look(found)
+        part = seen.width == form.width and seen.height < form.height
+        height = seen.height if part else form.height
+        raw = decode(found, height, form.width, form.channels)
+        whole = np.zeros((form.height, form.width, form.channels), np.uint8)
+        whole[:height] = raw
+        if form.depth != 256:
+            whole = (whole.astype(np.int64) * form.depth // 256).astype(np.uint8)
+        given = height if rows is None and part else rows
+        if given is None:
+            raise UsageError(f"--rows: how many of its {form.height} rows are given?")
+        step = tokenizer.patch[0]
+        if not 0 <= given <= height or given % step:
+            even = f", a multiple of the patch's {step}" if step > 1 else ""
+            raise UsageError(f"--rows {given}: must be 0 to {height}{even}")
+        return quantised(whole[None], form)[0], given
+
+    def length(self, prompt: Sequence, asked: ImageSampling) -> int:
+        return int(prompt.side["ids"]) - len(prompt)
+
+    def ends(self, tokenizer: PatchTokenizer) -> None:
+        return None
+
+    def drawn(self, tokenizer: PatchTokenizer, prompt: Sequence) -> DrawnPicture:
+        return DrawnPicture(tokenizer, prompt)
+
+    def write(
+        self, items: list[Picture], prompt: Sequence, asked: ImageSampling, out: BinaryIO
+    ) -> None:
+        out.write(grid([i.pixels for i in items], prompt.side["levels"], asked.scale))
+
+    def preview(
+        self, items: list[Picture], prompt: Sequence, asked: ImageSampling, width: int
+    ) -> str:
+        return terminal_picture([i.pixels for i in items], prompt.side["levels"], width)
+
+
+class DrawnPicture:
+    """A picture as its ids come; there is nothing to show before the end."""
+
+    def __init__(self, tokenizer: PatchTokenizer, prompt: Sequence) -> None:
+        self.tokenizer, self.side, self.ids = tokenizer, prompt.side, prompt.ids.tolist()
+
+    def feed(self, id: int) -> bytes:
+        self.ids.append(id)
+        return b""
+
+    def rest(self) -> bytes:
+        return b""
+
+    def item(self) -> Picture:
+        return self.tokenizer.decode(np.array(self.ids, np.int64), self.side)
+
+
+def exact_patch(form: Form) -> tuple[int, int]:
+    """The smallest patch with few ids that makes a picture short, else the largest such."""
+    chosen = (1, 1)
+    for patch in ((1, 1), (2, 1), (2, 2), (4, 2)):
+        if exact_ids(form, patch, joint=True) > SMALL_ALPHABET and patch != (1, 1):
+            break
+        chosen = patch
+        if -(-form.height // patch[0]) * -(-form.width // patch[1]) <= SHORT:
+            break
+    return chosen
+
+
+def codebook_patch(form: Form, stages: int) -> tuple[int, int]:
+    """4 x 4 pixels, or as many more as keep a picture within EXACT_TOKENS ids."""
+    side = 4
+    while -(-form.height // side) * -(-form.width // side) * stages > EXACT_TOKENS:
+        side += 1
+    return side, side
+
+
+Task = ImageTask
