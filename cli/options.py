@@ -145,13 +145,9 @@ def task_flags(task: str, options: Any) -> list[click.Option]:
     for f in fields(options):
         choices = f.metadata.get("choices")
         default = "" if f.default is None or f.default is MISSING else f"; default: {f.default}"
-        switch = hints[f.name] is bool
-        if switch:
-            default = ""
-        name = f.name.replace("_", "-")
         flags.append(
             Option(
-                [f"--{name}/--no-{name}" if switch else f"--{name}"],
+                [f"--{f.name.replace('_', '-')}"],
                 type=click.Choice(choices) if choices else _plain(hints[f.name]),
                 default=None,
                 help=f"{f.metadata.get('help', '')}  [{task}{default}]",
