@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import time
@@ -113,7 +114,7 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
         run.lock()
         scores = _train(run, task, planned, state, left, stop, quiet)
     except BaseException:
-        if not run.checkpoints() and flags["resume"] is None:
+        if not stop.armed and flags["resume"] is None:
             _discard(run)
         raise
     finally:
@@ -195,8 +196,7 @@ def _start(
     state = experiment.fresh_state(planned, request.init)
     origins = {name: opt.origin(ctx, name) for name in sorted(ctx.params)}
     config = experiment.describe_config(request, prepared, planned, sys.argv[1:], origins)
-    if path is None:
-        path = _free_name(Path(flags["runs"]), prepared.task.name)
+    path = path or _free_name(Path(flags["runs"]), prepared.task.name)
     run = Run.create(path, config, prepared.tokenizer, prepared.heldout)
     m, t = planned.model, planned.train
     note(
@@ -209,12 +209,9 @@ def _start(
 
 
 def _free_name(root: Path, task: str) -> Path:
-    stamp = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
-    path, number = root / f"{stamp}-{task}", 1
-    while path.exists():
-        number += 1
-        path = root / f"{stamp}-{task}-{number}"
-    return path
+    """The time and the task; with the process where another began in the same second."""
+    name = f"{datetime.now(timezone.utc):%Y%m%d-%H%M%S}-{task}"
+    return root / (f"{name}-{os.getpid()}" if (root / name).exists() else name)
 
 
 def _resume(
@@ -248,7 +245,7 @@ def _resume(
 
 
 def _discard(run: Run) -> None:
-    """A run that never saved anything is no run."""
+    """A run without a single step is no run."""
     import shutil
 
     run.unlock()
@@ -301,11 +298,7 @@ def _train(
                 stop.armed = True
                 state.step, state.skipped = step.index, step.skipped
                 losses.append(step.loss)
-                run.append_log({
-                    "step": step.index, "loss": step.loss, "lr": step.lr,
-                    "gradient_norm": step.gradient_norm, "tokens": step.tokens,
-                    "skipped": step.skipped, "seconds": round(step.seconds, 6),
-                })  # fmt: skip
+                run.append_log(step.record())
                 try:
                     progress.step(step)
                     if held.is_due(step.index):

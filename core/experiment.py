@@ -17,7 +17,7 @@ import torch
 
 from . import plan as planning
 from .config import ModelConfig, TrainConfig, from_json, model_config, parse_value, with_fields
-from .device import default_dtype, pick_device, use_threads
+from .device import default_dtype, keep_freed_memory, pick_device, use_threads
 from .errors import ConfigError, DamagedError, DataError, UsageError
 from .hashing import key
 from .model import SequenceModel
@@ -25,7 +25,7 @@ from .optim import make_optimizers
 from .plugins import find, names
 from .protocols import Dataset, Items, Sequence, Task, Tokenizer
 from .run import Run, check_files, load_optimizers, load_weights
-from .source import Source
+from .source import Source, unpacked
 
 Note = Callable[[str], None]
 DEFAULT_BUDGET = 120.0  # seconds, where nothing says how long
@@ -82,8 +82,9 @@ def guess_task(source: Source) -> str:
     if source.is_table():
         return "text"
     path = source.files()[0]
-    with path.open("rb") as file:
+    with unpacked(path).open("rb") as file:
         head = file.read(1 << 16)
+    path = path.with_suffix("") if path.suffix == ".gz" else path
     claims = {name: find("tasks", name).claims(path, head) for name in names("tasks")}
     return max(sorted(claims), key=lambda name: claims[name])
 
@@ -152,6 +153,7 @@ def make_plan(
     """Size, shape and steps. `left()`: seconds until the budget's end, none where steps or tokens
     were asked for; only then is anything measured."""
     device = pick_device(request.device)
+    keep_freed_memory()
     use_threads(int(_wanted(request, "train", "threads", 0)))
     longest = prepared.task.longest(prepared.train, prepared.tokenizer)
 
@@ -344,6 +346,7 @@ def resume(run: Run, note: Note, device: str, cache: Path) -> tuple[Task, Planne
     task, tokenizer = run.task(), run.tokenizer()
     model_shape, train_config = run.model_config(), run.train_config()
     use_threads(train_config.threads)
+    keep_freed_memory()
     where = pick_device(device)
     data = _reopened(run, task, tokenizer, model_shape.context, train_config.seed, cache)
     planned = Planned(

@@ -203,7 +203,10 @@ class Run:
             write_manifest(fresh, {})
             (fresh / "checkpoints").mkdir()
             (fresh / "log.jsonl").touch()
-            fresh.rename(path)
+            try:
+                fresh.rename(path)
+            except OSError as error:
+                raise UsageError(f"--run {path}: already exists; choose another name") from error
             sync_folder(path.parent)
         except BaseException:
             shutil.rmtree(fresh, ignore_errors=True)

@@ -11,7 +11,7 @@ import codecs
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -85,6 +85,11 @@ class Spans:
         most: in bytes that are no text, anywhere will do)."""
         ahead = self.stream.read(near, near + 3)
         return near + len(ahead) - len(ahead.lstrip(CONTINUATION))
+
+    def some(self, size: int) -> Spans:
+        """Items evenly spread over all, of about `size` bytes in all."""
+        every = max(1, self.size // max(size, 1))
+        return replace(self, spans=self.spans[::every])
 
     def sample(self, size: int) -> list[tuple[int, int, bool]]:
         """Pieces evenly spread over all, of about `size` bytes in all."""
@@ -213,9 +218,10 @@ class Running:
     def dataset(
         self, train: Spans, tokenizer: Any, context: int, tokens: int | None, seed: int, cache: Path
     ) -> Dataset:
-        pieces = train.sample(
-            train.size if tokens is None else self._bytes_for(tokens, train, tokenizer)
-        )
+        wanted = train.size if tokens is None else self._bytes_for(tokens, train, tokenizer)
+        if not train.running:
+            train = train.some(wanted)
+        pieces = train.sample(wanted)
         key = hashlib.sha256(
             json.dumps(
                 [2, train.fingerprint, train.running, len(train.spans), pieces[0], pieces[-1],
