@@ -145,11 +145,11 @@ def _request(ctx: click.Context, flags: dict[str, Any]) -> Any:
     from ..core.run import open_run
 
     sets = opt.sets(ctx, flags["settings"])
-    known = {p.name for p in command.params}
     task_options = {
-        name: value for name, value in ctx.params.items()
-        if name not in known and value is not None
-    }  # fmt: skip
+        name: flags[name]
+        for name in ctx.meta.get("tfm.task_options", ())
+        if flags[name] is not None
+    }
     if flags["save_every"]:
         sets["train"]["save_every"] = flags["save_every"]
     if "seed" in sets["train"] or "steps" in sets["train"]:

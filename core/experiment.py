@@ -22,10 +22,10 @@ from .errors import ConfigError, DamagedError, DataError, UsageError
 from .hashing import key
 from .model import SequenceModel
 from .optim import make_optimizers
-from .plugins import find, names
+from .plugins import find, guess_task
 from .protocols import Dataset, Items, Sequence, Task, Tokenizer
 from .run import Run, check_files, load_optimizers, load_weights
-from .source import Source, unpacked
+from .source import Source
 
 Note = Callable[[str], None]
 DEFAULT_BUDGET = 120.0  # seconds, where nothing says how long
@@ -74,19 +74,6 @@ class Prepared:
 
 
 # -- data ----------------------------------------------------------------------------------------
-
-
-def guess_task(source: Source) -> str:
-    """The task that claims the first file most surely. Rows of a table and standard input are
-    taken for text where nothing says otherwise."""
-    if source.is_table():
-        return "text"
-    path = source.files()[0]
-    with unpacked(path).open("rb") as file:
-        head = file.read(1 << 16)
-    path = path.with_suffix("") if path.suffix == ".gz" else path
-    claims = {name: find("tasks", name).claims(path, head) for name in names("tasks")}
-    return max(sorted(claims), key=lambda name: claims[name])
 
 
 def make_task(name: str, options: Mapping[str, object]) -> Task:
