@@ -9,7 +9,7 @@ import click
 
 from . import options as opt
 from .render import columns, curve
-from .train import score_line
+from .training import score_line
 
 
 @click.command("info", cls=opt.Command)

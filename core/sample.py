@@ -111,7 +111,7 @@ def generate(
         if rows.shape[1] > context:
             if positions is not None:
                 raise DataError(f"an item needs more than the context of {context}: --context")
-            half = context // 2
+            half = max(1, context // 2)
             given = rows[:, : min(prompt.given, context - half)]
             rows, fed = torch.cat((given, rows[:, -half:]), dim=1), 0
             state = model.start(draws, context)
