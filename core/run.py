@@ -205,6 +205,8 @@ class Run:
         UsageError names the holder."""
         import filelock
 
+        if self._lock is not None:
+            return
         lock = filelock.FileLock(self.path / "lock")
         try:
             lock.acquire(timeout=0)

@@ -2,7 +2,8 @@
 
 A folder of plain files: `ids.bin` (little-endian uint16 or uint32), `offsets.bin` (int64, one
 more than there are items), `items.jsonl` (given and side, where not the usual), `weight.bin`
-(float32, where an item brings weights), `meta.json` last, with each file's size and sha256, and its own.
+(float32, where an item brings weights), `meta.json` last, with each file's size and sha256, and a
+sha256 of its own.
 """
 
 from __future__ import annotations

@@ -105,20 +105,22 @@ class Running:
         fraction = HOLDOUT if holdout is None else holdout
         if items.running:
             return self._split_by_place(items, fraction, capped=holdout is None)
-        hidden = np.array(
+        drawn = np.array(
             [
-                uniform("split", hashlib.sha256(items.read(i)).hexdigest()) < fraction
+                uniform("split", hashlib.sha256(items.read(i)).hexdigest())
                 for i in range(len(items.spans))
             ]
         )
-        if hidden.all() or not hidden.any():
-            hidden[:] = False
-            hidden[-1] = True
-        if hidden.all():
+        if drawn.min() == drawn.max():
             raise DataError(
-                f"--data {items.about}: one item ({items.size} bytes), need at least 2 so that "
-                "one is held out; use --valid, or --each stream"
+                f"--data {items.about}: one item ({items.size} bytes), need at least 2 that "
+                "differ so that one is held out; use --valid, or --each stream"
             )
+        hidden = drawn < fraction
+        if not hidden.any():
+            hidden = drawn == drawn.min()
+        if hidden.all():
+            hidden = drawn < drawn.max()
         parts = [
             Spans(items.stream, items.spans[which], False, f"{items.fingerprint}/{name}{fraction}",
                   f"{int(which.sum()):,} of {len(which):,} items")
@@ -127,21 +129,24 @@ class Running:
         return parts[0], parts[1]
 
     def _split_by_place(self, items: Spans, fraction: float, capped: bool) -> tuple[Spans, Spans]:
+        too_little = DataError(
+            f"--data {items.about}: need at least {max(3, int(1 / fraction) + 1)} bytes to "
+            f"train on and hold some out, got {items.size}"
+        )
         held = int(items.size * fraction)
         if capped:
             held = min(held, HOLDOUT_BYTES)
         if held < 1 or items.size - held < 2:
-            raise DataError(
-                f"--data {items.about}: need at least {max(3, int(1 / fraction) + 1)} bytes to "
-                f"train on and hold some out, got {items.size}"
-            )
+            raise too_little
         before = np.cumsum(items.spans[:, 1] - items.spans[:, 0])
         number = int(np.searchsorted(before, items.size - held, side="right"))
         number = min(number, len(before) - 1)
-        cut = int(items.spans[number, 1] - (before[number] - (items.size - held)))
-        cut = items.whole_character(cut)
-        train = [*items.spans[:number].tolist(), [int(items.spans[number, 0]), cut]]
-        rest = [[cut, int(items.spans[number, 1])], *items.spans[number + 1 :].tolist()]
+        start, end = items.spans[number].tolist()
+        cut = items.whole_character(end - int(before[number] - (items.size - held)), end)
+        if cut == end and number == len(before) - 1:  # nothing would be held out
+            cut = items.last_character(start, end)
+        train = [*items.spans[:number].tolist(), [start, cut]]
+        rest = [[cut, end], *items.spans[number + 1 :].tolist()]
         parts = []
         for name, spans in (("train", train), ("held", rest)):
             kept = np.array([s for s in spans if s[1] > s[0]], np.int64).reshape(-1, 2)
@@ -151,6 +156,8 @@ class Running:
                 Spans(items.stream, kept, True, f"{items.fingerprint}/{name}{cut}",
                       f"the {which} {size:,} bytes")
             )  # fmt: skip
+        if parts[0].size < 2:  # the rest is one character
+            raise too_little
         return parts[0], parts[1]
 
     # -- ids ---------------------------------------------------------------------------------

@@ -39,22 +39,25 @@ class Spans:
         for start, stop in self.spans.tolist():
             first = True
             while start < stop:
-                cut = stop if stop - start <= size else self._cut(start + size)
+                cut = stop if stop - start <= size else self._cut(start, start + size, stop)
                 yield start, cut, first
                 start, first = cut, False
 
-    def _cut(self, near: int) -> int:
-        back = self.stream.read(near - 4096, near + 4) if near > 4096 else b""
-        line = back[:4096].rfind(b"\n")
-        if line >= 0:
-            return near - 4096 + line + 1
-        return self.whole_character(near)
+    def _cut(self, start: int, near: int, stop: int) -> int:
+        first = max(start, near - 4096)
+        line = self.stream.read(first, near).rfind(b"\n")
+        return first + line + 1 if line >= 0 else self.whole_character(near, stop)
 
-    def whole_character(self, near: int) -> int:
-        """The first place from `near` on that is not inside a UTF-8 character (3 bytes further at
-        most: in bytes that are no text, anywhere will do)."""
-        ahead = self.stream.read(near, near + 3)
+    def whole_character(self, near: int, stop: int) -> int:
+        """The first place from `near` to `stop` that is not inside a UTF-8 character (3 bytes
+        further at most: in bytes that are no text, anywhere will do)."""
+        ahead = self.stream.read(near, min(near + 3, stop))
         return near + len(ahead) - len(ahead.lstrip(CONTINUATION))
+
+    def last_character(self, start: int, stop: int) -> int:
+        """Where the last UTF-8 character before `stop` begins."""
+        first = max(start, stop - 4)
+        return first + max(0, len(self.stream.read(first, stop).rstrip(CONTINUATION)) - 1)
 
     def some(self, size: int) -> Spans:
         """Items evenly spread over all, of about `size` bytes in all."""
