@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -38,6 +39,18 @@ class Step:
     def tokens_per_second(self) -> float:
         return self.tokens / self.seconds if self.seconds else 0.0
 
+    def record(self) -> dict[str, Any]:
+        """The step as a line of the log; null for what is not finite, which JSON cannot say."""
+        return {
+            "step": self.index,
+            "loss": self.loss if math.isfinite(self.loss) else None,
+            "lr": self.lr,
+            "gradient_norm": self.gradient_norm if math.isfinite(self.gradient_norm) else None,
+            "tokens": self.tokens,
+            "skipped": self.skipped,
+            "seconds": round(self.seconds, 6),
+        }
+
 
 def train(
     model: SequenceModel,
@@ -65,6 +78,7 @@ def train(
         ]
         weights = [batch["weight"][:, 1:] for batch in micro]
         total = float(sum(weight.sum() for weight in weights))
+        tokens = int(sum((weight > 0).sum() for weight in weights))
 
         loss = torch.zeros((), device=device)
         for number, (batch, weight) in enumerate(zip(micro, weights, strict=True)):
@@ -94,6 +108,6 @@ def train(
                 f"lower --set train.lr (now {config.lr}) and train.adam_lr ({config.adam_lr})"
             )
         yield Step(
-            index + 1, float(loss), config.lr * factor, float(norm), int(total),
+            index + 1, float(loss), config.lr * factor, float(norm), tokens,
             time.perf_counter() - began, skipped,
         )  # fmt: skip
