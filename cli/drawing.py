@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from ..core.model import SequenceModel
     from ..core.protocols import Sequence, Task, Tokenizer
 
+SHOWN = 8  # draws behind a training run, of items that end by themselves
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -129,11 +131,13 @@ def show_sample(task: Task, tokenizer: Tokenizer, model: SequenceModel, length: 
     sampler = Sampler(
         task, tokenizer, model, SampleConfig(length=length), asked, length_given=False
     )
+    count = SHOWN
     if task.length(task.prompt(None, tokenizer, asked), asked) is None:
-        sampler.length_given = True
-    item = sampler.draws(Prompt(None), 1)[0].item()
+        sampler.length_given, count = True, 1
+    items = [draw.item() for draw in sampler.draws(Prompt(None), count)]
     width = min(100, shutil.get_terminal_size().columns - 4)
-    picture = task.preview([item], sampler.sequence, asked, width)
+    picture = task.preview(items, sampler.sequence, asked, width)
+    item = items[0]
     if picture is not None or not isinstance(item, bytes):
         return picture
     try:

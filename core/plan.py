@@ -134,6 +134,10 @@ def make_plan(
     keep_freed_memory()
     use_threads(int(_wanted(request, "train", "threads", 0)))
     longest = prepared.task.longest(prepared.train, prepared.tokenizer)
+    if hasattr(prepared.task, "model_fields"):
+        fields = prepared.task.model_fields(prepared.train, prepared.tokenizer)
+        sets = {**request.sets, "model": {**fields, **request.sets.get("model", {})}}
+        request = replace(request, sets=sets)
 
     def configs(size: str, steps: int = 1) -> tuple[ModelConfig, TrainConfig]:
         return make_configs(request, prepared.tokenizer, size, longest, device, steps)

@@ -257,3 +257,7 @@ class Task(Protocol):
     def preview(self, items: list[Any], prompt: Sequence, asked: Any, width: int) -> str | None:
         """The draws as characters for a terminal `width` columns wide, none where `write` does."""
         ...
+
+
+# A task may also have `model_fields(train, tokenizer)`: fields of the model that this data asks
+# for, as {"dropout": 0.3} where there is little of it; `--set model.*` overrides them.

@@ -8,6 +8,7 @@ import gzip
 import io
 import struct
 import warnings
+import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core.errors import DataError, UsageError
-from ..core.source import Source
+from ..core.source import Source, unpacked
 
 Array = npt.NDArray[Any]
 
@@ -118,17 +119,17 @@ def _read_array(path: Path) -> Any:
     head = _head(path)
     try:
         if _idx_axes(head):
-            data = gzip.open(path).read() if path.open("rb").read(2) == GZIP else path.read_bytes()
+            data = unpacked(path).read_bytes()
             axes = _idx_axes(head)
             shape = struct.unpack(f">{axes}I", data[4 : 4 + 4 * axes])
             return np.frombuffer(data, np.uint8, offset=4 + 4 * axes).reshape(shape)
         if head.startswith(ZIP):
-            with np.load(path, allow_pickle=False) as arrays:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return {name: arrays[name] for name in arrays.files}
-        if path.suffix == ".gz":
-            return np.load(io.BytesIO(gzip.open(path).read()), allow_pickle=False)
-        return np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError, KeyError, struct.error, zlib.error) as error:
+        return np.load(unpacked(path), allow_pickle=False)
+    except (
+        ValueError, OSError, EOFError, KeyError, struct.error, zlib.error, zipfile.BadZipFile,
+    ) as error:  # fmt: skip
         line = str(error).splitlines() or [type(error).__name__]
         raise DataError(f"--data {path}: not a whole array file ({line[0]})") from error
 
@@ -174,7 +175,7 @@ def as_pictures(array: Array, name: str, labels: int | None = None) -> Array:
     """(N, height, width, channels) of an array that holds one picture or many.
 
     (H, W): one grey picture, or N flat square ones where there are N labels. (H, W, 3 or 4): one in
-    colour. (N, H, W): grey ones. (N, H, W, C) or (N, C, H, W), C of 1, 3 or 4.
+    colour. (N, H, W): grey ones. (N, H, W, C) or (N, C, H, W): C of 1, 3 or 4.
     """
     if array.ndim == 2 and labels == len(array):
         side = int(array.shape[1] ** 0.5)
@@ -183,7 +184,7 @@ def as_pictures(array: Array, name: str, labels: int | None = None) -> Array:
     if array.ndim == 2:
         return array[None, :, :, None]
     if array.ndim == 3:
-        one = array.shape[2] in (3, 4) and labels != len(array)
+        one = array.shape[2] in (3, 4) and array.shape[1] != array.shape[2] and labels != len(array)
         return array[None] if one else array[..., None]
     if array.ndim == 4 and array.shape[3] in (1, 3, 4):
         return array
@@ -302,6 +303,7 @@ def decode(found: Found, height: int, width: int, channels: int) -> npt.NDArray[
                 image = ImageOps.exif_transpose(image)
             image.load()
         except Exception as error:  # Pillow raises whatever its readers meet
+            image.close()
             raise _damaged(found, error) from error
     image = _flat(image)
     image = image.convert("RGB" if channels == 3 else "L")
@@ -346,7 +348,9 @@ def _opened(found: Found) -> Any:
         except Exception as error:  # Pillow raises whatever its readers meet
             raise _damaged(found, error) from error
     if image.size[0] * image.size[1] > MAX_PIXELS:
-        raise _bomb(found, f"{image.size[0]} x {image.size[1]} pixels")
+        width, height = image.size
+        image.close()
+        raise _bomb(found, f"{width} x {height} pixels")
     return image
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -228,10 +229,12 @@ def histogram(train: Pixels, held: Pixels, levels: int) -> float:
 
 
 def png(held: Pixels, levels: int) -> float:
-    """Bits per dim of the pictures one below the other in one PNG, so that its header counts
-    once."""
-    some = held[: max(1, FLOOR_HELD // max(1, held[0].size))]
-    sheet = some.reshape(-1, *some.shape[2:])
+    """Bits per dim of the pictures side by side in one PNG, so that its header counts once."""
+    count = min(len(held), max(1, FLOOR_HELD // max(1, held[0].size)))
+    across = math.isqrt(count)
+    some = held[: count // across * across]
+    rows = some.reshape(-1, across, *some.shape[1:]).transpose(0, 2, 1, 3, 4)
+    sheet = rows.reshape(-1, across * some.shape[2], some.shape[3])
     return 8 * len(png_bytes(sheet, levels)) / sheet.size
 
 

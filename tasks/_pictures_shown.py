@@ -60,7 +60,8 @@ def _characters(grey: npt.NDArray[np.float64], width: int) -> list[str]:
     if grey.shape[1] <= SMALL and 2 * grey.shape[1] <= width:
         return ["".join(2 * _shade(value) for value in row) for row in grey.tolist()]
     step = -(-grey.shape[1] // max(width, 1))
-    grey = grey[: grey.shape[0] // step * step, : grey.shape[1] // step * step]
+    below, right = -grey.shape[0] % step, -grey.shape[1] % step
+    grey = np.pad(grey, ((0, below), (0, right)), "edge")
     grey = grey.reshape(grey.shape[0] // step, step, -1, step).mean(axis=(1, 3))
     if len(grey) % 2:
         grey = np.concatenate((grey, np.zeros((1, grey.shape[1]))))

@@ -37,6 +37,7 @@ SMALL_ALPHABET = 256  # ids that exact patches grow to by themselves
 SHORT = 256  # ids of a picture, down to which they grow
 CODES, STAGES = 512, 2  # of a codebook, where nothing says how many
 FIT_DIMS = 20_000_000  # that a codebook is learned from
+DROPOUT = ((500_000, 0.3), (4_000_000, 0.1))  # at most so many training ids: the rate
 LABELS_MAX = 1000  # different labels that are taken for labels by themselves
 
 
@@ -122,6 +123,7 @@ class ImageTask:
         raw, good = read_all(found, form, options.skip_bad)
         if not good:
             raise DataError(f"--data {source.describe()}: no picture in it that can be read")
+        bad += len(looks) - len(good)
         found, looks = [found[i] for i in good], [looks[i] for i in good]
         labels = tuple(each.label for each in found)
         digest = hashlib.sha256(raw.tobytes() if len(raw) < 1000 else b"")
@@ -129,7 +131,7 @@ class ImageTask:
             digest.update(raw[start : start + 1000].tobytes())
         digest.update(repr((form, labels)).encode())
         kinds = len({label for label in labels if label is not None})
-        about = describe(form, looks, kinds, bad + len(looks) - len(good))
+        about = describe(form, looks, kinds, bad)
         return Pictures(raw, labels, form, tuple(found), digest.hexdigest(), about)
 
     def split(self, items: Pictures, holdout: float | None) -> tuple[Pictures, Pictures]:
@@ -187,6 +189,11 @@ class ImageTask:
 
     def longest(self, train: Pictures, tokenizer: PatchTokenizer) -> int:
         return tokenizer.length(train.form.height, train.form.width)
+
+    def model_fields(self, train: Pictures, tokenizer: PatchTokenizer) -> dict[str, object]:
+        """Few pictures are seen many times: dropout keeps them from being learned by heart."""
+        tokens = len(train) * self.longest(train, tokenizer)
+        return {"dropout": next((rate for most, rate in DROPOUT if tokens <= most), 0.0)}
 
     def dataset(
         self, train: Pictures, tokenizer: PatchTokenizer, context: int, tokens: int | None,
