@@ -129,17 +129,19 @@ class Attention(nn.Module):
             raise ValueError("forked rows go on by one position at a time")
         each = self.heads // self.groups
         parents, times = len(past_keys), len(q) // len(past_keys)
-        own = q.view(-1, self.groups, each, self.head_width)  # (B, groups, each, w)
-        # (P, groups, times * each, w): all draws of a parent against its past in one product
-        together = own.unflatten(0, (parents, times)).transpose(1, 2).flatten(2, 3)
-        over_past = (together @ past_keys.to(q.dtype).mT).unflatten(2, (times, each))
-        over_past = over_past.transpose(1, 2).flatten(0, 1)  # (B, groups, each, S)
+
+        def together(x: Tensor) -> Tensor:
+            """(B, groups, each, N) as (P, groups, times * each, N): all draws of a parent."""
+            return x.reshape(parents, times, *x.shape[1:]).transpose(1, 2).flatten(2, 3)
+
+        def apart(x: Tensor) -> Tensor:
+            return x.view(parents, self.groups, times, each, -1).transpose(1, 2).flatten(0, 1)
+
+        own = q.view(-1, self.groups, each, self.head_width)
+        over_past = apart(together(own) @ past_keys.to(q.dtype).mT)  # (B, groups, each, S)
         scores = torch.cat((over_past, own @ keys.mT), dim=-1) * self.head_width**-0.5
-        p = scores.softmax(-1)
-        split = past_keys.shape[2]
-        p_past = p[..., :split].unflatten(0, (parents, times)).transpose(1, 2).flatten(2, 3)
-        mixed = (p_past @ past_values.to(q.dtype)).unflatten(2, (times, each))
-        mixed = mixed.transpose(1, 2).flatten(0, 1) + p[..., split:] @ values
+        p_past, p_own = scores.softmax(-1).split((past_keys.shape[2], keys.shape[2]), dim=-1)
+        mixed = apart(together(p_past) @ past_values.to(q.dtype)) + p_own @ values
         out: Tensor = self.out(mixed.flatten(1)[:, None])
         return out
 

@@ -11,9 +11,9 @@ import numpy as np
 from ..core.errors import DataError
 from ..core.hashing import key, mix
 from ..core.protocols import Batch, Ids
-from ..tokenizers.bins import FIRST, MISSING, BinsTokenizer, Values, Window
+from ..tokenizers.bins import FIRST, BinsTokenizer, Values
 
-JITTER = 0.15  # how far a training window's normalisation is moved, in scales
+JITTER = 0.15  # of training windows
 
 
 @dataclass(frozen=True)
@@ -104,11 +104,13 @@ class Windows:
     what it has, padded at its end.
 
     `history_weight`: how much the values of the history count as targets beside the horizon's.
+    `jitter`: how far the normalisation of each is moved, in scales, so that neighbouring bins
+    learn of each other.
     """
 
     def __init__(
-        self, train: Collection, tokenizer: BinsTokenizer, history: int, seed: int,
-        history_weight: float, jitter: float = JITTER,
+        self, train: Collection, tokenizer: BinsTokenizer | None, history: int, seed: int = 0,
+        history_weight: float = 0.0, jitter: float = 0.0,
     ) -> None:  # fmt: skip
         self.tokenizer, self.history, self.horizon = tokenizer, history, train.horizon
         self.seed, self.history_weight, self.jitter = seed, history_weight, jitter
@@ -143,6 +145,8 @@ class Windows:
         return np.where(np.arange(self.context) < length, values, np.nan), history
 
     def batch(self, indices: Ids) -> Batch:
+        if self.tokenizer is None:
+            raise ValueError("windows without a tokenizer have no ids")
         values, history = self.rows(indices)
         scales = self.tokenizer.scales(values, history)
         if self.jitter:
@@ -161,6 +165,3 @@ class Windows:
         past = np.arange(ids.shape[1]) <= history[:, None]
         weight[past] *= self.history_weight
         return Batch(ids, weight, support=(FIRST, self.tokenizer.vocab_size))
-
-
-__all__ = ["MISSING", "Collection", "Series", "Window", "Windows", "follow", "split"]

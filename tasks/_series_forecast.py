@@ -2,16 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import torch
 
-from ..core.errors import DataError
 from ..core.hashing import key, mix
 from ..core.model import SequenceModel
 from ..core.protocols import Sequence
-from ..tokenizers.bins import BinsTokenizer, Scales, Values
+from ..tokenizers.bins import BinsTokenizer, Scales, Values, Window
+from ._series_metrics import QUANTILES
 
 ROWS = 1600  # paths that are drawn side by side
+READ = 32_768  # ids of histories that are read at once
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """One series' history and what follows it: paths (P, horizon), the time of each point."""
+
+    id: str
+    history: Values
+    paths: Values
+    times: list[str]
+
+    def rows(self) -> Iterator[list[str]]:
+        """Rows id, time, mean, 0.1 ... 0.9."""
+        figures = np.vstack((self.paths.mean(0), np.quantile(self.paths, QUANTILES, axis=0)))
+        for time, column in zip(self.times, figures.T, strict=True):
+            yield [self.id, time, *(f"{value:.10g}" for value in column)]
+
+    def record(self) -> dict[str, Any]:
+        """The rows as columns, for JSON."""
+        quantiles = np.quantile(self.paths, QUANTILES, axis=0)
+        named = {str(q): line.tolist() for q, line in zip(QUANTILES, quantiles, strict=True)}
+        mean = self.paths.mean(0).tolist()
+        return {"id": self.id, "time": self.times, "mean": mean, "quantiles": named}
 
 
 def forecast(
@@ -27,31 +55,37 @@ def forecast(
 
     The uniform numbers that decide a step are spread evenly over the paths of a series (a Latin
     hypercube, McKay et al. 1979): each path is a fair draw, and quantiles of a hundred are as
-    steady as of many more.
+    steady as of many more. A horizon beyond the tokenizer's is drawn a part at a time, each path
+    going on from what it drew.
     """
-    if horizon + max(map(len, histories)) > model.config.context + 1:
-        raise DataError(
-            f"--horizon {horizon}: the model sees {model.config.context} points, of which the "
-            f"history is {max(map(len, histories)) - 1}"
-        )
-    out = np.empty((len(histories), paths, horizon))
+    part = min(horizon, tokenizer.horizon)
+    out = np.empty((len(histories), paths, part))
     groups: dict[int, list[int]] = {}
     for index, sequence in enumerate(histories):
         groups.setdefault(len(sequence), []).append(index)
-    together = max(1, ROWS // paths)
     was_training = model.training
     model.eval()
     try:
-        for group in groups.values():
+        for length, group in groups.items():
+            together = max(1, min(ROWS // paths, READ // length))
             for start in range(0, len(group), together):
                 chosen = group[start : start + together]
-                out[chosen] = _draw(
-                    model, tokenizer, [histories[i] for i in chosen], horizon, paths, seed,
-                    temperature,
-                )  # fmt: skip
+                known = [histories[i] for i in chosen]
+                out[chosen] = _draw(model, tokenizer, known, part, paths, seed, temperature)
     finally:
         model.train(was_training)
-    return out
+    if part == horizon:
+        return out
+
+    longer = []
+    for sequence, drawn in zip(histories, out, strict=True):
+        past = tokenizer.decode(sequence.ids, sequence.side).values
+        for number, path in enumerate(drawn):
+            values = np.concatenate((past, path))[-tokenizer.history :]
+            name = f"{sequence.side.get('id', '')}/{number}/{horizon}"
+            longer.append(tokenizer.encode(Window(values, len(values), {"id": name})))
+    rest = forecast(model, tokenizer, longer, horizon - part, 1, seed, temperature)
+    return np.concatenate((out, rest.reshape(len(histories), paths, -1)), axis=2)
 
 
 @torch.no_grad()
@@ -63,13 +97,11 @@ def _draw(
     device = model.head.weight.device
     past = np.stack([sequence.ids for sequence in histories])
     count, length = past.shape
-    supports = [tokenizer.support(length, sequence.side) for sequence in histories]
-    first = min(support[0] for support in supports)  # type: ignore[index]
-    last = max(support[1] for support in supports)  # type: ignore[index]
-    legal = np.zeros((count, 1, last - first), bool)
-    for row, support in enumerate(supports):
-        legal[row, 0, support[0] - first : support[1] - first] = True  # type: ignore[index]
-    forbidden = None if legal.all() else torch.from_numpy(~legal).to(device)
+    supports = np.array([tokenizer.support(length, sequence.side) for sequence in histories])
+    first, last = int(supports[:, 0].min()), int(supports[:, 1].max())
+    bins = np.arange(first, last)
+    illegal = (bins < supports[:, :1]) | (bins >= supports[:, 1:])  # (N, bins)
+    forbidden = torch.from_numpy(illegal)[:, None] if illegal.any() else None
 
     uniforms = np.stack([_hypercube(seed, s.side.get("id", ""), paths, horizon) for s in histories])
     state = model.start(count, length + horizon)
@@ -79,21 +111,22 @@ def _draw(
     drawn = np.empty((count, paths, horizon), np.int64)
     within = np.empty((count, paths, horizon))
     for step in range(horizon):
-        logits = model.logits(hidden[:, -1], first, last).view(count, paths, -1) / temperature
+        # on the CPU: float64, which not every device has
+        logits = model.logits(hidden[:, -1], first, last).cpu().view(count, paths, -1)
         if forbidden is not None:
             logits = logits.masked_fill(forbidden, -torch.inf)
-        upto = logits.double().softmax(-1).cumsum(-1)
-        at = torch.from_numpy(uniforms[:, :, step]).to(device)[..., None] * upto[..., -1:]
-        bins = torch.searchsorted(upto, at, right=True).clamp(max=last - first - 1)
+        upto = (logits.double() / temperature).softmax(-1).cumsum(-1)
+        at = torch.from_numpy(uniforms[:, :, step, None]) * upto[..., -1:]
+        chosen = torch.searchsorted(upto, at, right=True).clamp(max=last - first - 1)
         # where in its bin the number fell: a value, not only a bin
-        above = upto.gather(-1, bins)
-        below = torch.where(bins > 0, upto.gather(-1, (bins - 1).clamp(min=0)), 0.0)
-        part = (at - below) / (above - below).clamp(min=1e-12)
-        within[:, :, step] = part[..., 0].clamp(0, 1).cpu().numpy()
-        ids = bins[..., 0] + first
-        drawn[:, :, step] = ids.cpu().numpy()
+        above = upto.gather(-1, chosen)
+        below = torch.where(chosen > 0, upto.gather(-1, (chosen - 1).clamp(min=0)), 0.0)
+        fraction = (at - below) / (above - below).clamp(min=1e-12)
+        within[:, :, step] = fraction[..., 0].clamp(0, 1).numpy()
+        ids = chosen[..., 0] + first
+        drawn[:, :, step] = ids.numpy()
         if step + 1 < horizon:
-            hidden = model.step(ids.view(-1, 1), state)
+            hidden = model.step(ids.view(-1, 1).to(device), state)
 
     scales = Scales.of([s.side for s in histories for _ in range(paths)])
     whole = np.concatenate((past.repeat(paths, 0), drawn.reshape(count * paths, horizon)), axis=1)

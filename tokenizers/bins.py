@@ -81,14 +81,17 @@ class Scales:
 
 class BinsTokenizer:
     """ids: begin, then one a value. `edges` (bins + 1,) are the bins' borders in scales,
-    `centres` (bins,) what a bin decodes to; what lies beyond falls in the outermost."""
+    `centres` (bins,) what a bin decodes to; what lies beyond falls in the outermost.
+    `history` and `horizon` are the points of the windows that it was fitted on."""
 
     axes = 1
     lossless = False
 
     def __init__(
-        self, edges: Values, centres: Values, season: int, coding: str = "auto", mean: bool = False
-    ) -> None:
+        self, edges: Values, centres: Values, season: int, history: int, horizon: int,
+        coding: str = "auto", mean: bool = False,
+    ) -> None:  # fmt: skip
+        self.history, self.horizon = history, horizon
         self.edges, self.centres, self.season = edges, centres, season
         self.coding, self.mean = coding, mean  # coding: auto, values, differences
         self.vocab_size = FIRST + len(centres)
@@ -206,17 +209,19 @@ class BinsTokenizer:
 
     @classmethod
     def fit(
-        cls, spec: str, windows: Values, history: Ids, season: int, coding: str = "auto"
-    ) -> BinsTokenizer:
-        """bins, bins:N, bins:quantile[:N], bins:uniform[:N], bins:chronos; windows (B, T) and how
-        much of each is history show how far values reach."""
+        cls, spec: str, windows: Values, known: Ids, season: int, history: int,
+        coding: str = "auto",
+    ) -> BinsTokenizer:  # fmt: skip
+        """bins, bins:N, bins:quantile[:N], bins:uniform[:N], bins:chronos; windows (B, T) of
+        which `known` (B,) points are history, at most `history`, show how far values reach."""
         kind, count = parse(spec)
+        shape = season, history, windows.shape[1] - history
         if kind == "chronos":
             centres = np.linspace(-15.0, 15.0, 4093)
-            return cls(borders(centres), centres, 1, "values", mean=True)
+            return cls(borders(centres), centres, *shape, coding="values", mean=True)
         fine = np.linspace(-WIDEST, WIDEST, 40001)
-        ruler = cls(borders(fine), fine, season, coding)
-        scales = ruler.scales(windows, history)
+        ruler = cls(borders(fine), fine, *shape, coding)
+        scales = ruler.scales(windows, known)
         ids = ruler.encode_rows(windows, scales)[:, 1:]
         steps = np.sort(fine[ids[ids >= FIRST] - FIRST])
         reach = 4.0
@@ -224,26 +229,27 @@ class BinsTokenizer:
             reach = float(np.clip(1.25 * np.quantile(np.abs(steps), 0.9995), 4.0, WIDEST))
         if kind == "uniform" or not len(steps):
             centres = np.linspace(-reach, reach, count)
-            return cls(borders(centres), centres, season, coding)
+            return cls(borders(centres), centres, *shape, coding)
         # half of the bins follow the values' quantiles, half lie evenly: fine where values are
         grid = np.linspace(-reach, reach, 20001)
         below = np.searchsorted(steps, grid, side="right") / len(steps)
         mass = 0.5 * (below - below[0]) / max(below[-1] - below[0], 1e-9)
         mass += 0.5 * (grid + reach) / (2 * reach)
         edges = np.interp(np.linspace(0, mass[-1], count + 1), mass, grid)
-        return cls(edges, (edges[1:] + edges[:-1]) / 2, season, coding)
+        return cls(edges, (edges[1:] + edges[:-1]) / 2, *shape, coding)
 
     def state(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
-        state = {"season": self.season, "coding": self.coding, "mean": self.mean}
-        return state, {"edges": self.edges, "centres": self.centres}
+        names = ("season", "history", "horizon", "coding", "mean")
+        return {name: getattr(self, name) for name in names}, {
+            "edges": self.edges,
+            "centres": self.centres,
+        }
 
     @classmethod
     def from_state(
         cls, state: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]
     ) -> BinsTokenizer:
-        return cls(
-            arrays["edges"], arrays["centres"], state["season"], state["coding"], state["mean"]
-        )
+        return cls(arrays["edges"], arrays["centres"], **state)
 
 
 def parse(spec: str) -> tuple[str, int]:
@@ -299,7 +305,8 @@ def spread(values: Values) -> Values:
     wide = (quantile(0.9) - quantile(0.1)) / 2.563
     away = np.abs(np.nan_to_num(ordered - quantile(0.5)[:, None]))
     mean: Values = (away / np.maximum(count, 1)[:, None]).sum(1)
-    return np.where(wide > 0, wide, mean)
+    out: Values = np.where(wide > 0, wide, mean)
+    return out
 
 
 def recent(past: Values, season: int) -> Values:
@@ -312,7 +319,8 @@ def recent(past: Values, season: int) -> Values:
     at = np.arange(last.shape[1])
     middle = (at >= cut[:, None]) & (at < (count - cut)[:, None])
     kept = np.where(middle, last / np.maximum(count - 2 * cut, 1)[:, None], 0.0)
-    return kept.sum(1)
+    mean: Values = kept.sum(1)
+    return mean
 
 
 Tokenizer = BinsTokenizer
