@@ -9,7 +9,7 @@ import click
 
 from . import options as opt
 from .render import columns, curve
-from .train import score_line
+from .training import score_line
 
 
 @click.command("info", cls=opt.Command)
@@ -43,7 +43,7 @@ def command(run: str | None, runs: str, quiet: bool, as_json: bool) -> None:
         ["checkpoints", ", ".join(map(str, saved)) or "none"],
     ]  # fmt: skip
     click.echo(columns(rows))
-    losses = [e["loss"] for e in opened.log() if "loss" in e]
+    losses = [e["loss"] for e in opened.log() if e.get("loss") is not None]
     picture = curve(losses)
     if picture:
         click.echo(f"\n{picture}\nloss in nats per token over {len(losses):,} steps")

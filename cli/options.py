@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -97,6 +97,7 @@ class Command(click.Command):
         if options is not None:
             added = [flag for flag in task_flags(task.name, options) if flag.name not in known]
             self.params = [*added, *self.params]
+            ctx.meta["tfm.task_options"] = [flag.name for flag in added]
 
 
 class TaskCommand(Command):
@@ -105,10 +106,17 @@ class TaskCommand(Command):
     task_options = "Options"
 
     def task_class(self, ctx: click.Context, args: list[str]) -> Any:
-        from ..core.plugins import find, names
+        from ..core.errors import TfmError
+        from ..core.plugins import find, guess_task
+        from ..core.source import Source
 
-        name = _peek(args, "task") or (ctx.default_map or {}).get("task") or "text"
-        return find("tasks", name) if name in names("tasks") else None
+        data = [value for name, value in _pairs(args) if name == "--data"]
+        name = _peek(args, "task") or (ctx.default_map or {}).get("task")
+        try:
+            name = name or (guess_task(Source(tuple(data))) if data else "text")
+            return find("tasks", name)
+        except (TfmError, OSError):
+            return None
 
 
 class RunTaskCommand(Command):
@@ -162,13 +170,21 @@ def _plain(hint: Any) -> Any:
     return parts[0] if parts else hint
 
 
+def _pairs(args: list[str]) -> Iterator[tuple[str, str]]:
+    """(option, value) as they stand, before options are parsed."""
+    for at, arg in enumerate(args):
+        name, equals, value = arg.partition("=")
+        if arg.startswith("--") and equals:
+            yield name, value
+        elif arg.startswith("--") and at + 1 < len(args):
+            yield arg, args[at + 1]
+
+
 def _peek(args: list[str], name: str) -> str | None:
     """The value of an option before options are parsed."""
-    for at, arg in enumerate(args):
-        if arg == f"--{name}" and at + 1 < len(args):
-            return args[at + 1]
-        if arg.startswith(f"--{name}="):
-            return arg.partition("=")[2]
+    for option, value in _pairs(args):
+        if option == f"--{name}":
+            return value
     return os.environ.get(f"TFM_{name.upper()}")
 
 

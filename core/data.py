@@ -50,9 +50,9 @@ class Windows:
 
     def batch(self, indices: Ids) -> Batch:
         epochs = indices // self.count
-        phase = mix(epochs, key(self.seed, "phase")) % np.uint64(min(self.context, self.room))
+        phases = self.room - (self.count - 1) * self.context  # the last window reaches the end
+        phase = mix(epochs, key(self.seed, "phase")) % np.uint64(phases)
         starts = (indices % self.count) * self.context + phase.astype(np.int64)
-        starts = np.minimum(starts, self.room - 1)
         ids = self.stream[starts[:, None] + np.arange(self.context + 1)].astype(np.int64)
         from_nothing = mix(indices, key(self.seed, "begin")) % np.uint64(BEGIN_EVERY) == 0
         ids[from_nothing, 0] = self.begin
@@ -126,7 +126,7 @@ def collate(rows: list[list[tuple[Sequence, int, int]]], tokenizer: Tokenizer, w
             here = slice(at, at + end - start)
             ids[r, here] = sequence.ids[start:end]
             weight[r, here] = sequence.target_weight()[start:end]
-            weight[r, at] = 0
+            weight[r, at : at + 1] = 0  # an item may be empty
             segments[r, here] = number
             own = tokenizer.positions(len(sequence), sequence.side)
             placed |= own is not None

@@ -88,7 +88,7 @@ def _evaluate_all(
         rows = max(1, BATCH_TOKENS // width)
         group, todo = todo[-rows:], todo[:-rows]
         batch = collate([[(sequences[w.item], w.start, w.end)] for w in group], tokenizer, width)
-        scores = batch_nll(model, batch).double().cpu().numpy()  # (rows, width - 1)
+        scores = batch_nll(model, batch).cpu().double().numpy()  # (rows, width - 1)
         for window, row in zip(group, scores, strict=True):
             first, size = window.scored - window.start, window.end - window.start
             nats[window.item][window.scored : window.end] = row[first - 1 : size - 1]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import platform
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,17 +14,19 @@ from typing import Any
 
 import torch
 
-from . import plan as planning
-from .config import ModelConfig, TrainConfig, from_json, model_config, parse_value, with_fields
-from .device import default_dtype, pick_device, use_threads
+from .config import TrainConfig, from_json, with_fields
+from .device import keep_freed_memory, pick_device, use_threads
 from .errors import ConfigError, DamagedError, DataError, UsageError
+from .files import check_files
 from .hashing import key
 from .model import SequenceModel
 from .optim import make_optimizers
-from .plugins import find, names
+from .plan import Planned
+from .plugins import find, guess_task
 from .protocols import Dataset, Items, Sequence, Task, Tokenizer
-from .run import Run, check_files, load_optimizers, load_weights
+from .run import Run
 from .source import Source
+from .weights import load_optimizers, load_weights
 
 Note = Callable[[str], None]
 DEFAULT_BUDGET = 120.0  # seconds, where nothing says how long
@@ -76,18 +77,6 @@ class Prepared:
 # -- data ----------------------------------------------------------------------------------------
 
 
-def guess_task(source: Source) -> str:
-    """The task that claims the first file most surely. Rows of a table and standard input are
-    taken for text where nothing says otherwise."""
-    if source.is_table():
-        return "text"
-    path = source.files()[0]
-    with path.open("rb") as file:
-        head = file.read(1 << 16)
-    claims = {name: find("tasks", name).claims(path, head) for name in names("tasks")}
-    return max(sorted(claims), key=lambda name: claims[name])
-
-
 def make_task(name: str, options: Mapping[str, object]) -> Task:
     """A task with its options, as typed. ConfigError for one it does not have."""
     kind = find("tasks", name)
@@ -130,133 +119,6 @@ def prepare(request: Request, note: Note) -> Prepared:
         values = ", ".join(f"{name} {value:.3f}" for name, value in floor.items())
         note(f"to beat, in bits per {task.unit}: {values}")
     return Prepared(task, source, train, held, tokenizer, spec, heldout, floor)
-
-
-# -- plan ----------------------------------------------------------------------------------------
-
-
-@dataclass
-class Planned:
-    model: ModelConfig
-    train: TrainConfig
-    size: str
-    tokens: int | None  # ids of training data that are prepared, none for all there are
-    data: Dataset
-    device: torch.device
-    about: dict[str, Any]  # the plan, for the run's config
-
-
-def make_plan(
-    request: Request, prepared: Prepared, left: Callable[[], float] | None, cache: Path, note: Note
-) -> Planned:
-    """Size, shape and steps. `left()`: seconds until the budget's end, none where steps or tokens
-    were asked for; only then is anything measured."""
-    device = pick_device(request.device)
-    use_threads(int(_wanted(request, "train", "threads", 0)))
-    longest = prepared.task.longest(prepared.train, prepared.tokenizer)
-
-    def configs(size: str, steps: int = 1) -> tuple[ModelConfig, TrainConfig]:
-        return make_configs(request, prepared.tokenizer, size, longest, device, steps)
-
-    def dataset(model: ModelConfig, tokens: int | None) -> Dataset:
-        return prepared.task.dataset(
-            prepared.train, prepared.tokenizer, model.context, tokens, request.seed, cache
-        )
-
-    size = request.size or "tiny"
-    if left is None:
-        model, train = configs(size)
-        tokens = request.tokens or 0
-        steps = request.steps or planning.steps_for(tokens, train, model.context)
-        train = replace(train, steps=steps)
-        wanted = train.steps * train.batch * train.accumulate * model.context
-        data = dataset(model, wanted)
-        model = fit_context(model, data, note)
-        return Planned(model, train, size, wanted, data, device, {})
-
-    began = time.perf_counter()
-    model, train = configs(size)
-    sample = 64 * train.batch * model.context
-    data = dataset(model, sample)
-    encoding = (time.perf_counter() - began) / sample  # seconds a token, at most
-    model = fit_context(model, data, note)
-    budget = left()
-    speed = planning.measure(model, train, data, device, min(5.0, 0.04 * budget))
-    if request.size is None and request.init is None:
-        size = planning.choose_size(size, speed, left(), lambda s: configs(s)[0])
-        if size != "tiny":
-            model, train = configs(size)
-            data = dataset(model, sample)
-            model = fit_context(model, data, note)
-            speed = planning.measure(model, train, data, device, min(10.0, 0.04 * budget))
-    held = sum(len(s) for s in prepared.heldout[prepared.final_split])
-    scoring = min(held / speed.eval_tokens_per_second, planning.EVALUATION_SHARE * budget)
-    per_step = train.batch * train.accumulate * model.context
-    reserve = 1.3 * scoring + planning.TEARDOWN
-    seconds = left() - reserve
-    steps = max(1, int(seconds / (speed.step_seconds + encoding * per_step)))
-    if prepared.train.size <= 4 * sample:  # all of it is prepared anyhow
-        steps = max(1, int(seconds / speed.step_seconds))
-    wanted = steps * per_step
-    data = dataset(model, wanted)
-    train = replace(train, steps=max(1, min(steps, int((left() - reserve) / speed.step_seconds))))
-    about = {
-        "budget_seconds": request.budget,
-        "step_seconds": speed.step_seconds,
-        "eval_tokens_per_second": speed.eval_tokens_per_second,
-        "reserve_seconds": reserve,
-        "final_tokens": None if held <= 1.05 * scoring * speed.eval_tokens_per_second
-        else int(scoring * speed.eval_tokens_per_second),
-    }  # fmt: skip
-    return Planned(model, train, size, wanted, data, device, about)
-
-
-def _wanted(request: Request, section: str, name: str, default: object) -> Any:
-    value = request.sets.get(section, {}).get(name, default)
-    return parse_value(value, type(default), f"{section}.{name}")
-
-
-def make_configs(
-    request: Request,
-    tokenizer: Tokenizer,
-    size: str,
-    longest: int | None,
-    device: torch.device,
-    steps: int,
-) -> tuple[ModelConfig, TrainConfig]:
-    """Both configs for a size, the fields of `--set` over the table's."""  # fmt: skip
-    sets = dict(request.sets.get("model", {}))
-    for name, flag in (("vocab_size", "--tokenizer"), ("axes", "--tokenizer")):
-        if name in sets:
-            raise ConfigError(f"--set model.{name}: follows from {flag}")
-    context = request.context
-    if "context" in sets:
-        context = parse_value(sets.pop("context"), int, "model.context")
-    if request.init is not None:
-        model = request.init.model_config()
-        context, rows = planning.shape(size, None, model.context)
-    else:
-        context, rows = planning.shape(size, longest, context)
-        model = model_config(
-            request.arch, size,
-            vocab_size=tokenizer.vocab_size, axes=tokenizer.axes, context=context,
-        )  # fmt: skip
-    model = with_fields(model, "model", sets)
-    train = TrainConfig(
-        steps=steps, batch=rows, seed=request.seed, dtype=default_dtype(device, model.width),
-        threads=torch.get_num_threads(),
-    )  # fmt: skip
-    train = with_fields(train, "train", request.sets.get("train", {}))
-    return model, replace(train, threads=torch.get_num_threads())
-
-
-def fit_context(model: ModelConfig, data: Dataset, note: Note) -> ModelConfig:
-    """A shorter context where the training data is shorter than a window."""
-    context = getattr(data, "context", model.context)
-    if context < model.context:
-        note(f"the data is short: context {context} rather than {model.context}")
-        return replace(model, context=context)
-    return model
 
 
 # -- from plan to run ----------------------------------------------------------------------------
@@ -344,6 +206,7 @@ def resume(run: Run, note: Note, device: str, cache: Path) -> tuple[Task, Planne
     task, tokenizer = run.task(), run.tokenizer()
     model_shape, train_config = run.model_config(), run.train_config()
     use_threads(train_config.threads)
+    keep_freed_memory()
     where = pick_device(device)
     data = _reopened(run, task, tokenizer, model_shape.context, train_config.seed, cache)
     planned = Planned(

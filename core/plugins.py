@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ConfigError, nearest
+from .source import Source, unpacked
 
 ROOT = Path(__file__).parent.parent
 CLASS = {"tasks": "Task", "tokenizers": "Tokenizer"}  # what a file of each kind defines
@@ -43,3 +44,16 @@ def find(group: str, name: str) -> Any:
             ) from error
     flag = {"tasks": "--task", "tokenizers": "--tokenizer"}[group]
     raise ConfigError(f"{flag} {name}: no such {group[:-1]}; {nearest(name, names(group))}")
+
+
+def guess_task(source: Source) -> str:
+    """The task that claims the first file most surely. Rows of a table and standard input are
+    taken for text where nothing says otherwise."""
+    if source.is_table():
+        return "text"
+    path = source.files()[0]
+    with unpacked(path).open("rb") as file:
+        head = file.read(1 << 16)
+    path = path.with_suffix("") if path.suffix == ".gz" else path
+    claims = {name: find("tasks", name).claims(path, head) for name in names("tasks")}
+    return max(sorted(claims), key=lambda name: claims[name])

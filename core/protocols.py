@@ -189,7 +189,7 @@ class Task(Protocol):
         ...
 
     def longest(self, train: Items, tokenizer: Tokenizer) -> int | None:
-        """Ids of the longest item that must be seen whole; none where any context will do."""
+        """Ids of the longest item that should be seen whole; none where any context will do."""
         ...
 
     def dataset(

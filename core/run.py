@@ -14,7 +14,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -22,113 +22,25 @@ from typing import TYPE_CHECKING, Any
 
 from .config import ModelConfig, TrainConfig, from_json
 from .errors import ConfigError, DamagedError, TfmError, UsageError
-from .store import Store, file_sha256
+from .files import (
+    FORMAT,
+    check_files,
+    log_line,
+    read_log,
+    sync_folder,
+    to_json,
+    write_durably,
+    write_manifest,
+)
+from .store import Store
 
 if TYPE_CHECKING:
     import torch
 
     from .model import SequenceModel
 
-FORMAT = 1
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 KEEP = 2  # newest checkpoints that stay, beside the best
-
-
-# -- files ---------------------------------------------------------------------------------------
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """The file whole or as it was before: a temporary name, fsync, rename."""
-    fresh = path.with_name(path.name + ".new")
-    with fresh.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(fresh, path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes renames in a folder last, on systems where a folder can be synced."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def to_json(value: object) -> bytes:
-    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
-
-
-def write_manifest(folder: Path, extra: Mapping[str, Any]) -> None:
-    """manifest.json, last of all: size and sha256 of every file below, and of itself."""
-    files = {
-        str(p.relative_to(folder).as_posix()): [p.stat().st_size, file_sha256(p)]
-        for p in sorted(folder.rglob("*"))
-        if p.is_file() and p.name != "manifest.json"
-    }
-    body = {"format": FORMAT, "files": files, **extra}
-    body["sha256"] = hashlib.sha256(to_json(body)).hexdigest()
-    write_durably(folder / "manifest.json", to_json(body))
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest, itself checked. DamagedError."""
-    path = folder / "manifest.json"
-    try:
-        body: dict[str, Any] = json.loads(path.read_bytes())
-        said = body.pop("sha256")
-        if hashlib.sha256(to_json(body)).hexdigest() != said:
-            raise ValueError("its checksum does not match")
-        if body["format"] > FORMAT:
-            raise ConfigError(f"{folder}: made by a newer tfm (format {body['format']}); upgrade")
-        return body
-    except ConfigError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedError(f"{path}: damaged or missing ({error})") from error
-
-
-def check_files(folder: Path) -> dict[str, Any]:
-    """The manifest, after every file it lists was compared with it. DamagedError names the file."""
-    manifest = read_manifest(folder)
-    for name, (size, sha256) in manifest["files"].items():
-        path = folder / name
-        try:
-            same = path.stat().st_size == size and file_sha256(path) == sha256
-        except OSError as error:
-            raise DamagedError(f"{path}: missing or unreadable ({error.strerror})") from error
-        if not same:
-            raise DamagedError(f"{path}: damaged, its checksum does not match")
-    return manifest
-
-
-# -- the log -------------------------------------------------------------------------------------
-
-
-def log_line(entry: Mapping[str, Any]) -> str:
-    """One line of log.jsonl, with a checksum of its own as the last key."""
-    text = json.dumps(entry)
-    check = hashlib.sha256(text.encode()).hexdigest()[:8]
-    return f'{text[:-1]}, "check": "{check}"}}\n'
-
-
-def read_log(path: Path) -> Iterator[dict[str, Any]]:
-    """The entries of a log. DamagedError for a line that is not as it was written, unless it is
-    the last one: a process that was killed may leave half a line."""
-    lines = path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []
-    for number, line in enumerate(lines, 1):
-        text, mark, check = line.rpartition(', "check": "')
-        text += "}"
-        good = mark and check == hashlib.sha256(text.encode()).hexdigest()[:8] + '"}\n'
-        if not good and number == len(lines) and not line.endswith("\n"):
-            return
-        if not good:
-            raise DamagedError(f"{path}: line {number} is damaged")
-        yield json.loads(text)
 
 
 # -- the run -------------------------------------------------------------------------------------
@@ -203,7 +115,10 @@ class Run:
             write_manifest(fresh, {})
             (fresh / "checkpoints").mkdir()
             (fresh / "log.jsonl").touch()
-            fresh.rename(path)
+            try:
+                fresh.rename(path)
+            except OSError as error:
+                raise UsageError(f"--run {path}: already exists; choose another name") from error
             sync_folder(path.parent)
         except BaseException:
             shutil.rmtree(fresh, ignore_errors=True)
@@ -290,6 +205,8 @@ class Run:
         UsageError names the holder."""
         import filelock
 
+        if self._lock is not None:
+            return
         lock = filelock.FileLock(self.path / "lock")
         try:
             lock.acquire(timeout=0)
@@ -351,6 +268,8 @@ class Run:
         """
         from safetensors.torch import save
 
+        from .weights import optimizer_tensors
+
         root = self.path / "checkpoints"
         folder = root / f"{step:06d}"
         fresh = root / f".new-{step:06d}"
@@ -381,6 +300,7 @@ class Run:
     def load_model(self, which: str = "last", device: torch.device | None = None) -> SequenceModel:
         """The model with the weights of a checkpoint, every file checked first. DamagedError."""
         from .model import SequenceModel
+        from .weights import load_weights
 
         self.check()
         checkpoint = self.checkpoint(which)
@@ -388,46 +308,6 @@ class Run:
         model = SequenceModel(self.model_config())
         load_weights(model, checkpoint.path / "model.safetensors")
         return model.to(device) if device is not None else model
-
-
-def optimizer_tensors(optimizers: list[Any]) -> dict[str, Any]:
-    """Every tensor of the optimisers' states under 'optimizer.parameter.name'."""
-    return {
-        f"{number}.{index}.{name}": value.detach().contiguous()
-        for number, optimizer in enumerate(optimizers)
-        for index, state in optimizer.state_dict()["state"].items()
-        for name, value in state.items()
-    }
-
-
-def load_optimizers(optimizers: list[Any], path: Path) -> None:
-    """Puts back what `optimizer_tensors` named."""
-    from safetensors.torch import load_file
-
-    try:
-        tensors = load_file(str(path))
-        for number, optimizer in enumerate(optimizers):
-            whole = optimizer.state_dict()
-            states: dict[int, dict[str, Any]] = {}
-            for key, tensor in tensors.items():
-                which, index, name = key.split(".", 2)
-                if int(which) == number:
-                    states.setdefault(int(index), {})[name] = tensor
-            optimizer.load_state_dict({**whole, "state": states})
-    except Exception as error:  # safetensors raises its own kind
-        raise DamagedError(f"{path}: not the optimiser of this run ({error})") from error
-
-
-def load_weights(model: SequenceModel, path: Path) -> None:
-    from safetensors.torch import load_file
-
-    try:
-        weights = load_file(str(path))
-        missing, unknown = model.load_state_dict(weights, strict=False)
-        if set(missing) - ({"head.weight"} if model.config.tied else set()) or unknown:
-            raise ValueError(f"other tensors than the model's: {[*missing, *unknown][:3]}")
-    except Exception as error:  # safetensors raises its own kind
-        raise DamagedError(f"{path}: not the weights of this model ({error})") from error
 
 
 # -- finding runs --------------------------------------------------------------------------------

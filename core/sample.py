@@ -47,12 +47,12 @@ def pick(logits: Tensor, config: SampleConfig, uniforms: list[float]) -> Tensor:
     the cumulative distribution."""
     if config.greedy:
         return logits.argmax(-1)
-    p = filtered(logits, config).double().softmax(-1)
+    p = filtered(logits, config).cpu().double().softmax(-1)
     upto = p.cumsum(-1)
-    at = torch.tensor(uniforms, dtype=torch.float64, device=p.device)[:, None] * upto[:, -1:]
+    at = torch.tensor(uniforms, dtype=torch.float64)[:, None] * upto[:, -1:]
     ids = torch.searchsorted(upto, at, right=True).squeeze(-1)
     last = p.shape[-1] - 1 - (p > 0).flip(-1).long().argmax(-1)  # the last id that can be drawn
-    return torch.minimum(ids, last)
+    return torch.minimum(ids, last).to(logits.device)
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def generate(
         if rows.shape[1] > context:
             if positions is not None:
                 raise DataError(f"an item needs more than the context of {context}: --context")
-            half = context // 2
+            half = max(1, context // 2)
             given = rows[:, : min(prompt.given, context - half)]
             rows, fed = torch.cat((given, rows[:, -half:]), dim=1), 0
             state = model.start(draws, context)

@@ -2,7 +2,8 @@
 
 A folder of plain files: `ids.bin` (little-endian uint16 or uint32), `offsets.bin` (int64, one
 more than there are items), `items.jsonl` (given and side, where not the usual), `weight.bin`
-(float32, where an item brings weights), `meta.json` last, with each file's size and sha256.
+(float32, where an item brings weights), `meta.json` last, with each file's size and sha256, and a
+sha256 of its own.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _sha256(meta: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(meta).encode()).hexdigest()
+
+
 def write_store(folder: Path, sequences: Iterable[Sequence], vocab_size: int) -> None:
     """Writes `sequences` one by one; the folder must not hold a store yet."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,6 +54,7 @@ def write_store(folder: Path, sequences: Iterable[Sequence], vocab_size: int) ->
     (folder / "offsets.bin").write_bytes(np.array(offsets, "<i8").tobytes())
     files = {p.name: [p.stat().st_size, file_sha256(p)] for p in sorted(folder.iterdir())}
     meta = {"format": 1, "dtype": kind.str, "files": files}
+    meta["sha256"] = _sha256(meta)
     (folder / "meta.json").write_text(json.dumps(meta))
 
 
@@ -59,6 +65,8 @@ class Store:
         self.folder = folder
         try:
             meta = json.loads((folder / "meta.json").read_text())
+            if meta.pop("sha256") != _sha256(meta):
+                raise DamagedError(f"{folder / 'meta.json'}: damaged, its checksum does not match")
             for name, (size, sha256) in meta["files"].items():
                 path = folder / Path(name).name
                 if path.stat().st_size != size or file_sha256(path) != sha256:

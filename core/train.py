@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -37,6 +38,18 @@ class Step:
     @property
     def tokens_per_second(self) -> float:
         return self.tokens / self.seconds if self.seconds else 0.0
+
+    def record(self) -> dict[str, Any]:
+        """The step as a line of the log; null for what is not finite, which JSON cannot say."""
+        return {
+            "step": self.index,
+            "loss": self.loss if math.isfinite(self.loss) else None,
+            "lr": self.lr,
+            "gradient_norm": self.gradient_norm if math.isfinite(self.gradient_norm) else None,
+            "tokens": self.tokens,
+            "skipped": self.skipped,
+            "seconds": round(self.seconds, 6),
+        }
 
 
 def train(

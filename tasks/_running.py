@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 
 from ..core.data import Packed, Windows
 from ..core.errors import DataError, UsageError
@@ -24,13 +23,11 @@ from ..core.hashing import uniform
 from ..core.protocols import Dataset, NoOptions, Sequence
 from ..core.source import ByteStream, Source, scratch_file
 from ..core.store import cached_store
+from ._spans import PIECE, Spans, beginning, lines
 
-PIECE = 1 << 18  # bytes of a running text that are encoded, and scored, as one
-BLOCK = 1 << 24  # bytes that are searched for line ends at a time
 FIT_BYTES = 8 << 20  # bytes that a tokenizer learns from
 HOLDOUT = 0.1
 HOLDOUT_BYTES = 10_000_000  # of a running text, at most, unless --holdout says more
-CONTINUATION = bytes(range(0x80, 0xC0))  # bytes inside a UTF-8 character
 FLOOR_TRAIN, FLOOR_HELD = 10_000_000, 1_000_000  # bytes
 
 
@@ -44,55 +41,6 @@ class RunningOptions:
             "choices": ("stream", "line", "file", "record"),
         },
     )
-
-
-@dataclass(frozen=True)
-class Spans:
-    """Items: stretches (N, 2) of a stream of bytes; one after another where `running`."""
-
-    stream: ByteStream
-    spans: npt.NDArray[np.int64]
-    running: bool
-    fingerprint: str
-    about: str
-
-    @property
-    def size(self) -> int:
-        return int((self.spans[:, 1] - self.spans[:, 0]).sum())
-
-    def read(self, index: int) -> bytes:
-        return self.stream.read(*self.spans[index].tolist())
-
-    def pieces(self, size: int) -> Iterator[tuple[int, int, bool]]:
-        """(start, stop, whether an item starts here): stretches of about `size` bytes at most,
-        cut where a line ends if one ends near, and never inside a UTF-8 character."""
-        for start, stop in self.spans.tolist():
-            first = True
-            while start < stop:
-                cut = stop if stop - start <= size else self._cut(start + size)
-                yield start, cut, first
-                start, first = cut, False
-
-    def _cut(self, near: int) -> int:
-        back = self.stream.read(near - 4096, near + 4) if near > 4096 else b""
-        line = back[:4096].rfind(b"\n")
-        if line >= 0:
-            return near - 4096 + line + 1
-        return self.whole_character(near)
-
-    def whole_character(self, near: int) -> int:
-        """The first place from `near` on that is not inside a UTF-8 character (3 bytes further at
-        most: in bytes that are no text, anywhere will do)."""
-        ahead = self.stream.read(near, near + 3)
-        return near + len(ahead) - len(ahead.lstrip(CONTINUATION))
-
-    def sample(self, size: int) -> list[tuple[int, int, bool]]:
-        """Pieces evenly spread over all, of about `size` bytes in all."""
-        pieces = list(self.pieces(PIECE))
-        wanted = max(1, -(-size // PIECE))
-        if wanted >= len(pieces):
-            return pieces
-        return [pieces[i] for i in np.linspace(0, len(pieces) - 1, wanted).astype(int).tolist()]
 
 
 class Running:
@@ -129,7 +77,7 @@ class Running:
         spans = np.stack((stream.starts[:-1], stream.starts[1:]), axis=1).astype(np.int64)
         spans = spans[spans[:, 1] > spans[:, 0]]
         if self.options.each == "line":
-            spans = _lines(stream, spans)
+            spans = lines(stream, spans)
         return Spans(
             stream, spans, self.running, source.fingerprint(files), source.describe()
         )  # fmt: skip
@@ -157,20 +105,22 @@ class Running:
         fraction = HOLDOUT if holdout is None else holdout
         if items.running:
             return self._split_by_place(items, fraction, capped=holdout is None)
-        hidden = np.array(
+        drawn = np.array(
             [
-                uniform("split", hashlib.sha256(items.read(i)).hexdigest()) < fraction
+                uniform("split", hashlib.sha256(items.read(i)).hexdigest())
                 for i in range(len(items.spans))
             ]
         )
-        if hidden.all() or not hidden.any():
-            hidden[:] = False
-            hidden[-1] = True
-        if hidden.all():
+        if drawn.min() == drawn.max():
             raise DataError(
-                f"--data {items.about}: one item ({items.size} bytes), need at least 2 so that "
-                "one is held out; use --valid, or --each stream"
+                f"--data {items.about}: one item ({items.size} bytes), need at least 2 that "
+                "differ so that one is held out; use --valid, or --each stream"
             )
+        hidden = drawn < fraction
+        if not hidden.any():
+            hidden = drawn == drawn.min()
+        if hidden.all():
+            hidden = drawn < drawn.max()
         parts = [
             Spans(items.stream, items.spans[which], False, f"{items.fingerprint}/{name}{fraction}",
                   f"{int(which.sum()):,} of {len(which):,} items")
@@ -179,21 +129,24 @@ class Running:
         return parts[0], parts[1]
 
     def _split_by_place(self, items: Spans, fraction: float, capped: bool) -> tuple[Spans, Spans]:
+        too_little = DataError(
+            f"--data {items.about}: need at least {max(3, int(1 / fraction) + 1)} bytes to "
+            f"train on and hold some out, got {items.size}"
+        )
         held = int(items.size * fraction)
         if capped:
             held = min(held, HOLDOUT_BYTES)
         if held < 1 or items.size - held < 2:
-            raise DataError(
-                f"--data {items.about}: need at least {max(3, int(1 / fraction) + 1)} bytes to "
-                f"train on and hold some out, got {items.size}"
-            )
+            raise too_little
         before = np.cumsum(items.spans[:, 1] - items.spans[:, 0])
         number = int(np.searchsorted(before, items.size - held, side="right"))
         number = min(number, len(before) - 1)
-        cut = int(items.spans[number, 1] - (before[number] - (items.size - held)))
-        cut = items.whole_character(cut)
-        train = [*items.spans[:number].tolist(), [int(items.spans[number, 0]), cut]]
-        rest = [[cut, int(items.spans[number, 1])], *items.spans[number + 1 :].tolist()]
+        start, end = items.spans[number].tolist()
+        cut = items.whole_character(end - int(before[number] - (items.size - held)), end)
+        if cut == end and number == len(before) - 1:  # nothing would be held out
+            cut = items.last_character(start, end)
+        train = [*items.spans[:number].tolist(), [start, cut]]
+        rest = [[cut, end], *items.spans[number + 1 :].tolist()]
         parts = []
         for name, spans in (("train", train), ("held", rest)):
             kept = np.array([s for s in spans if s[1] > s[0]], np.int64).reshape(-1, 2)
@@ -203,19 +156,27 @@ class Running:
                 Spans(items.stream, kept, True, f"{items.fingerprint}/{name}{cut}",
                       f"the {which} {size:,} bytes")
             )  # fmt: skip
+        if parts[0].size < 2:  # the rest is one character
+            raise too_little
         return parts[0], parts[1]
 
     # -- ids ---------------------------------------------------------------------------------
 
-    def longest(self, train: Spans, tokenizer: Any) -> None:
-        return None
+    def longest(self, train: Spans, tokenizer: Any) -> int | None:
+        """Of items: what 95 in 100 fit into, at most 512 ids. Longer ones are cut."""
+        if train.running:
+            return None
+        spans = train.spans[:: max(1, len(train.spans) // 1000)].tolist()
+        sizes = [len(tokenizer.encode(self.value(train.stream.read(a, b)))) for a, b in spans]
+        return int(min(np.ceil(np.percentile(sizes, 95)), 512))
 
     def dataset(
         self, train: Spans, tokenizer: Any, context: int, tokens: int | None, seed: int, cache: Path
     ) -> Dataset:
-        pieces = train.sample(
-            train.size if tokens is None else self._bytes_for(tokens, train, tokenizer)
-        )
+        wanted = train.size if tokens is None else self._bytes_for(tokens, train, tokenizer)
+        if not train.running:
+            train = train.some(wanted)
+        pieces = train.sample(wanted)
         key = hashlib.sha256(
             json.dumps(
                 [2, train.fingerprint, train.running, len(train.spans), pieces[0], pieces[-1],
@@ -283,8 +244,8 @@ class Running:
         from ._floor import compressors, ngram
 
         glue = b"" if held.running else b"\n"
-        hidden = _first(held, FLOOR_HELD, glue)
-        return {**compressors(hidden), "ngram": ngram(_first(train, FLOOR_TRAIN, glue), hidden)}
+        hidden = beginning(held, FLOOR_HELD, glue)
+        return {**compressors(hidden), "ngram": ngram(beginning(train, FLOOR_TRAIN, glue), hidden)}
 
     def probe(
         self, model: Any, tokenizer: Any, sequences: Iterable[Sequence], protocol: str | None
@@ -342,36 +303,3 @@ class RunningText:
 
     def item(self) -> bytes:
         return self.data
-
-
-def _first(items: Spans, size: int, glue: bytes) -> bytes:
-    parts, total = [], 0
-    for start, stop in items.spans.tolist():
-        part = items.stream.read(start, min(stop, start + size - total)) + glue
-        parts.append(part)
-        total += len(part)
-        if total >= size:
-            break
-    return b"".join(parts)
-
-
-def _lines(stream: ByteStream, spans: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """The non-empty lines of each span, without their line ends (LF or CR LF)."""
-    found = []
-    for start, stop in spans.tolist():
-        feeds = [
-            np.flatnonzero(np.frombuffer(stream.read(at, min(stop, at + BLOCK)), np.uint8) == 10)
-            + at
-            for at in range(start, stop, BLOCK)
-        ]
-        ends = np.append(np.concatenate(feeds), stop)
-        starts = np.append(start, ends[:-1] + 1)
-        found.append(np.stack((starts, ends), axis=1))
-    lines = np.concatenate(found)
-    if b"\r\n" in stream.read(0, BLOCK):
-        cr = [b > a and stream.read(b - 1, b) == b"\r" for a, b in lines.tolist()]
-        lines[:, 1] -= np.array(cr)
-    kept: npt.NDArray[np.int64] = lines[lines[:, 1] > lines[:, 0]]
-    if not len(kept):
-        raise DataError("--each line: no line with anything in it")
-    return kept

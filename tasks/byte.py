@@ -10,7 +10,8 @@ from ..core.errors import ConfigError
 from ..core.protocols import Sequence
 from ..core.source import ByteStream, Source
 from ..tokenizers.byte import ByteTokenizer
-from ._running import Running, Spans
+from ._running import Running
+from ._spans import Spans
 
 
 class ByteTask(Running):

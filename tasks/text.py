@@ -17,7 +17,8 @@ from ..core.source import TABLES, ByteStream, Source, scratch_file
 from ..tokenizers.bpe import BpeTokenizer
 from ..tokenizers.byte import ByteTokenizer
 from ..tokenizers.char import CharTokenizer
-from ._running import FIT_BYTES, Running, RunningOptions, Spans
+from ._running import FIT_BYTES, Running, RunningOptions
+from ._spans import Spans
 
 
 @dataclass(frozen=True)

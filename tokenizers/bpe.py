@@ -58,7 +58,7 @@ class BpeTokenizer(TextTokenizer):
 
         pieces = [piece(id, name) for id, name in enumerate(names)]
         super().__init__(pieces, ends)
-        self.lossless = self.by_bytes and not _changes_text(spec)
+        self.lossless = self.by_bytes and _keeps_text(spec)
 
     @classmethod
     def fit(cls, texts: Iterable[str], vocab_size: int, ends: bool = False) -> BpeTokenizer:
@@ -119,12 +119,24 @@ class BpeTokenizer(TextTokenizer):
         return cls(json.dumps(state["tokenizer"]), state["ends"])
 
 
-def _changes_text(spec: str) -> bool:
-    """Whether the tokenizer may lose something: it normalises, or adds a space of its own."""
+def _keeps_text(spec: str) -> bool:
+    """Whether text surely comes back: every byte has a token, and nothing is normalised, added,
+    or dropped between pieces."""
     parts = json.loads(spec)
-    pre = parts.get("pre_tokenizer") or {}
+    model, pre = parts["model"], parts.get("pre_tokenizer") or {}
     steps = pre.get("pretokenizers", [pre])
-    return bool(parts.get("normalizer")) or any(step.get("add_prefix_space") for step in steps)
+    return (
+        model.get("type") == "BPE"
+        and set(_byte_symbols()) <= set(model["vocab"])
+        and not (model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"))
+        and not parts.get("normalizer")
+        and any(step.get("type") == "ByteLevel" for step in steps)
+        and all(step.get("type") in ("ByteLevel", "Split", "Digits", "Punctuation")
+                and step.get("behavior") != "Removed"
+                and not step.get("add_prefix_space") for step in steps)
+        and not any(token["lstrip"] or token["rstrip"] for token in parts.get("added_tokens", [])
+                    if not token["special"])
+    )  # fmt: skip
 
 
 def _cut_at_lines(text: str) -> list[str]:

@@ -1,0 +1,76 @@
+"""What the benchmark scripts share: running tfm, naming the machine, printing tables."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT.parent / "shared" / "data"
+
+
+def tfm(*args: object, folder: Path) -> str:
+    """Standard output of a tfm command, run in `folder`."""
+    command = [sys.executable, "-m", "tfm", *map(str, args)]
+    done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, check=True, text=True)
+    return done.stdout.strip()
+
+
+def tfm_json(*args: object, folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(tfm(*args, "--json", folder=folder))
+    return found
+
+
+def workspace() -> Path:
+    return Path(tempfile.mkdtemp(prefix="tfm-bench-"))
+
+
+def heading() -> None:
+    """The command, the machine and the day: what a figure is worth nothing without."""
+    import torch
+
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [x for x in info.read_text().splitlines() if x.startswith("model name")]
+        cpu = names[0].partition(":")[2].strip() if names else cpu
+    script = Path(sys.argv[0]).name
+    print(f"python benchmarks/{script} {' '.join(sys.argv[1:])}".rstrip())
+    print(
+        f"{date.today()}, {cpu}, {os.cpu_count()} cores, "
+        f"Python {platform.python_version()}, torch {torch.__version__}\n"
+    )
+
+
+def table(rows: Sequence[Sequence[object]]) -> None:
+    """Rows as a Markdown table, the first one its heading."""
+    print("| " + " | ".join(map(str, rows[0])) + " |")
+    print("|" + "---|" * len(rows[0]))
+    for row in rows[1:]:
+        print("| " + " | ".join(map(str, row)) + " |")
+    print(flush=True)
+
+
+def interleaved(
+    contenders: dict[str, Callable[[], object]], rounds: int
+) -> dict[str, tuple[float, float, float]]:
+    """(median, least, most) seconds of each, run in turn so that drift hits all alike."""
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for call in contenders.values():
+        call()
+    for _ in range(rounds):
+        for name, call in contenders.items():
+            began = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - began)
+    return {n: (statistics.median(t), min(t), max(t)) for n, t in times.items()}

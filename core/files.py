@@ -1,0 +1,108 @@
+"""Files that are whole or not there, and say when they were changed: durable writes, manifests
+with checksums, a log whose every line carries its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import ConfigError, DamagedError
+from .store import file_sha256
+
+FORMAT = 1
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """The file whole or as it was before: a temporary name, fsync, rename."""
+    fresh = path.with_name(path.name + ".new")
+    with fresh.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(fresh, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames in a folder last, on systems where a folder can be synced."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def to_json(value: object) -> bytes:
+    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
+
+
+def write_manifest(folder: Path, extra: Mapping[str, Any]) -> None:
+    """manifest.json, last of all: size and sha256 of every file below, and of itself."""
+    files = {
+        str(p.relative_to(folder).as_posix()): [p.stat().st_size, file_sha256(p)]
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and p.name != "manifest.json"
+    }
+    body = {"format": FORMAT, "files": files, **extra}
+    body["sha256"] = hashlib.sha256(to_json(body)).hexdigest()
+    write_durably(folder / "manifest.json", to_json(body))
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest, itself checked. DamagedError."""
+    path = folder / "manifest.json"
+    try:
+        body: dict[str, Any] = json.loads(path.read_bytes())
+        said = body.pop("sha256")
+        if hashlib.sha256(to_json(body)).hexdigest() != said:
+            raise ValueError("its checksum does not match")
+        if body["format"] > FORMAT:
+            raise ConfigError(f"{folder}: made by a newer tfm (format {body['format']}); upgrade")
+        return body
+    except ConfigError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedError(f"{path}: damaged or missing ({error})") from error
+
+
+def check_files(folder: Path) -> dict[str, Any]:
+    """The manifest, after every file it lists was compared with it. DamagedError names the file."""
+    manifest = read_manifest(folder)
+    for name, (size, sha256) in manifest["files"].items():
+        path = folder / name
+        try:
+            same = path.stat().st_size == size and file_sha256(path) == sha256
+        except OSError as error:
+            raise DamagedError(f"{path}: missing or unreadable ({error.strerror})") from error
+        if not same:
+            raise DamagedError(f"{path}: damaged, its checksum does not match")
+    return manifest
+
+
+def log_line(entry: Mapping[str, Any]) -> str:
+    """One line of log.jsonl, with a checksum of its own as the last key."""
+    text = json.dumps(entry)
+    check = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return f'{text[:-1]}, "check": "{check}"}}\n'
+
+
+def read_log(path: Path) -> Iterator[dict[str, Any]]:
+    """The entries of a log. DamagedError for a line that is not as it was written, unless it is
+    the last one: a process that was killed may leave half a line."""
+    lines = path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []
+    for number, line in enumerate(lines, 1):
+        text, mark, check = line.rpartition(', "check": "')
+        text += "}"
+        good = mark and check == hashlib.sha256(text.encode()).hexdigest()[:8] + '"}\n'
+        if not good and number == len(lines) and not line.endswith("\n"):
+            return
+        if not good:
+            raise DamagedError(f"{path}: line {number} is damaged")
+        yield json.loads(text)

@@ -1,0 +1,271 @@
+"""The laws of every wiring: nothing sees the future or a neighbour, decoding step by step is the
+full pass, and probabilities are probabilities."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tfm.core.config import ARCHS, ModelConfig, SampleConfig, model_config
+from tfm.core.device import autocast
+from tfm.core.mixers import SHORT, short_attention
+from tfm.core.model import SequenceModel, token_nll
+from tfm.core.protocols import Sequence
+from tfm.core.sample import generate
+
+VOCAB, T = 29, 16
+WIRINGS: dict[str, dict[str, Any]] = {
+    **ARCHS,
+    "grouped": dict(kv_heads=2),
+    "one-kv-head": dict(kv_heads=1),
+    "layernorm": dict(norm="layernorm", bias=True),
+    "no-norm": dict(norm="none", qk_norm=False),
+    "post-no-norm": dict(norm="none", norm_position="post"),
+    "post-rope": dict(norm_position="post"),
+    "sinusoidal": dict(positions="sinusoidal"),
+    "learned": dict(positions="learned"),
+    "no-positions": dict(positions="none"),
+    "relu": dict(ffn="relu"),
+    "gelu": dict(ffn="gelu"),
+    "swiglu": dict(ffn="swiglu", ffn_width=40),
+    "two-axes": dict(axes=2),
+    "three-axes-grouped": dict(axes=3, kv_heads=2),
+    "softcap": dict(softcap=5.0),
+    "tied": dict(tied=True),
+}
+
+
+def lively(**fields: Any) -> SequenceModel:
+    """A model none of whose weights is zero, so that no law holds for want of an effect."""
+    config = ModelConfig(**{**dict(vocab_size=VOCAB, layers=2, width=32, context=T), **fields})
+    torch.manual_seed(0)
+    model = SequenceModel(config).eval()
+    for name, parameter in model.named_parameters():
+        torch.nn.init.normal_(parameter, mean=float("norm.weight" in name), std=0.2)
+    return model
+
+
+@pytest.fixture(params=WIRINGS, ids=list(WIRINGS))
+def model(request: pytest.FixtureRequest) -> SequenceModel:
+    return lively(**WIRINGS[request.param])
+
+
+def some_ids(rows: int, length: int = T) -> Tensor:
+    return torch.randint(0, VOCAB, (rows, length), generator=torch.Generator().manual_seed(1))
+
+
+def places(axes: int, length: int) -> Tensor:
+    """(1, length, axes) a picture's rows and columns, four in a row, all axes different."""
+    steps = torch.arange(length)
+    return torch.stack([steps // 4**axis % 4 for axis in reversed(range(axes))], dim=-1)[None]
+
+
+# -- what a position sees ------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_no_position_sees_the_future(model: SequenceModel) -> None:
+    ids = some_ids(1)
+    before = model(ids)
+    for t in range(T):
+        other = ids.clone()
+        other[0, t] = (other[0, t] + 1) % VOCAB
+        after = model(other)
+        torch.testing.assert_close(after[:, :t], before[:, :t], rtol=0, atol=1e-6)
+        moved = (after[:, t:] - before[:, t:]).abs().amax(-1)
+        assert (moved > 1e-5).all(), "every later position sees the past"
+
+
+@torch.no_grad()
+def test_no_position_sees_another_segment(model: SequenceModel) -> None:
+    axes = model.config.axes
+    lengths = (5, 7, 4)
+    ids = some_ids(1)
+    segments = torch.repeat_interleave(torch.arange(3), torch.tensor(lengths))[None]
+    positions = torch.cat([places(axes, length) for length in lengths], dim=1)
+    if axes == 1:  # positions start anew in every segment
+        positions = torch.cat([torch.arange(length) for length in lengths])[None, :, None]
+    packed = model(ids, positions, segments)
+    at = 0
+    for length in lengths:
+        here = slice(at, at + length)
+        alone = model(ids[:, here], positions[:, here])
+        torch.testing.assert_close(packed[:, here], alone, rtol=1e-5, atol=1e-5)
+        if axes == 1:
+            torch.testing.assert_close(model(ids[:, here]), alone)
+        at += length
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["transformer", "learned", "sinusoidal", "two-axes"])
+def test_positions_matter(name: str) -> None:
+    model = lively(**WIRINGS[name])
+    ids = some_ids(1)
+    positions = places(model.config.axes, T)
+    for axis in range(model.config.axes):
+        moved = positions.clone()
+        moved[..., axis] = T - 1 - moved[..., axis]
+        assert (model(ids, moved) - model(ids, positions)).abs().max() > 1e-3
+
+
+# -- decoding ------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("split", [[T], [1] * T, [6, *[1] * 10], [3, 4, 9], [1, 5, 1, 9]], ids=str)
+def test_steps_of_any_split_are_the_full_pass(model: SequenceModel, split: list[int]) -> None:
+    ids, axes = some_ids(2), model.config.axes
+    positions = places(axes, T) if axes > 1 else None
+    full = model(ids, positions)
+    state = model.start(2, T)
+    parts = []
+    for new, place in zip(
+        ids.split(split, dim=1),
+        [None] * len(split) if positions is None else positions.split(split, dim=1),
+        strict=True,
+    ):
+        parts.append(model.step(new, state, place))
+    assert state.seen == T
+    torch.testing.assert_close(torch.cat(parts, dim=1), full, rtol=1e-5, atol=1e-5)
+
+
+class AnyIds:
+    vocab_size, axes, lossless = VOCAB, 1, True
+
+    def support(self, length: int, side: object) -> None:
+        return None
+
+    def positions(self, length: int, side: object) -> None:
+        return None
+
+
+@pytest.mark.parametrize("context", [1, 2, 7, 8])
+@pytest.mark.parametrize("name", WIRINGS)
+@torch.no_grad()
+def test_a_moved_window_is_read_like_a_text_of_its_own(name: str, context: int) -> None:
+    """Once the context is full, what is seen is the given part and the last half."""
+    model = lively(**{**WIRINGS[name], "context": context})
+    half, given = max(1, context // 2), min(2, context)
+    window = some_ids(1)[0, : max(1, context - 2)].tolist()
+    given = min(given, len(window))
+    prompt = Sequence(np.array(window), given=given)
+    tokenizer: Any = AnyIds()
+    drawn = list(generate(model, tokenizer, prompt, SampleConfig(length=12, greedy=True)))
+    assert len(drawn) == 12
+    for one in drawn:
+        if len(window) > context:
+            window = window[: min(given, context - half)] + window[-half:]
+        logprobs = model.logits(model(torch.tensor([window]))[0, -1]).log_softmax(-1)
+        assert one.ids == [int(logprobs.argmax())]
+        assert one.logprobs[0] == pytest.approx(float(logprobs.max()), abs=1e-5)
+        window.append(one.ids[0])
+
+
+# -- probabilities -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@torch.no_grad()
+def test_an_untrained_model_knows_nothing(arch: str) -> None:
+    torch.manual_seed(0)
+    model = SequenceModel(model_config(arch, "tiny", context=64)).eval()
+    ids = torch.randint(0, 256, (8, 65))
+    nll = token_nll(model, ids, torch.ones(8, 65))
+    assert float(nll.mean()) == pytest.approx(math.log(256), rel=0.02)
+
+
+def each_target(model: SequenceModel, at: int, targets: range, support: Any) -> Tensor:
+    """(targets,) the nats of every id in `targets` as the id at position `at`."""
+    ids = some_ids(1).expand(len(targets), -1).clone()
+    ids[:, at] = torch.tensor(targets)
+    weight = torch.zeros(ids.shape)
+    weight[:, at] = 1
+    if isinstance(support, Tensor):
+        support = support.expand(len(targets), -1, -1)
+    return token_nll(model, ids, weight, support=support)[:, at - 1]
+
+
+@torch.no_grad()
+def test_probabilities_over_the_support_sum_to_one(model: SequenceModel) -> None:
+    by_position = torch.tensor([[0, VOCAB]] * T)[None].clone()
+    by_position[0, 4] = torch.tensor([11, 17])
+    by_position[0, 5] = torch.tensor([3, 4])
+    for at, support, legal in (
+        (4, None, range(VOCAB)),
+        (4, (0, VOCAB), range(VOCAB)),
+        (4, (5, 9), range(5, 9)),
+        (4, by_position, range(11, 17)),
+        (5, by_position, range(3, 4)),
+        (6, by_position, range(VOCAB)),
+    ):
+        nats = each_target(model, at, legal, support)
+        assert float((-nats).exp().sum()) == pytest.approx(1, abs=1e-5)
+        if isinstance(support, Tensor):
+            outside = [id for id in range(VOCAB) if id not in legal]
+            nats = each_target(model, at, range(VOCAB), support)
+            assert torch.isinf(nats[outside]).all(), "an id outside has no probability"
+
+
+@torch.no_grad()
+def test_the_support_moves_the_likelihood_by_its_share_alone(model: SequenceModel) -> None:
+    everywhere = each_target(model, 4, range(VOCAB), None)
+    for support in ((5, 9), torch.tensor([[[5, 9]] * T])):
+        share = (-everywhere[5:9]).logsumexp(0)
+        inside = each_target(model, 4, range(5, 9), support)
+        torch.testing.assert_close(inside, everywhere[5:9] + share, rtol=1e-5, atol=1e-5)
+
+
+def test_a_position_that_does_not_count_does_not_train(model: SequenceModel) -> None:
+    """Not even where its support is empty."""
+    weight = torch.ones(2, T)
+    weight[:, 3] = 0
+    support = torch.tensor([[0, VOCAB]]).expand(2, T, 2).clone()
+    support[:, 3] = 0
+    nll = token_nll(model, some_ids(2), weight, support=support)
+    assert (nll[:, 2] == 0).all() and (nll.isfinite()).all()
+    nll.sum().backward()  # type: ignore[no-untyped-call]
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+# -- bfloat16 ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("masked", [False, True])
+def test_short_attention_is_scaled_dot_product_attention(groups: int, masked: bool) -> None:
+    torch.manual_seed(0)
+    shapes = ((3, 4, T, 8), (3, groups, T, 8), (3, groups, T, 8))
+    qkv = [torch.randn(shape, requires_grad=True) for shape in shapes]
+    visible = None
+    if masked:
+        segments = torch.randint(0, 3, (3, T)).sort(-1).values
+        visible = (segments[:, :, None] == segments[:, None, :]).tril()[:, None]
+    ours = short_attention(*qkv, visible, 0.0)
+    theirs = F.scaled_dot_product_attention(
+        *qkv, attn_mask=visible, is_causal=not masked, enable_gqa=True
+    )
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    out = torch.randn(ours.shape)
+    for mine, other in zip(
+        torch.autograd.grad(ours, qkv, out), torch.autograd.grad(theirs, qkv, out), strict=True
+    ):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [T, SHORT + 8])  # plain products, fused kernel
+@pytest.mark.parametrize("name", ["llama", "gpt2", "post-ln", "grouped"])
+@torch.no_grad()
+def test_bfloat16_is_float32_within_two_percent(name: str, length: int) -> None:
+    """Of the norm of the logits; bfloat16 keeps eight bits of each number."""
+    model = lively(**{**WIRINGS[name], "context": length})
+    ids = some_ids(2, length)
+    segments = torch.arange(length)[None].expand(2, -1) // (length // 2)
+    for divided in (None, segments):
+        full = model.logits(model(ids, None, divided))
+        with autocast(ids.device, "bfloat16"):
+            half = model.logits(model(ids, None, divided))
+        assert 0 < float((half - full).norm() / full.norm()) < 0.02
