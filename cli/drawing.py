@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..core.config import SampleConfig
 from ..core.errors import DataError
+from ..core.protocols import DrawsWhole
 from .render import printable, say
 
 if TYPE_CHECKING:
@@ -123,16 +125,26 @@ class Sampler:
         return draws
 
 
-def show_sample(task: Task, tokenizer: Tokenizer, model: SequenceModel, length: int) -> str | None:
-    """A short sample for a terminal: the task's picture, or text; none where it is neither."""
+def show_sample(
+    task: Task,
+    tokenizer: Tokenizer,
+    model: SequenceModel,
+    length: int,
+    own: Iterable[Sequence],
+) -> str | None:
+    """A short sample for a terminal: the task's picture, or text; none where it is neither.
+    own: what the run holds out."""
     asked = task.SampleOptions()
+    width = min(100, shutil.get_terminal_size().columns - 4)
+    if isinstance(task, DrawsWhole):
+        items = task.draw(model, tokenizer, None, own, SampleConfig(), asked)
+        return task.preview(items, None, asked, width)
     sampler = Sampler(
         task, tokenizer, model, SampleConfig(length=length), asked, length_given=False
     )
     if task.length(task.prompt(None, tokenizer, asked), asked) is None:
         sampler.length_given = True
     item = sampler.draws(Prompt(None), 1)[0].item()
-    width = min(100, shutil.get_terminal_size().columns - 4)
     picture = task.preview([item], sampler.sequence, asked, width)
     if picture is not None or not isinstance(item, bytes):
         return picture

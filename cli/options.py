@@ -157,6 +157,7 @@ def task_flags(task: str, options: Any) -> list[click.Option]:
             Option(
                 [f"--{f.name.replace('_', '-')}"],
                 type=click.Choice(choices) if choices else _plain(hints[f.name]),
+                is_flag=hints[f.name] is bool,
                 default=None,
                 help=f"{f.metadata.get('help', '')}  [{task}{default}]",
             )

@@ -300,7 +300,8 @@ def spread(values: Values) -> Values:
 
     def quantile(part: float) -> Values:
         at = np.round(part * np.maximum(count - 1, 0)).astype(np.int64)
-        return np.nan_to_num(ordered[np.arange(len(ordered)), at])
+        found: Values = np.nan_to_num(ordered[np.arange(len(ordered)), at])
+        return found
 
     wide = (quantile(0.9) - quantile(0.1)) / 2.563
     away = np.abs(np.nan_to_num(ordered - quantile(0.5)[:, None]))
