@@ -225,7 +225,9 @@ def from_table(table: Table, asked: Columns) -> list[Series]:
             mine, start, freq = values[rows], None, asked.freq
             if stamps is not None:
                 where = f"{table.where}: series {group}" if group else table.where
-                mine, start, freq = regular(stamps[rows], mine, freq, asked.resample, where)
+                mine, start, freq = regular(
+                    stamps[rows], mine, freq, asked.resample, where, np.array(rows) + table.first
+                )
             series.append(Series(label, mine, start, freq))
     return series
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
 
 from ..core.errors import ConfigError, DataError
+from ..core.protocols import Ids
 from ..tokenizers.bins import Values
 
 # points in a season, and the usual horizon (those of the M competitions), by the kind of step
@@ -34,7 +36,7 @@ def offset(freq: str, flag: str = "--freq") -> Any:
 def kind(freq: str) -> tuple[str, int]:
     """(kind of step, how many of it) of a frequency: ('min', 15)."""
     step = offset(freq)
-    name = step.name.split("-")[0]
+    name = step.rule_code.split("-")[0]
     for short, names in (("Y", ("Y", "YS", "YE", "BYE", "BYS")), ("Q", ("Q", "QS", "QE", "BQE")),
                          ("M", ("M", "MS", "ME", "BME", "BMS"))):  # fmt: skip
         if name in names:
@@ -79,34 +81,36 @@ def find_season(many: list[Values]) -> int:
 
 
 def regular(
-    times: Any, values: Values, freq: str | None, resample: bool, where: str
+    times: Any, values: Values, freq: str | None, resample: bool, where: str, rows: Ids
 ) -> tuple[Values, str, str | None]:
     """(values, start, frequency) of times (a pandas DatetimeIndex) that must lie one step apart.
 
-    DataError names the first that does not. `resample` sorts, takes means of what falls into one
-    step and leaves gaps as missing.
+    DataError names the first that does not by its number in `rows`. `resample` sorts, takes means
+    of what falls into one step and leaves gaps as missing.
     """
     import pandas as pd
 
     if times.hasnans:
-        row = int(np.flatnonzero(times.isna())[0]) + 1
-        raise DataError(f"{where}: row {row} has no readable time")
+        row = int(np.flatnonzero(times.isna())[0])
+        raise DataError(f"{where}: row {rows[row]} has no readable time")
     advice = "put it right, or --resample to sort, average and leave gaps as missing"
     if not resample:
         steps = np.diff(times.asi8)
         for wrong, what in ((steps == 0, "appears twice"), (steps < 0, "goes back in time")):
             if wrong.any():
                 at = int(np.flatnonzero(wrong)[0]) + 1
-                raise DataError(f"{where}: {times[at]} (row {at + 1}) {what}; {advice}")
+                raise DataError(f"{where}: {times[at]} (row {rows[at]}) {what}; {advice}")
     else:
         order = np.argsort(times.asi8, kind="stable")
         times, values = times[order], values[order]
     known = offset(freq) if freq else _step(times)
+    if known is None and resample and len(times) > 1:
+        known = _roughly(times)
     if known is None and len(times) > 1:
         at = _first_gap(times)
         raise DataError(
-            f"{where}: {times[at + 1]} (row {at + 2}) is {times[at + 1] - times[at]} after the "
-            f"point before, unlike the usual {_usual_step(times)}; {advice}"
+            f"{where}: {times[at + 1]} (row {rows[at + 1]}) is {times[at + 1] - times[at]} after "
+            f"the point before, unlike the usual {_usual_step(times)}; {advice}"
         )
     if known is None:
         return values, times[0].isoformat(), None
@@ -115,12 +119,14 @@ def regular(
         return series.to_numpy(np.float64), series.index[0].isoformat(), known.freqstr
     wanted = pd.date_range(times[0], periods=len(times), freq=known)
     if len(wanted) and wanted[0] != times[0]:
-        raise DataError(f"{where}: {times[0]} (row 1) is no point of --freq {known.freqstr}")
+        raise DataError(
+            f"{where}: {times[0]} (row {rows[0]}) is no point of --freq {known.freqstr}"
+        )
     if (wanted != times).any():
         at = int(np.flatnonzero(wanted != times)[0])
         raise DataError(
-            f"{where}: {times[at]} (row {at + 1}) stands where {wanted[at]} is due at a frequency "
-            f"of {known.freqstr}; {advice}"
+            f"{where}: {times[at]} (row {rows[at]}) stands where {wanted[at]} is due at a "
+            f"frequency of {known.freqstr}; {advice}"
         )
     return values, times[0].isoformat(), known.freqstr
 
@@ -130,17 +136,39 @@ def _step(times: Any) -> Any:
     of most."""
     import pandas as pd
 
-    found = pd.infer_freq(times) if len(times) >= 3 else None
-    if found:
-        return offset(found)
-    if len(times) == 2:
-        return pd.tseries.frequencies.to_offset(times[1] - times[0])
-    return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a later pandas gives the offset, not its name
+        found = pd.infer_freq(times) if len(times) >= 3 else None
+    if found is not None:
+        return offset(getattr(found, "freqstr", found))
+    return _named(times[1] - times[0]) if len(times) == 2 else None
+
+
+def _named(step: Any) -> Any:
+    """A time between points as a frequency: days and hours where it is whole ones."""
+    import pandas as pd
+
+    for unit in ("D", "h"):
+        if step % pd.Timedelta(1, unit) == pd.Timedelta(0):
+            return offset(f"{step // pd.Timedelta(1, unit)}{unit}")
+    return pd.tseries.frequencies.to_offset(step)
+
+
+def _roughly(times: Any) -> Any:
+    """The usual step where some points are left out or doubled: months and years are uneven."""
+    import pandas as pd
+
+    steps = np.diff(times.asi8)
+    days = float(np.median(steps[steps > 0]) / pd.Timedelta(1, "D").as_unit(times.unit)._value)
+    for low, high, word in ((28, 31, "MS"), (89, 93, "QS"), (365, 366, "YS")):
+        if low <= days <= high:
+            return offset(word)
+    return _named(_usual_step(times))
 
 
 def _usual_step(times: Any) -> Any:
     steps = np.diff(times.asi8)
-    known, counts = np.unique(steps, return_counts=True)
+    known, counts = np.unique(steps[steps > 0], return_counts=True)
     import pandas as pd
 
     return pd.Timedelta(known[counts.argmax()], unit=times.unit)
@@ -157,7 +185,7 @@ def following(start: str | None, freq: str | None, first: int, count: int) -> li
         return [str(first + number) for number in range(count)]
     import pandas as pd
 
-    times = pd.date_range(start, periods=first + count, freq=freq)[first:]
+    times = pd.date_range(start, periods=first + count, freq=offset(freq))[first:]
     whole_days = all(t == t.normalize() for t in (*times[:1], pd.Timestamp(start)))
     form = "%Y-%m-%d" if whole_days and times[-1] == times[-1].normalize() else "%Y-%m-%dT%H:%M:%S"
     return [str(t.strftime(form)) for t in times]

@@ -116,7 +116,8 @@ class BinsTokenizer:
         scale = spread(past)
         constant = scale == 0
         scale = np.where(constant, 0.0, np.maximum(scale, finest))
-        lag_scale = spread(past[:, self.season :] - past[:, : -self.season])
+        steps = past[:, self.season :] - past[:, : -self.season]
+        lag_scale = spread(np.concatenate((steps, -steps), axis=1))  # around 0: drift counts
         lag_scale = np.where(constant, 0.0, np.maximum(lag_scale, np.maximum(1e-4 * scale, finest)))
         ratio = np.divide(lag_scale, scale, out=np.ones(batch), where=~constant)
         seasons = count > 2 * self.season  # enough to know a seasonal difference from
