@@ -137,7 +137,7 @@ def show_sample(
     asked = task.SampleOptions()
     width = min(100, shutil.get_terminal_size().columns - 4)
     if isinstance(task, DrawsWhole):
-        items = task.draw(model, tokenizer, None, own, SampleConfig(), asked)
+        items = task.draw(model, tokenizer, None, own, SampleConfig(length=0), asked)
         return task.preview(items, None, asked, width)
     sampler = Sampler(
         task, tokenizer, model, SampleConfig(length=length), asked, length_given=False

@@ -91,6 +91,8 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
     if task.binary and not to_file and not as_json and sys.stdout.isatty():
         raise UsageError(f"--task {task.name} writes bytes: give --out FILE, or pipe it on")
     whole = isinstance(task, DrawsWhole)
+    if whole and flags["draws"] > 1:
+        raise UsageError(f"-n: --task {task.name} draws otherwise; see tfm sample RUN --help")
     prompts, by_line = _whole_prompt(flags) if whole else _prompts(flags)
 
     from ..core.device import pick_device
@@ -106,11 +108,15 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
     for prompt in prompts:
         if whole:
             kept = run.heldout(run.config["final_split"])
-            items = task.draw(model, tokenizer, prompt.data, kept, config, asked)
+            usual = config if length_given else replace(config, length=0)
+            items = task.draw(model, tokenizer, prompt.data, kept, usual, asked)
             if as_json:
                 out.write(b"".join(json.dumps(item.record()).encode() + b"\n" for item in items))
             else:
-                task.write(items, None, asked, out)
+                written = io.BytesIO()
+                task.write(items, None, asked, written)
+                data = written.getvalue()
+                out.write(printable_bytes(data) if on_terminal and not task.binary else data)
             out.flush()
             picture = task.preview(items, None, asked, shutil.get_terminal_size().columns)
             if picture and sys.stderr.isatty():

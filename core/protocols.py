@@ -290,5 +290,6 @@ class DrawsWhole(Protocol):
         config: SampleConfig,
         asked: Any,
     ) -> list[Any]:
-        """data: what the user gave; none to go on from `own`, what the run holds out."""
+        """data: what the user gave; none to go on from `own`, what the run holds out. A
+        `config.length` of 0 is the task's own."""
         ...

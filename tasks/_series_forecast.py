@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..core.config import SampleConfig
 from ..core.hashing import key, mix
 from ..core.model import SequenceModel
 from ..core.protocols import Sequence
+from ..core.sample import filtered
 from ..tokenizers.bins import BinsTokenizer, Scales, Values, Window
 from ._series_metrics import QUANTILES
 
+PLAIN = SampleConfig()  # nothing filtered
 ROWS = 1600  # paths that are drawn side by side
 READ = 32_768  # ids of histories that are read at once
 
@@ -30,9 +33,10 @@ class Forecast:
 
     def rows(self) -> Iterator[list[str]]:
         """Rows id, time, mean, 0.1 ... 0.9."""
+        name = f"'{self.id}" if self.id[:1] in tuple("=+-@") else self.id  # no formula of a sheet
         figures = np.vstack((self.paths.mean(0), np.quantile(self.paths, QUANTILES, axis=0)))
         for time, column in zip(self.times, figures.T, strict=True):
-            yield [self.id, time, *(f"{value:.10g}" for value in column)]
+            yield [name, time, *(f"{value:.10g}" for value in column)]
 
     def record(self) -> dict[str, Any]:
         """The rows as columns, for JSON."""
@@ -48,8 +52,7 @@ def forecast(
     histories: list[Sequence],
     horizon: int,
     paths: int,
-    seed: int = 0,
-    temperature: float = 1.0,
+    config: SampleConfig = PLAIN,
 ) -> Values:
     """(N, paths, horizon) values that follow the N histories (begin and history ids, no more).
 
@@ -71,7 +74,7 @@ def forecast(
             for start in range(0, len(group), together):
                 chosen = group[start : start + together]
                 known = [histories[i] for i in chosen]
-                out[chosen] = _draw(model, tokenizer, known, part, paths, seed, temperature)
+                out[chosen] = _draw(model, tokenizer, known, part, paths, config)
     finally:
         model.train(was_training)
     if part == horizon:
@@ -84,14 +87,14 @@ def forecast(
             values = np.concatenate((past, path))[-tokenizer.history :]
             name = f"{sequence.side.get('id', '')}/{number}/{horizon}"
             longer.append(tokenizer.encode(Window(values, len(values), {"id": name})))
-    rest = forecast(model, tokenizer, longer, horizon - part, 1, seed, temperature)
+    rest = forecast(model, tokenizer, longer, horizon - part, 1, config)
     return np.concatenate((out, rest.reshape(len(histories), paths, -1)), axis=2)
 
 
 @torch.no_grad()
 def _draw(
     model: SequenceModel, tokenizer: BinsTokenizer, histories: list[Sequence], horizon: int,
-    paths: int, seed: int, temperature: float,
+    paths: int, config: SampleConfig,
 ) -> Values:  # fmt: skip
     """(N, paths, horizon) for histories of one length."""
     device = model.head.weight.device
@@ -103,7 +106,9 @@ def _draw(
     illegal = (bins < supports[:, :1]) | (bins >= supports[:, 1:])  # (N, bins)
     forbidden = torch.from_numpy(illegal)[:, None] if illegal.any() else None
 
-    uniforms = np.stack([_hypercube(seed, s.side.get("id", ""), paths, horizon) for s in histories])
+    uniforms = np.stack(
+        [_hypercube(config.seed, s.side.get("id", ""), paths, horizon) for s in histories]
+    )
     state = model.start(count, length + horizon)
     hidden = model.step(torch.from_numpy(past).to(device), state)[:, -1:]
     hidden = hidden.repeat_interleave(paths, 0)
@@ -115,14 +120,17 @@ def _draw(
         logits = model.logits(hidden[:, -1], first, last).cpu().view(count, paths, -1)
         if forbidden is not None:
             logits = logits.masked_fill(forbidden, -torch.inf)
-        upto = (logits.double() / temperature).softmax(-1).cumsum(-1)
+        p = filtered(logits.double(), config).softmax(-1)
+        if config.greedy:
+            p = torch.nn.functional.one_hot(p.argmax(-1), last - first).double()
+        upto = p.cumsum(-1)
         at = torch.from_numpy(uniforms[:, :, step, None]) * upto[..., -1:]
         chosen = torch.searchsorted(upto, at, right=True).clamp(max=last - first - 1)
         # where in its bin the number fell: a value, not only a bin
         above = upto.gather(-1, chosen)
         below = torch.where(chosen > 0, upto.gather(-1, (chosen - 1).clamp(min=0)), 0.0)
         fraction = (at - below) / (above - below).clamp(min=1e-12)
-        within[:, :, step] = fraction[..., 0].clamp(0, 1).numpy()
+        within[:, :, step] = 0.5 if config.greedy else fraction[..., 0].clamp(0, 1).numpy()
         ids = chosen[..., 0] + first
         drawn[:, :, step] = ids.numpy()
         if step + 1 < horizon:

@@ -61,7 +61,8 @@ def fan(item: Forecast, width: int) -> str:
     sides[HEIGHT // 2] = labels[1]
     lines = [f"{s:>{side}} {''.join(row).rstrip()}" for s, row in zip(sides, grid, strict=True)]
     ends = f"{item.times[0]} … {item.times[-1]}" if len(item.times) > 1 else item.times[0]
-    return "\n".join([f"{item.id or 'series'}: forecast {ends}", *lines])
+    name = "".join(c if c.isprintable() else "?" for c in item.id)
+    return "\n".join([f"{name}: forecast {ends}", *lines])
 
 
 def plot(items: Sequence[Forecast], path: Path) -> None:

@@ -266,7 +266,7 @@ class SeriesTask:
         own: Iterable[Sequence], config: Any, asked: SeriesSampleOptions,
     ) -> list[Forecast]:  # fmt: skip
         """Forecasts of the series in `data`, or of the run's own behind their last point."""
-        horizon = asked.horizon or tokenizer.horizon
+        horizon = asked.horizon or config.length or tokenizer.horizon
         if data is not None:
             series = parse_series(data, "the prompt", self.options.columns)
             ends = [(one.start, one.freq, len(one)) for one in series]
@@ -283,9 +283,7 @@ class SeriesTask:
             if not np.isfinite(past).any():
                 raise DataError(f"series {one.id}: no value among its last {len(past)} points")
             prompts.append(tokenizer.encode(Window(past, len(past), {"id": one.id})))
-        paths = forecast(
-            model, tokenizer, prompts, horizon, asked.paths, config.seed, config.temperature
-        )
+        paths = forecast(model, tokenizer, prompts, horizon, asked.paths, config)
         return [
             Forecast(one.id, one.values, drawn, following(*end, horizon))
             for one, drawn, end in zip(series, paths, ends, strict=True)
