@@ -133,7 +133,7 @@ def show_sample(
     own: Iterable[Sequence],
 ) -> str | None:
     """A short sample for a terminal: the task's picture, or text; none where it is neither.
-    own: what the run holds out."""
+    own: some of what the run holds out."""
     asked = task.SampleOptions()
     width = min(100, shutil.get_terminal_size().columns - 4)
     if isinstance(task, DrawsWhole):

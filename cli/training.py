@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 PROGRESS_TOKENS = 16384  # of what is held out, scored now and then while training
 SAMPLE_TOKENS = 160
+SHOWN = 3  # held-out items that a sample may go on from
 SAVE_SECONDS = 300.0  # between checkpoints of a run that was given a budget
 REPLAN_AT = (0.1, 0.25, 0.45, 0.65, 0.8, 0.9)  # of the steps: the budget is looked at again
 
@@ -202,7 +203,8 @@ def _show(
     say(score_line(task.unit, scores, getattr(task, "headline", ())))
     from .drawing import show_sample
 
-    own = run.heldout(run.config["final_split"])
+    held = run.heldout(run.config["final_split"])
+    own = [held[index] for index in range(min(SHOWN, len(held)))]
     picture = show_sample(task, run.tokenizer(), state.model, SAMPLE_TOKENS, own)
     if picture is not None:
         say("a sample:")

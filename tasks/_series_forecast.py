@@ -116,15 +116,14 @@ def _draw(
     drawn = np.empty((count, paths, horizon), np.int64)
     within = np.empty((count, paths, horizon))
     for step in range(horizon):
-        # on the CPU: float64, which not every device has
         logits = model.logits(hidden[:, -1], first, last).cpu().view(count, paths, -1)
         if forbidden is not None:
             logits = logits.masked_fill(forbidden, -torch.inf)
-        p = filtered(logits.double(), config).softmax(-1)
+        p = filtered(logits, config).softmax(-1)
         if config.greedy:
-            p = torch.nn.functional.one_hot(p.argmax(-1), last - first).double()
+            p = torch.nn.functional.one_hot(p.argmax(-1), last - first).float()
         upto = p.cumsum(-1)
-        at = torch.from_numpy(uniforms[:, :, step, None]) * upto[..., -1:]
+        at = torch.from_numpy(uniforms[:, :, step, None]).float() * upto[..., -1:]
         chosen = torch.searchsorted(upto, at, right=True).clamp(max=last - first - 1)
         # where in its bin the number fell: a value, not only a bin
         above = upto.gather(-1, chosen)
