@@ -162,6 +162,7 @@ class Windows:
         ids = self.tokenizer.encode_rows(values, scales)
         weight = (ids >= FIRST).astype(np.float32)
         weight[:, 0] = 0
+        weight[scales.scale == 0] = 0  # nothing moved: no bin but one
         past = np.arange(ids.shape[1]) <= history[:, None]
         weight[past] *= self.history_weight
         return Batch(ids, weight, support=(FIRST, self.tokenizer.vocab_size))

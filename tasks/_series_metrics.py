@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -108,7 +109,7 @@ def theta(history: Values, season: int, horizon: int) -> Values:
         _filled(history), period=season if seasonal else 1, deseasonalize=seasonal,
         method="additive",
     )  # fmt: skip
-    return np.asarray(model.fit().forecast(horizon), np.float64)
+    return _fitted(model, horizon)
 
 
 def ets(history: Values, season: int, horizon: int) -> Values:
@@ -121,7 +122,15 @@ def ets(history: Values, season: int, horizon: int) -> Values:
         seasonal="add" if seasonal else None, seasonal_periods=season if seasonal else None,
         initialization_method="heuristic" if seasonal or len(history) > 10 else "simple",
     )  # fmt: skip
-    return np.asarray(model.fit().forecast(horizon), np.float64)
+    return _fitted(model, horizon)
+
+
+def _fitted(model: Any, horizon: int) -> Values:
+    """Without the warnings that statsmodels turns on when it is imported: a floor need not have
+    converged."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return np.asarray(model.fit().forecast(horizon), np.float64)
 
 
 def ridge(train: Collection, history: int, season: int) -> Method:
@@ -179,9 +188,7 @@ def floors(train: Collection, held: Collection, history: int) -> dict[str, float
                 past = one.values[: len(one) - horizon]
                 if horizon < 1 or not np.isfinite(past).any():
                     continue
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    paths.append(method(past, season, horizon)[None])
+                paths.append(method(past, season, horizon)[None])
                 actual.append(one.values[len(one) - horizon :])
                 error.append(seasonal_error(past, season))
         except (ValueError, np.linalg.LinAlgError):  # statsmodels, of a series too odd for it
