@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..core.config import SampleConfig
 from ..core.errors import DataError
+from ..core.protocols import DrawsWhole
 from .render import printable, say
 
 if TYPE_CHECKING:
@@ -125,9 +127,20 @@ class Sampler:
         return draws
 
 
-def show_sample(task: Task, tokenizer: Tokenizer, model: SequenceModel, length: int) -> str | None:
-    """A short sample for a terminal: the task's picture, or text; none where it is neither."""
+def show_sample(
+    task: Task,
+    tokenizer: Tokenizer,
+    model: SequenceModel,
+    length: int,
+    own: Iterable[Sequence],
+) -> str | None:
+    """A short sample for a terminal: the task's picture, or text; none where it is neither.
+    own: some of what the run holds out."""
     asked = task.SampleOptions()
+    width = min(100, shutil.get_terminal_size().columns - 4)
+    if isinstance(task, DrawsWhole):
+        items = task.draw(model, tokenizer, None, own, SampleConfig(length=0), asked)
+        return task.preview(items, None, asked, width)
     sampler = Sampler(
         task, tokenizer, model, SampleConfig(length=length), asked, length_given=False
     )
@@ -135,7 +148,6 @@ def show_sample(task: Task, tokenizer: Tokenizer, model: SequenceModel, length: 
     if task.length(task.prompt(None, tokenizer, asked), asked) is None:
         sampler.length_given, count = True, 1
     items = [draw.item() for draw in sampler.draws(Prompt(None), count)]
-    width = min(100, shutil.get_terminal_size().columns - 4)
     picture = task.preview(items, sampler.sequence, asked, width)
     item = items[0]
     if picture is not None or not isinstance(item, bytes):

@@ -66,8 +66,15 @@ def command(
 def table(scores: dict[str, Any]) -> str:
     """The scores for people: the measure first, trivial answers beside it."""
     unit = scores["unit"]
-    rows = [["", f"bits per {unit}"], [scores["run"], _number(scores[f"bits_per_{unit}"])]]
-    rows += [[name, _number(value)] for name, value in (scores["floor"] or {}).items()]
+    floor = scores["floor"] or {}
+    named = [name for name in scores if any(key.endswith(f"_{name}") for key in floor)]
+    if named:  # floors of several metrics, as seasonal_naive_mase
+        rows = [["", *named], [scores["run"], *(_number(scores[name]) for name in named)]]
+        for label in dict.fromkeys(key.rpartition("_")[0] for key in floor):
+            rows.append([label, *(_number(floor.get(f"{label}_{name}")) for name in named)])
+    else:
+        rows = [["", f"bits per {unit}"], [scores["run"], _number(scores[f"bits_per_{unit}"])]]
+        rows += [[name, _number(value)] for name, value in floor.items()]
     head = columns(rows, numbers=True)
     shown = {"schema", "task", "run", "floor", f"bits_per_{unit}", "unit"}
     rest = [[name, _number(value)] for name, value in scores.items() if name not in shown]

@@ -16,6 +16,7 @@ import click
 
 from ..core.config import SampleConfig, with_fields
 from ..core.errors import DataError, UsageError
+from ..core.protocols import DrawsWhole
 from . import options as opt
 from .drawing import Draw, Prompt, Sampler
 from .render import printable, say
@@ -89,7 +90,10 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
     to_file = flags["out"] not in (None, "-")
     if task.binary and not to_file and not as_json and sys.stdout.isatty():
         raise UsageError(f"--task {task.name} writes bytes: give --out FILE, or pipe it on")
-    prompts, by_line = _prompts(flags)
+    whole = isinstance(task, DrawsWhole)
+    if whole and flags["draws"] > 1:
+        raise UsageError(f"-n: --task {task.name} draws otherwise; see tfm sample RUN --help")
+    prompts, by_line = _whole_prompt(flags) if whole else _prompts(flags)
 
     from ..core.device import pick_device
 
@@ -102,6 +106,22 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
     out: BinaryIO = io.BytesIO() if to_file else sys.stdout.buffer
     on_terminal = sys.stdout.isatty() and not to_file
     for prompt in prompts:
+        if whole:
+            kept = run.heldout(run.config["final_split"])
+            usual = config if length_given else replace(config, length=0)
+            items = task.draw(model, tokenizer, prompt.data, kept, usual, asked)
+            if as_json:
+                out.write(b"".join(json.dumps(item.record()).encode() + b"\n" for item in items))
+            else:
+                written = io.BytesIO()
+                task.write(items, None, asked, written)
+                data = written.getvalue()
+                out.write(printable_bytes(data) if on_terminal and not task.binary else data)
+            out.flush()
+            picture = task.preview(items, None, asked, shutil.get_terminal_size().columns)
+            if picture and sys.stderr.isatty():
+                say(picture, quiet)
+            continue
         as_records = not task.binary and (by_line or flags["draws"] > 1 or flags["null"])
         live = not as_records and not as_json and flags["stream"] and not flags["stop"]
         live = live and flags["draws"] == 1
@@ -201,6 +221,19 @@ def _prompts(flags: dict[str, Any]) -> tuple[Iterator[Prompt], bool]:
             yield _json_prompt(line, number) if flags["json_in"] else Prompt(line)
 
     return all_of_them(), True
+
+
+def _whole_prompt(flags: dict[str, Any]) -> tuple[Iterator[Prompt], bool]:
+    """For a task whose prompt is a file: -p FILE, @FILE or -, or all that is piped."""
+    given = flags["prompt"]
+    if given is None and sys.stdin is not None and not sys.stdin.closed and not sys.stdin.isatty():
+        return iter([Prompt(sys.stdin.buffer.read() or None)]), False
+    if given is not None and given != "-":
+        try:
+            return iter([Prompt(Path(given.removeprefix("@")).read_bytes())]), False
+        except OSError as error:
+            raise DataError(f"-p {given}: {error.strerror}") from error
+    return _prompts(flags) if given else (iter([Prompt(None)]), False)
 
 
 def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:

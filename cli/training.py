@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 PROGRESS_TOKENS = 16384  # of what is held out, scored now and then while training
 SAMPLE_TOKENS = 160
+SHOWN = 3  # held-out items that a sample may go on from
 SAVE_SECONDS = 300.0  # between checkpoints, where --save-every says nothing
 REPLAN_AT = (0.1, 0.25, 0.45, 0.65, 0.8, 0.9)  # of the steps: the budget is looked at again
 
@@ -163,10 +164,9 @@ class _Held:
         split = self.run.config["final_split"]
         store = self.run.heldout(split)
         chosen = range(len(store))
-        most = self.planned.about.get("final_tokens")
-        if left and most:
-            mean = int(store.offsets[-1]) / len(store)
-            count = max(1, min(len(store), int(most / mean)))
+        part = self.planned.about.get("final_part", 1.0)
+        if left and part < 1:
+            count = max(1, int(part * len(store)))
             chosen = range(0, len(store), -(-len(store) // count))
         scores = report(
             self.task, self.tokenizer, self.state.model,
@@ -209,22 +209,26 @@ def _show(
         ]
         say(curve(smooth))
         say(f"loss in nats per token over {len(losses):,} steps")
-    say(score_line(task.unit, scores))
+    say(score_line(task.unit, scores, getattr(task, "headline", ())))
     from .drawing import show_sample
 
-    picture = show_sample(task, run.tokenizer(), state.model, SAMPLE_TOKENS)
+    held = run.heldout(run.config["final_split"])
+    own = [held[index] for index in range(min(SHOWN, len(held)))]
+    picture = show_sample(task, run.tokenizer(), state.model, SAMPLE_TOKENS, own)
     if picture is not None:
         say("a sample:")
         say("\n".join(f"  {line}" for line in picture.splitlines()))
     say(f"trained in {clock(time.monotonic() - STARTED)}; next: tfm sample {run.path}")
 
 
-def score_line(unit: str, scores: dict[str, Any]) -> str:
+def score_line(unit: str, scores: dict[str, Any], headline: tuple[str, ...] = ()) -> str:
     value = scores[f"bits_per_{unit}"]
     floor = scores["floor"] or {}
-    beside = ", ".join(f"{name} {bits:.3f}" for name, bits in floor.items())
+    beside = ", ".join(f"{name} {bits:.4g}" for name, bits in floor.items())
     part = f" (of {scores['part']:.0%} of it; `tfm eval` scores all)" if "part" in scores else ""
     said = f"{value:.3f} bits per {unit}" if value is not None else (
         f"{scores['nll'] / max(scores['tokens'], 1):.3f} nats per token"
     )  # fmt: skip
+    first = [f"{name} {scores[name]:.4g}" for name in headline if scores.get(name) is not None]
+    said = ", ".join([*first, said])
     return f"held out: {said}{part}" + (f"  beside {beside}" if beside else "")

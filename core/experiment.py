@@ -23,7 +23,7 @@ from .model import SequenceModel
 from .optim import make_optimizers
 from .plan import Planned
 from .plugins import find, guess_task
-from .protocols import Dataset, Items, Sequence, Task, Tokenizer
+from .protocols import Dataset, Follows, Items, Sequence, Task, Tokenizer
 from .run import Run
 from .source import Source
 from .weights import load_optimizers, load_weights
@@ -106,6 +106,9 @@ def prepare(request: Request, note: Note) -> Prepared:
         held["test"] = task.items(Source(request.test, request.column))
     if not request.valid:
         train, held["valid"] = task.split(items, request.holdout)
+    if isinstance(task, Follows):
+        named = [name for name in ("valid", "test") if getattr(request, name)]
+        held.update({name: task.follow(items, held[name]) for name in named})
     aside = "; ".join(f"{name} {part.about}" for name, part in held.items())
     note(f"training on {train.about}; held out: {aside.removeprefix('valid ')}")
 
@@ -117,8 +120,9 @@ def prepare(request: Request, note: Note) -> Prepared:
     heldout = {split: list(task.sequences(part, tokenizer)) for split, part in held.items()}
     floor = task.floor(train, held["test" if "test" in held else "valid"])
     if floor:
-        values = ", ".join(f"{name} {value:.3f}" for name, value in floor.items())
-        note(f"to beat, in bits per {task.unit}: {values}")
+        values = ", ".join(f"{name} {value:.4g}" for name, value in floor.items())
+        unit = getattr(task, "floor_unit", f"bits per {task.unit}")
+        note(f"to beat{', in ' if unit else ''}{unit}: {values}")
     return Prepared(task, source, train, held, tokenizer, spec, heldout, floor)
 
 

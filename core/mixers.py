@@ -2,6 +2,7 @@
 
 forward(x, place)        all positions at once: (B, T, D) -> (B, T, D), causal within a segment
 start(batch, length)     an empty memory for up to `length` positions
+fork(memory, times)      the memory of each row `times` over: draws that share a beginning
 step(x, place, memory)   the next t positions, (B, t, D) -> (B, t, D), given all before
 
 A law for each (tests/test_model.py): `step` over any split of a sequence equals `forward`.
@@ -35,16 +36,20 @@ class Mixer(Protocol):
 
     def start(self, batch: int, length: int) -> Any: ...
 
+    def fork(self, memory: Any, times: int) -> Any: ...
+
     def step(self, x: Tensor, place: Place, memory: Any) -> Tensor: ...
 
 
 @dataclass
 class KeyValues:
-    """Keys and values of the positions seen: two (B, groups, length, head_width)."""
+    """Keys and values of the positions seen: two (B, groups, length, head_width); `shared` are
+    those of a beginning that each run of B / shared rows has in common."""
 
     keys: Tensor
     values: Tensor
     seen: int = 0
+    shared: tuple[Tensor, Tensor] | None = None
 
 
 class Attention(nn.Module):
@@ -94,6 +99,13 @@ class Attention(nn.Module):
         like = self.qkv.weight
         return KeyValues(like.new_empty(shape), like.new_empty(shape))
 
+    def fork(self, memory: KeyValues, times: int) -> KeyValues:
+        """Reads the beginning once for all draws; they add their own keys behind it."""
+        batch, groups, length, width = memory.keys.shape
+        shape = (batch * times, groups, length - memory.seen, width)
+        past = memory.keys[:, :, : memory.seen], memory.values[:, :, : memory.seen]
+        return KeyValues(memory.keys.new_empty(shape), memory.values.new_empty(shape), 0, past)
+
     def step(self, x: Tensor, place: Place, memory: KeyValues) -> Tensor:
         q, k, v = self._split(x, place)
         start, end = memory.seen, memory.seen + x.shape[1]
@@ -101,10 +113,37 @@ class Attention(nn.Module):
         memory.values[:, :, start:end] = v
         memory.seen = end
         keys, values = memory.keys[:, :, :end].to(q.dtype), memory.values[:, :, :end].to(q.dtype)
+        if memory.shared is not None:
+            return self._attend_forked(q, keys, values, *memory.shared)
         visible = None
         if end - start > 1 and start > 0:  # several new positions behind old ones
             visible = torch.ones(end - start, end, dtype=torch.bool, device=x.device).tril(start)
         return self._attend(q, keys, values, visible, causal=start == 0 and end > 1)
+
+    def _attend_forked(
+        self, q: Tensor, keys: Tensor, values: Tensor, past_keys: Tensor, past_values: Tensor
+    ) -> Tensor:
+        """One new position of each draw: q (B, heads, 1, w) over a past (P, groups, S, w) that
+        B / P rows share, then over keys of their own (B, groups, T, w)."""
+        if q.shape[2] != 1:
+            raise ValueError("forked rows go on by one position at a time")
+        each = self.heads // self.groups
+        parents, times = len(past_keys), len(q) // len(past_keys)
+
+        def together(x: Tensor) -> Tensor:
+            """(B, groups, each, N) as (P, groups, times * each, N): all draws of a parent."""
+            return x.reshape(parents, times, *x.shape[1:]).transpose(1, 2).flatten(2, 3)
+
+        def apart(x: Tensor) -> Tensor:
+            return x.view(parents, self.groups, times, each, -1).transpose(1, 2).flatten(0, 1)
+
+        own = q.view(-1, self.groups, each, self.head_width)
+        over_past = apart(together(own) @ past_keys.to(q.dtype).mT)  # (B, groups, each, S)
+        scores = torch.cat((over_past, own @ keys.mT), dim=-1) * self.head_width**-0.5
+        p_past, p_own = scores.softmax(-1).split((past_keys.shape[2], keys.shape[2]), dim=-1)
+        mixed = apart(together(p_past) @ past_values.to(q.dtype)) + p_own @ values
+        out: Tensor = self.out(mixed.flatten(1)[:, None])
+        return out
 
 
 SHORT = 256  # positions up to which `short_attention` beats the fused kernel on a CPU

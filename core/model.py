@@ -142,6 +142,14 @@ class SequenceModel(nn.Module):
         memories = [block.mixer.start(batch, length) for block in self.blocks]  # type: ignore[union-attr, operator]
         return DecodingState(memories, length)
 
+    def fork(self, state: DecodingState, times: int) -> DecodingState:
+        """Each row `times` over, side by side: draws that share what has been read."""
+        memories = [
+            block.mixer.fork(memory, times)  # type: ignore[union-attr, operator]
+            for block, memory in zip(self.blocks, state.memories, strict=True)
+        ]
+        return DecodingState(memories, state.length, state.seen)
+
     def step(self, ids: Tensor, state: DecodingState, positions: Tensor | None = None) -> Tensor:
         """Hidden states (B, t, D) of the next t ids (B, t); the state moves on."""
         x, place = self._embed(ids, positions, state.seen)

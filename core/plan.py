@@ -38,6 +38,7 @@ SHAPES = {
 }
 TOKENS_PER_PARAMETER = 0.8  # that a size must see within the budget to be worth choosing
 EVALUATION_SHARE = 0.05  # of the budget, at most, for the final score
+DRAWING = 4  # what drawing an id costs, in ids that are only scored
 TEARDOWN = 0.5  # seconds from the last word to the exit, saving and a sample included
 
 
@@ -173,7 +174,10 @@ def make_plan(
             data = dataset(model, sample)
             model = fit_context(model, data, note)
             speed = measure(model, train, data, device, min(10.0, 0.04 * budget))
-    held = sum(len(s) for s in prepared.heldout[prepared.final_split])
+    final = prepared.heldout[prepared.final_split]
+    held = sum(map(len, final))
+    if hasattr(prepared.task, "probe_tokens"):
+        held += DRAWING * prepared.task.probe_tokens(final)
     scoring = min(held / speed.eval_tokens_per_second, EVALUATION_SHARE * budget)
     per_step = train.batch * train.accumulate * model.context
     reserve = 1.3 * scoring + TEARDOWN
@@ -189,8 +193,7 @@ def make_plan(
         "step_seconds": speed.step_seconds,
         "eval_tokens_per_second": speed.eval_tokens_per_second,
         "reserve_seconds": reserve,
-        "final_tokens": None if held <= 1.05 * scoring * speed.eval_tokens_per_second
-        else int(scoring * speed.eval_tokens_per_second),
+        "final_part": min(1.0, 1.05 * scoring * speed.eval_tokens_per_second / max(held, 1)),
     }  # fmt: skip
     return Planned(model, train, size, wanted, data, device, about)
 

@@ -47,9 +47,9 @@ def find(group: str, name: str) -> Any:
 
 
 def guess_task(source: Source) -> str:
-    """The task that claims the first file most surely. Rows of a table and standard input are
-    taken for text where nothing says otherwise."""
-    if source.is_table():
+    """The task that claims the first file most surely. A table with a column chosen, and one of
+    the hub, are taken for text where nothing says otherwise."""
+    if source.is_table() and (source.column or source.paths[0].startswith("hf:")):
         return "text"
     path = source.files()[0]
     with unpacked(path).open("rb") as file:

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
+    from .config import SampleConfig
     from .model import SequenceModel
     from .source import Source
 
@@ -249,15 +250,48 @@ class Task(Protocol):
 
     def drawn(self, tokenizer: Tokenizer, prompt: Sequence) -> Drawn: ...
 
-    def write(self, items: list[Any], prompt: Sequence, asked: Any, out: BinaryIO) -> None:
+    def write(self, items: list[Any], prompt: Sequence | None, asked: Any, out: BinaryIO) -> None:
         """All draws of one prompt, to a file or a pipe: texts one after another, pictures as a
         grid, paths as a forecast."""
         ...
 
-    def preview(self, items: list[Any], prompt: Sequence, asked: Any, width: int) -> str | None:
+    def preview(
+        self, items: list[Any], prompt: Sequence | None, asked: Any, width: int
+    ) -> str | None:
         """The draws as characters for a terminal `width` columns wide, none where `write` does."""
         ...
 
 
-# A task may also have `model_fields(train, tokenizer)`: fields of the model that this data asks
-# for, as {"dropout": 0.3} where there is little of it; `--set model.*` overrides them.
+# A task may have these beside: `floor_unit` (what its floors are measured in, where not in bits),
+# `headline` (names of the metrics that its users look at first), `probe_tokens(sequences)` (ids
+# that scoring them draws, so that a budget leaves time for it), `model_fields(train, tokenizer)`
+# (fields of the model that this data asks for, as {"dropout": 0.3} where there is little of it;
+# `--set model.*` overrides them), and the following.
+
+
+@runtime_checkable
+class Follows(Protocol):
+    """A task whose held-out data may go on where its training data ends."""
+
+    def follow(self, train: Items, held: Items) -> Items:
+        """`held` (what `--valid` or `--test` named) as the continuation of `train`."""
+        ...
+
+
+@runtime_checkable
+class DrawsWhole(Protocol):
+    """A task that draws all of a prompt at once, rather than an id at a time: many series, many
+    paths. Its prompts are files. What it draws has `record()`, for JSON."""
+
+    def draw(
+        self,
+        model: SequenceModel,
+        tokenizer: Tokenizer,
+        data: bytes | None,
+        own: Iterable[Sequence],
+        config: SampleConfig,
+        asked: Any,
+    ) -> list[Any]:
+        """data: what the user gave; none to go on from `own`, what the run holds out. A
+        `config.length` of 0 is the task's own."""
+        ...

@@ -51,9 +51,9 @@ def report(
         "tokens": tokens,
         "nll": nll,
         f"bits_per_{task.unit}": nll / math.log(2) / count if exact else None,
+        "protocol": protocol or ("blockwise" if stride in (None, context) else f"sliding-{stride}"),
         **task.metrics(nll, tokens, units, tokenizer.lossless),
         **task.probe(model, tokenizer, sequences, protocol),
         "floor": dict(floor) if floor is not None else None,
         "tokens_per_second": tokens / seconds if seconds else None,
-        "protocol": protocol or ("blockwise" if stride in (None, context) else f"sliding-{stride}"),
     }

@@ -1,0 +1,168 @@
+"""Series in memory: what they are, how time splits them, windows of them as training rows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..core.errors import DataError
+from ..core.hashing import key, mix
+from ..core.protocols import Batch, Ids
+from ..tokenizers.bins import FIRST, BinsTokenizer, Values
+
+JITTER = 0.15  # of training windows
+
+
+@dataclass(frozen=True)
+class Series:
+    """values (N,): NaN where missing. start: the first point's time (ISO 8601), `freq` the steps
+    (a pandas frequency); none where points are only counted."""
+
+    id: str
+    values: Values
+    start: str | None = None
+    freq: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Items: series, and from which point on each is held out (its length: not at all)."""
+
+    series: tuple[Series, ...]
+    starts: tuple[int, ...]
+    season: int
+    horizon: int
+    fingerprint: str
+    about: str
+
+    @property
+    def size(self) -> int:
+        return sum(len(one) - start for one, start in zip(self.series, self.starts, strict=True))
+
+
+def fingerprint(series: Iterable[Series]) -> str:
+    digest = hashlib.sha256()
+    for one in series:
+        digest.update(repr((one.id, one.start, one.freq, len(one))).encode())
+        digest.update(np.ascontiguousarray(one.values, "<f8").tobytes())
+    return digest.hexdigest()
+
+
+def split(items: Collection, fraction: float) -> tuple[Collection, Collection]:
+    """By time: of each series the last part, one horizon at least. A series too short to lose as
+    much is trained on whole."""
+    cuts = []
+    for one in items.series:
+        held = max(items.horizon, round(fraction * len(one)))
+        cuts.append(len(one) - held if len(one) - held > items.horizon else len(one))
+    if all(cut == len(one) for cut, one in zip(cuts, items.series, strict=True)):
+        longest = max(len(one) for one in items.series)
+        raise DataError(
+            f"--data {items.about}: its longest series has {longest} points, need more than "
+            f"{2 * items.horizon} so that a horizon is held out; lower --horizon, or give --valid"
+        )
+    first = tuple(replace(s, values=s.values[:c]) for s, c in zip(items.series, cuts, strict=True))
+    points = sum(len(s) - c for s, c in zip(items.series, cuts, strict=True))
+    train = replace(
+        items, series=first, starts=(0,) * len(first), fingerprint=f"{items.fingerprint}/{cuts}",
+        about=f"the first {sum(map(len, first)):,} points of {_count(len(first))}",
+    )  # fmt: skip
+    held_out = replace(
+        items, starts=tuple(cuts), fingerprint=f"{items.fingerprint}/{cuts}/held",
+        about=f"the last {points:,}",
+    )  # fmt: skip
+    return train, held_out
+
+
+def _count(number: int) -> str:
+    return f"{number:,} series" if number > 1 else "one series"
+
+
+def follow(train: Collection, held: Collection) -> Collection:
+    """Held-out series as what comes after the training series of the same id."""
+    known = {one.id: one for one in train.series}
+    missing = [one.id for one in held.series if one.id not in known]
+    if missing and len(missing) < len(held.series):
+        raise DataError(f"{held.about}: series {missing[0]!r} is not in the training data")
+    if missing:  # other series altogether: each has a history of its own
+        return held
+    joined = []
+    for one in held.series:
+        before = known[one.id]
+        joined.append(replace(before, values=np.concatenate((before.values, one.values))))
+    return replace(held, series=tuple(joined), starts=tuple(len(known[s.id]) for s in held.series))
+
+
+class Windows:
+    """Every window of `history` points and the horizon after it; a series with less history gives
+    what it has, padded at its end.
+
+    `history_weight`: how much the values of the history count as targets beside the horizon's.
+    `jitter`: how far the normalisation of each is moved, in scales, so that neighbouring bins
+    learn of each other.
+    """
+
+    def __init__(
+        self, train: Collection, tokenizer: BinsTokenizer | None, history: int, seed: int = 0,
+        history_weight: float = 0.0, jitter: float = 0.0,
+    ) -> None:  # fmt: skip
+        self.tokenizer, self.history, self.horizon = tokenizer, history, train.horizon
+        self.seed, self.history_weight, self.jitter = seed, history_weight, jitter
+        self.context = history + train.horizon
+        lengths = np.array([len(one) for one in train.series], np.int64)
+        for least in (min(history, train.season + 1), 1):
+            counts = np.maximum(lengths - train.horizon - least + 1, 0)
+            if counts.any():
+                break
+        else:
+            raise DataError(
+                f"--data {train.about}: need at least {train.horizon + 1} points in a series, got "
+                f"{lengths.max()}; lower --horizon"
+            )
+        self.least, self.ends = least, np.cumsum(counts)
+        self.values = np.concatenate([one.values for one in train.series])
+        self.offsets = np.concatenate(([0], np.cumsum(lengths)))
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def rows(self, indices: Ids) -> tuple[Values, Ids]:
+        """(B, context) values, NaN behind a short history's horizon, and (B,) how much history."""
+        index = indices % len(self)
+        series = np.searchsorted(self.ends, index, side="right")
+        within = index - np.where(series > 0, self.ends[series - 1], 0)
+        known = within + self.least  # points before the horizon
+        history = np.minimum(known, self.history)
+        at = (self.offsets[series] + known - history)[:, None] + np.arange(self.context)
+        values = self.values[np.minimum(at, len(self.values) - 1)]
+        length = (history + self.horizon)[:, None]
+        return np.where(np.arange(self.context) < length, values, np.nan), history
+
+    def batch(self, indices: Ids) -> Batch:
+        if self.tokenizer is None:
+            raise ValueError("windows without a tokenizer have no ids")
+        values, history = self.rows(indices)
+        scales = self.tokenizer.scales(values, history)
+        if self.jitter:
+            size, shift = (
+                2 * (mix(indices, key(self.seed, name)) / 2.0**64) - 1 for name in ("size", "shift")
+            )
+            scales = replace(
+                scales,
+                scale=scales.scale * np.exp(self.jitter * size),
+                lag_scale=scales.lag_scale * np.exp(self.jitter * size),
+                location=scales.location + self.jitter * shift * scales.scale,
+            )
+        ids = self.tokenizer.encode_rows(values, scales)
+        weight = (ids >= FIRST).astype(np.float32)
+        weight[:, 0] = 0
+        weight[scales.scale == 0] = 0  # nothing moved: no bin but one
+        past = np.arange(ids.shape[1]) <= history[:, None]
+        weight[past] *= self.history_weight
+        return Batch(ids, weight, support=(FIRST, self.tokenizer.vocab_size))

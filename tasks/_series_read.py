@@ -1,0 +1,343 @@
+"""Series from files: CSV wide or long, one series a row, .tsf (Monash), parquet and hub tables."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..core.errors import DataError
+from ..core.source import Source, unpacked
+from ..tokenizers.bins import Values
+from ._series_data import Series
+from ._series_time import WORDS, regular
+
+TIMES = {"time", "date", "datetime", "timestamp", "ds", "t", "day", "week", "month", "year",
+         "quarter", "date_time"}  # fmt: skip
+NAMES = {"id", "unique_id", "item_id", "series_id", "series", "series_name", "name"}
+ABSENT = {"", "na", "n/a", "nan", "null", "none", "?", "-", "nat"}
+DIGITS = {4: "%Y", 6: "%Y%m", 8: "%Y%m%d"}
+LOOKS_LIKE_TIME = re.compile(r"\d{1,4}[-/.]\d{1,2}([-/.]\d{1,4})?([T ].*)?|\d{4}\s?-?[QM]\d{1,2}")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What `--time --target --id --freq --resample` say; none: found."""
+
+    time: str | None = None
+    target: str | None = None
+    id: str | None = None
+    freq: str | None = None
+    resample: bool = False
+
+
+@dataclass
+class Table:
+    """names of the columns, each a list of cells as text; `first`: the file's row number of the
+    first record, for messages."""
+
+    names: list[str]
+    cells: list[list[str]]
+    where: str
+    first: int = 1
+
+    def column(self, name: str, flag: str) -> int:
+        if name in self.names:
+            return self.names.index(name)
+        raise DataError(
+            f"{self.where}: no column {name!r}; {flag} must be one of {', '.join(self.names[:20])}"
+        )
+
+    def numbers(self, column: int) -> Values:
+        """A column as float64, NaN where missing. DataError names the row and column of what is
+        no number, or infinite."""
+        values = np.empty(len(self.cells[column]))
+        for row, cell in enumerate(self.cells[column]):
+            values[row] = number(cell, self.where, row + self.first, self.names[column])
+        return values
+
+
+def number(cell: str, where: str, row: int, column: str) -> float:
+    text = cell.strip()
+    if text.lower() in ABSENT:
+        return np.nan
+    try:
+        value = float(text)
+    except ValueError:
+        raise DataError(
+            f"{where}: row {row}, column {column}: {text!r} is no number; leave missing values "
+            "empty, or choose columns with --target"
+        ) from None
+    if np.isinf(value):
+        raise DataError(f"{where}: row {row}, column {column}: infinite; leave it empty if missing")
+    return value
+
+
+def _is_number(cell: str) -> bool:
+    if cell.strip().lower() in ABSENT:
+        return True
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+# -- files ---------------------------------------------------------------------------------------
+
+
+def read(source: Source, asked: Columns) -> list[Series]:
+    """Every series of the source. DataError where one cannot be read or has no value."""
+    if any(path.startswith("hf:") for path in source.paths):
+        return _checked(from_table(_from_rows(source.rows(), source.describe()), asked))
+    files = source.files()
+    series: list[Series] = []
+    for path in files:
+        found = parse(unpacked(path).read_bytes(), str(path), asked)
+        if len(files) > 1:
+            stem = path.name.split(".")[0]
+            found = [Series(f"{stem}/{s.id}", s.values, s.start, s.freq) for s in found]
+        series += found
+    return _checked(series)
+
+
+def _checked(series: list[Series]) -> list[Series]:
+    if not series:
+        raise DataError("--data: no series in it")
+    seen: set[str] = set()
+    for one in series:
+        if not np.isfinite(one.values).any():
+            raise DataError(f"series {one.id}: no value in it; leave it out with --target or --id")
+        if one.id in seen:
+            raise DataError(f"series {one.id} appears twice; give each an id of its own")
+        seen.add(one.id)
+    return series
+
+
+def parse(data: bytes, where: str, asked: Columns) -> list[Series]:
+    """The series in the bytes of one file, by what the bytes look like."""
+    if data[:4] == b"PAR1":
+        import pandas as pd
+
+        try:
+            frame = pd.read_parquet(io.BytesIO(data))
+        except Exception as error:  # pyarrow raises its own kind
+            raise DataError(f"{where}: not readable as parquet ({error})") from error
+        return _checked(from_table(_from_frame(frame, where), asked))
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not UTF-8 text at byte {error.start}") from None
+    if re.search(r"^@data\s*$", text, re.MULTILINE | re.IGNORECASE):
+        return _checked(from_tsf(text, where, asked))
+    return _checked(from_table(_from_text(text, where), asked))
+
+
+def _from_text(text: str, where: str) -> Table:
+    """Rows of cells; the first is a heading where it has a cell that is neither number nor time
+    and the next has more of those than it."""
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    if not lines:
+        raise DataError(f"{where}: empty, need at least 2 points")
+    mark = max(",;\t", key=lambda c: min(line.count(c) for line in lines[:20]))
+    if mark in lines[0]:
+        rows = [list(row) for row in csv.reader(lines, delimiter=mark, skipinitialspace=True)]
+    else:
+        rows = [line.split() for line in lines]
+    plain = [_is_number(c) or bool(LOOKS_LIKE_TIME.fullmatch(c.strip())) for c in rows[0]]
+    below = [_is_number(c) or bool(LOOKS_LIKE_TIME.fullmatch(c.strip())) for c in rows[1]] if (
+        len(rows) > 1
+    ) else []  # fmt: skip
+    heading = sum(plain) < sum(below) or (not any(plain) and len(rows) > 1)
+    width = max(map(len, rows))
+    names = [name.strip() for name in rows[0]] if heading else []
+    names += [f"column {at + 1}" for at in range(len(names), width)]
+    body = rows[1:] if heading else rows
+    columns = [[row[at] if at < len(row) else "" for row in body] for at in range(width)]
+    kept = [at for at in range(width) if any(cell.strip() for cell in columns[at])]
+    return Table(
+        [names[at] for at in kept], [columns[at] for at in kept], where, 2 if heading else 1
+    )  # fmt: skip
+
+
+def _from_frame(frame: Any, where: str) -> Table:
+    """A data frame's columns as text; lists in a column are one series a row, laid out."""
+    import pandas as pd
+
+    if frame.index.name or isinstance(frame.index, pd.DatetimeIndex):
+        frame = frame.reset_index()
+    listed = [c for c in frame.columns if len(frame) and np.ndim(frame[c].iloc[0]) == 1]
+    if listed:
+        frame = frame.explode(listed, ignore_index=True)
+    cells = [
+        ["" if pd.isna(v) else v.isoformat() if hasattr(v, "isoformat") else str(v) for v in column]
+        for _, column in frame.items()
+    ]
+    return Table([str(name) for name in frame.columns], cells, where)
+
+
+def _from_rows(rows: Iterable[dict[str, Any]], where: str) -> Table:
+    import pandas as pd
+
+    return _from_frame(pd.DataFrame(list(rows)), where)
+
+
+# -- tables --------------------------------------------------------------------------------------
+
+
+def from_table(table: Table, asked: Columns) -> list[Series]:
+    """Wide, long, or one series a row, by which columns are times, names and numbers."""
+    time = table.column(asked.time, "--time") if asked.time else _find_time(table)
+    name = table.column(asked.id, "--id") if asked.id else _find_name(table, time)
+    rest = [at for at in range(len(table.names)) if at not in (time, name)]
+    if asked.target:
+        rest = [table.column(part.strip(), "--target") for part in asked.target.split(",")]
+    elif name is not None or time is not None:
+        numeric = [at for at in rest if all(map(_is_number, table.cells[at][:200]))]
+        rest = numeric or rest
+    if not rest:
+        raise DataError(f"{table.where}: no column with values; name it with --target")
+    by_row = name is not None and time is None and len(set(table.cells[name])) == len(
+        table.cells[name]
+    )  # fmt: skip
+    if by_row and name is not None and (len(rest) > 1 or len(table.cells[name]) == 1):
+        return _by_row(table, name, rest)
+    whole = list(range(len(table.cells[rest[0]])))
+    groups = {"": whole}
+    if name is not None:
+        groups = {}
+        for row, cell in enumerate(table.cells[name]):
+            groups.setdefault(cell.strip(), []).append(row)
+    stamps = _times(table, time) if time is not None else None
+    series = []
+    for at in rest:
+        values = table.numbers(at)
+        for group, rows in groups.items():
+            label = "/".join(
+                part for part in (group, table.names[at] if len(rest) > 1 or not group else "")
+                if part
+            )  # fmt: skip
+            mine, start, freq = values[rows], None, asked.freq
+            if stamps is not None:
+                where = f"{table.where}: series {group}" if group else table.where
+                mine, start, freq = regular(
+                    stamps[rows], mine, freq, asked.resample, where, np.array(rows) + table.first
+                )
+            series.append(Series(label, mine, start, freq))
+    return series
+
+
+def _by_row(table: Table, name: int, rest: list[int]) -> list[Series]:
+    """M4's format: an id, then the values; what is empty behind the last value is no point."""
+    columns = np.stack([table.numbers(at) for at in rest], axis=1)
+    series = []
+    for label, values in zip(table.cells[name], columns, strict=True):
+        known = np.flatnonzero(np.isfinite(values))
+        if len(known):
+            series.append(Series(label.strip(), values[: known[-1] + 1]))
+    return series
+
+
+def _find_time(table: Table) -> int | None:
+    """The column that is called a time, else the first that looks like times."""
+    for at, name in enumerate(table.names):
+        if name.lower().replace(" ", "_") in TIMES:
+            return at
+    for at, cells in enumerate(table.cells):
+        some = [c.strip() for c in cells[:50] if c.strip()]
+        if some and all(LOOKS_LIKE_TIME.fullmatch(c) and not _is_number(c) for c in some):
+            return at
+    return None
+
+
+def _find_name(table: Table, time: int | None) -> int | None:
+    """The column that is called an id, else the first that is neither numbers nor times."""
+    for at, name in enumerate(table.names):
+        if at != time and name.lower().replace(" ", "_") in NAMES:
+            return at
+    for at, cells in enumerate(table.cells):
+        if at != time and not any(_is_number(c) for c in cells[:50]):
+            return at
+    return None
+
+
+def _times(table: Table, column: int) -> Any:
+    """A column as a pandas DatetimeIndex in UTC without a zone; digits by their number: 2024,
+    202401, 20240131, Unix seconds or milliseconds. None where they merely count 0, 1, 2 ..."""
+    import pandas as pd
+
+    cells = [cell.strip().removesuffix(".0") for cell in table.cells[column]]
+    known = [cell for cell in cells if cell]
+    try:
+        if all(cell.isdigit() for cell in known):
+            size = max(map(len, known), default=0)
+            if size in DIGITS and min(map(len, known)) == size:
+                return pd.DatetimeIndex(pd.to_datetime(cells, format=DIGITS[size]))
+            if size in (10, 13):
+                numbers = pd.to_numeric(pd.Series(cells))
+                unit = "s" if size == 10 else "ms"
+                return pd.DatetimeIndex(pd.to_datetime(numbers, unit=unit))
+            counts = np.array([int(cell or -1) for cell in cells])
+            if len(counts) < 2 or (np.diff(counts) == 1).all():
+                return None
+        times = pd.to_datetime(pd.Series(cells), utc=True, format=None if known else "ISO8601")
+        return pd.DatetimeIndex(times).tz_localize(None)
+    except (ValueError, OverflowError) as error:
+        line = str(error).splitlines()[0]
+        raise DataError(
+            f"{table.where}: column {table.names[column]} is not readable as times ({line}); "
+            "write them as 2024-01-31 or 2024-01-31T12:00:00, or name another with --time"
+        ) from None
+
+
+# -- .tsf ----------------------------------------------------------------------------------------
+
+
+def from_tsf(text: str, where: str, asked: Columns) -> list[Series]:
+    """The Monash archive's format (Godahewa et al. 2021): @attribute lines, then after @data one
+    series a line, attributes and values separated by colons, missing values as ?."""
+    import pandas as pd
+
+    attributes: list[tuple[str, str]] = []
+    freq, series, in_data = asked.freq, list[Series](), False
+    for number_, line in enumerate(text.splitlines(), 1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        if not in_data:
+            words = line.split()
+            if words[0].lower() == "@attribute" and len(words) >= 3:
+                attributes.append((words[1], words[2].lower()))
+            elif words[0].lower() == "@frequency" and len(words) > 1 and freq is None:
+                freq = words[1] if words[1].lower() in WORDS else None
+            in_data = words[0].lower() == "@data"
+            continue
+        *heads, body = line.split(":")
+        if len(heads) != len(attributes):
+            raise DataError(
+                f"{where}: line {number_} has {len(heads)} attributes, the header names "
+                f"{len(attributes)}"
+            )
+        values = np.array([
+            number(cell, where, number_, f"value {at + 1}")
+            for at, cell in enumerate(body.split(","))
+        ])  # fmt: skip
+        label, start = f"T{len(series) + 1}", None
+        for (name, kind), head in zip(attributes, heads, strict=True):
+            if kind == "date":
+                try:
+                    start = pd.to_datetime(head, format="%Y-%m-%d %H-%M-%S").isoformat()
+                except ValueError:
+                    raise DataError(
+                        f"{where}: line {number_}: {head!r} is no time of the form "
+                        "1990-01-31 00-00-00"
+                    ) from None
+            elif kind == "string" and name.lower() in NAMES:
+                label = head
+        series.append(Series(label, values, start, freq))
+    return series

@@ -1,0 +1,341 @@
+"""Time series: forecasts as sample paths, with the errors that forecasters quote."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from ..core.errors import ConfigError, DataError, UsageError
+from ..core.protocols import Dataset, Sequence
+from ..core.source import Source
+from ..tokenizers.bins import BinsTokenizer, Values, Window, parse
+from ._series_data import JITTER, Collection, Series, Windows, fingerprint, follow, split
+from ._series_forecast import Forecast, forecast
+from ._series_metrics import QUANTILES, floors, scores, seasonal_error
+from ._series_plot import fan, plot
+from ._series_read import Columns, read
+from ._series_read import parse as parse_series
+from ._series_time import find_season, following, usual
+
+HOLDOUT = 0.1
+SEASONS = 8  # of history that a window holds
+SHORTEST, LONGEST = 64, 512  # points of history, where nothing says how many
+HISTORY_WEIGHT = 0.25  # of a window's history as targets, beside its horizon
+EVALUATION_PATHS = 100
+ROLLING_WINDOWS = 500  # at most, evenly chosen, and counted in the scores
+
+
+def _option(text: str, default: Any = None) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class SeriesOptions:
+    time: str | None = _option("The column of times.")
+    target: str | None = _option("The columns of values, separated by commas.")
+    id: str | None = _option("The column that names the series, in long tables.")
+    freq: str | None = _option("The step between points: h, D, W, MS, 15min ...")
+    season: int | None = _option("Points in a season: 24 of hourly data ...")
+    horizon: int | None = _option("Points to forecast at once.")
+    history: int | None = _option("Points that a forecast sees.")
+    resample: bool = _option("Sort times, average doubles, leave gaps as missing.", False)
+
+    def __post_init__(self) -> None:
+        for name in ("season", "horizon", "history"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"--{name} {value}: must be at least 1")
+
+    @property
+    def columns(self) -> Columns:
+        return Columns(self.time, self.target, self.id, self.freq, self.resample)
+
+
+@dataclass(frozen=True)
+class SeriesSampleOptions:
+    horizon: int | None = _option("Points to forecast; default: as trained.")
+    paths: int = _option("Sample paths that quantiles are taken of.", 100)
+    plot: str | None = _option("Draw history and forecast to a file: .png, .svg, .pdf.")
+
+    def __post_init__(self) -> None:
+        if self.paths < 1:
+            raise ConfigError(f"--paths {self.paths}: must be at least 1")
+        if self.horizon is not None and self.horizon < 1:
+            raise ConfigError(f"--horizon {self.horizon}: must be at least 1")
+        if self.plot is not None and Path(self.plot).suffix not in (".png", ".svg", ".pdf"):
+            raise ConfigError(f"--plot {self.plot}: must end in .png, .svg or .pdf")
+
+
+class SeriesTask:
+    name = "series"
+    about = "time series: forecasts with quantiles, from CSV, .tsf and parquet"
+    unit = "point"
+    default_tokenizer = "bins"
+    binary = False
+    Options = SeriesOptions
+    SampleOptions = SeriesSampleOptions
+    floor_unit = ""  # floors are named by their metric
+    headline = ("mase", "wql")
+
+    def __init__(self, options: SeriesOptions) -> None:
+        self.options = options
+
+    @classmethod
+    def claims(cls, path: Path, head: bytes) -> float:
+        """.tsf, or a table of mostly numbers."""
+        if path.name.removesuffix(".gz").endswith(".tsf"):
+            return 0.95
+        if path.suffix not in (".csv", ".tsv", ".txt"):
+            return 0.0
+        lines = head.decode("utf-8", "replace").splitlines()[1:21]
+        cells = [cell.strip(' "') for line in lines for cell in line.replace(";", ",").split(",")]
+        numbers = sum(cell.replace(".", "", 1).lstrip("-").isdigit() for cell in cells)
+        return 0.8 if len(cells) > len(lines) and numbers > 0.4 * len(cells) else 0.0
+
+    def default_source(self) -> Source:
+        """Weekly CO2 at Mauna Loa, which statsmodels carries (found without importing it)."""
+        spec = importlib.util.find_spec("statsmodels")
+        folders = (spec.submodule_search_locations or []) if spec else []
+        paths = [Path(folder) / "datasets" / "co2" / "co2.csv" for folder in folders]
+        found = [path for path in paths if path.exists()]
+        if not found:
+            raise DataError("the CO2 record of statsmodels is not installed; give --data FILE")
+        about = "weekly CO2 at Mauna Loa 1958-2001 (statsmodels)"
+        return Source((str(found[0]),), about=about)
+
+    # -- items ---------------------------------------------------------------------------------
+
+    def items(self, source: Source) -> Collection:
+        return self._collect(read(source, self.options.columns), source.describe())
+
+    def _collect(self, series: list[Series], about: str) -> Collection:
+        options = self.options
+        known = usual(options.freq or series[0].freq)
+        season = options.season or (known[0] if known else find_season([s.values for s in series]))
+        horizon = options.horizon or (known[1] if known else 2 * season if season > 1 else 24)
+        return Collection(
+            tuple(series), (0,) * len(series), season, horizon, fingerprint(series), about
+        )  # fmt: skip
+
+    def split(self, items: Collection, holdout: float | None) -> tuple[Collection, Collection]:
+        return split(items, HOLDOUT if holdout is None else holdout)
+
+    def follow(self, train: Collection, held: Collection) -> Collection:
+        held = replace(held, season=train.season, horizon=train.horizon)
+        return follow(train, held)
+
+    def history(self, items: Collection) -> int:
+        """Points of history in a window: whole seasons, no more than the longest series has."""
+        if self.options.history:
+            return self.options.history
+        season = items.season
+        wanted = max(SEASONS * season, 2 * items.horizon, SHORTEST)
+        if wanted > LONGEST:
+            wanted = max(LONGEST // season * season, min(2 * season, 2 * LONGEST))
+        longest = max(len(one) for one in items.series)
+        return max(1, min(wanted, longest - items.horizon))
+
+    # -- ids -----------------------------------------------------------------------------------
+
+    def fit_tokenizer(self, spec: str, train: Collection) -> BinsTokenizer:
+        parse(spec)
+        windows = Windows(train, None, self.history(train))
+        some = np.linspace(0, len(windows) - 1, min(len(windows), 2000)).astype(np.int64)
+        values, history = windows.rows(some)
+        return BinsTokenizer.fit(spec, values, history, train.season, windows.history)
+
+    def longest(self, train: Collection, tokenizer: BinsTokenizer) -> int:
+        return 1 + tokenizer.history + tokenizer.horizon
+
+    def dataset(
+        self, train: Collection, tokenizer: BinsTokenizer, context: int, tokens: int | None,
+        seed: int, cache: Path,
+    ) -> Dataset:  # fmt: skip
+        history, horizon = tokenizer.history, tokenizer.horizon
+        if context < history + horizon:
+            raise UsageError(
+                f"--context {context}: a window has {history} points of history and {horizon} of "
+                f"horizon; use --history {max(1, context - horizon)} instead"
+            )
+        train = replace(train, horizon=horizon)
+        return Windows(train, tokenizer, history, seed, HISTORY_WEIGHT, JITTER)
+
+    def sequences(self, items: Collection, tokenizer: BinsTokenizer) -> Iterator[Sequence]:
+        """Windows whose horizons lie end to end over what is held out, the last at the end of the
+        series; their history may reach back before it."""
+        history, most, season = tokenizer.history, tokenizer.horizon, tokenizer.season
+        for one, start in zip(items.series, items.starts, strict=True):
+            start = start or max(1, len(one) - most)
+            before = one.values[:start]
+            error = seasonal_error(before, season)
+            known = before[np.isfinite(before)]
+            mean, deviation = (known.mean(), known.std()) if len(known) else (0.0, 1.0)
+            end = len(one)
+            while end > start:
+                horizon = min(most, end - start)
+                first = end - horizon
+                past = one.values[max(0, first - history) : first]
+                if np.isfinite(past).any():
+                    last = end == len(one)
+                    if last:
+                        error = seasonal_error(one.values[:first], season)
+                    yield tokenizer.encode(Window(one.values[first - len(past) : end], len(past), {
+                        "id": one.id, "last": last, "first": first, "start": one.start,
+                        "freq": one.freq, "seasonal_error": _plain(error),
+                        "mean": float(mean), "deviation": float(deviation or 1.0),
+                        "future": _listed(one.values[first:end]),
+                        **({"past": _listed(past)} if last else {}),
+                    }))  # fmt: skip
+                end = first
+
+    # -- scores --------------------------------------------------------------------------------
+
+    def floor(self, train: Collection, held: Collection) -> dict[str, float]:
+        return floors(train, held, self.history(train))
+
+    def units(self, sequences: Iterable[Sequence]) -> dict[str, float]:
+        return {"point": sum(int((s.target_weight() > 0).sum()) for s in sequences)}
+
+    def metrics(
+        self, nll: float, tokens: int, units: Mapping[str, float], lossless: bool
+    ) -> dict[str, float | None]:
+        return {}
+
+    def probe_tokens(self, sequences: Iterable[Sequence]) -> int:
+        """Ids that `probe` draws."""
+        return EVALUATION_PATHS * sum(len(s) - s.given for s in sequences if s.side["last"])
+
+    def probe(
+        self, model: Any, tokenizer: BinsTokenizer, sequences: Iterable[Sequence],
+        protocol: str | None,
+    ) -> dict[str, Any]:  # fmt: skip
+        """`last`: the last window of each series, in its own units; `rolling`: all windows,
+        z-scored by the statistics of what came before the held-out part."""
+        protocol = protocol or "last"
+        if protocol not in ("last", "rolling"):
+            raise UsageError(f"--protocol {protocol}: the series task has last and rolling")
+        chosen = [s for s in sequences if protocol == "rolling" or s.side["last"]]
+        whole = len(chosen)
+        if protocol == "rolling":
+            chosen = chosen[:: -(-whole // ROLLING_WINDOWS)]
+        chosen = [s for s in chosen if any(v is not None for v in s.side["future"])]
+        if not chosen:
+            raise DataError("no held-out window to forecast; give more data, or a lower --horizon")
+        paths, actual, error = [], [], []
+        for sequence, drawn in zip(chosen, self._paths(model, tokenizer, chosen), strict=True):
+            side = sequence.side
+            shift, size = (side["mean"], side["deviation"]) if protocol == "rolling" else (0.0, 1.0)
+            paths.append((drawn - shift) / size)
+            actual.append((_values(side["future"]) - shift) / size)
+            one = side["seasonal_error"]
+            error.append(np.nan if one is None else one / size)
+        found = scores(paths, actual, np.array(error))
+        return {
+            **{name: _plain(value) for name, value in found.items()},
+            "windows": len(chosen),
+            "windows_of": whole,
+            "series": len({s.side["id"] for s in chosen}),
+            "paths": EVALUATION_PATHS,
+            "protocol": protocol,
+        }
+
+    def _paths(self, model: Any, tokenizer: BinsTokenizer, chosen: list[Sequence]) -> list[Values]:
+        """(P, its horizon) of each."""
+        out: list[Values] = [np.empty(0)] * len(chosen)
+        by_horizon: dict[int, list[int]] = {}
+        for index, sequence in enumerate(chosen):
+            by_horizon.setdefault(len(sequence) - sequence.given, []).append(index)
+        for horizon, group in by_horizon.items():
+            known = [_history(chosen[i]) for i in group]
+            drawn = forecast(model, tokenizer, known, horizon, EVALUATION_PATHS)
+            for index, paths in zip(group, drawn, strict=True):
+                out[index] = paths
+        return out
+
+    # -- samples -------------------------------------------------------------------------------
+
+    def draw(
+        self, model: Any, tokenizer: BinsTokenizer, data: bytes | None,
+        own: Iterable[Sequence], config: Any, asked: SeriesSampleOptions,
+    ) -> list[Forecast]:  # fmt: skip
+        """Forecasts of the series in `data`, or of the run's own behind their last point."""
+        horizon = asked.horizon or config.length or tokenizer.horizon
+        if data is not None:
+            series = parse_series(data, "the prompt", self.options.columns)
+            ends = [(one.start, one.freq, len(one)) for one in series]
+        else:
+            series, ends = [], []
+            for sequence in own:
+                side = sequence.side
+                if side["last"]:
+                    series.append(Series(side["id"], _values([*side["past"], *side["future"]])))
+                    ends.append((side["start"], side["freq"], side["first"] + len(side["future"])))
+        prompts = []
+        for one in series:
+            past = one.values[-tokenizer.history :]
+            if not np.isfinite(past).any():
+                raise DataError(f"series {one.id}: no value among its last {len(past)} points")
+            prompts.append(tokenizer.encode(Window(past, len(past), {"id": one.id})))
+        paths = forecast(model, tokenizer, prompts, horizon, asked.paths, config)
+        return [
+            Forecast(one.id, one.values, drawn, following(*end, horizon))
+            for one, drawn, end in zip(series, paths, ends, strict=True)
+        ]
+
+    def write(
+        self, items: list[Forecast], prompt: Any, asked: SeriesSampleOptions, out: BinaryIO
+    ) -> None:
+        """CSV id, time, mean, 0.1 ... 0.9; the picture beside it where `--plot` asks for one."""
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(["id", "time", "mean", *map(str, QUANTILES)])
+        for item in items:
+            table.writerows(item.rows())
+        out.write(text.getvalue().encode())
+        if asked.plot:
+            plot(items, Path(asked.plot))
+
+    def preview(
+        self, items: list[Forecast], prompt: Any, asked: SeriesSampleOptions, width: int
+    ) -> str | None:
+        return "\n\n".join(fan(item, width) for item in items[:3])
+
+    # -- what a task that draws whole does not go by -------------------------------------------
+
+    def prompt(self, data: bytes | None, tokenizer: BinsTokenizer, asked: Any) -> Sequence:
+        raise UsageError("series are forecast whole")
+
+    def length(self, prompt: Sequence, asked: Any) -> int | None:
+        return None
+
+    def ends(self, tokenizer: BinsTokenizer) -> int | None:
+        return None
+
+    def drawn(self, tokenizer: BinsTokenizer, prompt: Sequence) -> Any:
+        raise UsageError("series are forecast whole")
+
+
+def _history(sequence: Sequence) -> Sequence:
+    return replace(sequence, ids=sequence.ids[: sequence.given], weight=None)
+
+
+def _plain(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _listed(values: Values) -> list[float | None]:
+    return [None if np.isnan(value) else value for value in values.tolist()]
+
+
+def _values(listed: list[float | None]) -> Values:
+    return np.array([np.nan if value is None else value for value in listed], np.float64)
+
+
+Task = SeriesTask

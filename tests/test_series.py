@@ -1,0 +1,503 @@
+"""Series: formats, times, windows, metrics, forecasts, and the command line around them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tfm.core.config import ModelConfig
+from tfm.core.errors import DataError, UsageError
+from tfm.core.model import SequenceModel
+from tfm.core.source import Source
+from tfm.tasks._series_data import Collection, Series, Windows, follow, split
+from tfm.tasks._series_forecast import forecast
+from tfm.tasks._series_metrics import QUANTILES, floors, scores, seasonal_error, seasonal_naive
+from tfm.tasks._series_read import Columns, parse, read
+from tfm.tasks._series_time import find_season, following, usual
+from tfm.tasks.series import SeriesOptions, SeriesTask
+from tfm.tokenizers.bins import FIRST, MISSING, BinsTokenizer, Window
+
+PUBLISHED = Path(__file__).parent.parent.parent / "shared" / "data" / "timeseries"
+needs_published = pytest.mark.skipif(
+    not PUBLISHED.is_dir(), reason="the published series are not beside this repository"
+)
+
+
+def collection(*values: list[float] | np.ndarray, season: int = 4, horizon: int = 3) -> Collection:
+    series = tuple(Series(f"s{i}", np.array(v, np.float64)) for i, v in enumerate(values))
+    return Collection(series, (0,) * len(series), season, horizon, "test", "test")
+
+
+def text(data: str, **asked: object) -> list[Series]:
+    return parse(data.encode(), "x.csv", Columns(**asked))  # type: ignore[arg-type]
+
+
+# -- formats -------------------------------------------------------------------------------------
+
+
+def test_wide_with_times() -> None:
+    a, b = text("date,a,b\n2024-01-01,1,4\n2024-01-02,,5\n2024-01-03,3,6\n")
+    assert (a.id, a.start, a.freq) == ("a", "2024-01-01T00:00:00", "D")
+    np.testing.assert_array_equal(a.values, [1, np.nan, 3])
+    np.testing.assert_array_equal(b.values, [4, 5, 6])
+
+
+def test_wide_without_header_or_time() -> None:
+    one, two = text("1.5,2\n2.5,3\n3.5,4\n")
+    np.testing.assert_array_equal(one.values, [1.5, 2.5, 3.5])
+    assert one.start is None and two.id == "column 2"
+
+
+def test_one_column_and_other_marks() -> None:
+    np.testing.assert_array_equal(text("value\n1\n2\n3\n")[0].values, [1, 2, 3])
+    np.testing.assert_array_equal(text("1\n2\n3\n")[0].values, [1, 2, 3])
+    assert [s.id for s in text("time;x;y\n2020;1;2\n2021;3;4\n2022;5;6\n")] == ["x", "y"]
+    assert text("time\tx\n202001\t1\n202002\t3\n202003\t5\n")[0].freq == "MS"
+
+
+def test_long() -> None:
+    a, b = text(
+        "unique_id,ds,y\nA,2024-01-01,1\nA,2024-01-02,2\nA,2024-01-03,3\n"
+        "B,2024-02-01,7\nB,2024-02-02,8\nB,2024-02-03,9\n"
+    )
+    assert (a.id, b.id, b.start) == ("A", "B", "2024-02-01T00:00:00")
+    np.testing.assert_array_equal(b.values, [7, 8, 9])
+
+
+def test_long_with_columns_named() -> None:
+    found = text(
+        "when,what,shop,other\n2024-01-01,1,x,q\n2024-01-02,2,x,q\n2024-01-03,3,x,r\n",
+        time="when", id="shop", target="what",
+    )  # fmt: skip
+    assert [(s.id, s.values.tolist()) for s in found] == [("x", [1, 2, 3])]
+
+
+def test_one_series_a_row() -> None:
+    a, b = text('"V1","V2","V3","V4"\n"H1","1","2","3"\n"H2","4","5",""\n')
+    assert (a.id, a.values.tolist()) == ("H1", [1, 2, 3])
+    assert (b.id, b.values.tolist()) == ("H2", [4, 5])
+
+
+TSF = """# a comment
+@relation x
+@attribute series_name string
+@attribute start_timestamp date
+@frequency half_hourly
+@missing true
+@data
+T1:2020-01-01 00-30-00:1,2,?,4
+T2:2020-02-01 00-00-00:5,6
+"""
+
+
+def test_tsf() -> None:
+    a, b = text(TSF)
+    assert (a.id, a.start, a.freq) == ("T1", "2020-01-01T00:30:00", "half_hourly")
+    np.testing.assert_array_equal(a.values, [1, 2, np.nan, 4])
+    assert following(a.start, a.freq, 4, 1) == ["2020-01-01T02:30:00"]
+    assert b.values.tolist() == [5, 6]
+    assert usual(a.freq) == (48, 48)
+
+
+def test_parquet_and_gz(tmp_path: Path) -> None:
+    import gzip
+
+    import pandas as pd
+
+    frame = pd.DataFrame({"ds": pd.date_range("2024-01-01", periods=5, freq="h"), "y": range(5)})
+    frame.to_parquet(tmp_path / "x.parquet")
+    (one,) = read(Source((str(tmp_path / "x.parquet"),)), Columns())
+    assert (one.id, one.freq, one.values.tolist()) == ("y", "h", [0, 1, 2, 3, 4])
+    (tmp_path / "x.csv.gz").write_bytes(gzip.compress(frame.to_csv(index=False).encode()))
+    (two,) = read(Source((str(tmp_path / "x.csv.gz"),)), Columns())
+    assert two.start == one.start and two.values.tolist() == one.values.tolist()
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        ("date,x\n2024-01-01,1\n2024-01-02,inf\n", "row 3, column x: infinite"),
+        ("date,x\n2024-01-01,1\n2024-01-02,-Infinity\n", "row 3, column x: infinite"),
+        ("date,x\n2024-01-01,1\n2024-01-02,1\n2024-01-03,abc\n", "is no number|no column with"),
+        ("", "empty"),
+        ("date,x\n2024-01-01,\n2024-01-02,\n", "no (series|value|column)"),
+        ("id,time,v\na,2024-01-01,1\na,xx,2\n", "not readable as times"),
+        (TSF.replace("T2:2020-02-01 00-00-00:", "T2:"), "line 9 has 1 attributes"),
+        (TSF.replace("5,6", "5,inf"), "row 9, column value 2: infinite"),
+    ],
+)
+def test_what_cannot_be_read_is_named(data: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        text(data)
+
+
+# -- times ---------------------------------------------------------------------------------------
+
+
+def days(*numbers: int) -> str:
+    return "date,x\n" + "".join(f"2024-01-{n:02},{n}\n" for n in numbers)
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (days(1, 2, 3, 5, 6), r"2024-01-05 00:00:00 \(row 5\) is 2 days"),
+        (days(1, 2, 2, 3), r"2024-01-02 00:00:00 \(row 4\) appears twice"),
+        (days(1, 3, 2, 4), r"2024-01-02 00:00:00 \(row 4\) goes back in time"),
+        # a day on which clocks went forward
+        (
+            "time,x\n2024-03-31T00:00,1\n2024-03-31T01:00,2\n2024-03-31T03:00,3\n"
+            "2024-03-31T04:00,4\n",
+            r"2024-03-31 03:00:00 \(row 4\)",
+        ),
+    ],
+)
+def test_irregular_times_are_named(data: str, message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        text(data)
+    assert "--resample" in str(caught.value)
+
+
+def test_resample_sorts_averages_and_leaves_gaps() -> None:
+    (one,) = text(days(3, 1, 2, 2, 5), resample=True)
+    np.testing.assert_array_equal(one.values, [1, 2, 3, np.nan, 5])
+    assert one.freq == "D"
+
+
+def test_times_go_on_at_their_frequency() -> None:
+    assert following("2024-01-31", "ME", 1, 2) == ["2024-02-29", "2024-03-31"]
+    assert following("2024-01-05", "B", 0, 2) == ["2024-01-05", "2024-01-08"]
+    assert following("2024-01-01T22:00:00", "h", 2, 1) == ["2024-01-02T00:00:00"]
+    assert following(None, None, 7, 2) == ["7", "8"]
+
+
+def test_seasons_are_found() -> None:
+    rng = np.random.default_rng(0)
+    daily = np.sin(np.arange(500) * 2 * np.pi / 24) + 0.1 * rng.normal(size=500)
+    assert find_season([daily]) == 24
+    assert find_season([rng.normal(size=500).cumsum()]) == 1
+    assert (usual("h"), usual("W-SAT"), usual("15min")) == ((24, 48), (52, 52), (96, 48))
+
+
+# -- windows -------------------------------------------------------------------------------------
+
+
+def test_split_is_by_time_and_at_least_a_horizon() -> None:
+    train, held = split(collection(list(range(40)), list(range(5))), 0.1)
+    assert [len(s) for s in train.series] == [36, 5]
+    assert held.starts == (36, 5) and train.size == 41 and held.size == 4
+    with pytest.raises(DataError, match="more than 6"):
+        split(collection(list(range(6))), 0.1)
+
+
+def test_held_out_series_follow_by_id() -> None:
+    train, held = collection([1, 2], [3, 4]), collection([5], [6])
+    held = Collection(held.series[::-1], (0, 0), 4, 3, "t", "t")
+    joined = follow(train, held)
+    assert [s.values.tolist() for s in joined.series] == [[3, 4, 6], [1, 2, 5]]
+    assert joined.starts == (2, 2)
+
+
+def fitted(items: Collection, history: int) -> BinsTokenizer:
+    windows = Windows(items, None, history)
+    values, known = windows.rows(np.arange(len(windows)))
+    return BinsTokenizer.fit("bins:255", values, known, items.season, history)
+
+
+def test_windows_are_a_pure_function_of_their_index() -> None:
+    items = collection(np.random.default_rng(0).normal(size=50), np.arange(20.0))
+    data = Windows(items, fitted(items, 8), 8, 3, 0.25, 0.15)
+    together = data.batch(np.array([5, 40, 41]))
+    alone = data.batch(np.array([40]))
+    np.testing.assert_array_equal(together.ids[1], alone.ids[0])
+    assert together.ids.shape == (3, 1 + 8 + 3)
+    values, history = data.rows(np.arange(len(data)))
+    assert len(data) == (50 - 3 - 5 + 1) + (20 - 3 - 5 + 1)
+    assert history.min() == 5 and history.max() == 8
+    first = values[0]
+    np.testing.assert_array_equal(first[:8], items.series[0].values[:8])
+    assert np.isnan(first[8:]).all()  # a short history is padded behind its horizon
+
+
+def test_missing_values_and_padding_have_no_weight() -> None:
+    values = np.random.default_rng(0).normal(size=60)
+    values[30:40] = np.nan
+    items = collection(values)
+    batch = Windows(items, fitted(items, 8), 8, 0, 0.25).batch(np.arange(40))
+    assert (batch.weight[batch.ids == MISSING] == 0).all()
+    counted = batch.weight.any(axis=1)  # not where the history does not move: nothing to learn
+    assert 30 <= counted.sum() < len(counted)
+    assert (batch.weight[counted][batch.ids[counted] >= FIRST] > 0).all()
+
+
+def test_held_out_windows_tile_what_is_held_out() -> None:
+    values = np.random.default_rng(0).normal(size=60)
+    task = SeriesTask(SeriesOptions(season=4, horizon=3, history=8))
+    train, held = split(collection(values), 0.2)
+    tokenizer = task.fit_tokenizer("bins:255", train)
+    sequences = list(task.sequences(held, tokenizer))
+    future = [v for s in reversed(sequences) for v in s.side["future"]]
+    assert future == values[48:].tolist()
+    assert [s.side["last"] for s in sequences] == [True, False, False, False]
+    assert sequences[0].side["seasonal_error"] == pytest.approx(
+        np.abs(values[4:57] - values[:53]).mean()
+    )
+
+
+# -- metrics -------------------------------------------------------------------------------------
+
+
+def test_metrics_of_a_case_worked_by_hand() -> None:
+    """History 1 3 2 6 at season 2: seasonal error (|2 - 1| + |6 - 3|) / 2 = 2. Two points 4, 10
+    forecast as 5, 8: absolute errors 1, 2."""
+    history = np.array([1.0, 3, 2, 6])
+    error = np.array([seasonal_error(history, 2)])
+    assert error[0] == 2
+    found = scores([np.array([[5.0, 8.0]])], [np.array([4.0, 10.0])], error)
+    assert found["mase"] == pytest.approx((1 + 2) / 2 / 2)
+    assert found["mae"] == pytest.approx(1.5)
+    assert found["mse"] == pytest.approx((1 + 4) / 2)
+    assert found["crps"] == pytest.approx(1.5)  # of one path: the absolute error
+    assert found["wql"] == pytest.approx(3 / 14)  # of a point forecast: sum |e| / sum |y|
+    assert found["smape"] == pytest.approx(100 * (1 / 4.5 + 2 / 9) / 2)
+
+
+def test_quantile_loss_and_crps_of_paths() -> None:
+    paths = np.linspace(0, 1, 11)[:, None]  # its quantiles are 0.1 ... 0.9 exactly
+    found = scores([paths], [np.array([0.25])], np.array([1.0]))
+    loss = [2 * (q * (0.25 - q) if 0.25 > q else (1 - q) * (q - 0.25)) for q in QUANTILES]
+    assert found["wql"] == pytest.approx(np.mean(loss) / 0.25)
+    pairs = np.abs(paths - paths.T).mean()
+    assert found["crps"] == pytest.approx(np.abs(paths - 0.25).mean() - pairs / 2)
+
+
+def test_missing_points_and_constant_histories_do_not_count() -> None:
+    paths = [np.array([[1.0, 5.0]]), np.array([[2.0, 2.0]])]
+    actual = [np.array([2.0, np.nan]), np.array([2.0, 4.0])]
+    found = scores(paths, actual, np.array([0.5, 0.0]))
+    assert found["mase"] == pytest.approx(1 / 0.5)
+    assert found["mae"] == pytest.approx((1 + 0 + 2) / 3)
+
+
+def test_seasonal_naive_looks_past_gaps() -> None:
+    history = np.array([1.0, 2, 3, 4, np.nan, 6])
+    np.testing.assert_array_equal(seasonal_naive(history, 3, 5), [4, 2, 6, 4, 2])
+    np.testing.assert_array_equal(seasonal_naive(np.array([7.0]), 24, 2), [7, 7])
+
+
+@needs_published
+@pytest.mark.parametrize(
+    "name, horizon, season, mase, wql",
+    [("m4_hourly", 48, 24, 1.1932, 0.0483), ("exchange_rate", 30, 5, 1.7402, 0.01298)],
+)
+def test_seasonal_naive_equals_the_published_figures(
+    name: str, horizon: int, season: int, mase: float, wql: float
+) -> None:
+    task = SeriesTask(SeriesOptions(season=season, horizon=horizon))
+    if name == "m4_hourly":
+        parts = [str(PUBLISHED / name / f"Hourly-{part}.csv") for part in ("train", "test")]
+        train, held = (task.items(Source((part,))) for part in parts)
+        assert len(train.series) == 414
+        held = task.follow(train, held)
+    else:
+        _, held = task.split(task.items(Source((str(PUBLISHED / f"{name}.txt"),))), 0.001)
+    paths = [seasonal_naive(s.values[:-horizon], season, horizon)[None] for s in held.series]
+    actual = [s.values[-horizon:] for s in held.series]
+    error = np.array([seasonal_error(s.values[:-horizon], season) for s in held.series])
+    found = scores(paths, actual, error)
+    assert found["mase"] == pytest.approx(mase, abs=5e-5)
+    assert found["wql"] == pytest.approx(wql, abs=5e-5)
+
+
+def test_floors_are_finite_and_named_by_metric() -> None:
+    rng = np.random.default_rng(0)
+    values = np.sin(np.arange(120) * np.pi / 2) + 0.1 * rng.normal(size=120)
+    values[50] = np.nan
+    train, held = split(collection(values), 0.1)
+    found = floors(train, held, 16)
+    assert set(found) == {
+        f"{m}_{k}" for m in ("seasonal_naive", "theta", "ets", "ridge") for k in ("mase", "wql")
+    }
+    assert all(np.isfinite(v) for v in found.values())
+
+
+# -- forecasts -----------------------------------------------------------------------------------
+
+
+def small_model(tokenizer: BinsTokenizer, context: int) -> SequenceModel:
+    torch.manual_seed(0)
+    return SequenceModel(
+        ModelConfig(vocab_size=tokenizer.vocab_size, layers=2, heads=2, width=16, context=context,
+                    zero_init=False)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("value", [5.0, 0.0, -1e8])
+def test_a_constant_series_is_forecast_as_itself(value: float) -> None:
+    items = collection(np.random.default_rng(0).normal(size=60))
+    tokenizer = fitted(items, 8)
+    prompt = tokenizer.encode(Window(np.full(8, value), 8))
+    paths = forecast(small_model(tokenizer, 12), tokenizer, [prompt], 7, 5)
+    np.testing.assert_array_equal(paths, value)
+
+
+def test_a_forecast_does_not_depend_on_its_company() -> None:
+    rng = np.random.default_rng(0)
+    tokenizer = fitted(collection(rng.normal(size=60)), 8)
+    model = small_model(tokenizer, 12)
+    prompts = [
+        tokenizer.encode(Window(rng.normal(size=size), size, {"id": str(number)}))
+        for number, size in enumerate((8, 8, 5))
+    ]
+    together = forecast(model, tokenizer, prompts, 4, 6)
+    assert together.shape == (3, 6, 4) and np.isfinite(together).all()
+    for number, prompt in enumerate(prompts):
+        alone = forecast(model, tokenizer, [prompt], 4, 6)[0]
+        np.testing.assert_allclose(alone, together[number], rtol=1e-4, atol=1e-4)
+
+
+def test_paths_follow_the_model_s_distribution() -> None:
+    rng = np.random.default_rng(0)
+    items = collection(rng.normal(size=60))
+    windows = Windows(items, None, 8)
+    values, known = windows.rows(np.arange(len(windows)))
+    tokenizer = BinsTokenizer.fit("bins:uniform:5", values, known, 4, 8)
+    model = small_model(tokenizer, 12)
+    prompt = tokenizer.encode(Window(rng.normal(size=8), 8))
+    with torch.no_grad():
+        p = model.logits(model(torch.from_numpy(prompt.ids)[None])[0, -1], FIRST).softmax(-1)
+    paths = forecast(model, tokenizer, [prompt], 1, 2000)[0, :, 0]
+    drawn = np.concatenate((prompt.ids, [0]))
+    counts = np.zeros(5)
+    for value in paths:
+        again = tokenizer.encode(
+            Window(np.append(tokenizer.decode(prompt.ids, prompt.side).values, value), 8), prompt
+        )
+        counts[again.ids[len(drawn) - 1] - FIRST] += 1
+    np.testing.assert_allclose(counts / 2000, p.numpy(), atol=2e-3)
+
+
+def test_protocols() -> None:
+    values = np.random.default_rng(0).normal(size=60)
+    task = SeriesTask(SeriesOptions(season=4, horizon=3, history=8))
+    train, held = split(collection(values), 0.2)
+    tokenizer = task.fit_tokenizer("bins:255", train)
+    sequences = list(task.sequences(held, tokenizer))
+    model = small_model(tokenizer, 12)
+    last = task.probe(model, tokenizer, sequences, None)
+    rolling = task.probe(model, tokenizer, sequences, "rolling")
+    assert (last["protocol"], last["windows"]) == ("last", 1)
+    assert (rolling["protocol"], rolling["windows"]) == ("rolling", 4)
+    with pytest.raises(UsageError, match="last and rolling"):
+        task.probe(model, tokenizer, sequences, "middle")
+
+
+# -- the command line ----------------------------------------------------------------------------
+
+
+def tfm(folder: Path, *args: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    env = {**os.environ, "XDG_CACHE_HOME": str(folder), "XDG_CONFIG_HOME": str(folder),
+           "OMP_NUM_THREADS": "1"}  # fmt: skip
+    command = [sys.executable, "-m", "tfm", *args]
+    return subprocess.run(command, cwd=folder, env=env, input=stdin, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two daily series, what follows them, and a run `r` on them."""
+    folder = tmp_path_factory.mktemp("series")
+    rng = np.random.default_rng(0)
+    a = np.sin(np.arange(134) * 2 * np.pi / 7) + 0.1 * rng.normal(size=134)
+    b = 1e6 + a
+    times = np.datetime64("2024-01-01") + np.arange(134)
+    for name, part in (("train.csv", slice(0, 120)), ("test.csv", slice(120, 134))):
+        rows = [
+            f"{label},{t},{v}"
+            for label, values in (("a", a), ("b", b))
+            for t, v in zip(times[part], values[part], strict=True)
+        ]
+        (folder / name).write_text("id,date,value\n" + "\n".join(rows) + "\n")
+    done = tfm(
+        folder, "train", "--task", "series", "--data", "train.csv", "--test", "test.csv",
+        "--steps", "3", "--size", "nano", "--run", "r",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout == b"r\n"
+    assert b"seasonal_naive_mase" in done.stderr
+    return folder
+
+
+def test_eval_has_the_metrics_of_forecasters(trained: Path) -> None:
+    done = tfm(trained, "eval", "r", "--json")
+    assert done.returncode == 0, done.stderr.decode()
+    found = json.loads(done.stdout)
+    for name in ("mase", "wql", "crps", "mse", "mae", "smape"):
+        assert found[name] > 0
+    assert found["unit"] == "point" and found["bits_per_point"] is None
+    assert found["units"] == found["tokens"] == 28
+    assert (found["split"], found["series"], found["protocol"]) == ("test", 2, "last")
+    assert found["floor"]["seasonal_naive_mase"] > 0
+    table = tfm(trained, "eval", "r", "--protocol", "rolling").stdout.decode()
+    assert "seasonal_naive" in table and "rolling" in table
+
+
+def test_sample_goes_on_with_the_runs_own_series(trained: Path) -> None:
+    done = tfm(trained, "sample", "r", "--horizon", "20", "--paths", "10", "--plot", "fan.png")
+    assert done.returncode == 0, done.stderr.decode()
+    rows = list(csv.DictReader(io.StringIO(done.stdout.decode())))
+    assert list(rows[0]) == ["id", "time", "mean", *map(str, QUANTILES)]
+    assert [r["id"] for r in rows] == ["a"] * 20 + ["b"] * 20
+    assert rows[0]["time"] == "2024-05-14" and rows[19]["time"] == "2024-06-02"
+    for row in rows:
+        quantiles = [float(row[str(q)]) for q in QUANTILES]
+        assert quantiles == sorted(quantiles) and np.isfinite(quantiles).all()
+    assert 1e6 - 10 < float(rows[-1]["mean"]) < 1e6 + 10
+    assert (trained / "fan.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_sample_of_other_data_from_a_file_and_a_pipe(trained: Path) -> None:
+    data = "date,x\n" + "".join(f"2020-01-{n:02},{3.5}\n" for n in range(1, 29))
+    (trained / "other.csv").write_text(data)
+    one = tfm(trained, "sample", "r", "-p", "other.csv", "--horizon", "3", "--paths", "4")
+    two = tfm(trained, "sample", "r", "--horizon", "3", "--paths", "4", stdin=data.encode())
+    assert one.returncode == 0 and one.stdout == two.stdout
+    rows = list(csv.DictReader(io.StringIO(one.stdout.decode())))
+    assert [r["time"] for r in rows] == ["2020-01-29", "2020-01-30", "2020-01-31"]
+    assert all(float(r["mean"]) == float(r["0.9"]) == 3.5 for r in rows)
+    as_json = tfm(
+        trained, "sample", "r", "-p", "other.csv", "--horizon", "3", "--paths", "4", "--json"
+    )
+    assert json.loads(as_json.stdout)["quantiles"]["0.5"] == [3.5] * 3
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["sample", "r", "-p", "none.csv"], b"-p none.csv: No such file"),
+        (["sample", "r", "--paths", "0"], b"--paths 0: must be at least 1"),
+        (["sample", "r", "--plot", "x.bmp"], b"must end in .png, .svg"),
+        (["eval", "r", "--protocol", "middle"], b"last and rolling"),
+        (["train", "--task", "series", "--data", "bad.csv", "--steps", "1"], b"row 3, column x"),
+        (["train", "--task", "series", "--horizon", "0", "--steps", "1"], b"--horizon 0"),
+        (["train", "--task", "series", "--data", "train.csv", "--context", "8", "--steps", "1"],
+         b"--history"),
+        (["train", "--task", "series", "--data", "train.csv", "--season", "7", "--tokenizer", "bpe",
+          "--steps", "1"], b"known: bins"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_one_line_and_exit_2(
+    trained: Path, args: list[str], message: bytes
+) -> None:
+    (trained / "bad.csv").write_text("date,x\n2024-01-01,1\n2024-01-02,inf\n")
+    done = tfm(trained, *args)
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 2 and last.startswith(b"Error: ") and message in last, done.stderr
