@@ -37,6 +37,7 @@ def command(
     from ..core.run import open_run
 
     opened = open_run(run, Path(runs))
+    opened.check()
     task = opened.task()
 
     from ..core.device import pick_device, use_threads

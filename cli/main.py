@@ -30,8 +30,18 @@ COMMANDS = {
 }
 
 
+class ReaderGone(Exception):
+    """Nobody reads what is written: a BrokenPipeError, which click would make exit code 1."""
+
+
 class LazyGroup(click.Group):
     """Commands are modules of this folder, imported when called."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise ReaderGone from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -110,7 +120,7 @@ def _run() -> int:
     try:
         result = cli.main(standalone_mode=False)
     finally:
-        if sys.exc_info()[0] is not BrokenPipeError:
+        if sys.exc_info()[0] not in (ReaderGone, BrokenPipeError):
             sys.stdout.flush()
     return result if isinstance(result, int) else 0
 
@@ -119,12 +129,12 @@ def _explain(error: BaseException) -> int:
     """Says what went wrong, in one line, and gives the exit code."""
     if isinstance(error, click.exceptions.Exit):
         return error.exit_code
+    if isinstance(error, (ReaderGone, BrokenPipeError)):
+        return 128 + 13  # SIGPIPE, by number: Windows has no name for it
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
         return 128 + signal.SIGINT
-    if isinstance(error, BrokenPipeError):
-        return 128 + 13  # SIGPIPE, by number: Windows has no name for it
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         click.echo(error.ctx.get_help() if error.ctx else "", err=True)
         return 2

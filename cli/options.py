@@ -13,6 +13,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import click
 from click.core import ParameterSource
 
+from ..core.config import ModelConfig, SampleConfig, TrainConfig
 from ..core.errors import ConfigError, UsageError, nearest
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -267,6 +268,11 @@ def sets(ctx: click.Context, given: tuple[str, ...]) -> dict[str, dict[str, obje
         if section not in SECTIONS:
             raise ConfigError(f"--set {text}: no such section; {nearest(section, SECTIONS)}")
         out[section][field] = value
+    for section, kind in (("model", ModelConfig), ("train", TrainConfig), ("sample", SampleConfig)):
+        known = {f.name for f in fields(kind)}
+        for name in out[section]:
+            if name not in known:
+                raise ConfigError(f"--set {section}.{name}: no such field; {nearest(name, known)}")
     return out
 
 

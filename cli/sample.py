@@ -59,7 +59,9 @@ from .render import printable, say
     metavar="sample.FIELD=VALUE",
     help="Any field of sampling.",
 )
-@opt.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@opt.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of all that is random."
+)
 @opt.checkpoint_option
 @opt.device_option
 @opt.runs_option
@@ -82,6 +84,7 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
     from ..core.run import open_run
 
     run = open_run(flags["run"], Path(flags["runs"]))
+    run.check()
     task = run.task()
     own = {f.name: flags[f.name] for f in fields_of(task.SampleOptions)}
     asked = with_fields(

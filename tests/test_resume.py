@@ -1,0 +1,186 @@
+"""A run that was interrupted, in any way, ends as the one that was not."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Tfm, prose
+
+from tfm.core.run import Run
+
+STEPS = 40
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+
+
+def training(text: Path, run: object, *more: object, steps: int = STEPS) -> tuple[object, ...]:
+    """Some seconds of training, with a dropout that hangs on seed and step."""
+    return (
+        *("train", "--task", "text", "--data", text, "--tokenizer", "byte", "--size", "nano"),
+        *("--steps", steps, "--run", run, "--set", "model.dropout=0.1"),
+        *("--set", "train.batch=8", *more),
+    )
+
+
+def log_of(path: Path) -> list[dict[str, Any]]:
+    """The log, but for what is time."""
+    entries = Run(path).log()
+    for entry in entries:
+        entry.pop("seconds", None)
+        if "scores" in entry:
+            entry["scores"] = {
+                k: v for k, v in entry["scores"].items() if k not in ("run", "tokens_per_second")
+            }
+    return entries
+
+
+def weights_of(path: Path, step: int = STEPS) -> bytes:
+    return (path / f"checkpoints/{step:06d}/model.safetensors").read_bytes()
+
+
+def interrupt(process: subprocess.Popen[bytes], path: Path, number: int, steps: int) -> str:
+    """Sends the signal once the log has so many lines; gives what was said on stderr."""
+    deadline = time.monotonic() + 60
+    log = path / "log.jsonl"
+    while process.poll() is None and time.monotonic() < deadline:
+        if log.exists() and log.read_bytes().count(b"\n") >= steps:
+            break
+        time.sleep(0.005)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == -number, err.decode()
+    assert out == b""
+    return err.decode()
+
+
+@pytest.fixture(scope="module")
+def whole(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("whole")
+    Tfm(folder)(*training(text, "run", "-q"))
+    return folder / "run"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_the_end_is_the_same(tfm: Tfm, text: Path, whole: Path, number: int) -> None:
+    path = tfm.folder / "run"
+    # --save-every is no part of what is learned
+    process = tfm.start(*training(text, "run", "--save-every", 4))
+    said = interrupt(process, path, number, steps=8)
+    saved = Run(path).status()
+    assert saved["state"] == "interrupted" and 4 <= saved["step"] < STEPS
+    if number != signal.SIGKILL:
+        assert f"saved at step {saved['step']}; continue with: tfm train --resume run" in said
+        assert log_of(path)[-1]["step"] == saved["step"], "nothing is lost"
+        assert "Error" not in said
+    resumed = tfm("train", "--resume", "run")
+    assert resumed.text == "run\n"
+    assert f"going on from step {saved['step']} of {STEPS}" in resumed.err
+    assert weights_of(path) == weights_of(whole)
+    assert log_of(path) == log_of(whole)
+    assert Run(path).status()["state"] == "done"
+
+
+def test_before_the_first_step_it_leaves_at_once_and_nothing_behind(tfm: Tfm, text: Path) -> None:
+    process = tfm.start(*training(text, "run"))
+    assert process.stderr is not None
+    assert process.stderr.readline(), "it is under way"
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT
+    assert not list(tfm.folder.iterdir())
+
+
+def test_a_run_killed_while_it_was_scored_is_scored_when_resumed(
+    tfm: Tfm, text: Path, whole: Path
+) -> None:
+    shutil.copytree(whole, tfm.folder / "run")
+    log = tfm.folder / "run/log.jsonl"
+    *entries, final = log.read_text().splitlines(keepends=True)
+    assert json.loads(final)["event"] == "final"
+    log.write_text("".join(entries))
+    tfm("train", "--resume", "run")
+    assert log_of(tfm.folder / "run") == log_of(whole)
+
+
+def test_half_a_line_of_the_log_is_what_a_kill_leaves(tfm: Tfm, whole: Path) -> None:
+    shutil.copytree(whole, tfm.folder / "run")
+    with (tfm.folder / "run/log.jsonl").open("a") as log:
+        log.write('{"step": 41, "lo')
+    assert tfm("runs", "--runs", ".", "--json").json()["runs"][0]["state"] == "done"
+
+
+def test_a_damaged_checkpoint_costs_one_interval(tfm: Tfm, text: Path, whole: Path) -> None:
+    path = tfm.folder / "run"
+    interrupt(tfm.start(*training(text, "run", "--save-every", 4)), path, signal.SIGTERM, 9)
+    *_, before, last = Run(path).checkpoints()
+    with (last.path / "optimizer.safetensors").open("r+b") as file:
+        file.seek(5000)
+        file.write(b"\x01")
+    resumed = tfm("train", "--resume", "run")
+    assert "optimizer.safetensors: damaged" in resumed.err
+    assert f"going on from step {before.step} " in resumed.err
+    assert weights_of(path) == weights_of(whole)
+
+
+def test_a_run_may_be_trained_longer(tfm: Tfm, whole: Path) -> None:
+    shutil.copytree(whole, tfm.folder / "run")
+    assert "done" in tfm.error("train", "--resume", "run")
+    assert "at step 40 already" in tfm.error("train", "--resume", "run", "--steps", 30)
+    longer = tfm("train", "--resume", "run", "--steps", 44)
+    assert "44 steps in all rather than 40" in longer.err
+    assert Run(tfm.folder / "run").status()["step"] == 44
+    steps = [entry["step"] for entry in log_of(tfm.folder / "run") if "loss" in entry]
+    assert steps == list(range(1, 45))
+    assert tfm("runs", "--runs", ".", "--json").json()["runs"][0]["state"] == "done"
+
+
+def test_other_flags_than_steps_are_the_runs_own(tfm: Tfm, whole: Path) -> None:
+    shutil.copytree(whole, tfm.folder / "run")
+    error = tfm.error("train", "--resume", "run", "--steps", 44, "--context", 32)
+    assert "--context and --resume exclude each other" in error
+
+
+def test_data_that_changed_is_not_gone_on_with(tfm: Tfm) -> None:
+    data = tfm.folder / "a.txt"
+    data.write_text(prose(5000))
+    tfm(*training(data, "run", "-q", steps=2))
+    data.write_text(prose(5000).replace("fox", "cat"))
+    error = tfm.error("train", "--resume", "run", "--steps", 4)
+    assert "a.txt" in error and "changed" in error
+    data.unlink()
+    assert "a.txt" in tfm.error("train", "--resume", "run", "--steps", 4)
+
+
+def test_one_writer_at_a_time(tfm: Tfm, text: Path) -> None:
+    path = tfm.folder / "run"
+    process = tfm.start(*training(text, "run", steps=100_000))
+    deadline = time.monotonic() + 60
+    while not (path / "log.jsonl").exists() or not (path / "log.jsonl").stat().st_size:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    assert f"process {process.pid} is writing" in tfm.error("train", "--resume", "run")
+    assert tfm("runs", "--runs", ".", "--json").json()["runs"][0]["state"] == "running"
+    interrupt(process, path, signal.SIGINT, steps=2)
+    assert tfm("runs", "--runs", ".", "--json").json()["runs"][0]["state"] == "interrupted"
+
+
+def test_fine_tuning_starts_from_the_weights_of_a_run(tfm: Tfm, whole: Path) -> None:
+    other = tfm.folder / "other.txt"
+    other.write_text(prose(5000, seed=9))
+    common = ("train", "--task", "text", "--data", other, "--steps", 2, "-q", "--run")
+    tfm(*common, "fresh", "--tokenizer", "byte", "--size", "nano")
+    tfm(*common, "tuned", "--init", whole)
+    fresh, tuned = (log_of(tfm.folder / name)[0]["loss"] for name in ("fresh", "tuned"))
+    assert tuned < 0.8 * fresh
+    assert json.loads((tfm.folder / "tuned/config.json").read_text())["init"] == str(whole)
+    for flag, value in (("--size", "tiny"), ("--tokenizer", "char"), ("--context", 32)):
+        error = tfm.error(*common, "no", "--init", whole, flag, value)
+        assert f"{flag} and --init exclude each other" in error

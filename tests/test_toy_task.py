@@ -1,0 +1,95 @@
+"""A task that lives outside the package, found by its entry points, goes through every command.
+
+Its items are what text is not: of two axes, of several sizes, with side information that decoding
+needs, with positions that do not count, and with other legal ids at each place.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import Tfm, Trained
+
+TOY = Path(__file__).parent / "toy"
+COLOURS = 4
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Tfm:
+    """The command, where the package `toy` is installed."""
+    return Tfm(tmp_path, {"PYTHONPATH": str(TOY)})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    folder = tmp_path_factory.mktemp("toy")
+    result = Tfm(folder, {"PYTHONPATH": str(TOY)})(
+        *("train", "--task", "toy", "--grids", 50, "--size", "nano", "--steps", 30),
+        *("--run", "run", "--json"),
+    )
+    return Trained(folder / "run", result.json())
+
+
+def test_it_is_a_task_like_any_other(toy: Tfm, tfm: Tfm) -> None:
+    listed = {task["task"]: task for task in toy("tasks", "--json").json()["tasks"]}
+    assert {"text", "byte", "toy"} <= set(listed)
+    assert listed["toy"]["unit"] == "cell"
+    assert [option["name"] for option in listed["toy"]["options"]] == ["grids"]
+    assert "--grids" in toy("train", "--task", "toy", "--help").text
+    assert "no such task" in tfm.error("train", "--task", "toy", "--steps", 1)
+
+
+def test_its_options_are_flags(toy: Tfm, run: Trained) -> None:
+    config = json.loads((run.path / "config.json").read_text())
+    assert config["task_options"] == {"grids": 50}
+    assert "--grids" in toy.error("train", "--task", "toy", "--grids", "many", "--steps", 1)
+    assert "--grids" in toy.error("train", "--task", "text", "--grids", 5, "--steps", 1)
+
+
+def test_it_is_scored_in_its_own_units(toy: Tfm, run: Trained) -> None:
+    scores = toy("eval", run.path, "--json").json()
+    assert scores["task"] == "toy" and scores["unit"] == "cell"
+    assert scores["nll"] == run.scores["nll"]
+    assert scores["grids"] == 5, "a tenth of 50, whole"
+    assert scores["floor"] == {"uniform": 2.0}
+    assert 0 < scores["bits_per_cell"] < 2.0, "it learned that cells are alike"
+    # of each grid, one cell in three does not count, and the label does
+    assert scores["tokens"] < scores["units"] + scores["grids"]
+
+
+@pytest.mark.parametrize("height", [1, 3, 5])
+def test_every_sample_is_a_legal_grid(toy: Tfm, run: Trained, height: int) -> None:
+    drawn = toy("sample", run.path, "-p", "", "--height", height).lines()
+    for cells, label in drawn:
+        assert len(cells) == height and {len(row) for row in cells} == {3}
+        assert all(0 <= cell < COLOURS for row in cells for cell in row)
+        assert 0 <= label < COLOURS
+    assert len(drawn) == 1
+
+
+def test_draws_differ_and_end_with_the_item(toy: Tfm, run: Trained) -> None:
+    arguments = ("sample", run.path, "--json", "-n", 6, "--temperature", 2, "--length", 99)
+    records = toy(*arguments).lines()
+    assert len(records) == 6 and len({str(r["tokens"]) for r in records}) > 1
+    for record in records:
+        *cells, label = record["tokens"]
+        assert len(cells) == 9 and all(0 <= id < COLOURS for id in cells)
+        assert COLOURS <= label < 2 * COLOURS
+        assert record["finish_reason"] == "end", "after the label, nothing is legal"
+
+
+def test_it_goes_on_where_it_was_interrupted(toy: Tfm, run: Trained) -> None:
+    arguments = ("train", "--task", "toy", "--grids", 50, "--size", "nano")
+    toy(*arguments, "--steps", 10, "--run", "half")
+    result = toy("train", "--resume", "half", "--steps", 12, "--json").json()
+    assert result["step"] == 12
+
+
+def test_it_claims_its_files(toy: Tfm) -> None:
+    lines = [json.dumps([[n % COLOURS] * 3] * 2) + "\n" for n in range(20)]
+    (toy.folder / "some.grids").write_text("".join(lines))
+    result = toy("train", "--data", "some.grids", "--size", "nano", "--steps", 2, "--json")
+    assert "some.grids looks like --task toy" in result.err
+    assert result.json()["units"] == 2 * 6
