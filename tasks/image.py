@@ -125,10 +125,8 @@ class ImageTask:
         bad += len(looks) - len(good)
         found, looks = [found[i] for i in good], [looks[i] for i in good]
         labels = tuple(each.label for each in found)
-        digest = hashlib.sha256(raw.tobytes() if len(raw) < 1000 else b"")
-        for start in range(0, len(raw), 1000):
-            digest.update(raw[start : start + 1000].tobytes())
-        digest.update(repr((form, labels)).encode())
+        digest = hashlib.sha256(repr((form, labels)).encode())
+        digest.update(np.ascontiguousarray(raw).data)
         kinds = len({label for label in labels if label is not None})
         about = describe(form, looks, kinds, bad)
         return Pictures(raw, labels, form, tuple(found), digest.hexdigest(), about)
