@@ -4,12 +4,8 @@ tables. Found first, unread; looked at (size and mode, from the header); then de
 
 from __future__ import annotations
 
-import gzip
 import io
-import struct
 import warnings
-import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core.errors import DataError, UsageError
-from ..core.source import Source, unpacked
-
-Array = npt.NDArray[Any]
+from ..core.source import Source
+from ._arrays import Array, as_bytes, as_pictures, is_array, labels_beside, read_pictures
 
 MAX_PIXELS = 64_000_000  # of one picture: more is taken for a decompression bomb
 SUFFIXES = (
@@ -29,7 +24,6 @@ SUFFIXES = (
     ".pnm", ".ico", ".tga",
 )  # fmt: skip
 MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")
-NUMPY, ZIP, GZIP = b"\x93NUMPY", b"PK\x03\x04", b"\x1f\x8b"
 LABEL_COLUMNS = ("label", "labels", "class", "target", "fine_label", "digit", "y")
 EXIF_ORIENTATION = 0x0112
 WIDE_MODES = {"I": 65536, "I;16": 65536, "I;16B": 65536, "I;16L": 65536, "F": 0}
@@ -64,157 +58,23 @@ def find_pictures(source: Source) -> Iterator[Found]:
         folder = Path(name) if name != "-" and Path(name).is_dir() else None
         files = Source((name,)).files()
         if folder is not None:
-            files = [path for path in files if path.suffix.lower() in SUFFIXES or _is_array(path)]
+            files = [path for path in files if path.suffix.lower() in SUFFIXES or is_array(path)]
             if not files:
                 raise DataError(
                     f"--data {name}: no pictures in it (known: {', '.join(SUFFIXES)}, "
                     ".npy, .npz, IDX)"
                 )
-        partners = {_labels_beside(path) for path in files} - {None}
+        partners = {labels_beside(path) for path in files} - {None}
         for path in files:
             if path in partners:
                 continue
-            if _is_array(path):
-                yield from _arrays(path, source.column)
+            if is_array(path):
+                pictures, labels, depth = read_pictures(path, source.column)
+                for number, pixels in enumerate(pictures):
+                    yield Found(f"{path}[{number}]", pixels, labels[number], depth)
             else:
                 inside = path.relative_to(folder).parent.as_posix() if folder else "."
                 yield Found(str(path), path, None if inside == "." else inside)
-
-
-# -- arrays --------------------------------------------------------------------------------------
-
-
-def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        head = file.read(8)
-    if head.startswith(GZIP):
-        try:
-            with gzip.open(path, "rb") as unpacked:
-                return unpacked.read(8)
-        except (OSError, EOFError, zlib.error):
-            return b""
-    return head
-
-
-def _is_array(path: Path) -> bool:
-    head = _head(path)
-    return head.startswith((NUMPY, ZIP)) or _idx_axes(head) > 0
-
-
-def _idx_axes(head: bytes) -> int:
-    """How many axes an IDX file of bytes says it has, 0 where it is none."""
-    return head[3] if head[:3] == b"\0\0\x08" and len(head) > 3 and head[3] <= 4 else 0
-
-
-def _labels_beside(path: Path) -> Path | None:
-    """Where the labels of a file of pictures lie, by its name (as MNIST's are named)."""
-    if "images" not in path.name:
-        return None
-    beside = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
-    return beside if beside.exists() else None
-
-
-def _read_array(path: Path) -> Any:
-    """An IDX file's or a .npy's array, or the arrays of a .npz by name."""
-    head = _head(path)
-    try:
-        if _idx_axes(head):
-            data = unpacked(path).read_bytes()
-            axes = _idx_axes(head)
-            shape = struct.unpack(f">{axes}I", data[4 : 4 + 4 * axes])
-            return np.frombuffer(data, np.uint8, offset=4 + 4 * axes).reshape(shape)
-        if head.startswith(ZIP):
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return {name: arrays[name] for name in arrays.files}
-        return np.load(unpacked(path), allow_pickle=False)
-    except (
-        ValueError, OSError, EOFError, KeyError, struct.error, zlib.error, zipfile.BadZipFile,
-    ) as error:  # fmt: skip
-        line = str(error).splitlines() or [type(error).__name__]
-        raise DataError(f"--data {path}: not a whole array file ({line[0]})") from error
-
-
-def _arrays(path: Path, column: str | None) -> Iterator[Found]:
-    read = _read_array(path)
-    labels: Array | None = None
-    if isinstance(read, dict):
-        read, labels = _choose(read, path, column)
-    beside = _labels_beside(path)
-    if beside is not None:
-        labels = _read_array(beside)
-    pictures = as_pictures(read, str(path), None if labels is None else len(labels))
-    if labels is not None and (labels.ndim != 1 or len(labels) != len(pictures)):
-        raise DataError(f"--data {path}: {len(pictures):,} pictures, but {len(labels):,} labels")
-    pictures, depth = _as_bytes(pictures, str(path))
-    for number, pixels in enumerate(pictures):
-        label = None if labels is None else str(labels[number])
-        yield Found(f"{path}[{number}]", pixels, label, depth)
-
-
-def _choose(arrays: dict[str, Array], path: Path, column: str | None) -> tuple[Array, Array | None]:
-    """The pictures of a .npz and their labels: what is named, else what looks like them."""
-    if column is not None and column not in arrays:
-        raise DataError(f"--data {path}: no array {column!r}; --column: {', '.join(arrays)}")
-    likely = [n for n in arrays if arrays[n].ndim in (3, 4)] or [
-        n for n in arrays if arrays[n].ndim == 2
-    ]
-    name = column or (likely[0] if likely else None)
-    if name is None:
-        raise DataError(f"--data {path}: no array of pictures in it, only {', '.join(arrays)}")
-    pictures = arrays[name]
-    tail = name.removeprefix("x").removeprefix("X").removeprefix("images").removeprefix("data")
-    flat = [
-        n for n, a in arrays.items()
-        if a.ndim == 1 and len(a) == len(pictures) and a.dtype.kind in "iuUb"
-    ]  # fmt: skip
-    flat.sort(key=lambda n: (not n.endswith(tail), n))  # y_train beside x_train
-    return pictures, arrays[flat[0]] if flat else None
-
-
-def as_pictures(array: Array, name: str, labels: int | None = None) -> Array:
-    """(N, height, width, channels) of an array that holds one picture or many.
-
-    (H, W): one grey picture, or N flat square ones where there are N labels. (H, W, 3 or 4): one in
-    colour. (N, H, W): grey ones. (N, H, W, C) or (N, C, H, W): C of 1, 3 or 4.
-    """
-    if array.ndim == 2 and labels == len(array):
-        side = int(array.shape[1] ** 0.5)
-        if side * side == array.shape[1]:
-            return array.reshape(len(array), side, side, 1)
-    if array.ndim == 2:
-        return array[None, :, :, None]
-    if array.ndim == 3:
-        one = array.shape[2] in (3, 4) and array.shape[1] != array.shape[2] and labels != len(array)
-        return array[None] if one else array[..., None]
-    if array.ndim == 4 and array.shape[3] in (1, 3, 4):
-        return array
-    if array.ndim == 4 and array.shape[1] in (1, 3, 4):
-        return array.transpose(0, 2, 3, 1)
-    shape = " x ".join(map(str, array.shape))
-    raise DataError(f"--data {name}: an array of {shape} is no picture (N x H x W [x 1, 3 or 4])")
-
-
-def _as_bytes(array: Array, name: str) -> tuple[npt.NDArray[np.uint8], int]:
-    """(uint8 pixels, values they may take): 2 for bool, 256 where some are above 127 or fractions
-    of 1, the highest plus one for few levels; 16-bit ones are halved to 8."""
-    if array.dtype == bool:
-        return array.astype(np.uint8), 2
-    if array.dtype.kind not in "iuf":
-        raise DataError(f"--data {name}: an array of {array.dtype} holds no pixels")
-    if not array.size:
-        return array.astype(np.uint8), 256
-    low, high = array.min(), array.max()
-    if not np.isfinite(array).all() if array.dtype.kind == "f" else False:
-        raise DataError(f"--data {name}: pixels that are not finite")
-    if low < 0 or high > 65535:
-        raise DataError(f"--data {name}: pixels from {low} to {high}; must be 0 to 255 (or to 1)")
-    whole = array.dtype.kind in "iu" or not (array % 1).any()
-    if not whole and high <= 1:
-        return np.rint(array * 255).astype(np.uint8), 256
-    if high > 255:
-        return (array.astype(np.uint32) >> 8).astype(np.uint8), 256
-    pixels = np.rint(array).astype(np.uint8)
-    return pixels, 256 if high > 127 else max(2, int(pixels.max()) + 1)
 
 
 # -- tables --------------------------------------------------------------------------------------
@@ -250,7 +110,7 @@ def _rows(source: Source) -> Iterator[Found]:
 
 
 def _listed(array: Array, name: str) -> Iterator[Found]:
-    pixels, depth = _as_bytes(as_pictures(array, name), name)
+    pixels, depth = as_bytes(as_pictures(array, name), name)
     yield Found(name, pixels[0], None, depth)
 
 

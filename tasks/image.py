@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 
 from ..core.data import too_long
 from ..core.errors import ConfigError, DataError, UsageError
 from ..core.protocols import Sequence
 from ..core.source import Source, scratch_file
 from ..tokenizers.patches import MAX_IDS, Form, PatchTokenizer, Picture, exact_ids
-from ._images import MAGIC, SUFFIXES, Found, decode, find_pictures, look, parse_size
+from ._images import MAGIC, SUFFIXES, find_pictures, parse_size
 from ._pictures import (
     Pictures,
     choose_form,
@@ -25,9 +24,9 @@ from ._pictures import (
     histogram,
     look_at_all,
     png,
-    quantised,
     read_all,
 )
+from ._pictures_drawn import DrawnPicture, given_top
 from ._pictures_rows import PictureRows, accuracy
 from ._pictures_shown import grid, terminal_picture
 
@@ -126,10 +125,8 @@ class ImageTask:
         bad += len(looks) - len(good)
         found, looks = [found[i] for i in good], [looks[i] for i in good]
         labels = tuple(each.label for each in found)
-        digest = hashlib.sha256(raw.tobytes() if len(raw) < 1000 else b"")
-        for start in range(0, len(raw), 1000):
-            digest.update(raw[start : start + 1000].tobytes())
-        digest.update(repr((form, labels)).encode())
+        digest = hashlib.sha256(repr((form, labels)).encode())
+        digest.update(np.ascontiguousarray(raw).data)
         kinds = len({label for label in labels if label is not None})
         about = describe(form, looks, kinds, bad)
         return Pictures(raw, labels, form, tuple(found), digest.hexdigest(), about)
@@ -278,38 +275,10 @@ class ImageTask:
                 f"--label: needed to complete a picture, as this run puts labels first: "
                 f"{', '.join(tokenizer.labels[:12])}"
             )
-        pixels, rows = self._top(data, tokenizer, asked.rows)
+        pixels, rows = given_top(data, tokenizer.form, tokenizer.patch[0], asked.rows)
         across = tokenizer.length(tokenizer.patch[0], form.width) - 1 - (tokenizer.place != "none")
         top = tokenizer.patch_ids_of(pixels[None])[0][: rows // tokenizer.patch[0] * across]
         return Sequence(np.concatenate((ids, top)).astype(np.int64), len(ids), side=side)
-
-    def _top(
-        self, data: bytes, tokenizer: PatchTokenizer, rows: int | None
-    ) -> tuple[npt.NDArray[np.uint8], int]:
-        """The prompt's picture in the run's form, and how many of its rows are given."""
-        form = tokenizer.form
-        found = Found("-p", data)
-        if not data.startswith(MAGIC):
-            path = Path(data.decode("utf-8", "surrogateescape"))
-            if not path.is_file():
-                raise DataError(f"-p {path}: no such file; give a picture's name, or - to pipe it")
-            found = Found(f"-p {path}", path)
-        seen = look(found)
-        part = seen.width == form.width and seen.height < form.height
-        height = seen.height if part else form.height
-        raw = decode(found, height, form.width, form.channels)
-        whole = np.zeros((form.height, form.width, form.channels), np.uint8)
-        whole[:height] = raw
-        if form.depth != 256:
-            whole = (whole.astype(np.int64) * form.depth // 256).astype(np.uint8)
-        given = height if rows is None and part else rows
-        if given is None:
-            raise UsageError(f"--rows: how many of its {form.height} rows are given?")
-        step = tokenizer.patch[0]
-        if not 0 <= given <= height or given % step:
-            even = f", a multiple of the patch's {step}" if step > 1 else ""
-            raise UsageError(f"--rows {given}: must be 0 to {height}{even}")
-        return quantised(whole[None], form)[0], given
 
     def length(self, prompt: Sequence, asked: ImageSampling) -> int:
         return int(prompt.side["ids"]) - len(prompt)
@@ -329,23 +298,6 @@ class ImageTask:
         self, items: list[Picture], prompt: Sequence, asked: ImageSampling, width: int
     ) -> str:
         return terminal_picture([i.pixels for i in items], prompt.side["levels"], width)
-
-
-class DrawnPicture:
-    """A picture as its ids come; there is nothing to show before the end."""
-
-    def __init__(self, tokenizer: PatchTokenizer, prompt: Sequence) -> None:
-        self.tokenizer, self.side, self.ids = tokenizer, prompt.side, prompt.ids.tolist()
-
-    def feed(self, id: int) -> bytes:
-        self.ids.append(id)
-        return b""
-
-    def rest(self) -> bytes:
-        return b""
-
-    def item(self) -> Picture:
-        return self.tokenizer.decode(np.array(self.ids, np.int64), self.side)
 
 
 def exact_patch(form: Form) -> tuple[int, int]:

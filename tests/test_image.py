@@ -126,6 +126,19 @@ def test_parquet(tmp_path: Path) -> None:
         read(tmp_path / "a.parquet", column="pic")
 
 
+def test_paths_and_lists_in_tables(tmp_path: Path) -> None:
+    pixels = noise(2, 3, 4, top=200)
+    names = [tmp_path / f"{number}.png" for number in range(2)]
+    for name, each in zip(names, pixels, strict=True):
+        Image.fromarray(each).save(name)
+    (tmp_path / "a.csv").write_text(f"file,label\n{names[0]},cat\n{names[1]},dog\n")
+    rows = [json.dumps({"x": each.tolist(), "y": n}) for n, each in enumerate(pixels)]
+    (tmp_path / "a.jsonl").write_text("\n".join(rows))
+    for name, labels in (("a.csv", ("cat", "dog")), ("a.jsonl", ("0", "1"))):
+        found = read(tmp_path / name)
+        assert (found.raw[..., 0] == pixels).all() and found.labels == labels
+
+
 MODES = ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I", "I;16", "F"]
 GREY = {"1", "L", "LA", "I", "I;16", "F"}
 
@@ -201,6 +214,17 @@ def test_levels(tmp_path: Path) -> None:
         assert values.tolist() == [v * levels // 256 for v in range(256)]
     with pytest.raises(UsageError, match="--levels 300: must be 2 to 256"):
         read(tmp_path / "a.npy", levels=300)
+
+
+def test_few_levels_stay_few(tmp_path: Path) -> None:
+    """Resized arrays keep their own alphabet; other data is brought to the one trained on."""
+    np.save(tmp_path / "a.npy", np.full((3, 4, 4), 16, np.uint8))
+    found = read(tmp_path / "a.npy", pixels="2x3")
+    assert (found.raw == 16).all() and found.form == Form(2, 3, 1, 17, 17)
+    np.save(tmp_path / "b.npy", np.full((3, 2, 3), 255, np.uint8))
+    assert (read(tmp_path / "b.npy").brought_to(found.form).raw == 16).all()
+    np.save(tmp_path / "c.npy", np.full((3, 2, 3), 9, np.uint8))
+    assert (read(tmp_path / "c.npy").brought_to(found.form).raw == 9).all()
 
 
 def test_binarise(tmp_path: Path) -> None:

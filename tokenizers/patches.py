@@ -16,13 +16,11 @@ import numpy.typing as npt
 
 from ..core.errors import ConfigError, DataError
 from ..core.protocols import Ids, Sequence, Support
+from ._codebook import CHUNK, Codebook, learn_codebooks, nearest_code
 
 Pixels = npt.NDArray[np.uint8]
-Codebook = npt.NDArray[np.float32]
 
 MAX_IDS = 4096  # of an exact patch
-FIT_PATCHES = 200_000  # that a codebook is learned from
-CHUNK = 1 << 22  # numbers worked on at a time
 
 
 @dataclass(frozen=True)
@@ -314,41 +312,13 @@ class PatchTokenizer:
         channels); a stage that has nothing left to say is left out."""
         exact = cls(replace(form, levels=1), patch)  # for its blocks alone
         vectors = exact._blocks(pixels, "edge").reshape(-1, patch[0] * patch[1] * form.channels)
-        vectors = vectors[:: max(1, -(-len(vectors) // FIT_PATCHES))].astype(np.float32)
-        books: list[Codebook] = []
-        for _ in range(stages):
-            if books and not vectors.any():
-                break
-            books.append(_k_means(vectors, codes))
-            vectors = vectors - books[-1][nearest_code(vectors, books[-1])]
-        return cls(form, patch, labels, place, tuple(books))
+        books = learn_codebooks(vectors, codes, stages)
+        return cls(form, patch, labels, place, books)
 
 
 def exact_ids(form: Form, patch: tuple[int, int], joint: bool) -> int:
     """How many values a patch can take, of all channels or of one."""
     return int(form.levels ** (patch[0] * patch[1] * (form.channels if joint else 1)))
-
-
-def nearest_code(vectors: npt.NDArray[np.float32], book: Codebook) -> Ids:
-    """(N,) the code that is nearest to each of vectors (N, values), the first of equals."""
-    out = np.empty(len(vectors), np.int64)
-    squares = (book.astype(np.float64) ** 2).sum(1).astype(np.float32)
-    step = max(1, CHUNK // len(book))
-    for at in range(0, len(vectors), step):
-        part = vectors[at : at + step]
-        out[at : at + step] = (squares - 2 * part @ book.T).argmin(1)
-    return out
-
-
-def _k_means(vectors: npt.NDArray[np.float32], codes: int) -> Codebook:
-    from sklearn.cluster import MiniBatchKMeans
-
-    different = np.unique(vectors, axis=0)
-    if len(different) <= codes:
-        return different
-    means = MiniBatchKMeans(codes, batch_size=4096, n_init=1, max_iter=20, random_state=0)
-    found: Codebook = means.fit(vectors).cluster_centers_.astype(np.float32)
-    return found
 
 
 Tokenizer = PatchTokenizer

@@ -1,0 +1,50 @@
+"""Residual vector quantisation (Juang & Gray 1982): each stage codes what is left over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..core.protocols import Ids
+
+Codebook = npt.NDArray[np.float32]
+
+FIT_PATCHES = 200_000  # that a codebook is learned from
+CHUNK = 1 << 22  # numbers worked on at a time
+
+
+def learn_codebooks(vectors: npt.NDArray[Any], codes: int, stages: int) -> tuple[Codebook, ...]:
+    """At most `codes` (codes, values) a stage, of vectors (N, values) evenly chosen; a stage that
+    has nothing left to say is left out."""
+    left = vectors[:: max(1, -(-len(vectors) // FIT_PATCHES))].astype(np.float32)
+    books: list[Codebook] = []
+    for _ in range(stages):
+        if books and not left.any():
+            break
+        books.append(_k_means(left, codes))
+        left = left - books[-1][nearest_code(left, books[-1])]
+    return tuple(books)
+
+
+def nearest_code(vectors: npt.NDArray[np.float32], book: Codebook) -> Ids:
+    """(N,) the code that is nearest to each of vectors (N, values), the first of equals."""
+    out = np.empty(len(vectors), np.int64)
+    squares = (book.astype(np.float64) ** 2).sum(1).astype(np.float32)
+    step = max(1, CHUNK // len(book))
+    for at in range(0, len(vectors), step):
+        part = vectors[at : at + step]
+        out[at : at + step] = (squares - 2 * part @ book.T).argmin(1)
+    return out
+
+
+def _k_means(vectors: npt.NDArray[np.float32], codes: int) -> Codebook:
+    from sklearn.cluster import MiniBatchKMeans
+
+    different = np.unique(vectors, axis=0)
+    if len(different) <= codes:
+        return different
+    means = MiniBatchKMeans(codes, batch_size=4096, n_init=1, max_iter=20, random_state=0)
+    found: Codebook = means.fit(vectors).cluster_centers_.astype(np.float32)
+    return found
