@@ -96,7 +96,7 @@ class Command(click.Command):
         known = {param.name for param in self.params}
         if options is not None:
             added = [flag for flag in task_flags(task.name, options) if flag.name not in known]
-            self.params = [*added, *self.params]
+            self.params = [*self.params, *added]
             ctx.meta["tfm.task_options"] = [flag.name for flag in added]
 
 

@@ -152,8 +152,12 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
     if isinstance(out, io.BytesIO):
         from ..core.files import write_durably
 
+        path = Path(flags["out"])
         try:
-            write_durably(Path(flags["out"]), out.getvalue())
+            if path.exists() and not path.is_file():  # a device or a pipe is not replaced
+                path.write_bytes(out.getvalue())
+            else:
+                write_durably(path, out.getvalue())
         except OSError as error:
             raise DataError(f"--out {flags['out']}: {error.strerror}") from error
 

@@ -236,6 +236,8 @@ def _resume(
         run.append_log({"event": "replan", "step": state.step, "steps": steps})
     elif state.step >= state.config.steps:
         raise UsageError(f"{run.path}: done, at step {state.step}; train it longer with --steps N")
+    if flags["save_every"]:
+        state.config = replace(state.config, save_every=flags["save_every"])
     note(f"{run.path}: going on from step {state.step:,} of {state.config.steps:,}")
     run.cut_log(state.step)
     return run, task, planned, state

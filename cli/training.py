@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import time
@@ -21,25 +22,35 @@ if TYPE_CHECKING:
 PROGRESS_TOKENS = 16384  # of what is held out, scored now and then while training
 SAMPLE_TOKENS = 160
 SHOWN = 3  # held-out items that a sample may go on from
-SAVE_SECONDS = 300.0  # between checkpoints of a run that was given a budget
+SAVE_SECONDS = 300.0  # between checkpoints, where --save-every says nothing
 REPLAN_AT = (0.1, 0.25, 0.45, 0.65, 0.8, 0.9)  # of the steps: the budget is looked at again
 
 
 class Stop:
-    """The first SIGINT or SIGTERM asks for an end after this step; the second leaves at once."""
+    """What SIGINT and SIGTERM do. Before the first step: leave, and nothing is kept. While
+    training: the first asks for an end after this step, the second leaves at once. When all is
+    saved: leave."""
 
     def __init__(self) -> None:
         self.asked = 0
         self.armed = False  # once there is a step to save
+        self.saved = False  # once there is none left
         signal.signal(signal.SIGINT, self._handle)
         signal.signal(signal.SIGTERM, self._handle)
 
     def _handle(self, number: int, frame: object) -> None:
-        if self.asked or not self.armed:
-            if self.armed:
-                leave(128 + number)
+        if not self.armed:
             raise SystemExit(128 + number)
+        if self.asked or self.saved:
+            leave(128 + number)
         self.asked = number
+
+    def obey(self, run: Run, step: int) -> None:
+        """Leaves, if that was asked for; everything up to `step` is saved."""
+        if self.asked:
+            say(f"saved at step {step:,}; continue with: tfm train --resume {run.path}")
+            run.unlock()
+            leave(128 + self.asked)
 
 
 def train_to_end(
@@ -78,14 +89,11 @@ def train_to_end(
                     raise
                 if stop.asked:
                     _save(run, state)
-                    say(f"saved at step {state.step:,}; continue with: "
-                        f"tfm train --resume {run.path}")  # fmt: skip
-                    run.unlock()
-                    leave(128 + stop.asked)
+                    stop.obey(run, state.step)
                 every = config.save_every
                 if every and step.index % every == 0:
                     _save(run, state)
-                elif left and not every and time.monotonic() - saved_at > SAVE_SECONDS:
+                elif not every and time.monotonic() - saved_at > SAVE_SECONDS:
                     _save(run, state)
                     saved_at = time.monotonic()
                 if left and step.index in _marks(config.steps):
@@ -95,6 +103,7 @@ def train_to_end(
                     if state.config is not config:
                         break
     _save(run, state)
+    stop.saved = True
     scores = held.final(left)
     run.append_log({"event": "final", "step": state.step, "scores": scores})
     _show(run, task, state, scores, losses, quiet)
@@ -132,7 +141,7 @@ class _Held:
         valid = run.heldout("valid")
         units = task.units(valid).get(task.unit, 0)
         tokens = sum(int((s.target_weight() > 0).sum()) for s in valid)
-        self.bits_per_nat = tokens / max(units, 1) / 0.6931471805599453
+        self.bits_per_nat = tokens / max(units, 1) / math.log(2)
         self.some = _some(list(valid), PROGRESS_TOKENS, state.model.config.context)
 
     def is_due(self, step: int) -> bool:

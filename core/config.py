@@ -124,7 +124,7 @@ class TrainConfig:
     dtype: str = "float32"  # of the passes: float32, bfloat16
     threads: int = 0  # of the CPU (0: the machine's); it changes the bits of a result
     eval_every: int = 0  # steps (0: about eight times in a run)
-    save_every: int = 0  # steps (0: at the end, and every few minutes under a budget)
+    save_every: int = 0  # steps (0: at the end, and every few minutes)
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "accumulate"):

@@ -15,7 +15,8 @@ from .errors import UsageError
 from .model import SequenceModel, token_nll
 from .protocols import Batch, Score, Sequence, Tokenizer
 
-BATCH_TOKENS = 8192  # in one pass
+BATCH_TOKENS = 8192  # in one pass, at most
+BATCH_LOGITS = 1 << 24  # scores in one pass: 64 MB, whatever the vocabulary
 BUFFER_TOKENS = 32 * BATCH_TOKENS  # read ahead, to put items of like length side by side
 
 
@@ -85,7 +86,7 @@ def _evaluate_all(
     todo.sort(key=lambda w: w.end - w.start)
     while todo:
         width = todo[-1].end - todo[-1].start
-        rows = max(1, BATCH_TOKENS // width)
+        rows = max(1, min(BATCH_TOKENS, BATCH_LOGITS // tokenizer.vocab_size) // width)
         group, todo = todo[-rows:], todo[:-rows]
         batch = collate([[(sequences[w.item], w.start, w.end)] for w in group], tokenizer, width)
         scores = batch_nll(model, batch).cpu().double().numpy()  # (rows, width - 1)

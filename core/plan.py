@@ -6,6 +6,7 @@ from flags and data.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -87,6 +88,7 @@ def measure(
     return Speed(sum(times) / len(times), evaluating)
 
 
+@functools.cache
 def parameters_of(config: ModelConfig) -> int:
     """Parameters of the blocks: embedding and head learn from few tokens."""
     with torch.device("meta"):

@@ -78,6 +78,7 @@ def train(
         ]
         weights = [batch["weight"][:, 1:] for batch in micro]
         total = float(sum(weight.sum() for weight in weights))
+        tokens = int(sum((weight > 0).sum() for weight in weights))
 
         loss = torch.zeros((), device=device)
         for number, (batch, weight) in enumerate(zip(micro, weights, strict=True)):
@@ -107,6 +108,6 @@ def train(
                 f"lower --set train.lr (now {config.lr}) and train.adam_lr ({config.adam_lr})"
             )
         yield Step(
-            index + 1, float(loss), config.lr * factor, float(norm), int(total),
+            index + 1, float(loss), config.lr * factor, float(norm), tokens,
             time.perf_counter() - began, skipped,
         )  # fmt: skip

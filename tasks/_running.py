@@ -70,6 +70,11 @@ class Running:
                     f"{source.describe()} is none; use --each line or file"
                 )
             return self._records(source)
+        if source.column is not None:
+            raise UsageError(
+                f"--column {source.column}: needs a table (.jsonl, .csv, .parquet or hf:); "
+                f"{source.describe()} is none"
+            )
         files = source.files()
         stream = ByteStream(files)
         if not len(stream):

@@ -127,9 +127,9 @@ class TextTask(Running):
 
 def bpe_size(train_bytes: int) -> int:
     """Ids for a corpus of so many bytes: 1,024 at 1 MB, half as many for an eighth, a power of
-    two from 320 up."""
-    size = 1024 * (train_bytes / 1e6) ** (1 / 3)
-    return int(2 ** np.clip(round(np.log2(max(size, 1))), np.log2(320), 13))
+    two from 320 to 4,096: on a small budget a larger head costs more than it brings."""
+    power = round(np.log2(1024 * (max(train_bytes, 1) / 1e6) ** (1 / 3)))
+    return max(320, 2 ** min(int(power), 12))
 
 
 LIBRARY = (

@@ -1,0 +1,184 @@
+"""Muon against its definition by singular values and against torch's own; who moves what; rates."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tfm.core.config import ARCHS, TrainConfig, model_config
+from tfm.core.layers import Linear
+from tfm.core.model import SequenceModel
+from tfm.core.optim import Muon, lr_factor, make_optimizers, orthogonalise
+
+SHAPES = [(1, 1), (4, 4), (24, 24), (8, 40), (64, 256)]
+
+
+def quintic(singular: np.ndarray) -> np.ndarray:
+    """Jordan 2024: five times 3.4445 s - 4.775 s^3 + 2.0315 s^5."""
+    for _ in range(5):
+        singular = 3.4445 * singular - 4.7750 * singular**3 + 2.0315 * singular**5
+    return singular
+
+
+def by_singular_values(matrix: np.ndarray) -> np.ndarray:
+    """What five Newton-Schulz steps do, seen in the basis where they are numbers."""
+    u, singular, v = np.linalg.svd(matrix, full_matrices=False)
+    moved: np.ndarray = (u * quintic(singular / (np.linalg.norm(matrix) + 1e-7))) @ v
+    return moved
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_orthogonalise_is_the_quintic_of_each_singular_value(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    matrices = torch.randn(3, *shape) * torch.tensor([1e-3, 1.0, 100.0])[:, None, None]
+    moved = orthogonalise(matrices, torch.float32)
+    for each, before in zip(moved.numpy(), matrices.double().numpy(), strict=True):
+        np.testing.assert_allclose(each, by_singular_values(before), atol=2e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("condition", [1, 10, 50])
+def test_singular_values_are_moved_near_one(condition: float, dtype: torch.dtype) -> None:
+    """The band that the quintic is known for, 0.7 to 1.2; a little more where bfloat16 rounds."""
+    torch.manual_seed(0)
+    u, v = (torch.linalg.qr(torch.randn(16, 16)).Q for _ in range(2))
+    matrix = u @ torch.diag(torch.logspace(0, -float(np.log10(condition)), 16)) @ v
+    singular = torch.linalg.svdvals(orthogonalise(matrix[None], dtype)[0].float())
+    slack = 0.05 if dtype == torch.bfloat16 else 0.01
+    assert 0.68 - slack < float(singular.min()) <= float(singular.max()) < 1.21 + slack
+
+
+def test_nothing_to_move_is_not_moved() -> None:
+    assert (orthogonalise(torch.zeros(2, 4, 6)) == 0).all()
+
+
+# -- Muon ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def exact(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Muon in float32, as on a CPU without fast bfloat16."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    yield
+
+
+def layer(inputs: int, *rows: int, seed: int = 0) -> Linear:
+    torch.manual_seed(seed)
+    return Linear(inputs, rows, bias=False)
+
+
+def move(muon: Muon, layers: list[Linear], steps: int = 3) -> list[Tensor]:
+    """Steps whose gradients depend on the shape and the number of the step alone."""
+    for step in range(steps):
+        for each in layers:
+            torch.manual_seed(step)
+            each.weight.grad = torch.randn(each.weight.shape)
+        muon.step()
+    return [each.weight.detach().clone() for each in layers]
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (5, 12), (12, 5)], ids=str)
+def test_muon_is_momentum_then_the_quintic(exact: None, shape: tuple[int, int]) -> None:
+    lr, momentum, decay = 0.1, 0.9, 0.2
+    one = layer(shape[1], shape[0])
+    w, buffer = one.weight.detach().double().numpy(), np.zeros(shape)
+    (moved,) = move(Muon([one], lr, momentum, decay), [one])
+    for step in range(3):
+        torch.manual_seed(step)
+        gradient = torch.randn(shape).double().numpy()
+        buffer = momentum * buffer + (1 - momentum) * gradient
+        nesterov = momentum * buffer + (1 - momentum) * gradient
+        scale = max(1, shape[0] / shape[1]) ** 0.5
+        w = w * (1 - lr * decay) - lr * scale * by_singular_values(nesterov)
+    np.testing.assert_allclose(moved.numpy(), w, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (16, 48), (48, 16)], ids=str)
+def test_muon_is_torch_muon(shape: tuple[int, int]) -> None:
+    ours, theirs = layer(shape[1], shape[0]), layer(shape[1], shape[0])
+    before = ours.weight.detach().clone()
+    reference = torch.optim.Muon([theirs.weight], lr=0.1, momentum=0.9, weight_decay=0.2)
+    (mine,) = move(Muon([ours], 0.1, 0.9, 0.2), [ours])
+    (other,) = move(reference, [theirs])  # type: ignore[arg-type]
+    difference = (mine - other).norm() / (other - before).norm()
+    assert float(difference) < 0.06, "both round to bfloat16, at different places"
+
+
+def test_fused_rows_are_matrices_of_their_own(exact: None) -> None:
+    fused = layer(12, 12, 4, 20)
+    apart = [layer(12, rows) for rows in fused.rows]
+    with torch.no_grad():
+        for part, weight in zip(apart, fused.weight.split(list(fused.rows)), strict=True):
+            part.weight.copy_(weight)
+    whole, parts = Muon([fused], 0.1, 0.9, 0.1), Muon(apart, 0.1, 0.9, 0.1)
+    for step in range(3):
+        torch.manual_seed(step)
+        fused.weight.grad = torch.randn(fused.weight.shape)
+        for part, gradient in zip(apart, fused.weight.grad.split(list(fused.rows)), strict=True):
+            part.weight.grad = gradient.clone()
+        whole.step()
+        parts.step()
+    together = torch.cat([part.weight for part in apart])
+    torch.testing.assert_close(fused.weight, together, rtol=0, atol=1e-5)
+    single = layer(12, 36)
+    assert not torch.allclose(move(Muon([single], 0.1, 0.9, 0.1), [single])[0], together, atol=1e-2)
+
+
+def test_layers_do_not_feel_each_other(exact: None) -> None:
+    shapes = [(6, 6), (6, 6), (12, 6), (6, 12)]
+    together = [layer(columns, rows, seed=n) for n, (rows, columns) in enumerate(shapes)]
+    moved = move(Muon(together, 0.1, 0.9, 0.1), together)
+    for n, (rows, columns) in enumerate(shapes):
+        alone = layer(columns, rows, seed=n)
+        (expected,) = move(Muon([alone], 0.1, 0.9, 0.1), [alone])
+        torch.testing.assert_close(moved[n], expected, rtol=0, atol=1e-5)
+
+
+# -- who moves what ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+@pytest.mark.parametrize("arch", ARCHS)
+def test_every_parameter_has_one_optimizer(arch: str, optimizer: str) -> None:
+    model = SequenceModel(model_config(arch, "nano"))
+    optimizers = make_optimizers(model, TrainConfig(optimizer=optimizer))
+    groups = [group for each in optimizers for group in each.param_groups]
+    moved = [id(p) for group in groups for p in group["params"]]
+    assert sorted(moved) == sorted(id(p) for p in model.parameters())
+    muon = {id(p) for each in optimizers if isinstance(each, Muon)
+            for group in each.param_groups for p in group["params"]}  # fmt: skip
+    matrices = {id(p) for p in model.blocks.parameters() if p.ndim == 2}
+    assert muon == (matrices if optimizer == "muon" else set())
+    for group in groups:
+        kinds = {p.ndim >= 2 for p in group["params"]}
+        assert kinds <= {group["weight_decay"] > 0}, "vectors do not decay"
+
+
+# -- rates ---------------------------------------------------------------------------------------
+
+SHARES = st.floats(0, 1)
+
+
+@given(steps=st.integers(1, 3000), warmup=SHARES, decay=SHARES, data=st.data())
+def test_the_rate_is_a_fraction_of_its_peak(
+    steps: int, warmup: float, decay: float, data: st.DataObject
+) -> None:
+    config = TrainConfig(steps=steps, warmup=warmup, decay=decay)
+    step = data.draw(st.integers(0, steps - 1))
+    assert 0 < lr_factor(step, config) <= 1
+
+
+def test_the_rate_warms_up_stays_and_falls_to_nothing() -> None:
+    config = TrainConfig(steps=1000, warmup=0.1, decay=0.3)
+    rates = np.array([lr_factor(step, config) for step in range(1000)])
+    assert rates[0] == pytest.approx(1 / 101) and rates[49] == pytest.approx(50 / 101)
+    assert (rates[100:701] == 1).all()
+    assert rates[850] == pytest.approx(0.5) and rates[999] == pytest.approx(1 / 300)
+    assert (np.diff(rates[:101]) > 0).all() and (np.diff(rates[701:]) < 0).all()
+    assert lr_factor(1000, config) == 0
+    flat = TrainConfig(steps=50, warmup=0, decay=0)
+    assert {lr_factor(step, flat) for step in range(50)} == {1.0}

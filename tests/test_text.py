@@ -1,0 +1,259 @@
+"""Text and bytes as items: nothing is lost, doubled or cut in two between a file and what is
+scored, and the floors are what other tools say they are."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import math
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from tfm.core.errors import DataError
+from tfm.core.source import Source
+from tfm.tasks._floor import compressors, ngram
+from tfm.tasks._running import RunningOptions
+from tfm.tasks._spans import PIECE, Spans
+from tfm.tasks.byte import ByteTask
+from tfm.tasks.text import TextOptions, TextTask
+
+SHAKESPEARE = Path(__file__).parent.parent.parent / "shared/data/text/tinyshakespeare.txt"
+
+# few characters of all widths, so that cuts meet them often
+texts = st.text(st.sampled_from("ab \n\r\u00e9\u6771\U0001f600")) | st.text()
+contents = st.one_of(
+    st.binary(), texts.map(str.encode), st.lists(st.integers(0x70, 0xFF)).map(bytes)
+)
+folders = st.lists(contents, min_size=1, max_size=4)
+holdouts = st.none() | st.floats(0.01, 0.9)
+anything = settings(
+    deadline=None,
+    max_examples=200,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+def written(folder: Path, files: list[bytes]) -> Source:
+    """The files, under names in their order."""
+    for old in folder.glob("*"):
+        old.unlink()
+    for number, data in enumerate(files):
+        (folder / f"{number}.txt").write_bytes(data)
+    return Source((str(folder),))
+
+
+def content(items: Spans) -> list[bytes]:
+    return [items.read(index) for index in range(len(items.spans))]
+
+
+def split(task: Any, source: Source, holdout: float | None) -> tuple[Spans, Spans]:
+    """Both sides of a split; what is too little to be split is refused, and not looked at."""
+    try:
+        return task.split(task.items(source), holdout)
+    except DataError:
+        assume(False)
+        raise
+
+
+# -- a running text ------------------------------------------------------------------------------
+
+
+@given(files=folders, holdout=holdouts)
+@anything
+def test_the_two_sides_are_the_files(
+    tmp_path: Path, files: list[bytes], holdout: float | None
+) -> None:
+    train, held = split(ByteTask(RunningOptions()), written(tmp_path, files), holdout)
+    assert b"".join(content(train)) + b"".join(content(held)) == b"".join(files)
+    assert train.size >= 2 and held.size >= 1
+
+
+@given(files=st.lists(texts.map(str.encode), min_size=1, max_size=4), holdout=holdouts)
+@anything
+def test_no_character_is_cut(tmp_path: Path, files: list[bytes], holdout: float | None) -> None:
+    for side in split(TextTask(TextOptions()), written(tmp_path, files), holdout):
+        for data in content(side):
+            data.decode()
+
+
+@given(files=folders, holdout=holdouts)
+@anything
+def test_every_held_out_byte_is_scored_once(
+    tmp_path: Path, files: list[bytes], holdout: float | None
+) -> None:
+    task = ByteTask(RunningOptions())
+    train, held = split(task, written(tmp_path, files), holdout)
+    tokenizer = task.fit_tokenizer("byte", train)
+    sequences = list(task.sequences(held, tokenizer))
+    assert sum(s.side["byte"] for s in sequences) == held.size
+    assert b"".join(tokenizer.decode(s.ids, s.side) for s in sequences) == b"".join(content(held))
+    assert all(s.given == 1 and s.ids[0] == tokenizer.begin for s in sequences)
+    assert sum(int(s.target_weight().sum()) for s in sequences) == held.size
+
+
+@given(data=contents.filter(len), size=st.integers(1, 40))
+@anything
+def test_pieces_of_any_size_are_the_whole(tmp_path: Path, data: bytes, size: int) -> None:
+    items = ByteTask(RunningOptions()).items(written(tmp_path, [data, data]))
+    pieces = list(items.pieces(size))
+    assert b"".join(items.stream.read(start, stop) for start, stop, _ in pieces) == data + data
+    assert all(start < stop for start, stop, _ in pieces)
+    assert [start for start, _, first in pieces if first] == [0, len(data)]
+
+
+@pytest.mark.parametrize("unit", ["\U0001f600", "a line\n", "x", "\u6771\u4eac "])
+def test_a_long_text_is_scored_in_pieces_of_whole_characters(tmp_path: Path, unit: str) -> None:
+    text = unit * (3 * PIECE // len(unit.encode()) + 1)
+    task = TextTask(TextOptions())
+    train, held = task.split(task.items(written(tmp_path, [text.encode()])), 0.5)
+    tokenizer = task.fit_tokenizer("char", train)
+    sequences = list(task.sequences(held, tokenizer))
+    assert len(sequences) >= 2
+    assert "".join(tokenizer.decode(s.ids, {}) for s in sequences).encode() == content(held)[0]
+    assert sum(s.side["char"] for s in sequences) == len(content(held)[0].decode())
+    if "\n" in unit:
+        ends = [s.ids[-1] for s in sequences]
+        assert all(tokenizer.pieces[id] == b"\n" for id in ends), "cut where a line ends"
+
+
+def test_a_sample_is_evenly_spread(tmp_path: Path) -> None:
+    data = b"".join(b"%07d\n" % n for n in range(20 * PIECE // 8))
+    items = ByteTask(RunningOptions()).items(written(tmp_path, [data]))
+    whole = list(items.pieces(PIECE))
+    assert items.sample(items.size) == whole
+    some = items.sample(3 * PIECE)
+    assert len(some) == 3 and set(some) <= set(whole)
+    assert some[0] == whole[0] and some[-1] == whole[-1]
+
+
+def test_words_are_counted_as_word_perplexities_count_them(tmp_path: Path) -> None:
+    task = TextTask(TextOptions())
+    items = task.items(written(tmp_path, [b"one two\nthree\n\n"]))
+    sequences = list(task.sequences(items, task.fit_tokenizer("byte", items)))
+    assert task.units(sequences) == {"byte": 15, "char": 15, "word": 3 + 3}
+
+
+# -- items ---------------------------------------------------------------------------------------
+
+
+@given(lines=st.lists(st.text(st.sampled_from("ab\u00e9 \t")), max_size=12), data=st.data())
+@anything
+def test_items_are_lines(tmp_path: Path, lines: list[str], data: st.DataObject) -> None:
+    end = data.draw(st.sampled_from(["\n", "\r\n"]))
+    last = data.draw(st.sampled_from(["", end]))
+    file = (end.join(lines) + last).encode()
+    wanted = [line.encode() for line in lines if line]
+    task = TextTask(TextOptions(each="line"))
+    source = written(tmp_path, [file, file])
+    if not wanted:
+        with pytest.raises(DataError):
+            task.items(source)
+        return
+    assert content(task.items(source)) == wanted + wanted
+
+
+@given(lines=st.lists(st.sampled_from("abcdefghijkl"), min_size=2, max_size=40), holdout=holdouts)
+@anything
+def test_equal_lines_stay_on_one_side(
+    tmp_path: Path, lines: list[str], holdout: float | None
+) -> None:
+    assume(len(set(lines)) > 1)
+    task = TextTask(TextOptions(each="line"))
+    items = task.items(written(tmp_path, ["\n".join(lines).encode()]))
+    train, held = map(content, task.split(items, holdout))
+    assert train and held
+    assert not set(train) & set(held)
+    assert Counter(train) + Counter(held) == Counter(line.encode() for line in lines)
+
+
+def test_equal_lines_alone_cannot_be_split(tmp_path: Path) -> None:
+    task = TextTask(TextOptions(each="line"))
+    with pytest.raises(DataError, match="--valid"):
+        task.split(task.items(written(tmp_path, [b"a\n" * 9])), None)
+
+
+@given(files=st.lists(texts.map(str.encode), min_size=1, max_size=5))
+@anything
+def test_items_are_files(tmp_path: Path, files: list[bytes]) -> None:
+    source = written(tmp_path, files)
+    assume(any(files))
+    task = TextTask(TextOptions(each="file"))
+    items = task.items(source)
+    assert content(items) == [data for data in files if data]
+    tokenizer = task.fit_tokenizer("byte", items)
+    for sequence, data in zip(task.sequences(items, tokenizer), content(items), strict=True):
+        assert sequence.ids.tolist() == [tokenizer.begin, *data, tokenizer.end]
+
+
+@given(data=st.binary(min_size=1))
+@anything
+def test_what_is_no_text_is_told_by_file_and_byte(tmp_path: Path, data: bytes) -> None:
+    source = written(tmp_path, [b"good\n", data])
+    task = TextTask(TextOptions())
+    items = task.items(source)
+    tokenizer = task.fit_tokenizer("byte", items)
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        with pytest.raises(DataError, match=rf"1\.txt: not UTF-8 text at byte {error.start};"):
+            list(task.sequences(items, tokenizer))
+    else:
+        assert len(list(task.sequences(items, tokenizer))) == 2
+
+
+# -- floors --------------------------------------------------------------------------------------
+
+
+@given(data=st.binary(min_size=1, max_size=2000))
+@settings(deadline=None, max_examples=30)
+def test_compressors_are_those_of_the_standard_library(data: bytes) -> None:
+    floors = compressors(data)
+    assert floors["gzip"] * len(data) / 8 == pytest.approx(len(gzip.compress(data, 9, mtime=0)))
+    assert floors["bz2"] * len(data) / 8 == pytest.approx(len(bz2.compress(data, 9)))
+    best = len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME))
+    assert floors["xz"] * len(data) / 8 == pytest.approx(best)
+
+
+def witten_bell(train: bytes, held: bytes, order: int) -> float:
+    """The same n-gram from tables of what followed what, byte by byte."""
+    followers: list[dict[bytes, Counter[int]]] = [defaultdict(Counter) for _ in range(order + 1)]
+    padded = bytes(order) + train
+    for at in range(order, len(padded)):
+        for k in range(order + 1):
+            followers[k][padded[at - k : at]][padded[at]] += 1
+    padded, bits = bytes(order) + held, 0.0
+    for at in range(order, len(padded)):
+        p = 1 / 256
+        for k in range(order + 1):
+            seen = followers[k].get(padded[at - k : at])
+            if seen is not None:
+                p = (seen[padded[at]] + len(seen) * p) / (sum(seen.values()) + len(seen))
+        bits -= math.log2(p)
+    return bits / len(held)
+
+
+few_bytes = st.lists(st.sampled_from([0, 1, 97, 98, 255]), min_size=1, max_size=80).map(bytes)
+
+
+@given(train=few_bytes | st.binary(), held=few_bytes, order=st.integers(0, 4))
+@settings(deadline=None)
+def test_the_ngram_is_witten_bell(train: bytes, held: bytes, order: int) -> None:
+    assert ngram(train, held, order) == pytest.approx(witten_bell(train, held, order), rel=1e-9)
+
+
+def test_floors_of_tiny_shakespeare() -> None:
+    """Figures measured by other programs on the last tenth."""
+    if not SHAKESPEARE.exists():
+        pytest.skip("tinyshakespeare.txt is not here")
+    task = TextTask(TextOptions())
+    train, held = task.split(task.items(Source((str(SHAKESPEARE),))), 0.1)
+    assert held.size == 111_539
+    floors = task.floor(train, held)
+    wanted = {"gzip": 3.190, "bz2": 2.635, "xz": 2.947, "ngram": 2.408}
+    assert floors == {name: pytest.approx(bits, abs=0.002) for name, bits in wanted.items()}

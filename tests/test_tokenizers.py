@@ -1,0 +1,194 @@
+"""The laws of tokenizers: what is encoded can be decoded, whatever it says, and a tokenizer that
+was written down is the same tokenizer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tfm.core.errors import DataError
+from tfm.tokenizers.bpe import PIECE, BpeTokenizer
+from tfm.tokenizers.byte import ByteTokenizer
+from tfm.tokenizers.char import CharTokenizer
+
+TEXTS = ["the cat sat on the mat\n", "naïve café, 東京, \U0001f600!\n", "  1 + 1 = 2\n"] * 20
+SPECIAL = ["<|endoftext|>", "<s>", "</s>", "[PAD]", "<|im_start|>", "<unk>"]
+
+# all of Unicode, and the spellings that tokenizers have plans for
+words = st.one_of(st.text(), st.sampled_from([*SPECIAL, " ", "\n", "\r\n", "\x00", "\ufffd", "ab"]))
+strings = st.lists(words, max_size=8).map("".join)
+
+
+def ready_made(**settings: Any) -> Any:
+    """A `tokenizer.json` as others make them: byte-level BPE and special tokens."""
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+
+    inner = tokenizers.Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(
+        add_prefix_space=settings.get("add_prefix_space", False)
+    )
+    inner.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet() if settings.get("all_bytes", True) else []
+    inner.train_from_iterator(
+        TEXTS,
+        trainers.BpeTrainer(
+            vocab_size=300, show_progress=False, special_tokens=SPECIAL, initial_alphabet=alphabet
+        ),
+    )
+    inner.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>",
+        special_tokens=[(t, inner.token_to_id(t)) for t in ("<s>", "</s>")],
+    )
+    inner.enable_truncation(4)
+    inner.enable_padding(length=8, pad_token="[PAD]")
+    return inner
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("ready") / "tokenizer.json"
+    ready_made().save(str(path))
+    return path
+
+
+MAKERS: dict[str, Callable[[Path, bool], Any]] = {
+    "byte": lambda _, ends: ByteTokenizer(ends, text=True),
+    "char": lambda _, ends: CharTokenizer.fit(TEXTS, ends),
+    "bpe": lambda _, ends: BpeTokenizer.fit(TEXTS, 300, ends),
+    "hf": lambda ready, ends: BpeTokenizer.load(str(ready), ends),
+}
+
+
+@pytest.fixture(
+    scope="module", params=[(name, e) for name in MAKERS for e in (False, True)], ids=str
+)
+def tokenizer(request: pytest.FixtureRequest, ready: Path) -> Any:
+    """Every tokenizer of text, of items without and with an end."""
+    name, ends = request.param
+    return MAKERS[name](ready, ends)
+
+
+@given(text=strings)
+@settings(deadline=None, max_examples=150)
+def test_text_comes_back(tokenizer: Any, text: str) -> None:
+    sequence = tokenizer.encode(text)
+    assert tokenizer.decode(sequence.ids, sequence.side) == text
+
+
+@given(data=st.binary(), ends=st.booleans())
+def test_bytes_come_back(data: bytes, ends: bool) -> None:
+    tokenizer = ByteTokenizer(ends)
+    sequence = tokenizer.encode(data)
+    assert tokenizer.decode(sequence.ids, sequence.side) == data
+    assert len(sequence) == len(data) + 1 + ends
+
+
+@given(text=strings)
+@settings(deadline=None)
+def test_an_item_begins_and_ends_where_it_should(tokenizer: Any, text: str) -> None:
+    sequence = tokenizer.encode(text)
+    inside = sequence.ids[1 : -1 if tokenizer.ends else None]
+    assert sequence.given == 1 and sequence.ids[0] == tokenizer.begin
+    assert (inside == tokenizer.tokens(text)).all()
+    assert (inside < tokenizer.end).all(), "begin and end are never parsed out of text"
+    if tokenizer.ends:
+        assert sequence.ids[-1] == tokenizer.end
+
+
+def test_only_the_begin_token_is_never_drawn(tokenizer: Any) -> None:
+    assert tokenizer.support(10, {}) == (0, tokenizer.begin)
+    assert tokenizer.begin == tokenizer.vocab_size - 1
+    assert tokenizer.ends == (tokenizer.end < tokenizer.begin), "an end, where there is one, is"
+
+
+@given(text=strings)
+@settings(deadline=None)
+def test_a_tokenizer_written_down_is_the_same(tokenizer: Any, text: str) -> None:
+    state, arrays = tokenizer.state()
+    again = type(tokenizer).from_state(json.loads(json.dumps(state)), arrays)
+    assert again.vocab_size == tokenizer.vocab_size
+    assert again.encode(text).ids.tolist() == tokenizer.encode(text).ids.tolist()
+    assert again.state()[0] == state
+
+
+@pytest.mark.parametrize("spelled", SPECIAL)
+def test_a_special_token_in_text_is_text(ready: Path, spelled: str) -> None:
+    tokenizer = BpeTokenizer.load(str(ready))
+    special = tokenizer.inner.token_to_id(spelled)
+    ids = tokenizer.tokens(f"a {spelled} b").tolist()
+    assert special is not None and special not in ids
+    assert len(ids) > len(spelled) // 2, "neither cut nor padded, spelled out"
+
+
+def test_a_character_not_seen_in_training_is_spelled_in_bytes() -> None:
+    tokenizer = CharTokenizer.fit(["abc"])
+    assert tokenizer.vocab_size == 256 + 3 + 1
+    assert tokenizer.tokens("cé").tolist() == [258, 0xC3, 0xA9]
+
+
+UNITS = {
+    "one letter": "a",
+    "spaces": " ",
+    "accents": "e\u0301",
+    "cut at a wide character": "x" * (PIECE - 1) + "\U0001f600\n",
+}
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS)
+def test_a_million_characters_without_a_break(ready: Path, kind: str, unit: str) -> None:
+    tokenizer = MAKERS[kind](ready, False)
+    text = unit * (10**6 // len(unit))
+    assert tokenizer.decode(tokenizer.tokens(text), {}) == text
+
+
+def test_a_long_text_is_cut_without_loss(tokenizer: Any) -> None:
+    draw = np.random.default_rng(0)
+    points = np.concatenate((draw.integers(32, 0x3000, 40_000), draw.choice([10, 32], 9_000)))
+    text = "".join(map(chr, draw.permutation(points)))
+    ids = tokenizer.tokens(text)
+    assert tokenizer.decode(ids, {}) == text
+    assert b"".join(tokenizer.decode_bytes(ids[i : i + 99]) for i in range(0, len(ids), 99)) == (
+        text.encode()
+    )
+
+
+def test_what_a_ready_tokenizer_loses_is_not_called_lossless() -> None:
+    from tokenizers import AddedToken, normalizers, pre_tokenizers
+
+    assert BpeTokenizer(ready_made().to_str()).lossless
+    lower = ready_made()
+    lower.normalizer = normalizers.Lowercase()
+    spaced = ready_made()
+    spaced.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    greedy = ready_made()
+    greedy.add_tokens([AddedToken("cat", lstrip=True, rstrip=True)])
+    losers = {
+        "lower case": lower,
+        "spaces dropped": spaced,
+        "a token that swallows spaces": greedy,
+        "a space added": ready_made(add_prefix_space=True),
+        "bytes without a token": ready_made(all_bytes=False),
+    }
+    for name, inner in losers.items():
+        tokenizer = BpeTokenizer(inner.to_str())
+        text = "the cat sat \u00ff\U0001f648 ON"
+        assert tokenizer.decode(tokenizer.tokens(text), {}) != text, f"{name}: loses nothing here"
+        assert not tokenizer.lossless, name
+
+
+def test_a_file_that_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text('{"model": 1}')
+    with pytest.raises(DataError, match="not a tokenizer.json"):
+        BpeTokenizer.load(str(tmp_path))

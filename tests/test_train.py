@@ -1,0 +1,207 @@
+"""A step follows from the weights, the optimiser's state and its number, so training can stop and
+go on anywhere; a step without a finite gradient is no step."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tfm.core.config import ModelConfig, TrainConfig
+from tfm.core.data import step_batch
+from tfm.core.errors import DivergedError
+from tfm.core.evaluate import as_tensors
+from tfm.core.model import SequenceModel, token_nll
+from tfm.core.optim import lr_factor, make_optimizers
+from tfm.core.protocols import Batch, Ids
+from tfm.core.run import Run
+from tfm.core.train import SKIPS_IN_A_ROW, Step, train
+from tfm.core.weights import load_optimizers
+
+SHAPE = ModelConfig(vocab_size=11, layers=2, width=16, heads=2, context=8, zero_init=False)
+CONFIG = TrainConfig(steps=6, batch=4, warmup=0.2)
+
+
+class Rows:
+    """Random rows, of very different weight; those of the steps in `broken` weigh no number."""
+
+    def __init__(self, broken: tuple[int, ...] = (), size: int = 1000, same: bool = False) -> None:
+        self.broken, self.size, self.same, self.asked = broken, size, same, 0
+
+    def __len__(self) -> int:
+        return self.size
+
+    def batch(self, indices: Ids) -> Batch:
+        rngs = [np.random.default_rng(0 if self.same else int(index)) for index in indices]
+        ids = np.stack([rng.integers(0, 11, 9) for rng in rngs])
+        weight = np.stack([rng.integers(0, 2, 9) * rng.random() * 3 for rng in rngs])
+        self.asked += 1
+        if self.asked in self.broken:
+            weight[:] = np.nan
+        return Batch(ids, weight.astype(np.float32))
+
+
+def fresh(config: TrainConfig = CONFIG, **shape: Any) -> tuple[SequenceModel, list[Any]]:
+    torch.manual_seed(0)
+    model = SequenceModel(replace(SHAPE, **shape))
+    return model, make_optimizers(model, config)
+
+
+def trained(
+    config: TrainConfig = CONFIG, data: Rows | None = None, **shape: Any
+) -> tuple[SequenceModel, list[Step]]:
+    model, optimizers = fresh(config, **shape)
+    return model, list(train(model, data or Rows(), config, optimizers))
+
+
+def weights(model: SequenceModel) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one | other)
+
+
+# -- a step --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_it_learns(optimizer: str) -> None:
+    config = TrainConfig(steps=60, batch=4, optimizer=optimizer, adam_lr=0.01)
+    _, steps = trained(config, Rows(same=True))
+    assert steps[0].loss == pytest.approx(np.log(11), rel=0.05)
+    assert steps[-1].loss < 0.1
+
+
+def test_a_step_says_what_it_did() -> None:
+    model, optimizers = fresh()
+    data = Rows()
+    batch = as_tensors(step_batch(data, 0, CONFIG.batch, CONFIG.seed), torch.device("cpu"))
+    weight = batch["weight"][:, 1:]
+    loss = (token_nll(model, **batch) * weight).sum() / weight.sum()
+    loss.backward()  # type: ignore[no-untyped-call]
+    gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    model.zero_grad()
+    steps = list(train(model, data, CONFIG, optimizers))
+    assert [step.index for step in steps] == [1, 2, 3, 4, 5, 6]
+    assert steps[0].loss == pytest.approx(loss.item(), rel=1e-5)
+    assert steps[0].gradient_norm == pytest.approx(gradients.norm().item(), rel=1e-4)
+    assert steps[0].tokens == int((weight > 0).sum())
+    assert [step.lr for step in steps] == [CONFIG.lr * lr_factor(k, CONFIG) for k in range(6)]
+    for group in (group for each in optimizers for group in each.param_groups):
+        assert group["lr"] == group["peak_lr"] * lr_factor(5, CONFIG)
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_accumulated_passes_are_one_pass(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exactly the weighted mean over all rows, however unevenly the passes weigh."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    config = replace(CONFIG, optimizer=optimizer)
+    one, once = trained(replace(config, batch=12))
+    for accumulate in (2, 3):
+        other, several = trained(replace(config, batch=12 // accumulate, accumulate=accumulate))
+        for a, b in zip(once, several, strict=True):
+            assert a.loss == pytest.approx(b.loss, rel=1e-5) and a.tokens == b.tokens
+        for name, weight in weights(one).items():
+            torch.testing.assert_close(other.get_parameter(name), weight, rtol=0, atol=2e-5)
+
+
+def test_dropout_is_another_in_every_pass_and_step() -> None:
+    still = replace(CONFIG, lr=1e-12, adam_lr=1e-12)
+    _, plain = trained(still, Rows(same=True))
+    assert len({round(step.loss, 5) for step in plain}) == 1
+    _, dropped = trained(still, Rows(same=True), dropout=0.3)
+    assert len({round(step.loss, 5) for step in dropped}) == 6
+    _, two = trained(replace(still, accumulate=2), Rows(same=True), dropout=0.3)
+    assert two[0].loss != pytest.approx(dropped[0].loss, rel=1e-6)
+
+
+# -- again, and going on -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_equal_trainings_give_equal_bits(optimizer: str, dtype: str) -> None:
+    config = replace(CONFIG, optimizer=optimizer, dtype=dtype)
+    one, two = (weights(trained(config, dropout=0.2)[0]) for _ in range(2))
+    assert same_bits(one, two)
+    assert not same_bits(one, weights(trained(replace(config, seed=1), dropout=0.2)[0]))
+
+
+class FakeTokenizer:
+    vocab_size = 11
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        return {}, {}
+
+
+@pytest.mark.parametrize("stop", [1, 4])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_stopping_and_going_on_changes_no_bit(
+    tmp_path: Path, optimizer: str, dtype: str, stop: int
+) -> None:
+    config = replace(CONFIG, optimizer=optimizer, dtype=dtype, accumulate=2)
+    whole, all_steps = trained(config, dropout=0.3, tied=True)
+
+    model, optimizers = fresh(config, dropout=0.3, tied=True)
+    described = {"model": asdict(model.config), "train": asdict(config)}
+    run = Run.create(tmp_path / "run", described, FakeTokenizer(), {})
+    steps = train(model, Rows(), config, optimizers)
+    first = [next(steps) for _ in range(stop)]
+    saved = run.save(stop, model, optimizers, {})
+    torch.manual_seed(99)  # what is random elsewhere does not matter
+
+    again = Run(tmp_path / "run").load_model()
+    optimizers = make_optimizers(again, config)
+    load_optimizers(optimizers, saved.path / "optimizer.safetensors")
+    rest = list(train(again, Rows(), config, optimizers, start=stop))
+    assert [step.loss for step in first + rest] == [step.loss for step in all_steps]
+    assert same_bits(weights(again), weights(whole))
+
+
+# -- steps that are none -------------------------------------------------------------------------
+
+
+def test_a_step_without_a_finite_loss_is_left_out() -> None:
+    model, optimizers = fresh()
+    steps = train(model, Rows(broken=(2, 3)), CONFIG, optimizers)
+    next(steps)
+    before, state = weights(model), str([each.state_dict()["state"] for each in optimizers])
+    assert [next(steps).skipped for _ in range(2)] == [1, 2]
+    assert same_bits(weights(model), before)
+    assert str([each.state_dict()["state"] for each in optimizers]) == state
+    assert next(steps).skipped == 0
+    assert not same_bits(weights(model), before)
+    assert all(bool(p.isfinite().all()) for p in model.parameters())
+
+
+def test_a_step_without_a_finite_gradient_is_left_out() -> None:
+    model, optimizers = fresh()
+    model.embedding.weight.register_hook(lambda gradient: gradient * torch.inf)
+    before = weights(model)
+    step = next(train(model, Rows(), CONFIG, optimizers))
+    assert np.isfinite(step.loss) and not np.isfinite(step.gradient_norm) and step.skipped == 1
+    assert step.record()["gradient_norm"] is None
+    assert same_bits(weights(model), before)
+
+
+def test_many_in_a_row_are_divergence() -> None:
+    config = replace(CONFIG, steps=50)
+    model, optimizers = fresh(config)
+    with torch.no_grad():
+        model.embedding.weight[3] = torch.nan
+    seen = []
+    with pytest.raises(DivergedError, match=f"{SKIPS_IN_A_ROW} steps .*--set train.lr"):
+        for step in train(model, Rows(), config, optimizers, skipped=2):
+            seen.append(step)
+    assert [step.skipped for step in seen] == list(range(3, SKIPS_IN_A_ROW))
+
+
+def test_now_and_then_is_none() -> None:
+    broken = tuple(step for step in range(1, 41) if step % SKIPS_IN_A_ROW)
+    _, steps = trained(replace(CONFIG, steps=40), Rows(broken=broken))
+    assert max(step.skipped for step in steps) == SKIPS_IN_A_ROW - 1
