@@ -22,7 +22,7 @@ from .hashing import key
 from .model import SequenceModel
 from .optim import make_optimizers
 from .plan import Planned
-from .plugins import find, guess_task
+from .plugins import find, guess_task, name_of
 from .protocols import Dataset, Items, Sequence, Task, Tokenizer
 from .run import Run
 from .source import Source
@@ -155,7 +155,7 @@ def describe_config(
         },
         "tokenizer": {
             "spec": prepared.tokenizer_spec,
-            "kind": type(prepared.tokenizer).__module__.rpartition(".")[2],
+            "kind": name_of("tokenizers", type(prepared.tokenizer)),
         },
         "final_split": prepared.final_split,
         "floor": prepared.floor,
