@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -184,13 +185,15 @@ def _start(
 ) -> tuple[Run, Task, Planned, State]:
     request = _request(ctx, flags)
     path = Path(flags["run_name"]) if flags["run_name"] else None
-    if path is not None and path.exists():
-        raise UsageError(f"--run {path}: already exists; choose another name or --resume it")
+    from ..core.run import Run, check_free
+
+    if path is not None:
+        check_free(path)
 
     from ..core import experiment
     from ..core.device import pick_device
     from ..core.plan import make_plan
-    from ..core.run import Run
+    from ..core.source import standard_input
 
     pick_device(request.device)
     prepared = experiment.prepare(request, note)
@@ -200,6 +203,8 @@ def _start(
     config = experiment.describe_config(request, prepared, planned, sys.argv[1:], origins)
     path = path or _free_name(Path(flags["runs"]), prepared.task.name)
     run = Run.create(path, config, prepared.tokenizer, prepared.heldout)
+    if "-" in request.data:  # what was piped in is nowhere else
+        shutil.copyfile(standard_input(), run.path / "stdin")
     m, t = planned.model, planned.train
     note(
         f"{request.arch} {planned.size}: {state.model.parameter_count():,} parameters, "
@@ -219,8 +224,9 @@ def _free_name(root: Path, task: str) -> Path:
 def _resume(
     ctx: click.Context, flags: dict[str, Any], note: Callable[[str], None]
 ) -> tuple[Run, Task, Planned, State]:
-    """Of the other flags only --steps counts: the rest is the run's own."""
-    allowed = {"resume", "steps", "device", "runs", "quiet", "as_json", "save_every"}
+    """Of the other flags only --steps counts, and --data where the data has moved: the rest is
+    the run's own."""
+    allowed = {"resume", "steps", "data", "device", "runs", "quiet", "as_json", "save_every"}
     for name in ctx.params:
         if name not in allowed and opt.origin(ctx, name) == "flag":
             raise UsageError(f"--{name.replace('_', '-')} and --resume exclude each other: "
@@ -230,7 +236,9 @@ def _resume(
 
     run = open_run(flags["resume"] or None, Path(flags["runs"]))
     run.lock()
-    task, planned, state = experiment.resume(run, note, flags["device"], opt.cache_folder())
+    task, planned, state = experiment.resume(
+        run, note, flags["device"], opt.cache_folder(), flags["data"]
+    )
     steps = flags["steps"] if opt.origin(ctx, "steps") == "flag" else None
     if steps and steps != state.config.steps:
         if steps <= state.step:
@@ -250,7 +258,5 @@ def _resume(
 
 def _discard(run: Run) -> None:
     """A run without a single step is no run."""
-    import shutil
-
     run.unlock()
     shutil.rmtree(run.path, ignore_errors=True)

@@ -5,6 +5,7 @@ No step of it prints: `note` receives sentences for people.
 
 from __future__ import annotations
 
+import json
 import platform
 import sys
 from collections.abc import Callable, Mapping
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 
-from .config import TrainConfig, from_json, with_fields
+from .config import ModelConfig, TrainConfig, from_json, with_fields
 from .device import keep_freed_memory, pick_device, use_threads
 from .errors import ConfigError, DamagedError, DataError, UsageError
 from .files import check_files
@@ -22,13 +23,14 @@ from .hashing import key
 from .model import SequenceModel
 from .optim import make_optimizers
 from .plan import Planned
-from .plugins import find, guess_task
+from .plugins import find, guess_task, name_of
 from .protocols import Dataset, Follows, Items, Sequence, Task, Tokenizer
-from .run import Run
+from .run import Checkpoint, Run
 from .source import Source
 from .weights import load_optimizers, load_weights
 
 Note = Callable[[str], None]
+Paths = tuple[str, ...]
 DEFAULT_BUDGET = 120.0  # seconds, where nothing says how long
 
 
@@ -160,7 +162,7 @@ def describe_config(
         },
         "tokenizer": {
             "spec": prepared.tokenizer_spec,
-            "kind": type(prepared.tokenizer).__module__.rpartition(".")[2],
+            "kind": name_of("tokenizers", type(prepared.tokenizer)),
         },
         "final_split": prepared.final_split,
         "floor": prepared.floor,
@@ -201,10 +203,12 @@ def fresh_state(planned: Planned, init: Run | None) -> State:
     return State(model, make_optimizers(model, planned.train), planned.train)
 
 
-def resume(run: Run, note: Note, device: str, cache: Path) -> tuple[Task, Planned, State]:
+def resume(
+    run: Run, note: Note, device: str, cache: Path, moved: Paths = ()
+) -> tuple[Task, Planned, State]:
     """A run taken up where its newest sound checkpoint left it.
 
-    Data is read again from where it was, or from `data`; DataError where it has changed.
+    Data is read again from where it was, or from where it `moved`; DataError where it has changed.
     """
     run.check()
     config = run.config
@@ -213,53 +217,55 @@ def resume(run: Run, note: Note, device: str, cache: Path) -> tuple[Task, Planne
     use_threads(train_config.threads)
     keep_freed_memory()
     where = pick_device(device)
-    data = _reopened(run, task, tokenizer, model_shape.context, train_config.seed, cache)
+    data = _reopened(run, task, tokenizer, train_config, cache, moved)
     planned = Planned(
         model_shape, train_config, config["size"], config["data"]["tokens"], data, where,
         config["plan"],
     )  # fmt: skip
-    init = None
-    if config["init"]:
-        init = Run(Path(config["init"]))
     for checkpoint in reversed(run.checkpoints()):
         try:
-            check_files(checkpoint.path)
-            model = SequenceModel(model_shape)
-            load_weights(model, checkpoint.path / "model.safetensors")
-            model = model.to(where)
-            import json
-
-            saved = json.loads((checkpoint.path / "state.json").read_bytes())
-            train_config = from_json(TrainConfig, saved["train"], str(checkpoint.path))
-            optimizers = make_optimizers(model, train_config)
-            load_optimizers(optimizers, checkpoint.path / "optimizer.safetensors")
+            return task, planned, _restored(run, checkpoint, model_shape, where)
         except DamagedError as error:
             note(f"{error}; going back to the checkpoint before")
-            continue
-        return (
-            task,
-            planned,
-            State(model, optimizers, train_config, saved["step"], saved["skipped"]),
-        )
     if run.checkpoints():
         raise DamagedError(f"{run.path}: no sound checkpoint is left")
-    return task, planned, fresh_state(planned, init)
+    return (
+        task,
+        planned,
+        fresh_state(planned, Run(Path(config["init"])) if config["init"] else None),
+    )
+
+
+def _restored(
+    run: Run, checkpoint: Checkpoint, model_shape: ModelConfig, device: torch.device
+) -> State:
+    check_files(checkpoint.path)
+    model = SequenceModel(model_shape)
+    load_weights(model, checkpoint.path / "model.safetensors")
+    model = model.to(device)
+    saved = json.loads((checkpoint.path / "state.json").read_bytes())
+    config = from_json(TrainConfig, saved["train"], str(checkpoint.path))
+    plans = [e for e in run.log() if e.get("event") == "replan" and e["step"] <= saved["step"]]
+    if plans:  # the last one may have come after the checkpoint of its step
+        config = replace(config, steps=plans[-1]["steps"])
+    optimizers = make_optimizers(model, config)
+    load_optimizers(optimizers, checkpoint.path / "optimizer.safetensors")
+    return State(model, optimizers, config, saved["step"], saved["skipped"])
 
 
 def _reopened(
-    run: Run, task: Task, tokenizer: Tokenizer, context: int, seed: int, cache: Path
+    run: Run, task: Task, tokenizer: Tokenizer, config: TrainConfig, cache: Path, moved: Paths
 ) -> Dataset:
     data = run.config["data"]
-    if "-" in data["paths"]:
-        raise DataError(f"{run.path}: was trained on standard input, which is gone; use --init")
-    source = task.default_source() if data["default"] else Source(
-        tuple(data["paths"]), data["column"]
-    )  # fmt: skip
+    # what was piped in was copied into the run
+    paths = moved or tuple(str(run.path / "stdin") if p == "-" else p for p in data["paths"])
+    source = Source(paths, data["column"]) if paths else task.default_source()
     items = task.items(source)
     train = items if data["valid"] else task.split(items, data["holdout"])[0]
     if train.fingerprint != data["fingerprint"]:
         raise DataError(
-            f"{run.path}: its data ({source.describe()}) has changed since; "
-            "train anew with --init to go on from its weights"
+            f"{run.path}: its data ({source.describe()}) has changed since; name the old one with "
+            "--data, or train anew with --init to go on from its weights"
         )
-    return task.dataset(train, tokenizer, context, data["tokens"], seed, cache)
+    context = run.model_config().context
+    return task.dataset(train, tokenizer, context, data["tokens"], config.seed, cache)

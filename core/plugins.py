@@ -46,6 +46,20 @@ def find(group: str, name: str) -> Any:
     raise ConfigError(f"{flag} {name}: no such {group[:-1]}; {nearest(name, names(group))}")
 
 
+def name_of(group: str, kind: type) -> str:
+    """The name under which `find` gives this class. ConfigError for one from outside that no
+    entry point names."""
+    package, _, module = kind.__module__.rpartition(".")
+    if package == f"tfm.{group}":
+        return module
+    for name, point in _outside(group).items():
+        if point.module == kind.__module__ and point.load() is kind:
+            return name
+    raise ConfigError(
+        f"{kind.__module__}.{kind.__qualname__}: no entry point of the group tfm.{group} names it"
+    )
+
+
 def guess_task(source: Source) -> str:
     """The task that claims the first file most surely. A table with a column chosen, and one of
     the hub, are taken for text where nothing says otherwise."""

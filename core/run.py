@@ -46,6 +46,16 @@ KEEP = 2  # newest checkpoints that stay, beside the best
 # -- the run -------------------------------------------------------------------------------------
 
 
+def check_free(path: Path) -> None:
+    """UsageError where no run can be created: the name is no run's, or taken."""
+    if not NAME.fullmatch(path.name) or path.name.startswith("."):
+        raise UsageError(
+            f"--run {path}: a run's name is 1 to 64 of A-Z a-z 0-9 . _ -, not begun with a dot"
+        )
+    if path.exists():
+        raise UsageError(f"--run {path}: already exists; choose another name or --resume it")
+
+
 @dataclass
 class Checkpoint:
     path: Path
@@ -85,12 +95,7 @@ class Run:
         """
         from .store import write_store
 
-        if not NAME.fullmatch(path.name) or path.name.startswith("."):
-            raise UsageError(
-                f"--run {path}: a run's name is 1 to 64 of A-Z a-z 0-9 . _ -, not begun with a dot"
-            )
-        if path.exists():
-            raise UsageError(f"--run {path}: already exists; choose another name or --resume it")
+        check_free(path)
         fresh = path.with_name(f".{path.name}.new-{os.getpid()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

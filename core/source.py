@@ -53,6 +53,9 @@ class Source:
                 found[standard_input()] = None
                 continue
             path = Path(name)
+            if path.is_fifo():
+                found[_piped(path)] = None
+                continue
             if path.is_dir():
                 inside = sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p, path))
             elif path.exists():
@@ -156,6 +159,13 @@ def _spool(stream: BinaryIO, name: str) -> Path:
 def standard_input() -> Path:
     """All of standard input, on disk; read once however often it is asked for."""
     return _spool(sys.stdin.buffer, "stdin")
+
+
+@functools.cache
+def _piped(path: Path) -> Path:
+    """All of a named pipe, as of `--data <(command)`, on disk."""
+    with path.open("rb") as pipe:
+        return _spool(pipe, "pipe")
 
 
 @functools.cache

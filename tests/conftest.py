@@ -18,6 +18,9 @@ from hypothesis import settings
 settings.register_profile("untimed", deadline=None)  # a busy machine fails no test
 settings.load_profile("untimed")
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many workers as cores: one thread each
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 WORDS = "the quick brown fox jumps over a lazy dog while green birds sing of café and snow".split()
 
 

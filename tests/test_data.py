@@ -53,6 +53,9 @@ def test_permute_of_any_size_is_one_to_one(size: int) -> None:
 def test_permute_is_another_with_another_seed() -> None:
     images = [tuple(permute(np.arange(100), 100, seed)) for seed in range(20)]
     assert len(set(images)) == 20 and tuple(range(100)) not in images
+    one, other = (permute(np.arange(4096), 4096, seed) for seed in (0, 1))
+    for a, b in ((one, other), (one, np.arange(4096)), (one[1:], one[:-1])):
+        assert abs(np.corrcoef(a, b)[0, 1]) < 0.06, "no order is left"
 
 
 def test_uniform_is_in_the_unit_interval_and_even() -> None:

@@ -16,7 +16,7 @@ from conftest import Tfm, prose
 
 from tfm.core.run import Run
 
-STEPS = 40
+STEPS = 80
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 
 
@@ -113,7 +113,7 @@ def test_a_run_killed_while_it_was_scored_is_scored_when_resumed(
 def test_half_a_line_of_the_log_is_what_a_kill_leaves(tfm: Tfm, whole: Path) -> None:
     shutil.copytree(whole, tfm.folder / "run")
     with (tfm.folder / "run/log.jsonl").open("a") as log:
-        log.write('{"step": 41, "lo')
+        log.write('{"step": 81, "lo')
     assert tfm("runs", "--runs", ".", "--json").json()["runs"][0]["state"] == "done"
 
 
@@ -133,18 +133,18 @@ def test_a_damaged_checkpoint_costs_one_interval(tfm: Tfm, text: Path, whole: Pa
 def test_a_run_may_be_trained_longer(tfm: Tfm, whole: Path) -> None:
     shutil.copytree(whole, tfm.folder / "run")
     assert "done" in tfm.error("train", "--resume", "run")
-    assert "at step 40 already" in tfm.error("train", "--resume", "run", "--steps", 30)
-    longer = tfm("train", "--resume", "run", "--steps", 44)
-    assert "44 steps in all rather than 40" in longer.err
-    assert Run(tfm.folder / "run").status()["step"] == 44
+    assert f"at step {STEPS} already" in tfm.error("train", "--resume", "run", "--steps", 30)
+    longer = tfm("train", "--resume", "run", "--steps", STEPS + 4)
+    assert f"{STEPS + 4} steps in all rather than {STEPS}" in longer.err
+    assert Run(tfm.folder / "run").status()["step"] == STEPS + 4
     steps = [entry["step"] for entry in log_of(tfm.folder / "run") if "loss" in entry]
-    assert steps == list(range(1, 45))
+    assert steps == list(range(1, STEPS + 5))
     assert tfm("runs", "--runs", ".", "--json").json()["runs"][0]["state"] == "done"
 
 
 def test_other_flags_than_steps_are_the_runs_own(tfm: Tfm, whole: Path) -> None:
     shutil.copytree(whole, tfm.folder / "run")
-    error = tfm.error("train", "--resume", "run", "--steps", 44, "--context", 32)
+    error = tfm.error("train", "--resume", "run", "--steps", 99, "--context", 32)
     assert "--context and --resume exclude each other" in error
 
 

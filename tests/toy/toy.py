@@ -101,7 +101,7 @@ class GridTask:
     name = "toy"
     about = "small grids of four colours, and the colour of most of each"
     unit = "cell"
-    default_tokenizer = "toy"
+    default_tokenizer = "grid"
     binary = False
     Options = GridOptions
     SampleOptions = GridSampleOptions
