@@ -48,12 +48,12 @@ KEEP = 2  # newest checkpoints that stay, beside the best
 
 def check_free(path: Path) -> None:
     """UsageError where no run can be created: the name is no run's, or taken."""
+    if path.exists():
+        raise UsageError(f"--run {path}: already exists; choose another name or --resume it")
     if not NAME.fullmatch(path.name) or path.name.startswith("."):
         raise UsageError(
             f"--run {path}: a run's name is 1 to 64 of A-Z a-z 0-9 . _ -, not begun with a dot"
         )
-    if path.exists():
-        raise UsageError(f"--run {path}: already exists; choose another name or --resume it")
 
 
 @dataclass

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..core.errors import DataError, UsageError
 from ..tokenizers.bins import Values
-from ._series_forecast import Forecast
+from ._series_drawn import Forecast
 
 HEIGHT = 12  # lines of the fan
 PANELS = 12  # series in a figure, at most

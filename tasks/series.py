@@ -17,7 +17,7 @@ from ..core.protocols import Dataset, Sequence
 from ..core.source import Source
 from ..tokenizers.bins import BinsTokenizer, Values, Window, parse
 from ._series_data import JITTER, Collection, Series, Windows, fingerprint, follow, split
-from ._series_forecast import Forecast, forecast
+from ._series_drawn import Forecast
 from ._series_metrics import QUANTILES, floors, scores, seasonal_error
 from ._series_plot import fan, plot
 from ._series_read import Columns, read
@@ -248,6 +248,8 @@ class SeriesTask:
 
     def _paths(self, model: Any, tokenizer: BinsTokenizer, chosen: list[Sequence]) -> list[Values]:
         """(P, its horizon) of each."""
+        from ._series_forecast import forecast
+
         out: list[Values] = [np.empty(0)] * len(chosen)
         by_horizon: dict[int, list[int]] = {}
         for index, sequence in enumerate(chosen):
@@ -283,6 +285,8 @@ class SeriesTask:
             if not np.isfinite(past).any():
                 raise DataError(f"series {one.id}: no value among its last {len(past)} points")
             prompts.append(tokenizer.encode(Window(past, len(past), {"id": one.id})))
+        from ._series_forecast import forecast
+
         paths = forecast(model, tokenizer, prompts, horizon, asked.paths, config)
         return [
             Forecast(one.id, one.values, drawn, following(*end, horizon))
