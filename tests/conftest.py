@@ -24,6 +24,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many workers as cores: one thread 
 WORDS = "the quick brown fox jumps over a lazy dog while green birds sing of café and snow".split()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Models this small gain nothing from a second thread, and wait for it on a busy machine."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @dataclass(frozen=True)
 class Result:
     """How a command ended: a negative code is the signal that ended it, as Popen has it."""

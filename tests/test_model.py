@@ -2,7 +2,6 @@
 full pass, and probabilities are probabilities."""
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -38,15 +37,6 @@ WIRINGS: dict[str, dict[str, Any]] = {
     "softcap": dict(softcap=5.0),
     "tied": dict(tied=True),
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Models this small gain nothing from a second thread, and wait for it on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def lively(**fields: Any) -> SequenceModel:

@@ -1,7 +1,6 @@
 """A step follows from the weights, the optimiser's state and its number, so training can stop and
 go on anywhere; a step without a finite gradient is no step."""
 
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,15 +23,6 @@ from tfm.core.weights import load_optimizers
 
 SHAPE = ModelConfig(vocab_size=11, layers=2, width=16, heads=2, context=8, zero_init=False)
 CONFIG = TrainConfig(steps=6, batch=4, warmup=0.2)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Models this small gain nothing from a second thread, and wait for it on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Rows:
