@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import sys
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -12,7 +10,6 @@ import torch
 from .errors import UsageError
 
 MEASURED_THREADS_MAX = 64
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -55,19 +52,6 @@ def autocast(device: torch.device, dtype: str) -> AbstractContextManager[object]
     if dtype == "float32":
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
-
-
-def keep_freed_memory() -> None:
-    """Has glibc keep what is freed for the next step: a training step allocates the same tensors
-    again and again, and giving their pages back costs 5 to 25 % of a small model's step."""
-    if sys.platform != "linux":
-        return
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):  # another C library
-        return
-    mallopt(M_MMAP_THRESHOLD, 1 << 30)
-    mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def use_threads(threads: int) -> int:

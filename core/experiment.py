@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from .config import ModelConfig, TrainConfig, from_json, with_fields
-from .device import keep_freed_memory, pick_device, use_threads
+from .device import pick_device, use_threads
 from .errors import ConfigError, DamagedError, DataError, UsageError
 from .files import check_files
 from .hashing import key
@@ -215,7 +215,6 @@ def resume(
     task, tokenizer = run.task(), run.tokenizer()
     model_shape, train_config = run.model_config(), run.train_config()
     use_threads(train_config.threads)
-    keep_freed_memory()
     where = pick_device(device)
     data = _reopened(run, task, tokenizer, train_config, cache, moved)
     planned = Planned(

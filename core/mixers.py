@@ -153,8 +153,8 @@ def short_attention(
     q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, dropout: float
 ) -> Tensor:
     """What `scaled_dot_product_attention` computes, causal where `visible` is none, as plain
-    batched products: on a CPU in bfloat16 the fused kernel's backward pass is two to five times
-    slower at short lengths (benchmarks/attention.py). q (B, heads, T, w); k, v (B, groups, T, w).
+    batched products: on a CPU in bfloat16 the fused kernel takes 1.5 to 4.5 times as long
+    at short lengths (benchmarks/attention.py). q (B, heads, T, w); k, v (B, groups, T, w).
     """
     batch, heads, length, width = q.shape
     if k.shape[1] != heads:

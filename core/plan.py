@@ -17,7 +17,7 @@ import torch
 
 from .config import SIZES, ModelConfig, TrainConfig, model_config, parse_value, with_fields
 from .data import step_batch
-from .device import default_dtype, keep_freed_memory, pick_device, use_threads
+from .device import default_dtype, pick_device, use_threads
 from .errors import ConfigError
 from .evaluate import batch_nll
 from .model import SequenceModel
@@ -132,7 +132,6 @@ def make_plan(
     """Size, shape and steps. `left()`: seconds until the budget's end, none where steps or tokens
     were asked for; only then is anything measured."""
     device = pick_device(request.device)
-    keep_freed_memory()
     use_threads(int(_wanted(request, "train", "threads", 0)))
     longest = prepared.task.longest(prepared.train, prepared.tokenizer)
     if hasattr(prepared.task, "model_fields"):
