@@ -68,8 +68,7 @@ def measure(
     device: torch.device,
     seconds: float,
 ) -> Speed:
-    """Trains a throw-away model for about `seconds` and times its steps (the fastest half:
-    a busy machine only ever adds)."""  # fmt: skip
+    """Trains a throw-away model for about `seconds`: the mean of its steps but the first."""
     model = SequenceModel(model_config).to(device)
     times: list[float] = []
     until = time.perf_counter() + seconds
@@ -210,7 +209,7 @@ def make_configs(
     device: torch.device,
     steps: int,
 ) -> tuple[ModelConfig, TrainConfig]:
-    """Both configs for a size, the fields of `--set` over the table's."""  # fmt: skip
+    """Both configs for a size, the fields of `--set` over the table's."""
     sets = dict(request.sets.get("model", {}))
     for name, flag in (("vocab_size", "--tokenizer"), ("axes", "--tokenizer")):
         if name in sets:
