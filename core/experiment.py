@@ -21,7 +21,7 @@ from .errors import ConfigError, DamagedError, DataError, UsageError
 from .files import check_files
 from .hashing import key
 from .model import SequenceModel
-from .optim import make_optimizers
+from .optim import Optimizer, make_optimizers
 from .plan import Planned
 from .plugins import find, guess_task, name_of
 from .protocols import Dataset, Follows, Items, Sequence, Task, Tokenizer
@@ -180,7 +180,7 @@ class State:
     """All that a step depends on."""
 
     model: SequenceModel
-    optimizers: list[torch.optim.Optimizer]
+    optimizers: list[Optimizer]
     config: TrainConfig
     step: int = 0
     skipped: int = 0

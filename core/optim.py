@@ -7,10 +7,11 @@ blocks, AdamW (Loshchilov & Hutter 2019) for embedding, head and vectors.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .config import TrainConfig
 from .layers import Linear
@@ -40,7 +41,91 @@ def _newton_schulz(x: Tensor) -> Tensor:
     return x
 
 
-class Muon(torch.optim.Optimizer):
+class Optimizer:
+    """Groups of parameters with their settings, and a state for each parameter.
+
+    As `torch.optim.Optimizer`, whose first use imports torch's compiler (about two seconds) and
+    whose state refers to parameters by number; here names are made of the order in the groups.
+    """
+
+    def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
+        """Each group: `params`, a `lr`, and what else a step needs."""
+        self.param_groups = [{"peak_lr": group["lr"], **group} for group in groups]
+        self.state: dict[Tensor, dict[str, Tensor]] = {}
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Moves every parameter that has a gradient."""
+        for group in self.param_groups:
+            moved = [p for p in group["params"] if p.grad is not None]
+            for p in moved:
+                if p not in self.state:
+                    self.state[p] = self._fresh(p)
+            if moved:
+                self._move(moved, [p.grad for p in moved], group)
+
+    def _fresh(self, parameter: Tensor) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def _move(self, moved: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
+        raise NotImplementedError
+
+    def zero_grad(self) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = None
+
+    def _parameters(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"]]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The whole state, named 'number of the parameter.name'."""
+        return {
+            f"{number}.{name}": value
+            for number, p in enumerate(self._parameters())
+            for name, value in self.state.get(p, {}).items()
+        }
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """What `tensors` gave. ValueError where it is not of these parameters."""
+        parameters = self._parameters()
+        fresh: dict[Tensor, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            number, name = key.split(".")
+            p = parameters[int(number)]
+            fresh.setdefault(p, {})[name] = value.to(p.device)
+        for p, state in fresh.items():
+            expected = self._fresh(p)
+            if {n: t.shape for n, t in state.items()} != {n: t.shape for n, t in expected.items()}:
+                raise ValueError(f"a state of {sorted(state)} for a parameter {tuple(p.shape)}")
+        self.state = fresh
+
+
+class AdamW(Optimizer):
+    """Loshchilov & Hutter 2019, by torch's fused kernel."""
+
+    EPS = 1e-10
+
+    def _fresh(self, parameter: Tensor) -> dict[str, Tensor]:
+        return {
+            "step": torch.zeros((), device=parameter.device),
+            "mean": torch.zeros_like(parameter),
+            "square": torch.zeros_like(parameter),
+        }
+
+    def _move(self, moved: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
+        mean, square, step = (
+            [self.state[p][name] for p in moved] for name in ("mean", "square", "step")
+        )
+        torch._foreach_add_(step, 1)
+        torch._fused_adamw_(
+            moved, gradients, mean, square, [], step, lr=group["lr"], beta1=group["beta1"],
+            beta2=group["beta2"], weight_decay=group["weight_decay"], eps=self.EPS,
+            amsgrad=False, maximize=False,
+        )  # fmt: skip
+
+
+class Muon(Optimizer):
     """Momentum, then the nearest orthogonal matrix; all matrices of one shape in one product.
 
     `torch.optim.Muon` does the same a matrix at a time; on a small model on a CPU most of its
@@ -52,33 +137,24 @@ class Muon(torch.optim.Optimizer):
         self, layers: Iterable[Linear], lr: float, momentum: float, weight_decay: float
     ) -> None:
         layers = list(layers)
-        self.rows = {id(layer.weight): layer.rows for layer in layers}
-        defaults = dict(lr=lr, momentum=momentum, weight_decay=weight_decay)
-        super().__init__([layer.weight for layer in layers], defaults)
+        self.rows: dict[Tensor, tuple[int, ...]] = {layer.weight: layer.rows for layer in layers}
+        super().__init__(
+            [dict(params=list(self.rows), lr=lr, momentum=momentum, weight_decay=weight_decay)]
+        )
 
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            self._step_group(group["params"], group["lr"], group["momentum"], group["weight_decay"])
+    def _fresh(self, parameter: Tensor) -> dict[str, Tensor]:
+        return {"momentum": torch.zeros_like(parameter)}
 
-    def _step_group(
-        self, parameters: list[nn.Parameter], lr: float, momentum: float, decay: float
-    ) -> None:
-        parameters = [p for p in parameters if p.grad is not None]
-        if not parameters:
-            return
-        for p in parameters:
-            if "momentum" not in self.state[p]:
-                self.state[p]["momentum"] = torch.zeros_like(p)
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        buffers = [self.state[p]["momentum"] for p in parameters]
+    def _move(self, moved: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
+        lr, momentum, decay = group["lr"], group["momentum"], group["weight_decay"]
+        buffers = [self.state[p]["momentum"] for p in moved]
         torch._foreach_lerp_(buffers, gradients, 1 - momentum)
         updates = torch._foreach_lerp(gradients, buffers, momentum)  # Nesterov
 
         # every matrix as (weight, update, scale), lying wide, beside the others of its shape
         by_shape: dict[tuple[int, int], list[tuple[Tensor, Tensor, float]]] = defaultdict(list)
-        for p, update in zip(parameters, updates, strict=True):
-            rows = self.rows[id(p)]
+        for p, update in zip(moved, updates, strict=True):
+            rows = self.rows[p]
             for w, u in zip(
                 torch.split(p, list(rows)), torch.split(update, list(rows)), strict=True
             ):
@@ -87,36 +163,29 @@ class Muon(torch.optim.Optimizer):
                     w, u = w.mT, u.mT
                 by_shape[w.shape[0], w.shape[1]].append((w, u, scale))
         # bfloat16 is enough for a direction, but only some CPUs multiply it fast
-        fast = parameters[0].is_cuda or torch.cpu._is_avx512_bf16_supported()
+        fast = moved[0].is_cuda or torch.cpu._is_avx512_bf16_supported()
         dtype = torch.bfloat16 if fast else torch.float32
         for matrices in by_shape.values():
-            moved = orthogonalise(torch.stack([u for _, u, _ in matrices]), dtype)
-            for (w, _, scale), u in zip(matrices, moved.to(matrices[0][0].dtype), strict=True):
+            found = orthogonalise(torch.stack([u for _, u, _ in matrices]), dtype)
+            for (w, _, scale), u in zip(matrices, found.to(matrices[0][0].dtype), strict=True):
                 w.mul_(1 - lr * decay).add_(u, alpha=-lr * scale)
 
 
-def make_optimizers(model: SequenceModel, config: TrainConfig) -> list[torch.optim.Optimizer]:
+def make_optimizers(model: SequenceModel, config: TrainConfig) -> list[Optimizer]:
     """The optimizers that between them move every parameter once a step."""
     matrices = [m for m in model.blocks.modules() if isinstance(m, Linear)]
     if config.optimizer == "adamw":
         matrices = []
     taken = {id(layer.weight) for layer in matrices}
     rest = [p for p in model.parameters() if id(p) not in taken]
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(
-            [
-                {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
-                {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
-            ],
-            lr=config.adam_lr, betas=(config.beta1, config.beta2), eps=1e-10, fused=True,
-        )
-    ]  # fmt: skip
-    if matrices:
-        optimizers.append(Muon(matrices, config.lr, config.momentum, config.weight_decay))
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["peak_lr"] = group["lr"]
-    return optimizers
+    shared = dict(lr=config.adam_lr, beta1=config.beta1, beta2=config.beta2)
+    adamw = AdamW(
+        dict(params=[p for p in rest if (p.ndim >= 2) == wide], weight_decay=decay, **shared)
+        for wide, decay in ((True, config.weight_decay), (False, 0.0))
+    )
+    if not matrices:
+        return [adamw]
+    return [adamw, Muon(matrices, config.lr, config.momentum, config.weight_decay)]
 
 
 def lr_factor(step: int, config: TrainConfig) -> float:

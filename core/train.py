@@ -17,7 +17,7 @@ from .errors import DivergedError
 from .evaluate import as_tensors
 from .hashing import key
 from .model import SequenceModel, token_nll
-from .optim import lr_factor
+from .optim import Optimizer, lr_factor
 from .protocols import Dataset
 
 SKIPS_IN_A_ROW = 10  # steps without a finite gradient after which training has diverged
@@ -56,7 +56,7 @@ def train(
     model: SequenceModel,
     data: Dataset,
     config: TrainConfig,
-    optimizers: list[torch.optim.Optimizer],
+    optimizers: list[Optimizer],
     start: int = 0,
     skipped: int = 0,
 ) -> Iterator[Step]:
@@ -99,7 +99,7 @@ def train(
                     group["lr"] = group["peak_lr"] * factor
                 optimizer.step()
         for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
 
         skipped = 0 if finite else skipped + 1
         if skipped >= SKIPS_IN_A_ROW:

@@ -9,32 +9,30 @@ from .errors import DamagedError
 
 if TYPE_CHECKING:
     from .model import SequenceModel
+    from .optim import Optimizer
 
 
-def optimizer_tensors(optimizers: list[Any]) -> dict[str, Any]:
+def optimizer_tensors(optimizers: list[Optimizer]) -> dict[str, Any]:
     """Every tensor of the optimisers' states under 'optimizer.parameter.name'."""
     return {
-        f"{number}.{index}.{name}": value.detach().contiguous()
+        f"{number}.{name}": value.detach().contiguous()
         for number, optimizer in enumerate(optimizers)
-        for index, state in optimizer.state_dict()["state"].items()
-        for name, value in state.items()
+        for name, value in optimizer.tensors().items()
     }
 
 
-def load_optimizers(optimizers: list[Any], path: Path) -> None:
+def load_optimizers(optimizers: list[Optimizer], path: Path) -> None:
     """Puts back what `optimizer_tensors` named."""
     from safetensors.torch import load_file
 
     try:
         tensors = load_file(str(path))
-        for number, optimizer in enumerate(optimizers):
-            whole = optimizer.state_dict()
-            states: dict[int, dict[str, Any]] = {}
-            for key, tensor in tensors.items():
-                which, index, name = key.split(".", 2)
-                if int(which) == number:
-                    states.setdefault(int(index), {})[name] = tensor
-            optimizer.load_state_dict({**whole, "state": states})
+        states: list[dict[str, Any]] = [{} for _ in optimizers]
+        for key, tensor in tensors.items():
+            which, _, name = key.partition(".")
+            states[int(which)][name] = tensor
+        for optimizer, state in zip(optimizers, states, strict=True):
+            optimizer.load(state)
     except Exception as error:  # safetensors raises its own kind
         raise DamagedError(f"{path}: not the optimiser of this run ({error})") from error
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from tfm.core.config import ARCHS, TrainConfig, model_config
 from tfm.core.layers import Linear
 from tfm.core.model import SequenceModel
-from tfm.core.optim import Muon, lr_factor, make_optimizers, orthogonalise
+from tfm.core.optim import AdamW, Muon, lr_factor, make_optimizers, orthogonalise
 
 SHAPES = [(1, 1), (4, 4), (24, 24), (8, 40), (64, 256)]
 
@@ -136,6 +136,33 @@ def test_layers_do_not_feel_each_other(exact: None) -> None:
         alone = layer(columns, rows, seed=n)
         (expected,) = move(Muon([alone], 0.1, 0.9, 0.1), [alone])
         torch.testing.assert_close(moved[n], expected, rtol=0, atol=1e-5)
+
+
+# -- AdamW ---------------------------------------------------------------------------------------
+
+
+def test_adamw_is_torch_adamw() -> None:
+    ours, theirs = layer(7, 5), layer(7, 5)
+    settings = dict(lr=0.1, weight_decay=0.2)
+    mine = AdamW([dict(params=[ours.weight], beta1=0.8, beta2=0.9, **settings)])
+    other = torch.optim.AdamW([theirs.weight], betas=(0.8, 0.9), eps=AdamW.EPS, **settings)
+    for step in range(5):
+        for each, optimizer in ((ours, mine), (theirs, other)):
+            torch.manual_seed(step)
+            each.weight.grad = torch.randn(5, 7)
+            optimizer.step()
+    torch.testing.assert_close(ours.weight, theirs.weight, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("broken", [{}, {"9.mean": torch.zeros(2)}, {"0.mean": torch.zeros(2)}])
+def test_a_state_of_other_parameters_is_refused(broken: dict[str, Tensor]) -> None:
+    one = layer(3, 2)
+    adamw = AdamW([dict(params=[one.weight], lr=0.1, beta1=0.9, beta2=0.9, weight_decay=0)])
+    if broken:
+        with pytest.raises((ValueError, IndexError)):
+            adamw.load(broken)
+    adamw.load({})
+    assert not adamw.state
 
 
 # -- who moves what ------------------------------------------------------------------------------
