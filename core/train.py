@@ -16,7 +16,8 @@ from .device import autocast
 from .errors import DivergedError
 from .evaluate import as_tensors
 from .hashing import key
-from .model import SequenceModel, token_nll
+from .loss import weighted_nll
+from .model import SequenceModel
 from .optim import Optimizer, lr_factor
 from .protocols import Dataset
 
@@ -81,12 +82,12 @@ def train(
         tokens = int(sum((weight > 0).sum() for weight in weights))
 
         loss = torch.zeros((), device=device)
-        for number, (batch, weight) in enumerate(zip(micro, weights, strict=True)):
+        for number, batch in enumerate(micro):
             if model.config.dropout:
                 torch.manual_seed(key(config.seed, "dropout", index, number))
             with autocast(device, config.dtype):
-                nll = token_nll(model, **batch)
-                part = (nll * weight).sum() / max(total, 1e-9)
+                share = batch["weight"] / max(total, 1e-9)
+                part = weighted_nll(model, **{**batch, "weight": share})
             part.backward()
             loss += part.detach()
         norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip or math.inf)
