@@ -40,7 +40,7 @@ def weighted_nll(
     legal = support[:, 1:][counted] if isinstance(support, Tensor) else None
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-    total: Tensor = _HeadNll.apply(
+    total: Tensor = _HeadNll.apply(  # type: ignore[no-untyped-call]
         hidden[counted].to(dtype), model.head.weight[low:high].to(dtype),
         ids[:, 1:][counted] - low, weight[:, 1:][counted], legal, model.config.softcap,
     )  # fmt: skip
@@ -51,7 +51,7 @@ class _HeadNll(torch.autograd.Function):
     """hidden (N, D), head (V, D), targets (N,), weight (N,), legal (N, 2) or none."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, weight: Tensor,
         legal: Tensor | None, softcap: float,
     ) -> Tensor:  # fmt: skip

@@ -88,7 +88,7 @@ def train(
             with autocast(device, config.dtype):
                 share = batch["weight"] / max(total, 1e-9)
                 part = weighted_nll(model, **{**batch, "weight": share})
-            part.backward()
+            part.backward()  # type: ignore[no-untyped-call]
             loss += part.detach()
         norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip or math.inf)
 
