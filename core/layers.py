@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import ModelConfig
+from .fused import relu_squared, rms_norm
 
 
 class Linear(nn.Linear):
@@ -31,12 +32,24 @@ class NoNorm(nn.Module):
         return x
 
 
+class RMSNorm(nn.Module):
+    """Zhang & Sennrich 2019, over the width."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm(x, self.weight, self.eps)
+
+
 def make_norm(config: ModelConfig) -> nn.Module:
-    """LayerNorm (Ba et al. 2016), RMSNorm (Zhang & Sennrich 2019) or none, over the width."""
+    """LayerNorm (Ba et al. 2016), RMSNorm or none, over the width."""
     if config.norm == "layernorm":
         return nn.LayerNorm(config.width, eps=config.norm_eps, bias=config.bias)
     if config.norm == "rmsnorm":
-        return nn.RMSNorm(config.width, eps=config.norm_eps)
+        return RMSNorm(config.width, config.norm_eps)
     return NoNorm()
 
 
@@ -61,7 +74,7 @@ class FeedForward(nn.Module):
             gate, value = up.chunk(2, dim=-1)
             hidden = F.silu(gate) * value
         elif self.kind == "relu2":
-            hidden = F.relu(up).square()
+            hidden = relu_squared(up)
         elif self.kind == "gelu":
             hidden = F.gelu(up, approximate="tanh")
         else:
@@ -81,13 +94,6 @@ def rotary_angles(positions: Tensor, config: ModelConfig) -> tuple[Tensor, Tenso
     frequency = config.rope_theta ** (-index.float() / pairs)
     angles = positions.float()[..., index % config.axes] * frequency
     return angles.cos(), angles.sin()
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x (B, H, T, head_width) turned by its position; cos and sin broadcast to (B, 1, T, half)."""
-    first, second = x.chunk(2, dim=-1)
-    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
 def sinusoids(positions: Tensor, width: int) -> Tensor:

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import ModelConfig
-from .layers import Linear, rotate
+from .fused import rms_norm, rotate
+from .layers import Linear
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,12 @@ class Attention(nn.Module):
     def _split(self, x: Tensor, place: Place) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, heads, T, w), keys and values (B, groups, T, w), normalised and turned."""
         qkv = self.qkv(x).unflatten(-1, (-1, self.head_width)).transpose(1, 2)
-        q, k, v = qkv.split((self.heads, self.groups, self.groups), dim=1)
+        qk, v = qkv.split((self.heads + self.groups, self.groups), dim=1)
         if self.qk_norm:
-            q = F.rms_norm(q, (self.head_width,), eps=self.eps)
-            k = F.rms_norm(k, (self.head_width,), eps=self.eps)
+            qk = rms_norm(qk, None, self.eps)
         if place.rotary is not None:
-            q, k = rotate(q, *place.rotary), rotate(k, *place.rotary)
+            qk = rotate(qk, *place.rotary)
+        q, k = qk.split((self.heads, self.groups), dim=1)
         return q, k, v
 
     def _attend(

@@ -12,7 +12,7 @@ import torch
 
 from .config import TrainConfig
 from .data import step_batch
-from .device import autocast
+from .device import autocast, keep_freed_memory
 from .errors import DivergedError
 from .evaluate import as_tensors
 from .hashing import key
@@ -69,6 +69,7 @@ def train(
     parameters = [p for p in model.parameters() if p.requires_grad]
     device = parameters[0].device
     model.train()
+    keep_freed_memory()
     for index in range(start, config.steps):
         began = time.perf_counter()
         micro = [

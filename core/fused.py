@@ -1,0 +1,93 @@
+"""Operations with gradients written out: fewer passes over memory than autograd makes of them.
+
+On a CPU a step of a small model is element-wise work for the larger part, and each pass over a
+tensor that leaves the cache costs as much as a small matrix product. Each function equals its
+plain form (tests/test_fused.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+    """`F.rms_norm` over the last dimension (Zhang & Sennrich 2019): x (..., D), weight (D,)."""
+    out: Tensor = _RmsNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _RmsNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+        exact = torch.promote_types(x.dtype, torch.float32)
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=exact)
+        scale = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, scale)
+        out: Tensor = x * scale
+        if weight is not None:
+            out.mul_(weight)
+        return out.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        """With n = x * scale and h = gradient * weight: scale * (h - n * mean(h * n))."""
+        (gradient,) = gradients
+        x, weight, scale = ctx.saved_tensors
+        n = x * scale
+        product = gradient * n
+        to_weight = None
+        if weight is None:
+            mean = product.mean(-1, keepdim=True)
+            out = n.mul_(mean).neg_().add_(gradient).mul_(scale)
+        else:
+            to_weight = product.flatten(0, -2).sum(0)
+            mean = (product @ weight)[..., None] / x.shape[-1]
+            out = torch.mul(gradient, weight).sub_(n.mul_(mean)).mul_(scale)
+        return out.to(x.dtype), to_weight, None
+
+
+def relu_squared(x: Tensor) -> Tensor:
+    """max(x, 0)^2 (So et al. 2021, Primer)."""
+    out: Tensor = _ReluSquared.apply(x)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _ReluSquared(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return torch.relu(x).square_()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return torch.relu(ctx.saved_tensors[0]).mul_(gradients[0]).mul_(2)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x (B, H, T, head_width) turned by its position, halves as pairs (Su et al. 2021); cos and
+    sin broadcast to (B, 1, T, half)."""
+    out: Tensor = _Rotate.apply(x, cos.to(x.dtype), sin.to(x.dtype))  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Rotate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turn(x, cos, sin, 1.0)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        cos, sin = ctx.saved_tensors
+        return _turn(gradients[0], cos, sin, -1.0), None, None
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    (first, second), (to_first, to_second) = x.chunk(2, dim=-1), out.chunk(2, dim=-1)
+    torch.mul(first, cos, out=to_first).addcmul_(second, sin, value=-sign)
+    torch.mul(second, cos, out=to_second).addcmul_(first, sin, value=sign)
+    return out
