@@ -122,6 +122,7 @@ class TrainConfig:
     clip: float = 1.0  # norm of the gradient (0: off)
     seed: int = 0
     dtype: str = "float32"  # of the passes: float32, bfloat16
+    recompute: bool = False  # activations in the backward pass: less memory, a third more work
     threads: int = 0  # of the CPU (0: the machine's); it changes the bits of a result
     eval_every: int = 0  # steps (0: about eight times in a run)
     save_every: int = 0  # steps (0: at the end, and every few minutes)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import ModelConfig
-from .fused import relu_squared, rms_norm
+from .fused import dropout, relu_squared, rms_norm
 
 
 class Linear(nn.Linear):
@@ -51,6 +51,17 @@ def make_norm(config: ModelConfig) -> nn.Module:
     if config.norm == "rmsnorm":
         return RMSNorm(config.width, config.norm_eps)
     return NoNorm()
+
+
+class Dropout(nn.Module):
+    """While training."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        return dropout(x, self.rate) if self.training else x
 
 
 class FeedForward(nn.Module):

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import ModelConfig
+from .fused import dropout as drop
 from .fused import rms_norm, rotate
 from .layers import Linear
 
@@ -166,7 +167,7 @@ def short_attention(
     bias = torch.zeros(visible.shape, dtype=q.dtype).masked_fill_(~visible, -torch.inf)
     bias = bias.expand(batch, heads, -1, -1).flatten(0, 1) if bias.ndim == 4 else bias
     scores = torch.baddbmm(bias, q.flatten(0, 1), k.flatten(0, 1).mT, alpha=width**-0.5)
-    p = F.dropout(scores.softmax(-1), dropout)
+    p = drop(scores.softmax(-1), dropout)
     return torch.bmm(p, v.flatten(0, 1)).view(batch, heads, length, width)
 
 

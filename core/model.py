@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import ModelConfig
-from .layers import FeedForward, Linear, make_norm, rotary_angles, sinusoids
+from .layers import Dropout, FeedForward, Linear, make_norm, rotary_angles, sinusoids
 from .mixers import Place, make_mixer
 
 
@@ -27,7 +27,7 @@ class Block(nn.Module):
         self.pre = config.norm_position == "pre"
         self.mixer_norm, self.mixer = make_norm(config), make_mixer(config)
         self.ffn_norm, self.ffn = make_norm(config), FeedForward(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, place: Place, memory: Any = None) -> Tensor:
         """x (B, T, D); with a memory, the T positions that follow what it holds."""
@@ -59,10 +59,11 @@ class SequenceModel(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.recompute = False  # blocks in the backward pass rather than keep what is inside them
         self.embedding = nn.Embedding(config.vocab_size, config.width)
         learned = config.positions == "learned"
         self.place = nn.Embedding(config.context, config.width) if learned else None
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = make_norm(config) if config.norm_position == "pre" else None
         self.head = Linear(config.width, (config.vocab_size,), bias=False)
@@ -124,7 +125,7 @@ class SequenceModel(nn.Module):
             past = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool, device=ids.device)
             place = Place(place.rotary, segments, same & past.tril())
         for block in self.blocks:
-            x = block(x, place)
+            x = _recomputed(block, x, place) if self.recompute else block(x, place)
         return self.norm(x) if self.norm is not None else x
 
     def logits(self, hidden: Tensor, low: int = 0, high: int | None = None) -> Tensor:
@@ -166,6 +167,14 @@ class SequenceModel(nn.Module):
     def blocks_parameter_count(self) -> int:
         """Without embedding and head."""
         return sum(parameter.numel() for parameter in self.blocks.parameters())
+
+
+def _recomputed(block: nn.Module, x: Tensor, place: Place) -> Tensor:
+    """Activation checkpointing (Chen et al. 2016); dropout draws the same again."""
+    from torch.utils.checkpoint import checkpoint
+
+    out: Tensor = checkpoint(block, x, place, use_reentrant=False)
+    return out
 
 
 def masked_to_support(logits: Tensor, support: Tensor) -> Tensor:

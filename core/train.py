@@ -69,6 +69,7 @@ def train(
     parameters = [p for p in model.parameters() if p.requires_grad]
     device = parameters[0].device
     model.train()
+    model.recompute = config.recompute
     keep_freed_memory()
     for index in range(start, config.steps):
         began = time.perf_counter()

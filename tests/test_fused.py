@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tfm.core.fused import relu_squared, rms_norm, rotate
+from tfm.core.fused import dropout, relu_squared, rms_norm, rotate
 
 
 def some(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -81,3 +81,33 @@ def test_gradients_by_finite_differences() -> None:
         return rotate(relu_squared(rms_norm(x, weight, 1e-5))[:, None], cos, sin)
 
     assert torch.autograd.gradcheck(all_of_them, (x, weight), eps=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_dropout_drops_a_share_and_keeps_the_mean(rate: float) -> None:
+    torch.manual_seed(0)
+    x = torch.ones(400, 501, requires_grad=True)
+    out = dropout(x, rate)
+    dropped = float((out == 0).float().mean())
+    assert dropped == pytest.approx(round(256 * rate) / 256, abs=0.005)
+    assert float(out.detach().mean()) == pytest.approx(1, abs=0.02)
+    assert len(out.detach().unique()) == 2
+    out.backward(torch.full_like(x, 3.0))
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, 3 * out.detach())
+    # no position has another rate than its neighbours: all bits of a random number are random
+    by_byte = (out == 0).float().flatten()[: 8 * (out.numel() // 8)].view(-1, 8).mean(0)
+    assert float((by_byte - dropped).abs().max()) < 0.02
+
+
+def test_dropout_follows_the_seed() -> None:
+    x = torch.ones(1000)
+    torch.manual_seed(1)
+    one, other = dropout(x, 0.3), dropout(x, 0.3)
+    torch.manual_seed(1)
+    assert torch.equal(dropout(x, 0.3), one) and not torch.equal(one, other)
+
+
+def test_no_dropout_is_the_thing_itself() -> None:
+    x = some(3, 4)
+    assert dropout(x, 0.0) is x

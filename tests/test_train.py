@@ -119,6 +119,34 @@ def test_dropout_is_another_in_every_pass_and_step() -> None:
     assert two[0].loss != pytest.approx(dropped[0].loss, rel=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_recomputing_changes_no_bit(dtype: str) -> None:
+    config = replace(CONFIG, dtype=dtype)
+    kept, steps = trained(config, dropout=0.3)
+    again, same_steps = trained(replace(config, recompute=True), dropout=0.3)
+    assert again.recompute and same_bits(weights(again), weights(kept))
+    assert [step.loss for step in steps] == [step.loss for step in same_steps]
+
+
+def test_recomputing_keeps_less() -> None:
+    """What is saved for the backward pass, counted in bytes."""
+
+    def kept(recompute: bool) -> int:
+        model, _ = fresh(CONFIG)
+        model.recompute, held = recompute, 0
+
+        def hold(x: Tensor) -> Tensor:
+            nonlocal held
+            held += x.nbytes
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(hold, lambda x: x):
+            model(torch.zeros(4, 8, dtype=torch.long))
+        return held
+
+    assert kept(True) < kept(False) / 3
+
+
 # -- again, and going on -------------------------------------------------------------------------
 
 
