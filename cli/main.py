@@ -26,6 +26,7 @@ COMMANDS = {
     "runs": "List runs, newest last.",
     "info": "Show what a run is made of.",
     "tasks": "List tasks, or one task's options.",
+    "bench": "Measure training and decoding on this machine.",
     "config": "Print every setting and where it comes from.",
 }
 

@@ -1,0 +1,129 @@
+"""`tfm bench`: what this machine makes of a model."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from ..core.errors import ConfigError
+from . import options as opt
+from .render import columns, say
+
+DECODED = {1: 64, 32: 48}  # draws at once -> tokens of each
+
+
+@click.command("bench", cls=opt.Command)
+@opt.option("--size", default="tiny", show_default=True, help="nano, tiny, small, base, large.")
+@opt.option("--arch", default="transformer", show_default=True, help="The wiring.")
+@opt.option("--context", metavar="N,N...", help="Positions seen at once.  [default: the size's]")
+@opt.option(
+    "--vocab", type=click.IntRange(1), default=1024, show_default=True, help="Ids there are."
+)
+@opt.option("--dtype", help="float32 or bfloat16.  [default: as train chooses]")
+@opt.option("--threads", type=click.IntRange(0), default=0, help="Of the CPU.  [default: all]")
+@opt.option(
+    "--seconds", type=click.FloatRange(0), default=4.0, show_default=True,
+    help="Of training for each context.",
+)  # fmt: skip
+@opt.device_option
+@opt.json_option
+def command(quiet: bool, as_json: bool, **flags: Any) -> None:
+    """Measure this machine: matrix products, training and decoding of a model on random ids.
+
+    Utilisation is the model's arithmetic (6 a parameter and token, attention besides) over what a
+    large matrix product reaches in the same dtype.
+    """
+    contexts = _contexts(flags["context"])
+    import torch
+
+    from ..core import bench
+    from ..core.config import TrainConfig, model_config, with_fields
+    from ..core.device import default_dtype, pick_device, use_threads
+    from ..core.plan import SHAPES
+
+    model_config(flags["arch"], flags["size"])  # names that are none are said at once
+    device = pick_device(flags["device"])
+    threads = use_threads(flags["threads"])
+    usual, tokens = SHAPES[flags["size"]]
+    shape = model_config(flags["arch"], flags["size"], vocab_size=flags["vocab"])
+    dtype = flags["dtype"] or default_dtype(device, shape.width)
+    config = with_fields(TrainConfig(steps=1_000_000, threads=threads), "train", {"dtype": dtype})
+
+    say("matrix products ...", quiet)
+    peaks = {
+        name: bench.matmul_peak(device, getattr(torch, name)) for name in ("float32", "bfloat16")
+    }
+    found: dict[str, Any] = {
+        "schema": 1, "device": device.type, "threads": threads, "torch": torch.__version__,
+        "arch": flags["arch"], "size": flags["size"], "vocab_size": flags["vocab"], "dtype": dtype,
+        "matmul_flops_per_second": peaks, "read_bytes_per_second": bench.bandwidth(device),
+        "training": [], "decoding": [],
+    }  # fmt: skip
+    for context in contexts or [usual]:
+        say(f"training, context {context:,} ...", quiet)
+        model = model_config(
+            flags["arch"], flags["size"], vocab_size=flags["vocab"], context=context
+        )
+        rows = with_fields(config, "train", {"batch": max(1, tokens // context)})
+        ran = bench.training(model, rows, device, flags["seconds"])
+        rate = ran.tokens_per_second * ran.flops_per_token
+        found["training"].append({
+            "context": context, "batch": ran.batch, "tokens_per_second": ran.tokens_per_second,
+            "flops_per_token": ran.flops_per_token, "utilisation": rate / peaks[dtype],
+            "peak_bytes": ran.peak_bytes,
+        })  # fmt: skip
+    for draws, count in DECODED.items():
+        say(f"decoding, {draws} at once ...", quiet)
+        model = model_config(
+            flags["arch"], flags["size"], vocab_size=flags["vocab"],
+            context=max(usual, bench.PROMPT + count),
+        )  # fmt: skip
+        rate, first = bench.decoding(model, device, draws, count)
+        found["decoding"].append(
+            {"draws": draws, "tokens_per_second": rate, "first_token_seconds": first}
+        )
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    click.echo(_tables(found))
+
+
+def _contexts(text: str | None) -> list[int]:
+    try:
+        contexts = [int(part) for part in text.split(",")] if text else []
+    except ValueError:
+        contexts = [0]
+    if any(context < 1 for context in contexts):
+        raise ConfigError(f"--context {text}: must be whole numbers, as 256,1024")
+    return contexts
+
+
+def _tables(found: dict[str, Any]) -> str:
+    peaks = found["matmul_flops_per_second"]
+    heading = [
+        ["device", f"{found['device']}, {found['threads']} threads, torch {found['torch']}"],
+        ["matrix products", ", ".join(f"{name} {peak / 1e9:,.0f} GFLOP/s"
+                                      for name, peak in peaks.items())],
+        ["reading", f"{found['read_bytes_per_second'] / 1e9:.1f} GB/s"],
+        ["model", f"{found['arch']} {found['size']}, {found['vocab_size']:,} ids, "
+                  f"{found['dtype']}"],
+    ]  # fmt: skip
+    training = [["context", "batch", "tokens/s", "utilisation", "memory"]]
+    for row in found["training"]:
+        memory = "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e6:,.0f} MB"
+        training.append([
+            f"{row['context']:,}", str(row["batch"]), f"{row['tokens_per_second']:,.0f}",
+            f"{row['utilisation']:.0%}", memory,
+        ])  # fmt: skip
+    decoding = [["draws", "tokens/s", "first after"]]
+    for row in found["decoding"]:
+        decoding.append([
+            str(row["draws"]), f"{row['tokens_per_second']:,.0f}",
+            f"{1000 * row['first_token_seconds']:.1f} ms",
+        ])  # fmt: skip
+    parts = [columns(heading)]
+    parts += [f"{name}\n{columns(rows, numbers=True)}"
+              for name, rows in (("training", training), ("decoding", decoding))]  # fmt: skip
+    return "\n\n".join(parts)

@@ -1,0 +1,184 @@
+"""What this machine makes of a model: training and decoding beside the limits of the hardware.
+
+Model FLOPs a token, forward and backward, as Chowdhery et al. 2022 (PaLM, appendix B):
+6 N + 12 L D T, N the parameters in matrix products (the embedding looks up), L layers, D the
+width, T the context. Utilisation is that over what a large matrix product in the same dtype
+reaches. A decoded token reads every weight once: its limit is the memory's bandwidth.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .config import ModelConfig, TrainConfig
+from .model import SequenceModel
+from .optim import make_optimizers
+from .protocols import Batch, Ids
+from .train import train
+
+SIDE = 2048  # of the square matrices whose product is the peak
+PROMPT = 16  # ids that decoding goes on from
+READ_BYTES = 256 << 20
+
+
+class RandomRows:
+    """Rows of random ids: what they cost does not depend on what they say."""
+
+    def __init__(self, vocab_size: int, context: int) -> None:
+        self.vocab_size, self.context = vocab_size, context
+
+    def __len__(self) -> int:
+        return 1 << 20
+
+    def batch(self, indices: Ids) -> Batch:
+        rng = np.random.default_rng(int(indices[0]))
+        ids = rng.integers(0, self.vocab_size, (len(indices), self.context + 1))
+        return Batch(ids, np.ones(ids.shape, np.float32))
+
+
+def train_flops(model: SequenceModel) -> float:
+    """A token's, forward and backward; all positions attended, as the formula counts."""
+    config = model.config
+    counted = model.parameter_count() - (0 if config.tied else model.embedding.weight.numel())
+    if model.place is not None:
+        counted -= model.place.weight.numel()
+    return 6 * counted + 12 * config.layers * config.width * config.context
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def median_seconds(call: Callable[[], object], device: torch.device, seconds: float) -> float:
+    """Of one call: the median over about `seconds`, three calls at least, one before that."""
+    call()
+    wait(device)
+    times: list[float] = []
+    while len(times) < 3 or sum(times) < seconds:
+        began = time.perf_counter()
+        call()
+        wait(device)
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
+def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) -> float:
+    """FLOP/s of a large square product."""
+    a, b = (torch.randn(SIDE, SIDE, device=device).to(dtype) for _ in range(2))
+    return 2 * SIDE**3 / median_seconds(lambda: a @ b, device, seconds)
+
+
+def bandwidth(device: torch.device, seconds: float = 0.3) -> float:
+    """Bytes a second that a sum reads from memory."""
+    x = torch.ones(READ_BYTES // 4, device=device)
+    return READ_BYTES / median_seconds(x.sum, device, seconds)
+
+
+@dataclass(frozen=True)
+class Training:
+    """tokens_per_second; flops_per_token; peak_bytes: anonymous memory above what was there
+    before (none where the system does not say)."""
+
+    context: int
+    batch: int
+    tokens_per_second: float
+    flops_per_token: float
+    peak_bytes: int | None
+
+
+def training(
+    model_config: ModelConfig, config: TrainConfig, device: torch.device, seconds: float
+) -> Training:
+    """Steps on random ids for about `seconds`."""
+    before = _reset_peak(device)
+    model = SequenceModel(model_config).to(device)
+    data = RandomRows(model_config.vocab_size, model_config.context)
+    steps = train(model, data, config, make_optimizers(model, config))
+    second = median_seconds(lambda: next(steps), device, seconds)
+    after = _peak(device)
+    return Training(
+        model_config.context, config.batch,
+        config.batch * config.accumulate * model_config.context / second, train_flops(model),
+        None if after is None or before is None else after - before,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def decoding(
+    model_config: ModelConfig, device: torch.device, draws: int, tokens: int
+) -> tuple[float, float]:
+    """(tokens a second of all draws together, seconds until the first is out) of `sample`."""
+    from .config import SampleConfig
+    from .protocols import Sequence
+    from .sample import generate
+
+    model = SequenceModel(model_config).to(device).eval()
+    prompt = Sequence(np.arange(PROMPT) % model_config.vocab_size)
+
+    def drawn() -> Iterator[Any]:
+        config = SampleConfig(length=tokens)
+        plain: Any = _Plain(model_config.vocab_size)
+        return generate(model, plain, prompt, config, draws)
+
+    list(islice(drawn(), 3))
+    began = time.perf_counter()
+    stream = drawn()
+    next(stream)
+    first = time.perf_counter() - began
+    count = 1 + sum(1 for _ in stream)
+    return draws * (count - 1) / (time.perf_counter() - began - first), first
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """As much of a tokenizer as drawing asks for."""
+
+    vocab_size: int
+    axes: int = 1
+    lossless: bool = True
+
+    def support(self, length: int, side: object) -> None:
+        return None
+
+    def positions(self, length: int, side: object) -> None:
+        return None
+
+
+# -- memory --------------------------------------------------------------------------------------
+
+
+def _reset_peak(device: torch.device) -> int | None:
+    """Bytes in use, from which on the peak counts."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return int(torch.cuda.memory_allocated(device))
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return None
+    return _status("VmRSS")
+
+
+def _peak(device: torch.device) -> int | None:
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return _status("VmHWM")
+
+
+def _status(name: str) -> int | None:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith(name + ":")]
+    return int(found[0]) * 1024 if found else None
