@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
+
 
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     """`F.rms_norm` over the last dimension (Zhang & Sennrich 2019): x (..., D), weight (D,)."""
@@ -105,15 +107,24 @@ def dropout(x: Tensor, rate: float) -> Tensor:
 
 
 class _Dropout(torch.autograd.Function):
+    """By masks of whole words, all bits or none: a product with booleans is a slow one."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, of_256: int) -> Tensor:
-        words = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device)
-        octets = words.random_(-(1 << 63), None).view(torch.uint8)  # all 64 bits
-        kept = octets[: x.numel()].view(x.shape) >= of_256
+        random = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device)
+        octets = random.random_(-(1 << 63), None).view(torch.uint8)  # all 64 bits
+        kept = octets[: x.numel()].view(x.shape).to(WORDS[x.element_size()])
+        kept.neg_().add_(of_256 - 1).bitwise_right_shift_(8 * x.element_size() - 1)
         ctx.save_for_backward(kept)
         ctx.scale = 256 / (256 - of_256)
-        return (x * kept).mul_(ctx.scale)
+        return _masked(x, kept).mul_(ctx.scale)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return (gradients[0] * ctx.saved_tensors[0]).mul_(ctx.scale), None
+        (kept,) = ctx.saved_tensors
+        return _masked(gradients[0], kept).mul_(ctx.scale), None
+
+
+def _masked(x: Tensor, kept: Tensor) -> Tensor:
+    """x where the bits of `kept` are ones, 0 where they are zeros."""
+    return (x.view(kept.dtype) & kept).view(x.dtype)
