@@ -38,7 +38,6 @@ SHAPES = {
 }
 TOKENS_PER_PARAMETER = 0.8  # that a size must see within the budget to be worth choosing
 EVALUATION_SHARE = 0.05  # of the budget, at most, for the final score
-DRAWING = 4  # what drawing an id costs, in ids that are only scored
 TEARDOWN = 0.5  # seconds from the last word to the exit, saving and a sample included
 
 
@@ -175,7 +174,7 @@ def make_plan(
     final = prepared.heldout[prepared.final_split]
     held = sum(map(len, final))
     if hasattr(prepared.task, "probe_tokens"):
-        held += DRAWING * prepared.task.probe_tokens(final)
+        held += prepared.task.probe_tokens(final)
     scoring = min(held / speed.eval_tokens_per_second, EVALUATION_SHARE * budget)
     per_step = train.batch * train.accumulate * model.context
     reserve = 1.3 * scoring + TEARDOWN

@@ -238,6 +238,10 @@ class ImageTask:
             "psnr": psnr,
         }
 
+    def probe_tokens(self, sequences: Iterable[Sequence]) -> int:
+        """What `probe` costs, in ids that are scored."""
+        return sum(map(len, sequences)) if self.options.labels == "last" else 0
+
     def probe(
         self, model: Any, tokenizer: PatchTokenizer, sequences: Iterable[Sequence],
         protocol: str | None,

@@ -29,6 +29,7 @@ SEASONS = 8  # of history that a window holds
 SHORTEST, LONGEST = 64, 512  # points of history, where nothing says how many
 HISTORY_WEIGHT = 0.25  # of a window's history as targets, beside its horizon
 EVALUATION_PATHS = 100
+DRAWING = 4  # what drawing an id costs, in ids that are only scored
 ROLLING_WINDOWS = 500  # at most, evenly chosen, and counted in the scores
 
 
@@ -209,8 +210,9 @@ class SeriesTask:
         return {}
 
     def probe_tokens(self, sequences: Iterable[Sequence]) -> int:
-        """Ids that `probe` draws."""
-        return EVALUATION_PATHS * sum(len(s) - s.given for s in sequences if s.side["last"])
+        """What `probe` costs, in ids that are scored."""
+        drawn = sum(len(s) - s.given for s in sequences if s.side["last"])
+        return DRAWING * EVALUATION_PATHS * drawn
 
     def probe(
         self, model: Any, tokenizer: BinsTokenizer, sequences: Iterable[Sequence],
