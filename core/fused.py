@@ -2,7 +2,8 @@
 
 On a CPU a step of a small model is element-wise work for the larger part, and each pass over a
 tensor that leaves the cache costs as much as a small matrix product. Each function equals its
-plain form (tests/test_fused.py).
+plain form (tests/test_fused.py), and is it where no gradient is wanted: a
+`Function` costs more to call than a small tensor costs to work out.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
@@ -17,6 +19,8 @@ WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
 
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     """`F.rms_norm` over the last dimension (Zhang & Sennrich 2019): x (..., D), weight (D,)."""
+    if not torch.is_grad_enabled():
+        return F.rms_norm(x, x.shape[-1:], weight, eps)
     out: Tensor = _RmsNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
     return out
 
@@ -53,6 +57,8 @@ class _RmsNorm(torch.autograd.Function):
 
 def relu_squared(x: Tensor) -> Tensor:
     """max(x, 0)^2 (So et al. 2021, Primer)."""
+    if not torch.is_grad_enabled():
+        return torch.relu(x).square_()
     out: Tensor = _ReluSquared.apply(x)  # type: ignore[no-untyped-call]
     return out
 
@@ -71,7 +77,10 @@ class _ReluSquared(torch.autograd.Function):
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """x (B, H, T, head_width) turned by its position, halves as pairs (Su et al. 2021); cos and
     sin broadcast to (B, 1, T, half)."""
-    out: Tensor = _Rotate.apply(x, cos.to(x.dtype), sin.to(x.dtype))  # type: ignore[no-untyped-call]
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+    if not torch.is_grad_enabled():
+        return _turn(x, cos, sin, 1.0)
+    out: Tensor = _Rotate.apply(x, cos, sin)  # type: ignore[no-untyped-call]
     return out
 
 

@@ -73,6 +73,18 @@ def test_rotate_in_half_precision() -> None:
     agree(rotate(x, cos, sin), half, x, tolerance=2e-2)
 
 
+def test_without_gradients_they_are_the_same() -> None:
+    x, weight, (cos, sin) = some(2, 3, 5, 8), some(8, seed=1), angles(2, 5, 4)
+
+    def all_of_them() -> list[Tensor]:
+        return [rms_norm(x, weight, 1e-5), relu_squared(x), rotate(x, cos, sin)]
+
+    with_gradients = all_of_them()
+    with torch.no_grad():
+        for one, other in zip(all_of_them(), with_gradients, strict=True):
+            torch.testing.assert_close(one, other.detach(), rtol=1e-6, atol=1e-6)
+
+
 def test_gradients_by_finite_differences() -> None:
     x, weight = some(2, 3, 6, dtype=torch.float64), some(6, seed=1, dtype=torch.float64)
     cos, sin = (a.double() for a in angles(1, 3, 3))
