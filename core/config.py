@@ -35,6 +35,8 @@ class ModelConfig:
     ffn_width: int = 0  # inside the feed-forward (0: four widths, or 8/3 where it is gated)
     context: int = 256  # positions that are seen at once
     axes: int = 1  # of a position: 1 for text, 2 for rows and columns
+    ordered_from: int = 0  # the ids ordered_from ... ordered_to - 1 are steps of one quantity:
+    ordered_to: int = 0  # what is learned of one is learned of its neighbours
     mixer: str = "attention"  # what mixes positions
     norm: str = "rmsnorm"  # layernorm, rmsnorm, none
     norm_position: str = "pre"  # pre: x + f(norm(x)); post: norm(x + f(x)), as in 2017
@@ -52,8 +54,14 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("vocab_size", "layers", "heads", "width", "context", "axes"):
             _check(getattr(self, name) >= 1, f"model.{name}", "at least 1", getattr(self, name))
-        for name in ("kv_heads", "ffn_width", "softcap"):
+        for name in ("kv_heads", "ffn_width", "softcap", "ordered_from"):
             _check(getattr(self, name) >= 0, f"model.{name}", "at least 0", getattr(self, name))
+        _check(
+            self.ordered_from <= self.ordered_to <= self.vocab_size,
+            "model.ordered_to",
+            f"{self.ordered_from} to the vocabulary's {self.vocab_size}",
+            self.ordered_to,
+        )
         _check(self.norm_eps > 0, "model.norm_eps", "above 0", self.norm_eps)
         _check(self.rope_theta > 1, "model.rope_theta", "above 1", self.rope_theta)
         _check(0 <= self.dropout < 1, "model.dropout", "in [0, 1)", self.dropout)

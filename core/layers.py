@@ -112,3 +112,17 @@ def sinusoids(positions: Tensor, width: int) -> Tensor:
     even = torch.arange(0, width, 2, device=positions.device)
     angles = positions.float()[..., None] * torch.exp(even.float() * (-math.log(10000.0) / width))
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)[..., :width]
+
+
+KNOTS = (16, 64, 256)
+
+
+def between_knots(count: int) -> Tensor:
+    """(count, knots): each of `count` ordered rows as weights of the knots around it, linear in
+    between, at each of the resolutions KNOTS that is coarser than the rows."""
+    tables = [torch.zeros(count, 0)]
+    for knots in KNOTS:
+        if 2 * knots <= count:
+            at = torch.linspace(0, knots - 1, count, dtype=torch.float64)[:, None]
+            tables.append((1 - (at - torch.arange(knots)).abs()).clamp(min=0).float())
+    return torch.cat(tables, dim=1)

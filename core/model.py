@@ -14,7 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import ModelConfig
-from .layers import Dropout, FeedForward, Linear, make_norm, rotary_angles, sinusoids
+from .layers import (
+    Dropout,
+    FeedForward,
+    Linear,
+    between_knots,
+    make_norm,
+    rotary_angles,
+    sinusoids,
+)
 from .mixers import Place, make_mixer
 
 
@@ -82,11 +90,14 @@ class SequenceModel(nn.Module):
         nn.init.normal_(self.embedding.weight, std=0.02)
         if self.place is not None:
             nn.init.normal_(self.place.weight, std=0.02)
+        self._draw_neighbours(self.embedding.weight)
         for module in self.modules():
             if not isinstance(module, Linear):
                 continue
             if module is self.head:
-                nn.init.normal_(module.weight, std=0.02)
+                if not config.tied:
+                    nn.init.normal_(module.weight, std=0.02)
+                    self._draw_neighbours(module.weight)
             elif module.output and config.zero_init:
                 nn.init.zeros_(module.weight)
             else:
@@ -95,6 +106,13 @@ class SequenceModel(nn.Module):
                 )  # fmt: skip
                 scale = (2 * config.layers) ** -0.5 if module.output else 1.0
                 nn.init.normal_(module.weight, std=std * scale)
+
+    @torch.no_grad()
+    def _draw_neighbours(self, table: Tensor) -> None:
+        """Rows of ordered ids begin alike where they are near."""
+        low, high = self.config.ordered_from, self.config.ordered_to
+        near = between_knots(high - low).to(table)
+        table[low:high] += near @ torch.empty(near.shape[1], table.shape[1]).normal_(std=0.02)
 
     # -- from ids to hidden states -------------------------------------------------------------
 

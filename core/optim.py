@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .config import TrainConfig
-from .layers import Linear
+from .layers import Linear, between_knots
 from .model import SequenceModel
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan's quintic, five times: singular values near 1
@@ -125,6 +125,36 @@ class AdamW(Optimizer):
         )  # fmt: skip
 
 
+class Neighbours(Optimizer):
+    """Moves rows of ordered ids together with the rows near them, beside what moves each.
+
+    As if a row were the sum of one of its own and of what lies between coarse knots
+    (`between_knots`): AdamW on the knots, whose gradients are those of the rows around them. What
+    is seen of one bin of a quantity is so learned of its neighbours, and the model stays a plain
+    one.
+    """
+
+    def __init__(self, tables: list[Tensor], low: int, high: int, **settings: float) -> None:
+        self.rows, self.near = slice(low, high), between_knots(high - low).to(tables[0])
+        super().__init__([dict(params=tables, **settings)])
+
+    def _fresh(self, parameter: Tensor) -> dict[str, Tensor]:
+        shape = self.near.shape[1], parameter.shape[1]
+        zeros = [torch.zeros(shape, device=parameter.device) for _ in range(2)]
+        return {
+            "step": torch.zeros((), device=parameter.device), "mean": zeros[0], "square": zeros[1]
+        }  # fmt: skip
+
+    def _move(self, moved: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
+        beta1, beta2 = group["beta1"], group["beta2"]
+        for p, gradient in zip(moved, gradients, strict=True):
+            state, of_knots = self.state[p], self.near.T @ gradient[self.rows]
+            step = state["step"].add_(1)
+            mean = state["mean"].lerp_(of_knots, 1 - beta1) / (1 - beta1**step)
+            square = state["square"].lerp_(of_knots.square(), 1 - beta2) / (1 - beta2**step)
+            p[self.rows] -= group["lr"] * self.near @ (mean / (square.sqrt() + AdamW.EPS))
+
+
 class Muon(Optimizer):
     """Momentum, then the nearest orthogonal matrix; all matrices of one shape in one product.
 
@@ -183,9 +213,15 @@ def make_optimizers(model: SequenceModel, config: TrainConfig) -> list[Optimizer
         dict(params=[p for p in rest if (p.ndim >= 2) == wide], weight_decay=decay, **shared)
         for wide, decay in ((True, config.weight_decay), (False, 0.0))
     )
-    if not matrices:
-        return [adamw]
-    return [adamw, Muon(matrices, config.lr, config.momentum, config.weight_decay)]
+    optimizers: list[Optimizer] = [adamw]
+    shape = model.config
+    if shape.ordered_to > shape.ordered_from:
+        tables = [model.embedding.weight] + ([] if shape.tied else [model.head.weight])
+        low, high = shape.ordered_from, shape.ordered_to
+        optimizers.append(Neighbours(tables, low, high, **shared))
+    if matrices:
+        optimizers.append(Muon(matrices, config.lr, config.momentum, config.weight_decay))
+    return optimizers
 
 
 def lr_factor(step: int, config: TrainConfig) -> float:

@@ -210,9 +210,9 @@ def make_configs(
 ) -> tuple[ModelConfig, TrainConfig]:
     """Both configs for a size, the fields of `--set` over the table's."""
     sets = dict(request.sets.get("model", {}))
-    for name, flag in (("vocab_size", "--tokenizer"), ("axes", "--tokenizer")):
+    for name in ("vocab_size", "axes", "ordered_from", "ordered_to"):
         if name in sets:
-            raise ConfigError(f"--set model.{name}: follows from {flag}")
+            raise ConfigError(f"--set model.{name}: follows from --tokenizer")
     context = request.context
     if "context" in sets:
         context = parse_value(sets.pop("context"), int, "model.context")
@@ -221,9 +221,10 @@ def make_configs(
         context, rows = shape(size, None, model.context)
     else:
         context, rows = shape(size, longest, context)
+        low, high = getattr(tokenizer, "ordered", (0, 0))
         model = model_config(
-            request.arch, size,
-            vocab_size=tokenizer.vocab_size, axes=tokenizer.axes, context=context,
+            request.arch, size, vocab_size=tokenizer.vocab_size, axes=tokenizer.axes,
+            context=context, ordered_from=low, ordered_to=high,
         )  # fmt: skip
     model = with_fields(model, "model", sets)
     train = TrainConfig(

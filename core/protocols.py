@@ -79,7 +79,10 @@ class Dataset(Protocol):
 
 
 class Tokenizer(Protocol):
-    """Items to ids and back. Its laws are in `tests/test_tokenizers.py`."""
+    """Items to ids and back. Its laws are in `tests/test_tokenizers.py`.
+
+    It may have `ordered`, (low, high): ids that are steps of one quantity, in its order.
+    """
 
     vocab_size: int
     axes: int  # of `positions`

@@ -5,14 +5,15 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from tfm.core.config import ARCHS, TrainConfig, model_config
-from tfm.core.layers import Linear
+from tfm.core.layers import Linear, between_knots
 from tfm.core.model import SequenceModel
-from tfm.core.optim import AdamW, Muon, lr_factor, make_optimizers, orthogonalise
+from tfm.core.optim import AdamW, Muon, Neighbours, lr_factor, make_optimizers, orthogonalise
 
 SHAPES = [(1, 1), (4, 4), (24, 24), (8, 40), (64, 256)]
 
@@ -163,6 +164,67 @@ def test_a_state_of_other_parameters_is_refused(broken: dict[str, Tensor]) -> No
             adamw.load(broken)
     adamw.load({})
     assert not adamw.state
+
+
+# -- ordered ids ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("count", "knots"), [(0, 0), (31, 0), (32, 16), (127, 16), (128, 80), (1023, 336)]
+)
+def test_knots_are_fewer_than_rows_and_share_them_out(count: int, knots: int) -> None:
+    near = between_knots(count)
+    assert near.shape == (count, knots)
+    if knots:
+        each = torch.stack(
+            [part.sum(1) for part in near.split([16, 64, 256][: near.shape[1] // 60 + 1], 1)]
+        )
+        torch.testing.assert_close(each, torch.ones_like(each))
+        assert bool((near >= 0).all()) and bool((near.sum(0) > 0).all())
+
+
+def test_neighbours_are_moved_as_adamw_moves_the_knots_between_them() -> None:
+    """The same as torch's AdamW on knots c where the table is w + near @ c."""
+    low, high = 3, 43
+    near = between_knots(high - low)
+    torch.manual_seed(0)
+    ours = torch.nn.Parameter(torch.randn(50, 6))
+    own, knots = ours.detach().clone(), torch.nn.Parameter(torch.zeros(near.shape[1], 6))
+    mine = Neighbours([ours], low, high, lr=0.1, beta1=0.8, beta2=0.9)
+    other = torch.optim.AdamW([knots], lr=0.1, betas=(0.8, 0.9), eps=AdamW.EPS, weight_decay=0.0)
+    target = torch.randn(50, 6)
+
+    def table() -> Tensor:
+        return torch.cat((own[:low], own[low:high] + near @ knots, own[high:]))
+
+    for _ in range(5):
+        ours.grad = ours.detach() - target
+        mine.step()
+        knots.grad = None
+        ((table() - target).square().sum() / 2).backward()
+        other.step()
+    torch.testing.assert_close(ours.detach(), table().detach(), rtol=1e-5, atol=1e-5)
+    assert torch.equal(ours[:low], own[:low]) and torch.equal(ours[high:], own[high:])
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_ordered_ids_begin_alike_and_move_together(tied: bool) -> None:
+    config = model_config(
+        "transformer", "nano", vocab_size=200, ordered_from=10, ordered_to=200, tied=tied
+    )
+    torch.manual_seed(0)
+    model = SequenceModel(config)
+    for table in {model.embedding.weight, model.head.weight}:
+        unit = F.normalize(table.detach(), dim=1)
+        near, far = (
+            (unit[10:190] * unit[11:191]).sum(1).mean(),
+            (unit[10:100] * unit[100:190]).sum(1).mean(),
+        )
+        assert float(near) > 0.4 > 0.1 > abs(float(far))
+        assert abs(float((unit[0:9] * unit[1:10]).sum(1).mean())) < 0.2
+    *_, neighbours, muon = make_optimizers(model, TrainConfig())
+    assert isinstance(neighbours, Neighbours) and isinstance(muon, Muon)
+    assert len(neighbours.param_groups[0]["params"]) == (1 if tied else 2)
 
 
 # -- who moves what ------------------------------------------------------------------------------

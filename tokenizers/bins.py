@@ -95,6 +95,7 @@ class BinsTokenizer:
         self.edges, self.centres, self.season = edges, centres, season
         self.coding, self.mean = coding, mean  # coding: auto, values, differences
         self.vocab_size = FIRST + len(centres)
+        self.ordered = FIRST, self.vocab_size
         self.zero = int(np.searchsorted(edges[1:-1], 0.0, side="right"))
 
     # -- how a window is normalised ----------------------------------------------------------

@@ -77,6 +77,8 @@ class PatchTokenizer:
                     f"--patch {patch[0]}x{patch[1]}: at {form.levels} levels more than {MAX_IDS:,} "
                     "exact ids; use fewer --levels, or --tokenizer patches:512 for a codebook"
                 )
+        alone = not codebooks and self.patch_ids == form.levels  # an id is a level of grey
+        self.ordered = (0, form.levels if alone else 0)
         self.begin = self.patch_ids + len(labels)
         self.vocab_size = self.begin + 1
         self._layouts: dict[tuple[int, int], tuple[Ids, Ids]] = {}
