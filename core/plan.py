@@ -132,10 +132,10 @@ def make_plan(
     device = pick_device(request.device)
     use_threads(int(_wanted(request, "train", "threads", 0)))
     longest = prepared.task.longest(prepared.train, prepared.tokenizer)
-    if hasattr(prepared.task, "model_fields"):
-        fields = prepared.task.model_fields(prepared.train, prepared.tokenizer)
-        sets = {**request.sets, "model": {**fields, **request.sets.get("model", {})}}
-        request = replace(request, sets=sets)
+    if hasattr(prepared.task, "defaults"):
+        own = prepared.task.defaults(prepared.train, prepared.tokenizer)
+        sets = {section: {**own[section], **request.sets.get(section, {})} for section in own}
+        request = replace(request, sets={**request.sets, **sets})
 
     def configs(size: str, steps: int = 1) -> tuple[ModelConfig, TrainConfig]:
         return make_configs(request, prepared.tokenizer, size, longest, device, steps)

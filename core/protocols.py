@@ -268,8 +268,8 @@ class Task(Protocol):
 # A task may have these beside: `floor_unit` (what its floors are measured in, where not in bits),
 # `headline` (names of the metrics that its users look at first), `probe_tokens(sequences)` (what
 # `probe` costs, in ids that are scored, so that a budget leaves time for it),
-# `model_fields(train, tokenizer)` (fields of the model that this data asks for, as
-# {"dropout": 0.3} where there is little of it; `--set model.*` overrides them), and the following.
+# `defaults(train, tokenizer)` (fields that this data asks for, as {"model": {"dropout": 0.3}} where
+# there is little of it; `--set` overrides them), and the following.
 
 
 @runtime_checkable

@@ -103,17 +103,16 @@ class Windows:
     """Every window of `history` points and the horizon after it; a series with less history gives
     what it has, padded at its end.
 
-    `history_weight`: how much the values of the history count as targets beside the horizon's.
     `jitter`: how far the normalisation of each is moved, in scales, so that neighbouring bins
     learn of each other.
     """
 
     def __init__(
         self, train: Collection, tokenizer: BinsTokenizer | None, history: int, seed: int = 0,
-        history_weight: float = 0.0, jitter: float = 0.0,
+        jitter: float = 0.0,
     ) -> None:  # fmt: skip
         self.tokenizer, self.history, self.horizon = tokenizer, history, train.horizon
-        self.seed, self.history_weight, self.jitter = seed, history_weight, jitter
+        self.seed, self.jitter = seed, jitter
         self.context = history + train.horizon
         lengths = np.array([len(one) for one in train.series], np.int64)
         for least in (min(history, train.season + 1), 1):
@@ -163,6 +162,4 @@ class Windows:
         weight = (ids >= FIRST).astype(np.float32)
         weight[:, 0] = 0
         weight[scales.scale == 0] = 0  # nothing moved: no bin but one
-        past = np.arange(ids.shape[1]) <= history[:, None]
-        weight[past] *= self.history_weight
         return Batch(ids, weight, support=(FIRST, self.tokenizer.vocab_size))

@@ -187,10 +187,10 @@ class ImageTask:
     def longest(self, train: Pictures, tokenizer: PatchTokenizer) -> int:
         return tokenizer.length(train.form.height, train.form.width)
 
-    def model_fields(self, train: Pictures, tokenizer: PatchTokenizer) -> dict[str, object]:
+    def defaults(self, train: Pictures, tokenizer: PatchTokenizer) -> dict[str, dict[str, object]]:
         """Few pictures are seen many times: dropout keeps them from being learned by heart."""
         tokens = len(train) * self.longest(train, tokenizer)
-        return {"dropout": next((rate for most, rate in DROPOUT if tokens <= most), 0.0)}
+        return {"model": {"dropout": next((rate for most, rate in DROPOUT if tokens <= most), 0.0)}}
 
     def dataset(
         self, train: Pictures, tokenizer: PatchTokenizer, context: int, tokens: int | None,

@@ -25,9 +25,9 @@ from ._series_read import parse as parse_series
 from ._series_time import find_season, following, usual
 
 HOLDOUT = 0.1
+DROPOUT = ((200_000, 0.1),)  # points of training data, at most -> rate
 SEASONS = 8  # of history that a window holds
 SHORTEST, LONGEST = 64, 512  # points of history, where nothing says how many
-HISTORY_WEIGHT = 0.25  # of a window's history as targets, beside its horizon
 EVALUATION_PATHS = 100
 DRAWING = 4  # what drawing an id costs, in ids that are only scored
 ROLLING_WINDOWS = 500  # at most, evenly chosen, and counted in the scores
@@ -152,6 +152,13 @@ class SeriesTask:
         values, history = windows.rows(some)
         return BinsTokenizer.fit(spec, values, history, train.season, windows.history)
 
+    def defaults(self, train: Collection, tokenizer: BinsTokenizer) -> dict[str, dict[str, object]]:
+        """A step holds few windows, and neighbours in a window say much the same: shorter and
+        less inert steps. Few points are seen many times: dropout."""
+        points = sum(map(len, train.series))
+        rate = next((rate for most, rate in DROPOUT if points <= most), 0.0)
+        return {"model": {"dropout": rate}, "train": {"lr": 0.01, "momentum": 0.9}}
+
     def longest(self, train: Collection, tokenizer: BinsTokenizer) -> int:
         return 1 + tokenizer.history + tokenizer.horizon
 
@@ -166,7 +173,7 @@ class SeriesTask:
                 f"horizon; use --history {max(1, context - horizon)} instead"
             )
         train = replace(train, horizon=horizon)
-        return Windows(train, tokenizer, history, seed, HISTORY_WEIGHT, JITTER)
+        return Windows(train, tokenizer, history, seed, JITTER)
 
     def sequences(self, items: Collection, tokenizer: BinsTokenizer) -> Iterator[Sequence]:
         """Windows whose horizons lie end to end over what is held out, the last at the end of the

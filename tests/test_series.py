@@ -215,7 +215,7 @@ def fitted(items: Collection, history: int) -> BinsTokenizer:
 
 def test_windows_are_a_pure_function_of_their_index() -> None:
     items = collection(np.random.default_rng(0).normal(size=50), np.arange(20.0))
-    data = Windows(items, fitted(items, 8), 8, 3, 0.25, 0.15)
+    data = Windows(items, fitted(items, 8), 8, 3, 0.15)
     together = data.batch(np.array([5, 40, 41]))
     alone = data.batch(np.array([40]))
     np.testing.assert_array_equal(together.ids[1], alone.ids[0])
@@ -232,7 +232,7 @@ def test_missing_values_and_padding_have_no_weight() -> None:
     values = np.random.default_rng(0).normal(size=60)
     values[30:40] = np.nan
     items = collection(values)
-    batch = Windows(items, fitted(items, 8), 8, 0, 0.25).batch(np.arange(40))
+    batch = Windows(items, fitted(items, 8), 8).batch(np.arange(40))
     assert (batch.weight[batch.ids == MISSING] == 0).all()
     counted = batch.weight.any(axis=1)  # not where the history does not move: nothing to learn
     assert 30 <= counted.sum() < len(counted)
