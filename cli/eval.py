@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ..core.errors import UsageError
 from . import options as opt
 from .render import columns
 
@@ -23,6 +24,7 @@ from .render import columns
     metavar="N",
     help="Slide windows by N tokens; the default lays them end to end.",
 )
+@opt.option("--as-coded", is_flag=True, help="As `tfm compress` walks through it: its exact cost.")
 @opt.option("--protocol", metavar="NAME", help="A task's own way to score (`tfm tasks TASK`).")
 @opt.checkpoint_option
 @opt.device_option
@@ -30,7 +32,7 @@ from .render import columns
 @opt.json_option
 def command(
     run: str | None, data: tuple[str, ...], column: str | None, split: str | None,
-    stride: int | None, protocol: str | None, checkpoint: str, device: str,
+    stride: int | None, as_coded: bool, protocol: str | None, checkpoint: str, device: str,
     runs: str, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Score RUN (the newest by default) on its held-out items, beside trivial answers."""
@@ -52,11 +54,23 @@ def command(
     sequences: Any
     if data:
         split = "data"
-        sequences = list(task.sequences(task.items(Source(data, column)), tokenizer))
+        items = [] if as_coded else task.sequences(task.items(Source(data, column)), tokenizer)
+        sequences = list(items)
     else:
         split = split or final
         sequences = opened.heldout(split)
         floor = opened.config["floor"] if split == final else None
+    if as_coded:
+        from ..core import coding
+
+        if not hasattr(tokenizer, "ids_of_bytes"):
+            raise UsageError(f"--as-coded: compress takes no --task {task.name}")
+        if stride is not None:
+            raise UsageError("--stride: --as-coded has one of its own")
+        if data:
+            sequences = [coding.item(tokenizer, p.read_bytes()) for p in Source(data).files()]
+        sequences = [part for s in sequences for part in coding.segments(s)]
+        stride = coding.stride(model.config.context)
     scores = report(
         task, tokenizer, model, sequences, protocol=protocol, stride=stride, floor=floor,
         run=str(opened.path), step=opened.checkpoint(checkpoint).step, split=split,

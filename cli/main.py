@@ -23,6 +23,8 @@ COMMANDS = {
     "train": "Train a model on text, bytes or any other tokens.",
     "eval": "Score a run on what was held out, beside trivial answers.",
     "sample": "Draw from a run, or go on from a prompt.",
+    "compress": "Compress a file with a run's model.",
+    "decompress": "Bring a compressed file back.",
     "runs": "List runs, newest last.",
     "info": "Show what a run is made of.",
     "tasks": "List tasks, or one task's options.",

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.errors import DataError
 from ..core.protocols import Ids, Sequence
 
 
@@ -30,6 +31,14 @@ class TextTokenizer:
     def tokens(self, item: Any) -> Ids:
         """The ids of a piece of running text, nothing before or behind it."""
         raise NotImplementedError
+
+    def ids_of_bytes(self, data: bytes) -> Ids:
+        """The ids of any bytes at all, which `decode_bytes` gives back. DataError where there is
+        none."""
+        raise DataError(
+            f"{type(self).__name__.removesuffix('Tokenizer').lower()} tokens do not stand for "
+            "arbitrary bytes; byte and bpe tokens do"
+        )
 
     def encode(self, item: Any, like: Sequence | None = None) -> Sequence:
         closing = [self.end] if self.ends else []

@@ -7,6 +7,7 @@ Special tokens are never parsed out of data: whatever their spelling, text is on
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,21 @@ class BpeTokenizer(TextTokenizer):
         cuts = [item] if len(item) <= PIECE else _cut_at_lines(item)
         encoded = self.inner.encode_batch_fast(cuts, add_special_tokens=False)
         return np.concatenate([np.array(e.ids, np.int64) for e in encoded])
+
+    def ids_of_bytes(self, data: bytes) -> Ids:
+        """Bytes that are no UTF-8 have the ids of single bytes."""
+        if not self.lossless:
+            return super().ids_of_bytes(data)
+        text = data.decode("utf-8", "surrogateescape")
+        single = {piece: id for id, piece in enumerate(self.pieces) if len(piece) == 1}
+        ids: list[Ids] = []
+        for part in re.split("([\udc80-\udcff]+)", text):
+            if part and "\udc80" <= part[0] <= "\udcff":
+                loose = part.encode("utf-8", "surrogateescape")
+                ids.append(np.array([single[bytes([byte])] for byte in loose], np.int64))
+            elif part:
+                ids.append(self.tokens(part))
+        return np.concatenate(ids) if ids else np.zeros(0, np.int64)
 
     def decode_bytes(self, ids: Ids) -> bytes:
         if self.by_bytes:

@@ -23,6 +23,9 @@ class ByteTokenizer(TextTokenizer):
         data = item.encode() if isinstance(item, str) else item
         return np.frombuffer(data, np.uint8).astype(np.int64)
 
+    def ids_of_bytes(self, data: bytes) -> Ids:
+        return self.tokens(data)
+
     def decode(self, ids: Ids, side: Mapping[str, Any]) -> bytes | str:
         data = self.decode_bytes(ids)
         return data.decode("utf-8", errors="replace") if self.text else data
