@@ -128,7 +128,7 @@ def decode(
         if at + 1 < max(lengths):
             table = tables.send(padded[:, at] + low)
     if decoder.at > len(data) + 8:
-        raise DamagedError("the coded bytes end too early")
+        raise DamagedError("the coded bytes are damaged: they end too early")
     return np.concatenate(
         [row[:length] for row, length in zip(padded, lengths, strict=True)]
     ) + low  # fmt: skip

@@ -1,0 +1,192 @@
+"""Arithmetic coding: what goes in comes out, and costs what the model says."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Tfm, prose
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tfm.core import coding
+from tfm.core.config import ModelConfig
+from tfm.core.errors import DamagedError
+from tfm.core.evaluate import evaluate
+from tfm.core.model import SequenceModel
+from tfm.core.protocols import Sequence
+from tfm.core.rangecoder import Decoder, Encoder
+from tfm.tokenizers.bpe import BpeTokenizer
+from tfm.tokenizers.byte import ByteTokenizer
+
+BYTES: Any = ByteTokenizer()
+
+
+# -- the range coder -----------------------------------------------------------------------------
+
+SYMBOLS = st.lists(
+    st.tuples(st.lists(st.integers(1, 1 << 20), min_size=1, max_size=9), st.integers(0, 8)),
+    max_size=200,
+)
+
+
+@given(SYMBOLS)
+def test_ranges_come_back_and_cost_their_information(symbols: Any) -> None:
+    tables = [np.concatenate(([0], np.cumsum(counts))).tolist() for counts, _ in symbols]
+    chosen = [at % len(counts) for counts, at in symbols]
+    encoder, bits = Encoder(), 0.0
+    for table, at in zip(tables, chosen, strict=True):
+        encoder.encode(table[at], table[at + 1], table[-1])
+        bits -= math.log2((table[at + 1] - table[at]) / table[-1])
+    data = encoder.finish()
+    assert len(data) <= bits / 8 + 10
+    decoder = Decoder(data)
+    for table, at in zip(tables, chosen, strict=True):
+        count = decoder.target(table[-1])
+        assert table[at] <= count < table[at + 1]
+        decoder.take(table[at], table[at + 1], table[-1])
+
+
+def test_a_carry_runs_through_waiting_bytes() -> None:
+    """Symbols at the very top of a fine range keep 255s waiting; one more makes them roll over."""
+    top = (1 << 24) - 1
+    for last in (0, top // 2, top):
+        steps = [(top, top + 1, top + 1)] * 40 + [(last, last + 1, top + 1)]
+        encoder = Encoder()
+        for step in steps:
+            encoder.encode(*step)
+        decoder = Decoder(encoder.finish())
+        for start, end, total in steps:
+            assert start <= decoder.target(total) < end
+            decoder.take(start, end, total)
+
+
+# -- through a model -----------------------------------------------------------------------------
+
+
+def lively(context: int, vocab_size: int = BYTES.vocab_size) -> SequenceModel:
+    """A model whose predictions differ from place to place."""
+    torch.manual_seed(0)
+    model = SequenceModel(
+        ModelConfig(vocab_size=vocab_size, context=context, layers=2, width=16, heads=2)
+    )
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+MODEL = lively(24)
+
+
+def there_and_back(data: bytes, model: SequenceModel = MODEL) -> bytes:
+    """The coded bytes; that they come back is asserted."""
+    sequence = coding.item(BYTES, data)
+    support = BYTES.support(len(data), {})
+    coded = coding.encode(model, support, sequence)
+    ids = coding.decode(model, support, sequence.ids[:1], len(data), coded)
+    assert BYTES.decode_bytes(ids) == data
+    return coded
+
+
+@given(st.binary(max_size=80))
+@settings(max_examples=25)
+def test_any_bytes_come_back(data: bytes) -> None:
+    there_and_back(data)
+
+
+@pytest.mark.parametrize("size", [23, 24, 25, 36, 37])
+def test_the_ends_of_windows_come_back(size: int) -> None:
+    there_and_back(bytes(range(size)))
+
+
+def test_many_rows_come_back_and_cost_what_evaluate_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coding, "SEGMENT", 100)
+    data = prose(1500).encode()
+    coded = there_and_back(data)
+    parts = coding.segments(coding.item(BYTES, data))
+    assert len(parts) > 10 and sum(len(part) - 1 for part in parts) == len(data)
+    scores = evaluate(MODEL, BYTES, parts, stride=coding.stride(MODEL.config.context))
+    nats = sum(float(score.nats.sum()) for score in scores)
+    assert nats / math.log(2) / 8 - 1 <= len(coded) <= 1.01 * nats / math.log(2) / 8 + 16
+
+
+def test_bytes_without_a_meaning_have_ids_of_subwords() -> None:
+    tokenizer = BpeTokenizer.fit([prose(3000)], 300)
+    for data in (b"the quick \xff\xfe fox", b"\x80", "é".encode()[:1] + b"\n", bytes(range(256))):
+        assert tokenizer.decode_bytes(tokenizer.ids_of_bytes(data)) == data
+
+
+# -- files ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("compress")
+    for seed, name in enumerate(("run", "other")):
+        Tfm(folder)(
+            *("train", "--task", "byte", "--data", text, "--size", "nano", "--steps", 4, "-q"),
+            *("--seed", seed, "--run", name),
+        )
+    return folder / "run"
+
+
+def test_a_file_comes_back(run: Path, tfm: Tfm) -> None:
+    data = prose(1200, seed=3).encode() + bytes(range(256))
+    source = tfm.folder / "file.txt"
+    source.write_bytes(data)
+    said = tfm("compress", run, "file.txt", "--json").json()
+    packed = tfm.folder / "file.txt.tfm"
+    assert said["compressed"] == packed.stat().st_size and said["bytes"] == len(data)
+    scores = tfm("eval", run, "--data", "file.txt", "--as-coded", "--json").json()
+    cost = scores["nll"] / math.log(2) / 8
+    assert cost <= packed.stat().st_size <= 1.01 * cost + 128
+
+    assert "--force" in tfm.error("decompress", run, "file.txt.tfm")
+    source.unlink()
+    tfm("decompress", run, "file.txt.tfm")
+    assert source.read_bytes() == data
+
+    coded = packed.read_bytes()
+    assert tfm("decompress", run, "-", stdin=coded).out == data
+    other = tfm.error("decompress", run.parent / "other", "-", stdin=coded)
+    assert "weights" in other
+    broken = bytearray(coded)
+    broken[len(coded) // 2] ^= 4
+    assert "damaged" in tfm.error("decompress", run, "-", stdin=bytes(broken), code=3)
+    assert "damaged" in tfm.error("decompress", run, "-", stdin=coded[:-40], code=3)
+    assert "damaged" in tfm.error("decompress", run, "-", stdin=coded[:20], code=3)
+    assert "not made by" in tfm.error("decompress", run, "-", stdin=b"something else")
+
+
+def test_nothing_comes_back_as_nothing(run: Path, tfm: Tfm) -> None:
+    packed = tfm("compress", run, "-", stdin=b"").out
+    assert 0 < len(packed) <= 128
+    assert tfm("decompress", run, "-", stdin=packed).out == b""
+
+
+def test_what_cannot_be_compressed_is_said(trained: Any, run: Path, tfm: Tfm) -> None:
+    (tfm.folder / "a").write_bytes(b"abc")
+    assert "arbitrary bytes" in tfm.error("compress", trained.path, "a")
+    assert "No such file" in tfm.error("compress", run, "missing")
+    assert "one file" in tfm.error("compress")
+    assert "-o" in tfm.error("decompress", run, "a")
+    assert sorted(p.name for p in tfm.folder.iterdir()) == ["a"]
+
+
+def test_a_damaged_stream_of_ids_is_told() -> None:
+    sequence = coding.item(BYTES, prose(100).encode())
+    support = BYTES.support(len(sequence), {})
+    coded = coding.encode(MODEL, support, sequence)
+    with pytest.raises(DamagedError):
+        coding.decode(MODEL, support, sequence.ids[:1], 8 * len(sequence), coded)
+
+
+def test_segments_are_even() -> None:
+    for count in (0, 1, coding.SEGMENT * 3 + 5, coding.SEGMENT * coding.ROWS * 2 + 1):
+        lengths = coding.sizes(count)
+        assert sum(lengths) == count and max(lengths) - min(lengths) <= 1
+        assert lengths == sorted(lengths, reverse=True) and len(lengths) <= coding.ROWS
+    whole = Sequence(np.arange(10), 2, None, {"byte": 8})
+    assert [part.ids.tolist() for part in coding.segments(whole)] == [list(range(10))]
