@@ -1,0 +1,91 @@
+"""`tfm compress` beside gzip, bzip2 and xz, exact and decompressed again.
+
+python benchmarks/compress.py [--budget 2m] [--only KIND]
+
+A byte model learns from the beginning of each kind; then 100 kB that follow are compressed. The
+general programs know nothing beforehand, so `xz, knowing` is what xz -9e adds for the same bytes
+behind the same beginning: it has seen what the model has. The model's own size is not counted and
+is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import bz2
+import gzip
+import lzma
+import sysconfig
+import time
+from pathlib import Path
+
+from _common import DATA, heading, table, tfm, tfm_json, workspace
+
+SIZE = 100_000  # bytes to compress
+KINDS = ("text", "code", "binary", "images", "series")
+
+
+def pieces(kind: str) -> tuple[bytes, bytes]:
+    """(what is learned from, what is compressed)."""
+    if kind == "text":
+        data = (DATA / "text" / "tinyshakespeare.txt").read_bytes()
+    elif kind == "code":
+        modules = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
+        data = b"".join(path.read_bytes() for path in modules)
+    elif kind == "binary":
+        data = (DATA / "bytes" / "calgary" / "obj2").read_bytes()
+    elif kind == "images":
+        packed = (DATA / "image" / "mnist" / "t10k-images-idx3-ubyte.gz").read_bytes()
+        data = gzip.decompress(packed)
+    else:
+        data = (DATA / "timeseries" / "m4_hourly" / "Hourly-train.csv").read_bytes()
+    size = min(SIZE, len(data) // 10)
+    return data[:-size], data[-size:]
+
+
+def xz(data: bytes) -> int:
+    return len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--budget", default="2m", help="of each training")
+    parser.add_argument("--only", choices=KINDS)
+    args = parser.parse_args()
+    heading()
+    rows: list[list[object]] = [
+        ["bits per byte", "bytes", "gzip -9", "bzip2", "xz -9e", "xz, knowing", "tfm",
+         "eval --as-coded", "seconds there", "and back", "weights, kB"],
+    ]  # fmt: skip
+    for kind in [args.only] if args.only else KINDS:
+        learned, data = pieces(kind)
+        folder = workspace()
+        (folder / "learned").write_bytes(learned)
+        (folder / "data").write_bytes(data)
+        tfm(
+            "train", "--task", "byte", "--data", "learned", "--holdout", 0.01, "--budget",
+            args.budget, "--run", "run", "-q", folder=folder,
+        )  # fmt: skip
+        coded = tfm_json("eval", "run", "--data", "data", "--as-coded", folder=folder)
+        began = time.monotonic()
+        tfm("compress", "run", "data", "-q", folder=folder)
+        there = time.monotonic() - began
+        began = time.monotonic()
+        tfm("decompress", "run", "data.tfm", "-o", "back", "-q", folder=folder)
+        back = time.monotonic() - began
+        if (folder / "back").read_bytes() != data:
+            raise SystemExit(f"{kind}: did not come back")
+        weights = max((folder / "run" / "checkpoints").glob("*/model.safetensors"))
+        sizes = [
+            len(gzip.compress(data, 9)), len(bz2.compress(data)), xz(data),
+            xz(learned + data) - xz(learned), (folder / "data.tfm").stat().st_size,
+        ]  # fmt: skip
+        bits = [f"{8 * size / len(data):.3f}" for size in sizes]
+        rows.append(
+            [kind, f"{len(data):,}", *bits, f"{coded['bits_per_byte']:.3f}", f"{there:.0f}",
+             f"{back:.0f}", f"{weights.stat().st_size // 1000:,}"]
+        )  # fmt: skip
+    table(rows)
+
+
+if __name__ == "__main__":
+    main()
