@@ -8,10 +8,10 @@ plain form (tests/test_fused.py), and is it where no gradient is wanted: a
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
@@ -20,9 +20,18 @@ WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     """`F.rms_norm` over the last dimension (Zhang & Sennrich 2019): x (..., D), weight (D,)."""
     if not torch.is_grad_enabled():
-        return F.rms_norm(x, x.shape[-1:], weight, eps)
+        exact = torch.promote_types(x.dtype, torch.float32)
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=exact)
+        square = torch.addcmul(_constant(eps, exact, x.device), norm, norm, value=1 / x.shape[-1])
+        normed = x * square.rsqrt_()
+        return (normed if weight is None else normed.mul_(weight)).to(x.dtype)
     out: Tensor = _RmsNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
     return out
+
+
+@functools.cache
+def _constant(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor([value], dtype=dtype, device=device)
 
 
 class _RmsNorm(torch.autograd.Function):
@@ -75,16 +84,19 @@ class _ReluSquared(torch.autograd.Function):
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x (B, H, T, head_width) turned by its position, halves as pairs (Su et al. 2021); cos and
-    sin broadcast to (B, 1, T, half)."""
+    """x (B, H, T, head_width) turned by its position, halves as pairs (Su et al. 2021). cos and
+    sin broadcast to (B, 1, T, head_width), each pair's angle twice, the first sine negative."""
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     if not torch.is_grad_enabled():
-        return _turn(x, cos, sin, 1.0)
-    out: Tensor = _Rotate.apply(x, cos, sin)  # type: ignore[no-untyped-call]
+        return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+    half = x.shape[-1] // 2
+    out: Tensor = _Rotate.apply(x, cos[..., :half], sin[..., half:])  # type: ignore[no-untyped-call]
     return out
 
 
 class _Rotate(torch.autograd.Function):
+    """Half by half: nothing is rolled, which would be a pass of its own."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)

@@ -26,6 +26,10 @@ class Linear(nn.Linear):
         self.rows = rows
         self.output = output
 
+    def part(self, x: Tensor, low: int, high: int | None) -> Tensor:
+        """Of the outputs, low ... high - 1 alone."""
+        return F.linear(x, self.weight[low:high])
+
 
 class NoNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
@@ -95,7 +99,7 @@ class FeedForward(nn.Module):
 
 
 def rotary_angles(positions: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor]:
-    """cos and sin, each (..., T, head_width / 2), for positions (..., T, axes).
+    """cos and sin, each (..., T, head_width), for positions (..., T, axes), as `rotate` takes them.
 
     Su et al. 2021 (RoFormer) for one axis, in the half-split layout of Llama. With more axes,
     frequency j turns with axis j mod axes, so that each axis has slow and fast ones.
@@ -104,7 +108,8 @@ def rotary_angles(positions: Tensor, config: ModelConfig) -> tuple[Tensor, Tenso
     index = torch.arange(pairs, device=positions.device)
     frequency = config.rope_theta ** (-index.float() / pairs)
     angles = positions.float()[..., index % config.axes] * frequency
-    return angles.cos(), angles.sin()
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 def sinusoids(positions: Tensor, width: int) -> Tensor:

@@ -25,7 +25,7 @@ from .layers import Linear
 
 @dataclass(frozen=True)
 class Place:
-    """Where the positions at hand stand: rotary cos and sin, each (B or 1, 1, T, half), or none;
+    """Where the positions at hand stand: rotary cos and sin, each (B or 1, 1, T, w), or none;
     segments (B, T), or none where a row is one item."""
 
     rotary: tuple[Tensor, Tensor] | None = None
@@ -99,7 +99,8 @@ class Attention(nn.Module):
     def start(self, batch: int, length: int) -> KeyValues:
         shape = (batch, self.groups, length, self.head_width)
         like = self.qkv.weight
-        return KeyValues(like.new_empty(shape), like.new_empty(shape))
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        return KeyValues(like.new_empty(shape, dtype=dtype), like.new_empty(shape, dtype=dtype))
 
     def fork(self, memory: KeyValues, times: int) -> KeyValues:
         """Reads the beginning once for all draws; they add their own keys behind it."""
@@ -111,8 +112,8 @@ class Attention(nn.Module):
     def step(self, x: Tensor, place: Place, memory: KeyValues) -> Tensor:
         q, k, v = self._split(x, place)
         start, end = memory.seen, memory.seen + x.shape[1]
-        memory.keys[:, :, start:end] = k
-        memory.values[:, :, start:end] = v
+        memory.keys.narrow(2, start, end - start).copy_(k)
+        memory.values.narrow(2, start, end - start).copy_(v)
         memory.seen = end
         keys, values = memory.keys[:, :, :end].to(q.dtype), memory.values[:, :, :end].to(q.dtype)
         if memory.shared is not None:

@@ -68,6 +68,7 @@ class SequenceModel(nn.Module):
         super().__init__()
         self.config = config
         self.recompute = False  # blocks in the backward pass rather than keep what is inside them
+        self._angles: tuple[Tensor, Tensor] | None = None
         self.embedding = nn.Embedding(config.vocab_size, config.width)
         learned = config.positions == "learned"
         self.place = nn.Embedding(config.context, config.width) if learned else None
@@ -120,18 +121,31 @@ class SequenceModel(nn.Module):
         """The stream (B, T, D) and the place of ids (B, T), the first standing at `first`."""
         config = self.config
         x = self.embedding(ids)
-        if positions is None:
-            steps = torch.arange(first, first + ids.shape[1], device=ids.device)
-            positions = steps[None, :, None].expand(1, -1, config.axes)
-        rotary = None
         if config.positions == "rope":
-            cos, sin = rotary_angles(positions, config)
-            rotary = (cos[:, None], sin[:, None])
-        elif config.positions == "sinusoidal":
-            x = x * math.sqrt(config.width) + sinusoids(positions[..., 0], config.width)
+            return self.dropout(x), Place(self._rotary(ids, positions, first))
+        at = torch.arange(first, first + ids.shape[1], device=ids.device)[None]  # (1 or B, T)
+        if positions is not None:
+            at = positions[..., 0]
+        if config.positions == "sinusoidal":
+            x = x * math.sqrt(config.width) + sinusoids(at, config.width)
         elif self.place is not None:
-            x = x + self.place(positions[..., 0])
-        return self.dropout(x), Place(rotary)
+            x = x + self.place(at)
+        return self.dropout(x), Place()
+
+    def _rotary(self, ids: Tensor, positions: Tensor | None, first: int) -> tuple[Tensor, Tensor]:
+        """cos and sin, each (1 or B, 1, T, w). Those of plain positions are worked out once."""
+        if positions is not None:
+            cos, sin = rotary_angles(positions, self.config)
+            return cos[:, None], sin[:, None]
+        length = ids.shape[1]
+        if self._angles is None or self._angles[0].device != ids.device or (
+            first + length > len(self._angles[0])
+        ):  # fmt: skip
+            count = max(self.config.context + 1, first + length)
+            steps = torch.arange(count, device=ids.device)[:, None].expand(-1, self.config.axes)
+            self._angles = rotary_angles(steps, self.config)
+        cos, sin = self._angles
+        return cos[first : first + length][None, None], sin[first : first + length][None, None]
 
     def forward(
         self, ids: Tensor, positions: Tensor | None = None, segments: Tensor | None = None
@@ -148,8 +162,7 @@ class SequenceModel(nn.Module):
 
     def logits(self, hidden: Tensor, low: int = 0, high: int | None = None) -> Tensor:
         """(..., high - low) float32 scores of the ids low ... high - 1 after hidden (..., D)."""
-        weight = self.head.weight[low:high]
-        logits = F.linear(hidden, weight).float()
+        logits = self.head.part(hidden, low, high).float()
         if self.config.softcap:
             logits = self.config.softcap * torch.tanh(logits / self.config.softcap)
         return logits

@@ -14,13 +14,14 @@ def some(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tens
 
 
 def plain_rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    first, second = x.chunk(2, dim=-1)
+    half = x.shape[-1] // 2
+    first, second, cos, sin = x[..., :half], x[..., half:], cos[..., :half], sin[..., half:]
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
 def angles(rows: int, length: int, half: int) -> tuple[Tensor, Tensor]:
     angle = some(rows, 1, length, half, seed=3).detach()
-    return angle.cos(), angle.sin()
+    return torch.cat((angle.cos(), angle.cos()), -1), torch.cat((-angle.sin(), angle.sin()), -1)
 
 
 def agree(ours: Tensor, plain: Tensor, *inputs: Tensor, tolerance: float = 1e-6) -> None:

@@ -1,0 +1,64 @@
+"""Models with weights in fewer bits, beside the model they were made of."""
+
+import pytest
+import torch
+
+from tfm.core.config import ARCHS, ModelConfig
+from tfm.core.model import SequenceModel
+from tfm.core.packed import DTYPES, decoding_dtype, with_weights_in
+
+# the error of a logit (root mean square) beside the spread of logits
+BOUND = {"float32": 1e-5, "bfloat16": 2e-2, "float16": 2e-3, "int8": 5e-2}
+
+
+def lively(**fields: object) -> SequenceModel:
+    torch.manual_seed(0)
+    shape = dict(vocab_size=50, context=32, layers=2, width=32, heads=4)
+    model = SequenceModel(ModelConfig(**{**shape, **fields})).eval()  # type: ignore[arg-type]
+    for name, parameter in model.named_parameters():
+        if "norm" not in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("arch", ARCHS)
+@torch.no_grad()
+def test_logits_are_near_those_of_the_model(arch: str, dtype: str) -> None:
+    model = lively(**ARCHS[arch])
+    ids = torch.randint(0, 50, (3, 20), generator=torch.Generator().manual_seed(1))
+    plain = model.logits(model(ids))
+    for rows in (1, 3):
+        packed = with_weights_in(model, dtype, rows)
+        found = packed.logits(packed(ids))
+        assert found.dtype == torch.float32
+        error = float((found - plain).square().mean().sqrt())
+        assert error <= BOUND[dtype] * float(plain.std())
+        part = packed.logits(packed(ids), 7, 31)
+        torch.testing.assert_close(part, found[..., 7:31], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@torch.no_grad()
+def test_steps_equal_the_whole_pass(dtype: str) -> None:
+    packed = with_weights_in(lively(), dtype)
+    ids = torch.randint(0, 50, (2, 12), generator=torch.Generator().manual_seed(2))
+    state = packed.start(2, 32)
+    assert state.memories[0].keys.dtype == torch.float32
+    steps = [
+        packed.step(ids[:, :5], state),
+        *(packed.step(ids[:, [t]], state) for t in range(5, 12)),
+    ]
+    torch.testing.assert_close(torch.cat(steps, 1), packed(ids), rtol=2e-2, atol=2e-2)
+
+
+def test_the_model_itself_is_left_alone() -> None:
+    model = lively()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with_weights_in(model, "int8")
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_narrow_model_is_decoded_as_it_is() -> None:
+    assert decoding_dtype(lively(), 1) == "float32"
+    assert decoding_dtype(lively(width=128), 1) in DTYPES
