@@ -152,5 +152,7 @@ def _table(result: dict[str, Any]) -> str:
         ],
         numbers=True,
     )
-    what = "worse" if result["worse"] else "better" if result["high"] < 0 else "no worse for sure"
-    return f"{head}\n\nB is {what}, on {result['blocks']:,} items or blocks"
+    what = "B is worse" if result["worse"] else (
+        "B is better" if result["high"] < 0 else "B is not surely worse"
+    )  # fmt: skip
+    return f"{head}\n\n{what}, by {result['blocks']:,} items or blocks of them"
