@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..core.source import Source
 
 PIECE = 1 << 18  # bytes of a line that are scored as one, as of a running text
+TOGETHER = 1 << 17  # bytes of lines that are scored together
 PAUSE = 0.1  # seconds after which what has arrived is scored, though more may follow
 
 
@@ -112,17 +113,21 @@ def command(
 
 
 def _lines(task: Any, tokenizer: Any, arriving: Arriving) -> Iterator[Item | None]:
-    """Each line; none where none has come for a while."""
-    number, wait, name = 1, None, None
+    """Each line; none where none has come for a while, or enough have."""
+    number, wait, name, size = 1, None, None, 0
     while True:
         record = arriving.take(wait)
         if record is None:
             if arriving.over:
                 return
-            wait = None
+            wait, size = None, 0
             yield None
             continue
         data, ends = record
+        size += len(data)
+        if size > TOGETHER:
+            size = 0
+            yield None
         wait = PAUSE
         try:
             sequence = task.sequence(data, tokenizer, None, ends)
