@@ -150,13 +150,15 @@ class Sampler:
                 if not jobs or jobs[-1].begun == count:
                     if failed or len(jobs) == HELD:
                         break
+                    prompt = None
                     try:
                         prompt = take(not jobs)
                         if prompt is None:
                             break
                         jobs.append(self.job(prompt, count))
                     except TfmError as error:
-                        failed = error
+                        where = prompt.where if prompt is not None else None
+                        failed = DataError(f"{where}: {error}") if where else error
                         break
                 job = jobs[-1]
                 if job.length:

@@ -22,6 +22,7 @@ AHEAD = 16  # blocks read before they are asked for, at most
 class Prompt:
     data: bytes | None  # none: the task's own beginning
     id: str | None = None
+    where: str | None = None  # it was read, for messages
 
     @property
     def key(self) -> str:
@@ -136,7 +137,7 @@ class Lines:
         stream = piped()
         assert stream is not None
         self.arriving = Arriving(stream, b"\0" if null else b"\n")
-        self.json_in, self.number = json_in, 0
+        self.null, self.json_in, self.number = null, json_in, 0
         self.first: Prompt | None = None
 
     def any(self) -> bool:
@@ -154,15 +155,14 @@ class Lines:
         if record is None:
             return None
         self.number += 1
-        return json_prompt(record[0], self.number) if self.json_in else Prompt(record[0])
+        where = f"standard input, {'record' if self.null else 'line'} {self.number}"
+        return json_prompt(record[0], where) if self.json_in else Prompt(record[0], None, where)
 
 
-def json_prompt(line: bytes, number: int) -> Prompt:
+def json_prompt(line: bytes, where: str) -> Prompt:
     try:
         record: Any = json.loads(line)
         data = record["prompt"].encode()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"standard input, line {number}: must be a JSON object with a text `prompt`"
-        ) from error
-    return Prompt(data, None if record.get("id") is None else str(record["id"]))
+        raise DataError(f"{where}: must be a JSON object with a text `prompt`") from error
+    return Prompt(data, None if record.get("id") is None else str(record["id"]), where)

@@ -20,7 +20,7 @@ PROMPTS = [f"{word} {number} fox" * (1 + number % 5) for number in range(9)
 @pytest.fixture(scope="module")
 def sample(trained: Trained) -> Any:
     def call(lines: list[str], *args: object, end: str = "\n", **settings: Any) -> Any:
-        stdin = "".join(line + end for line in lines).encode()
+        stdin = "".join(line + end for line in lines).encode("utf-8", "surrogateescape")
         options = ("--length", 20, "--device", "cpu", *args)
         return Tfm(trained.path.parent)("sample", trained.path, *options, stdin=stdin, **settings)
 
@@ -68,6 +68,9 @@ def test_what_came_before_an_error_is_answered(sample: Any) -> None:
     assert done.err.splitlines() == [
         "Error: standard input, line 3: must be a JSON object with a text `prompt`"
     ]
+    done = sample(["fox", "dog", "\udcff"], code=2)
+    assert len(done.out.splitlines()) == 2
+    assert done.err.startswith("Error: standard input, line 3: the text: not UTF-8 text at byte 0")
 
 
 def test_a_line_is_answered_before_the_next_comes(tfm: Tfm, trained: Trained) -> None:
