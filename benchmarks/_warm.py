@@ -65,6 +65,8 @@ def start(folder: Path, *args: object) -> int:
 
 def fork(folder: Path, work: Callable[[], object]) -> int:
     """A child that does `work` in `folder` and exits 0; the lines of a failure stand in err."""
+    for name in ("out", "err"):
+        (folder / name).unlink(missing_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
@@ -113,7 +115,8 @@ class Ended:
 def ended(pid: int, folder: Path, began: float) -> Ended:
     _, status, usage = os.wait4(pid, 0)
     code = os.waitstatus_to_exitcode(status)
-    out, err = ((folder / n).read_text(errors="replace") for n in ("out", "err"))
+    files = [folder / name for name in ("out", "err")]
+    out, err = (f.read_text(errors="replace") if f.exists() else "" for f in files)
     return Ended(code, out, err, time.perf_counter() - began, usage.ru_maxrss)
 
 
