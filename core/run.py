@@ -181,8 +181,11 @@ class Run:
         with (self.path / "log.jsonl").open("a") as file:
             file.write(log_line(entry))
 
-    def cut_log(self, step: int) -> None:
-        """Drops what was logged after `step`: training goes on from there."""
+    def cut(self, step: int) -> None:
+        """Drops what was logged and saved after `step`: training goes on from there."""
+        for later in self.checkpoints():
+            if later.step > step:
+                shutil.rmtree(later.path)
         kept = [e for e in self.log() if e["step"] <= step and e.get("event") != "final"]
         write_durably(self.path / "log.jsonl", "".join(map(log_line, kept)).encode())
 
@@ -192,12 +195,13 @@ class Run:
         entries = self.log()
         planned = [e["steps"] for e in entries if e.get("event") == "replan"]
         steps = planned[-1] if planned else self.config["train"]["steps"]
-        final = next((e for e in reversed(entries) if e.get("event") == "final"), None)
+        ends = [e for e in entries if e.get("event") in ("final", "replan")]
+        final = ends[-1] if ends and ends[-1]["event"] == "final" else None
         saved = self.checkpoints()
         step = saved[-1].step if saved else 0
         if self.is_locked():
             state = "running"
-        elif final is not None and final["step"] >= steps:
+        elif final is not None:
             state = "done"
         else:
             state = "interrupted" if step else "empty"
@@ -251,7 +255,7 @@ class Run:
         return sorted((Checkpoint(p, int(p.name)) for p in found), key=lambda c: c.step)
 
     def checkpoint(self, which: str = "last") -> Checkpoint:
-        """`last` or a step. UsageError where there is none."""
+        """`last`, `best` or a step. UsageError where there is none."""
         saved = self.checkpoints()
         if not saved:
             raise UsageError(
@@ -259,6 +263,15 @@ class Run:
             )
         if which == "last":
             return saved[-1]
+        if which == "best":
+            check_files(saved[-1].path)
+            state = json.loads((saved[-1].path / "state.json").read_bytes())
+            step = state.get("choice", {}).get("best_step")
+            if step is None:
+                raise UsageError(
+                    "--checkpoint best: nothing chose one in this run; train with --patience N"
+                )
+            which = str(step)
         for checkpoint in saved:
             if which.isdigit() and checkpoint.step == int(which):
                 return checkpoint
@@ -274,6 +287,7 @@ class Run:
         """
         from safetensors.torch import save
 
+        from .optim import in_use
         from .weights import optimizer_tensors
 
         root = self.path / "checkpoints"
@@ -284,12 +298,12 @@ class Run:
         shutil.rmtree(fresh, ignore_errors=True)
         try:
             fresh.mkdir()
-            weights = {name: t.detach().contiguous() for name, t in model.named_parameters()}
-            write_durably(fresh / "model.safetensors", save(weights))
+            with in_use(optimizers):
+                weights = {name: t.detach().contiguous() for name, t in model.named_parameters()}
+                write_durably(fresh / "model.safetensors", save(weights))
             write_durably(fresh / "optimizer.safetensors", save(optimizer_tensors(optimizers)))
             write_durably(fresh / "state.json", to_json({"step": step, **state}))
-            run_files = hashlib.sha256((self.path / "manifest.json").read_bytes()).hexdigest()
-            write_manifest(fresh, {"run": run_files})
+            write_manifest(fresh, {"run": self._identity()})
             fresh.rename(folder)
             sync_folder(root)
         except OSError as error:
@@ -299,9 +313,25 @@ class Run:
                 f"{folder}: not saved ({error.strerror}), about {need:,} bytes are needed; "
                 "earlier checkpoints are intact"
             ) from error
+        best = state.get("choice", {}).get("best_step")
         for old in self.checkpoints()[:-KEEP]:
-            shutil.rmtree(old.path, ignore_errors=True)
+            if old.step != best:
+                shutil.rmtree(old.path, ignore_errors=True)
         return Checkpoint(folder, step)
+
+    def _identity(self) -> str:
+        """A hash of all that the run's manifest lists: config, data, tokenizer, held-out ids."""
+        return hashlib.sha256((self.path / "manifest.json").read_bytes()).hexdigest()
+
+    def check_checkpoint(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """Its manifest. DamagedError unless every file is as it was saved, and by this run."""
+        manifest = check_files(checkpoint.path)
+        if manifest["run"] != self._identity():
+            raise DamagedError(
+                f"{checkpoint.path}: saved by another run; config, data, tokenizer or held-out "
+                "ids are not those it was trained with"
+            )
+        return manifest
 
     def load_model(self, which: str = "last", device: torch.device | None = None) -> SequenceModel:
         """The model with the weights of a checkpoint, every file checked first. DamagedError."""
@@ -310,7 +340,7 @@ class Run:
 
         self.check()
         checkpoint = self.checkpoint(which)
-        check_files(checkpoint.path)
+        self.check_checkpoint(checkpoint)
         model = SequenceModel(self.model_config())
         load_weights(model, checkpoint.path / "model.safetensors")
         return model.to(device) if device is not None else model
