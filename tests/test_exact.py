@@ -113,13 +113,11 @@ def test_from_every_step_the_end_is_the_same(whole: tuple[Run, Path], tmp_path: 
         for later in steps[step + 1 :]:  # one that is damaged stays, and is not taken
             shutil.rmtree(path / f"checkpoints/{later:06d}")
         (path / f"checkpoints/{step + 1:06d}/state.json").write_text("{}")
-        state.config = replace(
-            state.config, save_every=0
-        )  # to be quick: no part of what is learned
         torch.manual_seed(step)  # what is random elsewhere does not matter
         again = Run(path)
         task, planned, state = resume(again, quiet, "cpu", cache)
         assert state.step == step
+        state.config = replace(state.config, save_every=0)  # quick; no part of what is learned
         again.cut(step)
         train_to_end(again, task, planned, state, None, Never(), True)
         assert log_of(again) == log, step
