@@ -264,7 +264,7 @@ def _resume(
         state.config = replace(state.config, steps=steps)
         state.choice = replace(state.choice, waited=0, reached=False)
         run.append_log({"event": "replan", "step": state.step, "steps": steps})
-    elif run.status()["state"] == "done":
+    elif run.status()["final"] is not None:
         raise UsageError(f"{run.path}: done, at step {state.step}; train it longer with --steps N")
     if flags["save_every"]:
         state.config = replace(state.config, save_every=flags["save_every"])

@@ -27,14 +27,20 @@ REPLAN_AT = (0.1, 0.25, 0.45, 0.65, 0.8, 0.9)  # of the steps: the budget is loo
 class Stop:
     """What SIGINT and SIGTERM do. Before the first step: leave, and nothing is kept. While
     training: the first asks for an end after this step, the second leaves at once. When all is
-    saved: leave."""
+    saved: leave. SIGUSR1 asks for a look: a checkpoint and a sample after this step."""
 
     def __init__(self) -> None:
         self.asked = 0
         self.armed = False  # once there is a step to save
         self.saved = False  # once there is none left
+        self.look = False
         signal.signal(signal.SIGINT, self._handle)
         signal.signal(signal.SIGTERM, self._handle)
+        if hasattr(signal, "SIGUSR1"):
+            signal.signal(signal.SIGUSR1, self._look)
+
+    def _look(self, number: int, frame: object) -> None:
+        self.look = True
 
     def _handle(self, number: int, frame: object) -> None:
         if not self.armed:
@@ -90,6 +96,11 @@ def train_to_end(
                 if stop.asked:
                     _save(run, state)
                     stop.obey(run, state.step)
+                if stop.look:
+                    stop.look = False
+                    _save(run, state)
+                    say(f"saved at step {step.index:,}")
+                    _draw(run, task, state)
                 every = config.save_every
                 if better or (every and step.index % every == 0):
                     _save(run, state)
@@ -147,6 +158,12 @@ def _show(
     if scores.get("best_step") not in (None, state.step):
         say(f"the best was step {scores['best_step']:,}: use it with --checkpoint best")
     say(score_line(task.unit, scores, getattr(task, "headline", ())))
+    _draw(run, task, state)
+    say(f"trained in {clock(time.monotonic() - STARTED)}; next: tfm sample {run.path}")
+
+
+def _draw(run: Run, task: Task, state: State) -> None:
+    """A sample, for people."""
     from ..core.optim import in_use
     from .drawing import show_sample
 
@@ -154,10 +171,10 @@ def _show(
     own = [held[index] for index in range(min(SHOWN, len(held)))]
     with in_use(state.optimizers):
         picture = show_sample(task, run.tokenizer(), state.model, SAMPLE_TOKENS, own)
+    state.model.train()  # which drawing ended, and with it dropout
     if picture is not None:
         say("a sample:")
         say("\n".join(f"  {line}" for line in picture.splitlines()))
-    say(f"trained in {clock(time.monotonic() - STARTED)}; next: tfm sample {run.path}")
 
 
 def score_line(unit: str, scores: dict[str, Any], headline: tuple[str, ...] = ()) -> str:
