@@ -19,7 +19,7 @@ from ..core.errors import AnswerNo, UsageError
 from . import options as opt
 from .main import STARTED
 from .render import say
-from .training import Stop, train_to_end
+from .training import Stop, plan_anew, train_to_end
 
 if TYPE_CHECKING:
     from ..core.experiment import State
@@ -261,9 +261,7 @@ def _resume(
             raise UsageError(f"--steps {steps}: {run.path} is at step {state.step} already")
         note(f"planned anew: {steps:,} steps in all rather than {state.config.steps:,}; "
              "the learning rate follows")  # fmt: skip
-        state.config = replace(state.config, steps=steps)
-        state.choice = replace(state.choice, waited=0, reached=False)
-        run.append_log({"event": "replan", "step": state.step, "steps": steps})
+        plan_anew(run, state, steps)
     elif run.status()["final"] is not None:
         raise UsageError(f"{run.path}: done, at step {state.step}; train it longer with --steps N")
     if flags["save_every"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -65,8 +65,14 @@ def train_to_end(
     left: Callable[[], float] | None,
     stop: Stop,
     quiet: bool,
+    replans: Mapping[int, list[int]] | None = None,
+    end: int | None = None,
 ) -> dict[str, Any]:
-    """Steps until the plan's end, then the final score."""
+    """Steps until the plan's end, then the final score.
+
+    To repeat a run: `replans` has, by step, for how many steps it was planned anew; `end` is a
+    step after which there is neither a further one nor a score.
+    """
     from ..core.held import HeldOut
     from ..core.train import train
 
@@ -74,10 +80,13 @@ def train_to_end(
     reserve = planned.about.get("reserve_seconds", 0.0)
     held = HeldOut(run, task, state, planned)
     with TrainingProgress(state.config.steps, state.step, task.unit, quiet) as progress:
+        for steps in (replans or {}).get(state.step, ()):
+            plan_anew(run, state, steps)
         saved_at = time.monotonic()
         marked = (state.step, time.monotonic())
-        while state.step < state.config.steps and not state.choice.is_over(state.config):
+        while state.goes_on() and state.step != end:
             config = state.config
+            progress.steps = config.steps
             for step in train(
                 state.model, planned.data, config, state.optimizers, state.step, state.skipped
             ):
@@ -108,14 +117,17 @@ def train_to_end(
                     _save(run, state)
                     saved_at = time.monotonic()
                 if left and step.index in _marks(config.steps):
-                    state.config = _replan(run, state, marked, left() - reserve)
-                    progress.steps = state.config.steps
+                    _replan(run, state, marked, left() - reserve)
                     marked = (step.index, time.monotonic())
-                if state.config is not config or state.choice.is_over(config):
+                for steps in (replans or {}).get(step.index, ()):
+                    plan_anew(run, state, steps)
+                if state.config is not config or not state.goes_on() or step.index == end:
                     break
     _save(run, state)
+    if end is not None:
+        return {}
     stop.saved = True
-    scores = held.final(left)
+    scores = held.final()
     run.append_log({"event": "final", "step": state.step, "scores": scores})
     _show(run, task, state, scores, losses, quiet)
     return scores
@@ -125,14 +137,20 @@ def _marks(steps: int) -> set[int]:
     return {int(steps * part) for part in REPLAN_AT}
 
 
-def _replan(run: Run, state: State, marked: tuple[int, float], seconds: float) -> Any:
-    """The config with as many steps as the speed since the last mark leaves time for."""
+def _replan(run: Run, state: State, marked: tuple[int, float], seconds: float) -> None:
+    """As many steps as the speed since the last mark leaves time for."""
     pace = (time.monotonic() - marked[1]) / max(1, state.step - marked[0])
     steps = state.step + max(1, int(seconds / pace))
-    if abs(steps - state.config.steps) <= 0.015 * state.config.steps:
-        return state.config
+    if abs(steps - state.config.steps) > 0.015 * state.config.steps:
+        plan_anew(run, state, steps)
+
+
+def plan_anew(run: Run, state: State, steps: int) -> None:
+    """So many steps in all; a run that was at its end goes on."""
+    if state.choice.is_over(state.config):
+        state.choice = replace(state.choice, waited=0, reached=False)
+    state.config = replace(state.config, steps=steps)
     run.append_log({"event": "replan", "step": state.step, "steps": steps})
-    return replace(state.config, steps=steps)
 
 
 def _save(run: Run, state: State) -> None:

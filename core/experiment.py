@@ -195,6 +195,9 @@ class State:
         every = self.config.eval_every or max(1, self.config.steps // EVALUATIONS)
         self.config = replace(self.config, eval_every=every)
 
+    def goes_on(self) -> bool:
+        return self.step < self.config.steps and not self.choice.is_over(self.config)
+
     def saved(self) -> dict[str, Any]:
         """What a checkpoint keeps beside the tensors."""
         return {

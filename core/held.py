@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 from .evaluate import evaluate
@@ -51,14 +50,14 @@ class HeldOut:
         measured = {f"bits_per_{self.task.unit}": bits, "nats_per_token": nats}
         return bits, self.state.choice.see(step, nats, measured, self.state.config)
 
-    def final(self, left: Callable[[], float] | None) -> dict[str, Any]:
-        """The score of the last weights; under a budget that is too short for all that is held
-        out, of evenly chosen items, and `part` says how much."""
+    def final(self) -> dict[str, Any]:
+        """The score of the last weights; where the plan's budget is too short for all that is
+        held out, of evenly chosen items, and `part` says how much."""
         split = self.run.config["final_split"]
         store = self.run.heldout(split)
         chosen = range(len(store))
         part = self.planned.about.get("final_part", 1.0)
-        if left and part < 1:
+        if part < 1:
             count = max(1, int(part * len(store)))
             chosen = range(0, len(store), -(-len(store) // count))
         with in_use(self.state.optimizers):

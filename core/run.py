@@ -25,8 +25,11 @@ from .errors import ConfigError, DamagedError, TfmError, UsageError
 from .files import (
     FORMAT,
     check_files,
+    file_problems,
+    log_entries,
     log_line,
     read_log,
+    read_manifest,
     sync_folder,
     to_json,
     write_durably,
@@ -41,6 +44,20 @@ if TYPE_CHECKING:
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 KEEP = 2  # newest checkpoints that stay, beside the best
+
+
+FOREIGN = (
+    "saved by another run: config, data, tokenizer or held-out ids are not those it was "
+    "trained with"
+)
+
+
+def identity(path: Path) -> str:
+    """A hash of all that a run's manifest lists: config, data, tokenizer, held-out ids."""
+    try:
+        return hashlib.sha256((path / "manifest.json").read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return ""
 
 
 # -- the run -------------------------------------------------------------------------------------
@@ -303,7 +320,7 @@ class Run:
                 write_durably(fresh / "model.safetensors", save(weights))
             write_durably(fresh / "optimizer.safetensors", save(optimizer_tensors(optimizers)))
             write_durably(fresh / "state.json", to_json({"step": step, **state}))
-            write_manifest(fresh, {"run": self._identity()})
+            write_manifest(fresh, {"run": identity(self.path)})
             fresh.rename(folder)
             sync_folder(root)
         except OSError as error:
@@ -319,18 +336,11 @@ class Run:
                 shutil.rmtree(old.path, ignore_errors=True)
         return Checkpoint(folder, step)
 
-    def _identity(self) -> str:
-        """A hash of all that the run's manifest lists: config, data, tokenizer, held-out ids."""
-        return hashlib.sha256((self.path / "manifest.json").read_bytes()).hexdigest()
-
     def check_checkpoint(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """Its manifest. DamagedError unless every file is as it was saved, and by this run."""
         manifest = check_files(checkpoint.path)
-        if manifest["run"] != self._identity():
-            raise DamagedError(
-                f"{checkpoint.path}: saved by another run; config, data, tokenizer or held-out "
-                "ids are not those it was trained with"
-            )
+        if manifest.get("run") != identity(self.path):
+            raise DamagedError(f"{checkpoint.path}: {FOREIGN}")
         return manifest
 
     def load_model(self, which: str = "last", device: torch.device | None = None) -> SequenceModel:
@@ -367,11 +377,16 @@ def all_runs(root: Path) -> list[Run]:
 
 def open_run(name: str | None, root: Path) -> Run:
     """A run by path, by its name under `root`, or the newest. UsageError where there is none."""
+    return Run(find_run(name, root))
+
+
+def find_run(name: str | None, root: Path) -> Path:
+    """Where it is, even if it is damaged."""
     if name is None:
         found = all_runs(root)
         if not found:
             raise UsageError(f"no runs in {root}/ yet; start with: tfm train --task text")
-        return found[-1]
+        return found[-1].path
     path = Path(name)
     if not (path / "config.json").exists() and NAME.fullmatch(name) and (root / name).is_dir():
         path = root / name
@@ -380,4 +395,29 @@ def open_run(name: str | None, root: Path) -> Run:
         raise UsageError(
             f"{name}: no such run here or in {root}/; newest: {known[-1] if known else 'none'}"
         )
-    return Run(path)
+    return path
+
+
+def all_problems(path: Path) -> tuple[int, list[tuple[Path, str]]]:
+    """How many files and checkpoints of a run were checked, and what is wrong with which.
+    UsageError where there is no run."""
+    checkpoints = sorted(p for p in (path / "checkpoints").glob("*") if p.name.isdigit())
+    if not checkpoints and not (path / "manifest.json").exists():
+        raise UsageError(f"{path}: not a run (no manifest.json); `tfm runs` lists them")
+    count, found = 1, list[tuple[Path, str]]()
+    for folder in (path, *checkpoints):
+        try:
+            manifest = read_manifest(folder)
+        except TfmError as error:
+            count += 1
+            found.append((folder / "manifest.json", str(error).partition(": ")[2]))
+            continue
+        count += 1 + len(manifest["files"])
+        wrong = list(file_problems(folder, manifest))
+        found += wrong
+        if folder != path and manifest.get("run") != identity(path):
+            found.append((folder, FOREIGN))
+    lines = [number for number, entry in log_entries(path / "log.jsonl") if entry is None]
+    if lines:
+        found.append((path / "log.jsonl", f"line {', '.join(map(str, lines))} damaged"))
+    return count, found
