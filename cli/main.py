@@ -27,6 +27,8 @@ COMMANDS = {
     "sample": "Draw from a run, or go on from a prompt.",
     "compress": "Compress a file with a run's model.",
     "decompress": "Bring a compressed file back.",
+    "verify": "Check every file of a run, and that it resumes exactly.",
+    "rerun": "Repeat a run, and say whether it comes out the same.",
     "runs": "List runs, newest last.",
     "info": "Show what a run is made of.",
     "tasks": "List tasks, or one task's options.",
