@@ -197,7 +197,7 @@ class Run:
         the final scores."""
         entries = self.log()
         planned = [e["steps"] for e in entries if e.get("event") == "replan"]
-        steps = planned[-1] if planned else self.config["train"]["steps"]
+        steps = planned[-1] if planned else self.train_config().steps
         final = next((e for e in reversed(entries) if e.get("event") == "final"), None)
         saved = self.checkpoints()
         step = saved[-1].step if saved else 0
@@ -254,7 +254,7 @@ class Run:
     def checkpoints(self) -> list[Checkpoint]:
         """Every saved step, oldest first."""
         folder = self.path / "checkpoints"
-        found = [p for p in folder.glob("*") if p.name.isdigit()] if folder.is_dir() else []
+        found = [p for p in folder.glob("*") if p.name.isdecimal()] if folder.is_dir() else []
         return sorted((Checkpoint(p, int(p.name)) for p in found), key=lambda c: c.step)
 
     def checkpoint(self, which: str = "last") -> Checkpoint:
@@ -267,7 +267,7 @@ class Run:
         if which == "last":
             return saved[-1]
         for checkpoint in saved:
-            if which.isdigit() and checkpoint.step == int(which):
+            if which.isdecimal() and checkpoint.step == int(which):
                 return checkpoint
         steps = ", ".join(str(c.step) for c in saved)
         raise UsageError(f"--checkpoint {which}: this run keeps last, {steps}")
