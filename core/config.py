@@ -252,7 +252,10 @@ def with_fields(config: T, section: str, values: Mapping[str, object]) -> T:
 
 
 def from_json(kind: type[T], values: Mapping[str, Any], where: str) -> T:
-    """A config read back from a run. A key that this version does not know is a ConfigError."""
+    """A config read back from a run. ConfigError for a key that this version does not know, and
+    for a value that none of its fields can have."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where}: must be a table, got {values!r}")
     known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - known)
     if unknown:
@@ -260,4 +263,7 @@ def from_json(kind: type[T], values: Mapping[str, Any], where: str) -> T:
             f"{where}: unknown {', '.join(unknown)} ({nearest(unknown[0], known)}); "
             "was it made by a newer tfm? upgrade"
         )
-    return kind(**values)
+    try:
+        return kind(**values)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ConfigError(f"{where}: {error}") from error

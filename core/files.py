@@ -65,6 +65,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             raise ValueError("its checksum does not match")
         if body["format"] > FORMAT:
             raise ConfigError(f"{folder}: made by a newer tfm (format {body['format']}); upgrade")
+        body["files"] = {
+            name: (int(size), str(check)) for name, (size, check) in body["files"].items()
+        }
         return body
     except ConfigError:
         raise

@@ -217,7 +217,7 @@ class Run:
         the final scores."""
         entries = self.log()
         planned = [e["steps"] for e in entries if e.get("event") == "replan"]
-        steps = planned[-1] if planned else self.config["train"]["steps"]
+        steps = planned[-1] if planned else self.train_config().steps
         ends = [e for e in entries if e.get("event") in ("final", "replan")]
         final = ends[-1] if ends and ends[-1]["event"] == "final" else None
         saved = self.checkpoints()
@@ -275,7 +275,7 @@ class Run:
     def checkpoints(self) -> list[Checkpoint]:
         """Every saved step, oldest first."""
         folder = self.path / "checkpoints"
-        found = [p for p in folder.glob("*") if p.name.isdigit()] if folder.is_dir() else []
+        found = [p for p in folder.glob("*") if p.name.isdecimal()] if folder.is_dir() else []
         return sorted((Checkpoint(p, int(p.name)) for p in found), key=lambda c: c.step)
 
     def checkpoint(self, which: str = "last") -> Checkpoint:
@@ -297,7 +297,7 @@ class Run:
                 )
             which = str(step)
         for checkpoint in saved:
-            if which.isdigit() and checkpoint.step == int(which):
+            if which.isdecimal() and checkpoint.step == int(which):
                 return checkpoint
         steps = ", ".join(str(c.step) for c in saved)
         raise UsageError(f"--checkpoint {which}: this run keeps last, {steps}")
