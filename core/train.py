@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -147,7 +147,8 @@ def _out_of_memory(
         try:
             for optimizer in optimizers:
                 optimizer.allocate()
-            _gradients(model, data, smaller, index)
+            two = replace(smaller, accumulate=min(2, smaller.accumulate))  # the second adds to the
+            _gradients(model, data, two, index)  # gradients of the first; further ones do as it
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
