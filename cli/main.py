@@ -158,7 +158,7 @@ def _explain(error: BaseException) -> int:
         return _say(f"{error.filename or 'system'}: {error.strerror or error}", 1)
     if (
         isinstance(error, MemoryError)
-        or "not enough memory" in str(error)
+        or any(words in str(error) for words in ("not enough memory", "allocate memory"))
         or (type(error).__name__ == "OutOfMemoryError")
     ):
         return _say(

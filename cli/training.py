@@ -6,7 +6,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .main import STARTED, leave
@@ -146,10 +145,7 @@ def _replan(run: Run, state: State, marked: tuple[int, float], seconds: float) -
 
 
 def plan_anew(run: Run, state: State, steps: int) -> None:
-    """So many steps in all; a run that was at its end goes on."""
-    if state.choice.is_over(state.config):
-        state.choice = replace(state.choice, waited=0, reached=False)
-    state.config = replace(state.config, steps=steps)
+    state.plan_anew(steps)
     run.append_log({"event": "replan", "step": state.step, "steps": steps})
 
 

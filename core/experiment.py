@@ -198,6 +198,12 @@ class State:
     def goes_on(self) -> bool:
         return self.step < self.config.steps and not self.choice.is_over(self.config)
 
+    def plan_anew(self, steps: int) -> None:
+        """So many steps in all; a run that was at its end goes on."""
+        if self.choice.is_over(self.config):
+            self.choice = replace(self.choice, waited=0, reached=False)
+        self.config = replace(self.config, steps=steps)
+
     def saved(self) -> dict[str, Any]:
         """What a checkpoint keeps beside the tensors."""
         return {
@@ -269,11 +275,12 @@ def _restored(
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedError(f"{checkpoint.path / 'state.json'}: no state ({error})") from error
     plans = [e for e in run.log() if e.get("event") == "replan" and e["step"] <= step]
-    if plans:  # the last one may have come after the checkpoint of its step
-        config = replace(config, steps=plans[-1]["steps"])
     optimizers = make_optimizers(model, config)
     load_optimizers(optimizers, checkpoint.path / "optimizer.safetensors")
-    return State(model, optimizers, config, step, skipped, choice)
+    state = State(model, optimizers, config, step, skipped, choice)
+    if plans and plans[-1]["step"] == step:  # it may have come after the checkpoint
+        state.plan_anew(plans[-1]["steps"])
+    return state
 
 
 def _reopened(

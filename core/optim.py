@@ -65,6 +65,12 @@ class Optimizer:
             if moved:
                 self._move(moved, [p.grad for p in moved], group)
 
+    def allocate(self) -> None:
+        """The states that the first step would make."""
+        for p in self._parameters():
+            if p not in self.state:
+                self.state[p] = self._fresh(p)
+
     def _fresh(self, parameter: Tensor) -> dict[str, Tensor]:
         raise NotImplementedError
 
