@@ -23,6 +23,8 @@ COMMANDS = {
     "train": "Train a model on text, bytes or any other tokens.",
     "eval": "Score a run on what was held out, beside trivial answers.",
     "sample": "Draw from a run, or go on from a prompt.",
+    "tokenize": "Print the ids of text, pictures or series.",
+    "detokenize": "Turn ids back into what they stand for.",
     "compress": "Compress a file with a run's model.",
     "decompress": "Bring a compressed file back.",
     "runs": "List runs, newest last.",
