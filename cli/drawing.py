@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..core.config import SampleConfig
-from ..core.errors import DataError
+from ..core.errors import DataError, TfmError
 from ..core.protocols import DrawsWhole
+from .prompts import Prompt
 from .render import printable, say
 
 if TYPE_CHECKING:
     from ..core.model import SequenceModel
     from ..core.protocols import Sequence, Task, Tokenizer
 
+HELD = 128  # prompts of many that are worked on or wait for one before them, at most
 SHOWN = 8  # draws behind a training run, of items that end by themselves
-
-
-@dataclass(frozen=True)
-class Prompt:
-    data: bytes | None  # none: the task's own beginning
-    id: str | None = None
-
-    @property
-    def key(self) -> str:
-        """What randomness hangs on: the id, else the prompt itself."""
-        return self.id if self.id is not None else hashlib.sha256(self.data or b"").hexdigest()
 
 
 @dataclass
@@ -69,6 +60,22 @@ class Draw:
         return new
 
 
+@dataclass
+class Job:
+    """A prompt and its draws."""
+
+    prompt: Prompt
+    sequence: Sequence
+    length: int
+    ends: str  # the finish reason where the length is reached
+    draws: list[Draw]
+    begun: int = 0
+
+    @property
+    def over(self) -> bool:
+        return all(draw.finish_reason for draw in self.draws)
+
+
 class Sampler:
     """A model and how to draw from it."""
 
@@ -80,51 +87,101 @@ class Sampler:
         self.task, self.tokenizer, self.model, self.config = task, tokenizer, model, config
         self.asked, self.stop = asked, stop.encode() if stop else None
         self.strict, self.quiet, self.length_given = strict, quiet, length_given
-        self.sequence: Sequence  # the prompt that was last drawn from
+        self.end = task.ends(tokenizer)
 
-    def streamed(self, draws: list[Draw], live: bool) -> bool:
-        """Whether all there is to write was written already."""
-        return live and all(draw.data or not draw.ids for draw in draws)
-
-    def draws(self, prompt: Prompt, count: int, write: Any = None) -> list[Draw]:
-        """`count` continuations; with `write`, bytes go there as soon as they are certain."""
-        from ..core.sample import generate
-
-        self.sequence = self.task.prompt(prompt.data, self.tokenizer, self.asked)
+    def job(self, prompt: Prompt, count: int) -> Job:
+        """`count` draws of a prompt, to be drawn. DataError where it cannot be gone on from."""
+        sequence = self.task.prompt(prompt.data, self.tokenizer, self.asked)
         context = self.model.config.context
-        if len(self.sequence) > context:
+        if len(sequence) > context:
             if self.strict:
                 raise DataError(
-                    f"the prompt has {len(self.sequence)} tokens, the context {context}; shorten "
+                    f"the prompt has {len(sequence)} tokens, the context {context}; shorten "
                     "it, or leave --strict away to keep its end"
                 )
-            say(f"the prompt has {len(self.sequence)} tokens: only the last of them fit "
+            say(f"the prompt has {len(sequence)} tokens: only the last of them fit "
                 f"the context of {context}", self.quiet)  # fmt: skip
-        own = None if self.length_given else self.task.length(self.sequence, self.asked)
-        config = replace(self.config, length=own) if own is not None else self.config
-        end = self.task.ends(self.tokenizer)
-        draws = [
-            Draw(self.task.drawn(self.tokenizer, self.sequence), self.stop) for _ in range(count)
-        ]
+        own = None if self.length_given else self.task.length(sequence, self.asked)
+        draws = [Draw(self.task.drawn(self.tokenizer, sequence), self.stop) for _ in range(count)]
+        length, ends = (self.config.length, "length") if own is None else (own, "end")
+        return Job(prompt, sequence, length, ends, draws)
+
+    def draw(self, prompt: Prompt, count: int, write: Any = None) -> Job:
+        """A prompt's continuations; with `write`, bytes go there as soon as they are certain."""
+        from ..core.sample import generate
+
+        job = self.job(prompt, count)
         steps = generate(
-            self.model, self.tokenizer, self.sequence, config, count, prompt.key, end
+            self.model, self.tokenizer, job.sequence, replace(self.config, length=job.length),
+            count, prompt.key, self.end,
         )  # fmt: skip
         taken = 0
         for step in steps:
             taken += 1
-            for draw, id, logprob in zip(draws, step.ids, step.logprobs, strict=True):
-                new = draw.feed(id, logprob, id == end)
+            for draw, id, logprob in zip(job.draws, step.ids, step.logprobs, strict=True):
+                new = draw.feed(id, logprob, id == self.end)
                 if write and new:
                     write(new)
-            if all(draw.finish_reason for draw in draws):
+            if job.over:
                 break
         # where ids ran out before the length, nothing further was legal: the item is over
-        reason = "length" if taken == config.length and own is None else "end"
-        for draw in draws:
-            new = draw.close(reason)
+        for draw in job.draws:
+            new = draw.close(job.ends if taken == job.length else "end")
             if write and new:
                 write(new)
-        return draws
+        return job
+
+    def draw_all(self, take: Callable[[bool], Prompt | None], count: int) -> Iterator[Job]:
+        """Jobs of many prompts, side by side, in order, each as soon as it and those before it
+        are over. `take(wait)`: the next prompt; none where there is none yet, or no more.
+
+        Where a prompt cannot be gone on from, the error comes after those before it.
+        """
+        from ..core.decoder import Decoder
+
+        decoder = Decoder(self.model, self.tokenizer, self.config)
+        jobs: deque[Job] = deque()
+        rows: dict[int, tuple[Job, Draw]] = {}
+        failed: TfmError | None = None
+        while True:
+            while jobs and jobs[0].over:
+                yield jobs.popleft()
+            while decoder.free:
+                if not jobs or jobs[-1].begun == count:
+                    if failed or len(jobs) == HELD:
+                        break
+                    prompt = None
+                    try:
+                        prompt = take(not jobs)
+                        if prompt is None:
+                            break
+                        jobs.append(self.job(prompt, count))
+                    except TfmError as error:
+                        where = prompt.where if prompt is not None else None
+                        failed = DataError(f"{where}: {error}") if where else error
+                        break
+                job = jobs[-1]
+                if job.length:
+                    row = decoder.begin(job.sequence, job.length, job.prompt.key, job.begun)
+                    rows[row] = job, job.draws[job.begun]
+                else:
+                    job.draws[job.begun].close(job.ends)
+                job.begun += 1
+            if not jobs:
+                break
+            for row, new in decoder.step().items() if rows else ():
+                job, draw = rows[row]
+                if new is None:
+                    draw.close("end")
+                else:
+                    draw.feed(*new, is_end=new[0] == self.end)
+                    if len(draw.ids) == job.length:
+                        draw.close(job.ends)
+                if draw.finish_reason:
+                    decoder.end(row)
+                    del rows[row]
+        if failed:
+            raise failed
 
 
 def show_sample(
@@ -147,8 +204,9 @@ def show_sample(
     count = SHOWN
     if task.length(task.prompt(None, tokenizer, asked), asked) is None:
         sampler.length_given, count = True, 1
-    items = [draw.item() for draw in sampler.draws(Prompt(None), count)]
-    picture = task.preview(items, sampler.sequence, asked, width)
+    job = sampler.draw(Prompt(None), count)
+    items = [draw.item() for draw in job.draws]
+    picture = task.preview(items, job.sequence, asked, width)
     item = items[0]
     if picture is not None or not isinstance(item, bytes):
         return picture

@@ -22,6 +22,8 @@ STARTED = time.monotonic()  # of the command, as near as a module can tell
 COMMANDS = {
     "train": "Train a model on text, bytes or any other tokens.",
     "eval": "Score a run on what was held out, beside trivial answers.",
+    "score": "Score lines, files or other items: the unlikely ones stand out.",
+    "compare": "Say whether one run is worse than another, and how sure that is.",
     "sample": "Draw from a run, or go on from a prompt.",
     "tokenize": "Print the ids of text, pictures or series.",
     "detokenize": "Turn ids back into what they stand for.",

@@ -6,7 +6,6 @@ import io
 import json
 import shutil
 import sys
-from collections.abc import Iterator
 from dataclasses import fields as fields_of
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,8 @@ from ..core.config import SampleConfig, with_fields
 from ..core.errors import DataError, UsageError
 from ..core.protocols import DrawsWhole
 from . import options as opt
-from .drawing import Draw, Prompt, Sampler
+from .drawing import Draw, Job, Sampler
+from .prompts import Lines, Prompt, one_prompt
 from .render import printable, say
 
 
@@ -96,7 +96,8 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
     whole = isinstance(task, DrawsWhole)
     if whole and flags["draws"] > 1:
         raise UsageError(f"-n: --task {task.name} draws otherwise; see tfm sample RUN --help")
-    prompts, by_line = _whole_prompt(flags) if whole else _prompts(flags)
+    prompt = one_prompt(flags["prompt"], whole)  # none: as many as are piped
+    lines = Lines(flags["null"], flags["json_in"]) if prompt is None else None
 
     from ..core.device import pick_device
 
@@ -108,48 +109,55 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
     )
     out: BinaryIO = io.BytesIO() if to_file else sys.stdout.buffer
     on_terminal = sys.stdout.isatty() and not to_file
-    for prompt in prompts:
-        if whole:
-            kept = run.heldout(run.config["final_split"])
-            usual = config if length_given else replace(config, length=0)
-            items = task.draw(model, tokenizer, prompt.data, kept, usual, asked)
-            if as_json:
-                out.write(b"".join(json.dumps(item.record()).encode() + b"\n" for item in items))
-            else:
-                written = io.BytesIO()
-                task.write(items, None, asked, written)
-                data = written.getvalue()
-                out.write(printable_bytes(data) if on_terminal and not task.binary else data)
-            out.flush()
-            picture = task.preview(items, None, asked, shutil.get_terminal_size().columns)
-            if picture and sys.stderr.isatty():
-                say(picture, quiet)
-            continue
-        as_records = not task.binary and (by_line or flags["draws"] > 1 or flags["null"])
-        live = not as_records and not as_json and flags["stream"] and not flags["stop"]
-        live = live and flags["draws"] == 1
-        if on_terminal and live and prompt.data and not quiet:
-            say_prompt(prompt.data)
-        draws = sampler.draws(prompt, flags["draws"], _writer(out, on_terminal) if live else None)
-        items = [draw.item() for draw in draws]
+    width = shutil.get_terminal_size().columns
+
+    def show(items: list[Any], sequence: Any) -> None:
+        out.flush()
+        picture = task.preview(items, sequence, asked, width)
+        if picture and sys.stderr.isatty():
+            say(picture, quiet)
+
+    def write_job(job: Job, by_line: bool, written: bool = False) -> None:
+        items = [draw.item() for draw in job.draws]
         if as_json:
-            for draw in draws:
-                out.write(_json_record(prompt, draw, config.seed))
-        elif as_records:
+            out.write(b"".join(_json_record(job.prompt, draw, config.seed) for draw in job.draws))
+        elif not task.binary and (by_line or flags["draws"] > 1 or flags["null"]):
             for item in items:
                 text = printable_bytes(item) if on_terminal else item
                 if not flags["raw"] and not flags["null"]:
                     text = text.replace(b"\r", b"\\r").replace(b"\n", b"\\n")
                 out.write(text + (b"\0" if flags["null"] else b"\n"))
-        elif not sampler.streamed(draws, live):
-            shown = [printable_bytes(item) for item in items] if (
-                on_terminal and isinstance(items[0], bytes)
-            ) else items  # fmt: skip
-            task.write(shown, sampler.sequence, asked, out)
-        out.flush()
-        picture = task.preview(items, sampler.sequence, asked, shutil.get_terminal_size().columns)
-        if picture and sys.stderr.isatty():
-            say(picture, quiet)
+        elif not written:
+            shown = on_terminal and isinstance(items[0], bytes)
+            task.write([printable_bytes(i) for i in items] if shown else items, job.sequence, asked,
+                       out)  # fmt: skip
+        show(items, job.sequence)
+
+    if lines and lines.any():
+        for job in sampler.draw_all(lines.take, flags["draws"]):
+            write_job(job, by_line=True)
+    elif whole:
+        assert prompt is not None
+        kept = run.heldout(run.config["final_split"])
+        usual = config if length_given else replace(config, length=0)
+        items = task.draw(model, tokenizer, prompt.data, kept, usual, asked)
+        if as_json:
+            out.write(b"".join(json.dumps(item.record()).encode() + b"\n" for item in items))
+        else:
+            buffer = io.BytesIO()
+            task.write(items, None, asked, buffer)
+            data = buffer.getvalue()
+            out.write(printable_bytes(data) if on_terminal and not task.binary else data)
+        show(items, None)
+    else:
+        prompt = prompt or Prompt(None)
+        live = flags["stream"] and not (as_json or flags["stop"] or flags["null"])
+        live = live and flags["draws"] == 1
+        if on_terminal and live and prompt.data and not quiet:
+            say_prompt(prompt.data)
+        job = sampler.draw(prompt, flags["draws"], _writer(out, on_terminal) if live else None)
+        # what streams nothing, as a picture, is written whole
+        write_job(job, False, live and all(draw.data or not draw.ids for draw in job.draws))
         if on_terminal and live:
             click.echo()
     if isinstance(out, io.BytesIO):
@@ -193,77 +201,3 @@ def _json_record(prompt: Prompt, draw: Draw, seed: int) -> bytes:
         "seed": seed,
     }
     return json.dumps(record).encode() + b"\n"
-
-
-# -- prompts -------------------------------------------------------------------------------------
-
-
-def _prompts(flags: dict[str, Any]) -> tuple[Iterator[Prompt], bool]:
-    """The prompts, and whether they come by line."""
-    given = flags["prompt"]
-    if given == "-":
-        return iter([Prompt(sys.stdin.buffer.read())]), False
-    if given is not None and given.startswith("@"):
-        try:
-            return iter([Prompt(Path(given[1:]).read_bytes())]), False
-        except OSError as error:
-            raise DataError(f"-p {given}: {error.strerror}") from error
-    if given is not None:
-        return iter([Prompt(given.encode("utf-8", "surrogateescape"))]), False
-    if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
-        return iter([Prompt(None)]), False
-    lines = _records(sys.stdin.buffer, b"\0" if flags["null"] else b"\n")
-    first = next(lines, None)
-    if first is None:
-        return iter([Prompt(None)]), False
-
-    def all_of_them() -> Iterator[Prompt]:
-        number = 0
-        for line in _chain(first, lines):
-            number += 1
-            yield _json_prompt(line, number) if flags["json_in"] else Prompt(line)
-
-    return all_of_them(), True
-
-
-def _whole_prompt(flags: dict[str, Any]) -> tuple[Iterator[Prompt], bool]:
-    """For a task whose prompt is a file: -p FILE, @FILE or -, or all that is piped."""
-    given = flags["prompt"]
-    if given is None and sys.stdin is not None and not sys.stdin.closed and not sys.stdin.isatty():
-        return iter([Prompt(sys.stdin.buffer.read() or None)]), False
-    if given is not None and given != "-":
-        try:
-            return iter([Prompt(Path(given.removeprefix("@")).read_bytes())]), False
-        except OSError as error:
-            raise DataError(f"-p {given}: {error.strerror}") from error
-    return _prompts(flags) if given else (iter([Prompt(None)]), False)
-
-
-def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    yield first
-    yield from rest
-
-
-def _records(stream: BinaryIO, end: bytes) -> Iterator[bytes]:
-    """What lies between `end`s, as it arrives."""
-    if end == b"\n":
-        for line in stream:
-            yield line.removesuffix(b"\n").removesuffix(b"\r")
-        return
-    left = b""
-    while block := stream.read(1 << 16):
-        *whole, left = (left + block).split(end)
-        yield from whole
-    if left:
-        yield left
-
-
-def _json_prompt(line: bytes, number: int) -> Prompt:
-    try:
-        record = json.loads(line)
-        data = record["prompt"].encode()
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"standard input, line {number}: must be a JSON object with a text `prompt`"
-        ) from error
-    return Prompt(data, None if record.get("id") is None else str(record["id"]))

@@ -246,6 +246,7 @@ def _resume(
         note(f"planned anew: {steps:,} steps in all rather than {state.config.steps:,}; "
              "the learning rate follows")  # fmt: skip
         state.config = replace(state.config, steps=steps)
+        run.cut_log(state.step)  # half a line, where it was killed, is not written on
         run.append_log({"event": "replan", "step": state.step, "steps": steps})
     elif state.step >= state.config.steps and any(e.get("event") == "final" for e in run.log()):
         raise UsageError(f"{run.path}: done, at step {state.step}; train it longer with --steps N")

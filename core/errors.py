@@ -12,7 +12,9 @@ A message is one line: what, where, what to do.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class TfmError(Exception):
@@ -41,6 +43,15 @@ class DivergedError(TfmError):
 
 class AnswerNo(TfmError):
     exit_code = 5
+
+
+@contextmanager
+def writing(path: Path, about: str = "") -> Iterator[None]:
+    """Any OSError as a TfmError that names `path`: of a full disk the system itself names none."""
+    try:
+        yield
+    except OSError as error:
+        raise TfmError(f"{about}{path}: cannot be written ({error.strerror})") from error
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

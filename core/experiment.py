@@ -242,14 +242,18 @@ def _restored(
     model = SequenceModel(model_shape)
     load_weights(model, checkpoint.path / "model.safetensors")
     model = model.to(device)
-    saved = json.loads((checkpoint.path / "state.json").read_bytes())
-    config = from_json(TrainConfig, saved["train"], str(checkpoint.path))
-    plans = [e for e in run.log() if e.get("event") == "replan" and e["step"] <= saved["step"]]
+    try:
+        saved = json.loads((checkpoint.path / "state.json").read_bytes())
+        config = from_json(TrainConfig, saved["train"], str(checkpoint.path))
+        step, skipped = int(saved["step"]), int(saved["skipped"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"{checkpoint.path / 'state.json'}: no state ({error})") from error
+    plans = [e for e in run.log() if e.get("event") == "replan" and e["step"] <= step]
     if plans:  # the last one may have come after the checkpoint of its step
         config = replace(config, steps=plans[-1]["steps"])
     optimizers = make_optimizers(model, config)
     load_optimizers(optimizers, checkpoint.path / "optimizer.safetensors")
-    return State(model, optimizers, config, saved["step"], saved["skipped"])
+    return State(model, optimizers, config, step, skipped)
 
 
 def _reopened(

@@ -3,6 +3,7 @@
 forward(x, place)        all positions at once: (B, T, D) -> (B, T, D), causal within a segment
 start(batch, length)     an empty memory for up to `length` positions
 fork(memory, times)      the memory of each row `times` over: draws that share a beginning
+adopt(memory, row, other)  a row becomes the one row of another memory
 step(x, place, memory)   the next t positions, (B, t, D) -> (B, t, D), given all before
 
 A law for each (tests/test_model.py): `step` over any split of a sequence equals `forward`.
@@ -26,11 +27,13 @@ from .layers import Linear
 @dataclass(frozen=True)
 class Place:
     """Where the positions at hand stand: rotary cos and sin, each (B or 1, 1, T, w), or none;
-    segments (B, T), or none where a row is one item."""
+    segments (B, T), or none where a row is one item; `at` (B,), where each row of a memory stands,
+    none where all stand at one place."""
 
     rotary: tuple[Tensor, Tensor] | None = None
     segments: Tensor | None = None
-    visible: Tensor | None = None  # (B, 1, T, T), what each position sees, made of the segments
+    visible: Tensor | None = None  # (B, 1, T, S), what each position sees
+    at: Tensor | None = None
 
 
 class Mixer(Protocol):
@@ -39,6 +42,8 @@ class Mixer(Protocol):
     def start(self, batch: int, length: int) -> Any: ...
 
     def fork(self, memory: Any, times: int) -> Any: ...
+
+    def adopt(self, memory: Any, row: int, other: Any) -> None: ...
 
     def step(self, x: Tensor, place: Place, memory: Any) -> Tensor: ...
 
@@ -98,9 +103,9 @@ class Attention(nn.Module):
 
     def start(self, batch: int, length: int) -> KeyValues:
         shape = (batch, self.groups, length, self.head_width)
-        like = self.qkv.weight
+        like = self.qkv.weight  # zeros: what is not seen yet may be multiplied by 0
         dtype = torch.promote_types(like.dtype, torch.float32)
-        return KeyValues(like.new_empty(shape, dtype=dtype), like.new_empty(shape, dtype=dtype))
+        return KeyValues(like.new_zeros(shape, dtype=dtype), like.new_zeros(shape, dtype=dtype))
 
     def fork(self, memory: KeyValues, times: int) -> KeyValues:
         """Reads the beginning once for all draws; they add their own keys behind it."""
@@ -109,7 +114,26 @@ class Attention(nn.Module):
         past = memory.keys[:, :, : memory.seen], memory.values[:, :, : memory.seen]
         return KeyValues(memory.keys.new_empty(shape), memory.values.new_empty(shape), 0, past)
 
+    def adopt(self, memory: KeyValues, row: int, other: KeyValues) -> None:
+        memory.keys[row, :, : other.seen] = other.keys[0, :, : other.seen]
+        memory.values[row, :, : other.seen] = other.values[0, :, : other.seen]
+
+    def _step_rows(self, x: Tensor, place: Place, memory: KeyValues) -> Tensor:
+        """One new position of each row, each at a place of its own. Plain products: the fused
+        kernel rounds differently from one thread to the next, so by which row it is."""
+        q, k, v = self._split(x, place)
+        rows = torch.arange(len(x), device=x.device)
+        memory.keys[rows, :, place.at] = k[:, :, 0].to(memory.keys.dtype)
+        memory.values[rows, :, place.at] = v[:, :, 0].to(memory.values.dtype)
+        own = q.view(len(x), self.groups, -1, self.head_width)  # (B, groups, each, w)
+        scores = own @ memory.keys.to(q.dtype).mT * self.head_width**-0.5
+        p = scores.masked_fill(~place.visible, -torch.inf).softmax(-1)  # type: ignore[operator]
+        out: Tensor = self.out((p @ memory.values.to(q.dtype)).flatten(1)[:, None])
+        return out
+
     def step(self, x: Tensor, place: Place, memory: KeyValues) -> Tensor:
+        if place.at is not None:
+            return self._step_rows(x, place, memory)
         q, k, v = self._split(x, place)
         start, end = memory.seen, memory.seen + x.shape[1]
         memory.keys.narrow(2, start, end - start).copy_(k)

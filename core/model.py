@@ -190,6 +190,25 @@ class SequenceModel(nn.Module):
         state.seen += ids.shape[1]
         return self.norm(x) if self.norm is not None else x
 
+    def adopt(self, state: DecodingState, row: int, other: DecodingState) -> None:
+        """Row `row` of `state` has read what the one row of `other` has."""
+        for block, memory, one in zip(self.blocks, state.memories, other.memories, strict=True):
+            block.mixer.adopt(memory, row, one)  # type: ignore[union-attr, operator]
+
+    def step_rows(
+        self, ids: Tensor, state: DecodingState, at: Tensor, positions: Tensor | None = None
+    ) -> Tensor:
+        """Hidden states (B, 1, D) of the next id (B, 1) of each row, which has read `at` (B,) ids.
+        The work and its shapes are the same wherever rows stand."""
+        if positions is None:
+            positions = at[:, None, None].expand(-1, 1, self.config.axes)
+        x, place = self._embed(ids, positions, 0)
+        seen = torch.arange(state.length, device=ids.device) <= at[:, None]  # (B, S)
+        place = Place(place.rotary, visible=seen[:, None, None], at=at)
+        for block, memory in zip(self.blocks, state.memories, strict=True):
+            x = block(x, place, memory)
+        return self.norm(x) if self.norm is not None else x
+
     # -- sizes ---------------------------------------------------------------------------------
 
     def parameter_count(self) -> int:

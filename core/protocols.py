@@ -269,7 +269,8 @@ class Task(Protocol):
 # `headline` (names of the metrics that its users look at first), `probe_tokens(sequences)` (what
 # `probe` costs, in ids that are scored, so that a budget leaves time for it),
 # `defaults(train, tokenizer)` (fields that this data asks for, as {"model": {"dropout": 0.3}} where
-# there is little of it; `--set` overrides them), and the following.
+# there is little of it; `--set` overrides them), `names(items)` (what to call each of
+# `sequences(items)`, where not by its `id` or its file), and the following.
 
 
 @runtime_checkable
@@ -278,6 +279,23 @@ class Follows(Protocol):
 
     def follow(self, train: Items, held: Items) -> Items:
         """`held` (what `--valid` or `--test` named) as the continuation of `train`."""
+        ...
+
+
+@runtime_checkable
+class OfBytes(Protocol):
+    """A task whose items are stretches of bytes: a line is one."""
+
+    running: bool  # whether items are pieces of a running text rather than whole
+
+    def sequence(
+        self,
+        data: bytes,
+        tokenizer: Any,
+        where: tuple[Any, int] | None = None,
+        ends: bool = True,
+    ) -> Sequence:
+        """An item, or a piece of one, begun anew; `ends`: whether the item ends here."""
         ...
 
 

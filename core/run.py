@@ -15,13 +15,14 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import ModelConfig, TrainConfig, from_json
-from .errors import ConfigError, DamagedError, TfmError, UsageError
+from .errors import ConfigError, DamagedError, TfmError, UsageError, writing
 from .files import (
     FORMAT,
     check_files,
@@ -97,37 +98,39 @@ class Run:
 
         check_free(path)
         fresh = path.with_name(f".{path.name}.new-{os.getpid()}")
-        try:
+        with writing(path, "--run "):
             path.parent.mkdir(parents=True, exist_ok=True)
             fresh.mkdir()
-        except OSError as error:
-            raise TfmError(f"--run {path}: cannot be written ({error.strerror})") from error
-        try:
-            config = {
-                "format": FORMAT,
-                "created": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
-                **config,
-            }
-            (fresh / "config.json").write_bytes(to_json(config))
-            state, arrays = tokenizer.state()
-            (fresh / "tokenizer.json").write_bytes(to_json(state))
-            if arrays:
-                from safetensors.numpy import save_file
-
-                save_file(arrays, str(fresh / "tokenizer.safetensors"))
-            for split, sequences in heldout.items():
-                write_store(fresh / "heldout" / split, sequences, tokenizer.vocab_size)
-            write_manifest(fresh, {})
-            (fresh / "checkpoints").mkdir()
-            (fresh / "log.jsonl").touch()
             try:
-                fresh.rename(path)
-            except OSError as error:
-                raise UsageError(f"--run {path}: already exists; choose another name") from error
-            sync_folder(path.parent)
-        except BaseException:
-            shutil.rmtree(fresh, ignore_errors=True)
-            raise
+                config = {
+                    "format": FORMAT,
+                    "created": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+                    **config,
+                }
+                (fresh / "config.json").write_bytes(to_json(config))
+                state, arrays = tokenizer.state()
+                (fresh / "tokenizer.json").write_bytes(to_json(state))
+                if arrays:
+                    from safetensors.numpy import save_file
+
+                    save_file(arrays, str(fresh / "tokenizer.safetensors"))
+                for split, sequences in heldout.items():
+                    write_store(fresh / "heldout" / split, sequences, tokenizer.vocab_size)
+                write_manifest(fresh, {})
+                (fresh / "checkpoints").mkdir()
+                (fresh / "log.jsonl").touch()
+                try:
+                    fresh.rename(path)
+                except OSError as error:
+                    if not path.exists():
+                        raise
+                    raise UsageError(
+                        f"--run {path}: already exists; choose another name"
+                    ) from error
+                sync_folder(path.parent)
+            except BaseException:
+                shutil.rmtree(fresh, ignore_errors=True)
+                raise
         return Run(path)
 
     def check(self) -> None:
@@ -178,13 +181,16 @@ class Run:
         return list(read_log(self.path / "log.jsonl"))
 
     def append_log(self, entry: Mapping[str, Any]) -> None:
-        with (self.path / "log.jsonl").open("a") as file:
+        path = self.path / "log.jsonl"
+        with writing(path), path.open("a") as file:
             file.write(log_line(entry))
 
     def cut_log(self, step: int) -> None:
         """Drops what was logged after `step`: training goes on from there."""
         kept = [e for e in self.log() if e["step"] <= step and e.get("event") != "final"]
-        write_durably(self.path / "log.jsonl", "".join(map(log_line, kept)).encode())
+        path = self.path / "log.jsonl"
+        with writing(path):
+            write_durably(path, "".join(map(log_line, kept)).encode())
 
     def status(self) -> dict[str, Any]:
         """state (done, running, interrupted, empty), the last step saved, the steps planned, and
@@ -221,7 +227,8 @@ class Run:
             raise UsageError(f"{self.path}: process {holder} is writing to this run") from None
         except OSError as error:
             raise TfmError(f"{self.path}: cannot be written ({error.strerror})") from error
-        (self.path / "lock.pid").write_text(str(os.getpid()))
+        with writing(self.path / "lock.pid"):
+            (self.path / "lock.pid").write_text(str(os.getpid()))
         self._lock = lock
 
     def unlock(self) -> None:
@@ -279,10 +286,14 @@ class Run:
         root = self.path / "checkpoints"
         folder = root / f"{step:06d}"
         fresh = root / f".new-{step:06d}"
-        if folder.exists():
-            return Checkpoint(folder, step)
-        shutil.rmtree(fresh, ignore_errors=True)
         try:
+            check_files(folder)
+            return Checkpoint(folder, step)
+        except DamagedError:  # not there yet, or what training went back behind
+            shutil.rmtree(folder, ignore_errors=True)
+        try:
+            for left in root.glob(".new-*"):  # by a kill
+                shutil.rmtree(left, ignore_errors=True)
             fresh.mkdir()
             weights = {name: t.detach().contiguous() for name, t in model.named_parameters()}
             write_durably(fresh / "model.safetensors", save(weights))
@@ -299,8 +310,9 @@ class Run:
                 f"{folder}: not saved ({error.strerror}), about {need:,} bytes are needed; "
                 "earlier checkpoints are intact"
             ) from error
-        for old in self.checkpoints()[:-KEEP]:
-            shutil.rmtree(old.path, ignore_errors=True)
+        with suppress(OSError):  # what could not be deleted is deleted after the next save
+            for old in self.checkpoints()[:-KEEP]:
+                shutil.rmtree(old.path, ignore_errors=True)
         return Checkpoint(folder, step)
 
     def load_model(self, which: str = "last", device: torch.device | None = None) -> SequenceModel:

@@ -105,7 +105,7 @@ def generate(
     over = [False] * draws
     for position in range(config.length):
         at = len(prompt) + position
-        low, high = _range_at(support, at, tokenizer.vocab_size)
+        low, high = range_at(support, at, tokenizer.vocab_size)
         if low >= high:
             return
         if rows.shape[1] > context:
@@ -133,7 +133,8 @@ def generate(
             return
 
 
-def _range_at(support: object, at: int, vocab_size: int) -> tuple[int, int]:
+def range_at(support: object, at: int, vocab_size: int) -> tuple[int, int]:
+    """The ids that are legal at a position: from the first up to the second."""
     if support is None:
         return 0, vocab_size
     if isinstance(support, tuple):

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .errors import DataError
+from .errors import DataError, writing
 
 TABLES = (".jsonl", ".csv", ".parquet")
 
@@ -151,7 +151,9 @@ def _spool(stream: BinaryIO, name: str) -> Path:
     path = scratch_file(name)
     with path.open("wb") as spool:
         while block := stream.read(1 << 20):
-            spool.write(block)
+            with writing(path):
+                spool.write(block)
+                spool.flush()
     return path
 
 

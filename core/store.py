@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .errors import DamagedError
+from .errors import DamagedError, writing
 from .protocols import Ids, Sequence, Tokenizer
 
 
@@ -122,18 +122,21 @@ def cached_store(root: Path, name: str, sequences: Iterable[Sequence], vocab_siz
             return store
         except DamagedError:
             shutil.rmtree(folder, ignore_errors=True)
-    root.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=".new-", dir=root))
-    try:
-        write_store(fresh, sequences, vocab_size)
-        _prune(root, keep=4 << 30)
+    with writing(folder):
+        root.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=".new-", dir=root))
         try:
-            fresh.rename(folder)
-        except OSError:  # another process was first: the same bytes
+            write_store(fresh, sequences, vocab_size)
+            _prune(root, keep=4 << 30)
+            try:
+                fresh.rename(folder)
+            except OSError:  # another process was first: the same bytes
+                if not folder.exists():
+                    raise
+                shutil.rmtree(fresh, ignore_errors=True)
+        except BaseException:
             shutil.rmtree(fresh, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
+            raise
     return Store(folder)
 
 

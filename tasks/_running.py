@@ -221,12 +221,29 @@ class Running:
     def sequences(self, items: Spans, tokenizer: Any) -> Iterator[Sequence]:
         """A running text in pieces of `PIECE` bytes, each begun anew; else every item whole."""
         spans = items.pieces(PIECE) if items.running else ((*s, True) for s in items.spans.tolist())
-        closing = [] if items.running or not tokenizer.ends else [tokenizer.end]
         for start, stop, _ in spans:
             data = items.stream.read(start, stop)
-            value = self.value(data, (items.stream, start))
-            ids = np.concatenate(([tokenizer.begin], tokenizer.tokens(value), closing))
-            yield Sequence(ids.astype(np.int64), side=self.counts(value, len(data)))
+            yield self.sequence(data, tokenizer, (items.stream, start))
+
+    def sequence(
+        self, data: bytes, tokenizer: Any, where: tuple[ByteStream, int] | None = None,
+        ends: bool = True,
+    ) -> Sequence:  # fmt: skip
+        """An item, or a piece of running text, begun anew; `ends`: whether the item ends here."""
+        value = self.value(data, where)
+        closing = [tokenizer.end] if ends and tokenizer.ends else []
+        ids = np.concatenate(([tokenizer.begin], tokenizer.tokens(value), closing))
+        return Sequence(ids.astype(np.int64), side=self.counts(value, len(data)))
+
+    def names(self, items: Spans) -> Iterator[str]:
+        """What each of `sequences` is called: by its file, or by what it says."""
+        whole = items.running or self.options.each == "file"
+        spans = items.pieces(PIECE) if items.running else ((*s, True) for s in items.spans.tolist())
+        for start, stop, _ in spans:
+            if whole:
+                yield items.stream.where(start)[0]
+            else:
+                yield items.stream.read(start, min(stop, start + PIECE)).decode("utf-8", "replace")
 
     def counts(self, item: Any, size: int) -> dict[str, Any]:
         return {"byte": size}

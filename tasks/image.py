@@ -215,6 +215,10 @@ class ImageTask:
                 sequence = replace(sequence, weight=weight)
             yield sequence
 
+    def names(self, items: Pictures) -> Iterator[str]:
+        """What each of `sequences` is called."""
+        return (found.name for found in items.found)
+
     # -- scores ------------------------------------------------------------------------------
 
     def units(self, sequences: Iterable[Sequence]) -> dict[str, float]:

@@ -142,6 +142,14 @@ def test_a_run_may_be_trained_longer(tfm: Tfm, whole: Path) -> None:
     assert tfm("runs", "--runs", ".", "--json").json()["runs"][0]["state"] == "done"
 
 
+def test_a_run_killed_within_a_line_of_its_log_may_be_trained_longer(tfm: Tfm, whole: Path) -> None:
+    shutil.copytree(whole, tfm.folder / "run")
+    with (tfm.folder / "run/log.jsonl").open("a") as log:
+        log.write('{"step": 81, "lo')
+    tfm("train", "--resume", "run", "--steps", STEPS + 1, "-q")
+    assert Run(tfm.folder / "run").status()["state"] == "done"
+
+
 def test_other_flags_than_steps_are_the_runs_own(tfm: Tfm, whole: Path) -> None:
     shutil.copytree(whole, tfm.folder / "run")
     error = tfm.error("train", "--resume", "run", "--steps", 99, "--context", 32)

@@ -200,6 +200,18 @@ def test_a_checkpoint_that_could_not_be_saved_leaves_the_one_before(
     run.load_model()
 
 
+def test_a_damaged_checkpoint_is_saved_again_where_training_went_back(run: Run) -> None:
+    saved(run, 1, 2)
+    weights = run.checkpoint().path / "model.safetensors"
+    sound = weights.read_bytes()
+    weights.write_bytes(sound[:-1] + b"x")
+    (run.path / "checkpoints" / ".new-000007").mkdir()  # left by a kill
+    saved(run, 2)
+    assert weights.read_bytes() == sound
+    assert {p.name for p in (run.path / "checkpoints").iterdir()} == {"000001", "000002"}
+    run.load_model()
+
+
 # -- damage --------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,247 @@
+"""`tfm score`: how unlikely each line, file, picture or series is to a run."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..core.errors import DataError, TfmError, UsageError
+from ..core.protocols import OfBytes
+from . import options as opt
+from .prompts import Arriving
+from .render import printable
+
+if TYPE_CHECKING:
+    from ..core.protocols import Sequence
+    from ..core.source import Source
+
+PIECE = 1 << 18  # bytes of a line that are scored as one, as of a running text
+TOGETHER = 1 << 17  # bytes of lines that are scored together
+PAUSE = 0.1  # seconds after which what has arrived is scored, though more may follow
+
+
+@dataclass(frozen=True)
+class Item:
+    """An item or, of a long one, a piece."""
+
+    name: str
+    sequence: Sequence
+    ends: bool = True
+
+
+@dataclass
+class Total:
+    """What the pieces of an item come to."""
+
+    name: str
+    nll: float = 0.0
+    tokens: int = 0
+    units: float = 0
+    ids: list[int] = field(default_factory=list)
+    nats: list[float] = field(default_factory=list)
+
+
+@click.command("score", cls=opt.Command)
+@click.argument("names", nargs=-1, metavar="[RUN] [FILE]...")
+@opt.option("--heldout", is_flag=True, help="Score what the run holds out.")
+@opt.option("--split", help="valid or test, with --heldout.  [default: the final score's]")
+@opt.option("--tokens", is_flag=True, help="With each token's nats.")
+@opt.option("--tsv", is_flag=True, help="nll, bits per unit, item: for sort.")
+@opt.option("-0", "--null", is_flag=True, help="NUL between the items of standard input.")
+@opt.option("--column", help="The column of a table that holds the items.")
+@opt.checkpoint_option
+@opt.device_option
+@opt.runs_option
+@opt.option("--json", "as_json", is_flag=True, envvar="TFM_JSON", help="JSON lines: the default.")
+def command(
+    names: tuple[str, ...], heldout: bool, split: str | None, tokens: bool, tsv: bool, null: bool,
+    column: str | None, checkpoint: str, device: str, runs: str, quiet: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Score items by RUN (the newest by default): nats and bits per unit, an item a line.
+
+    Without FILE each line of standard input is an item (of pictures and series: all of it is one
+    file). A FILE is one item, or as many as the run's task sees in it: lines where it was trained
+    with --each line, pictures, series. Where lines are, the unlikeliest first:
+
+    \b
+        tfm score RUN --tsv < FILE | sort -r
+    """
+    if tokens and tsv:
+        raise UsageError("--tokens: goes with JSON, not with --tsv")
+    if heldout and len(names) > 1:
+        raise UsageError("--heldout: scores what the run keeps; leave FILE away")
+    if split is not None and not heldout:
+        raise UsageError("--split: goes with --heldout")
+
+    from ..core.run import open_run
+
+    run = open_run(names[0] if names else None, Path(runs))
+    run.check()
+    task = run.task()
+    tokenizer = run.tokenizer()
+    items: Iterator[Item | None]
+    if heldout:
+        items = _held(run, task, tokenizer, split)
+    elif len(names) > 1 or not isinstance(task, OfBytes):
+        items = _files(task, tokenizer, names[1:] or ("-",), column)
+    else:
+        end = b"\0" if null else b"\n"
+        items = _lines(task, tokenizer, Arriving(sys.stdin.buffer, end, PIECE))
+
+    from ..core.device import pick_device, use_threads
+
+    use_threads(0)
+    model = run.load_model(checkpoint, pick_device(device))
+    on_terminal = sys.stdout.isatty()
+    form = _Form(task, tokenizer, tokens, tsv)
+    for total, pause in _scored(task, tokenizer, model, items, tokens):
+        line = form.line(total)
+        sys.stdout.buffer.write((printable(line) if on_terminal else line).encode() + b"\n")
+        if pause:
+            sys.stdout.buffer.flush()
+
+
+# -- items ---------------------------------------------------------------------------------------
+
+
+def _lines(task: Any, tokenizer: Any, arriving: Arriving) -> Iterator[Item | None]:
+    """Each line; none where none has come for a while, or enough have."""
+    number, wait, name, size = 1, None, None, 0
+    while True:
+        record = arriving.take(wait)
+        if record is None:
+            if arriving.over:
+                return
+            wait, size = None, 0
+            yield None
+            continue
+        data, ends = record
+        size += len(data)
+        if size > TOGETHER:
+            size = 0
+            yield None
+        wait = PAUSE
+        try:
+            sequence = task.sequence(data, tokenizer, None, ends)
+        except DataError as error:
+            raise DataError(f"standard input, line {number}: {error}") from None
+        if name is None:  # of a very long line, its beginning
+            name = data.decode("utf-8", "replace")
+        yield Item(name, sequence, ends)
+        if ends:
+            number, name = number + 1, None
+
+
+def _files(
+    task: Any, tokenizer: Any, paths: tuple[str, ...], column: str | None
+) -> Iterator[Item | None]:
+    """The items of each file, by the task; a running text is one item."""
+    from ..core.source import Source
+
+    for path in paths:
+        try:
+            source = Source((path,), column)
+            held: Item | None = None
+            for item in _of(task, tokenizer, source):
+                if held is not None:
+                    same = getattr(task, "running", False) and item.name == held.name
+                    yield Item(held.name, held.sequence, not same)
+                held = item
+            if held is not None:
+                yield held
+        except DataError as error:
+            raise DataError(str(error).replace("--data ", "", 1)) from error
+
+
+def _of(task: Any, tokenizer: Any, source: Source) -> Iterator[Item]:
+    items = task.items(source)
+    names = task.names(items) if hasattr(task, "names") else None
+    for sequence in task.sequences(items, tokenizer):
+        name = next(names) if names else sequence.side.get("id", source.describe())
+        yield Item("-" if source.paths == ("-",) and task.unit == "byte" else name, sequence)
+
+
+def _held(run: Any, task: Any, tokenizer: Any, split: str | None) -> Iterator[Item | None]:
+    """What the run holds out, by what it says where that is a text, by number otherwise."""
+    for number, sequence in enumerate(run.heldout(split or run.config["final_split"]), 1):
+        name = sequence.side.get("id", str(number))
+        if isinstance(task, OfBytes) and not task.running:
+            name = tokenizer.decode_bytes(sequence.ids).decode("utf-8", "replace")
+        yield Item(name, sequence)
+
+
+# -- scores --------------------------------------------------------------------------------------
+
+
+def _scored(
+    task: Any, tokenizer: Any, model: Any, items: Iterator[Item | None], each: bool
+) -> Iterator[tuple[Total, bool]]:
+    """The total of each item, and whether the next may take a while. What is given together, up
+    to a pause, is scored together; an error comes after the scores of what came before it."""
+    from ..core.evaluate import evaluate
+
+    waiting: deque[Item] = deque()
+    more, failed = True, None
+
+    def until_pause() -> Iterator[Sequence]:
+        nonlocal more, failed
+        try:
+            for item in items:
+                if item is None:
+                    return
+                waiting.append(item)
+                yield item.sequence
+        except TfmError as error:
+            failed = error
+        more = False
+
+    total: Total | None = None
+    while more:
+        for score in evaluate(model, tokenizer, until_pause()):
+            item = waiting.popleft()
+            total = total or Total(item.name)
+            total.nll += score.nll
+            total.tokens += score.tokens
+            total.units += task.units([score.sequence])[task.unit]
+            if each:
+                given = score.sequence.given
+                total.ids += score.sequence.ids[given:].tolist()
+                total.nats += (score.nats * score.sequence.target_weight()[given:]).tolist()
+            if item.ends:
+                yield total, not waiting
+                total = None
+    if failed is not None:
+        raise failed
+
+
+class _Form:
+    """How a score is written."""
+
+    def __init__(self, task: Any, tokenizer: Any, each: bool, tsv: bool) -> None:
+        self.unit, self.tokenizer, self.each, self.tsv = task.unit, tokenizer, each, tsv
+
+    def line(self, total: Total) -> str:
+        exact = self.tokenizer.lossless and total.units > 0
+        bits = total.nll / math.log(2) / total.units if exact else None
+        if self.tsv:  # of one width, so that the order of letters is that of numbers
+            name = total.name.replace("\r", "\\r").replace("\n", "\\n")
+            return f"{total.nll:014.4f}\t{'-' if bits is None else f'{bits:.4f}'}\t{name}"
+        record = {
+            "schema": 1, "item": total.name, "unit": self.unit, "units": total.units,
+            "tokens": total.tokens, "nll": total.nll, f"bits_per_{self.unit}": bits,
+        }  # fmt: skip
+        if self.each:
+            record |= {"ids": total.ids, "nats": total.nats}
+            pieces = getattr(self.tokenizer, "pieces", None)
+            if pieces is not None:
+                shown = [pieces[i] if i < len(pieces) else b"" for i in total.ids]
+                record["pieces"] = [piece.decode("utf-8", "replace") for piece in shown]
+        return json.dumps(record)

@@ -1,0 +1,121 @@
+"""Rows of one batch: each draws what it would draw alone, to the last bit."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_sample import FakeTokenizer, lively
+
+from tfm.core.config import ARCHS, SampleConfig
+from tfm.core.decoder import Decoder
+from tfm.core.errors import DataError
+from tfm.core.model import SequenceModel
+from tfm.core.protocols import Sequence
+from tfm.core.sample import generate
+
+Draws = list[list[tuple[int, float]]]
+PLAIN: Any = FakeTokenizer()
+
+
+def prompt(seed: int, length: int = 3) -> Sequence:
+    return Sequence(np.random.default_rng(seed).integers(0, 23, length))
+
+
+def drawn(
+    model: SequenceModel, prompts: list[Sequence], records: list[str], length: int = 30,
+    rows: int = 4, tokenizer: Any = PLAIN, **options: Any,
+) -> Draws:  # fmt: skip
+    """(id, logprob) of each prompt's draw, the prompts taken as rows become free."""
+    decoder = Decoder(model, tokenizer, SampleConfig(**options), rows)
+    waiting = list(enumerate(zip(prompts, records, strict=True)))
+    out: Draws = [[] for _ in prompts]
+    who: dict[int, int] = {}
+    while waiting or who:
+        while waiting and decoder.free:
+            number, (one, record) = waiting.pop(0)
+            who[decoder.begin(one, length, record)] = number
+        for row, new in decoder.step().items():
+            if new is not None:
+                out[who[row]].append(new)
+            # records end at different times
+            if new is None or len(out[who[row]]) == length - 3 * (who[row] % 3):
+                del who[row]
+                decoder.end(row)
+    return out
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_it_draws_what_generate_draws(arch: str) -> None:
+    model = lively(**ARCHS[arch], kv_heads=1)
+    prompts = [prompt(n, length) for n, length in enumerate((1, 3, 9, 12, 40))]
+    for options in ({}, {"greedy": True}, {"top_p": 0.8, "temperature": 0.7}, {"top_k": 3}):
+        together = drawn(model, prompts, list("abcde"), **options)  # type: ignore[arg-type]
+        for one, record, draw in zip(prompts, "abcde", together, strict=True):
+            config = SampleConfig(length=len(draw), **options)  # type: ignore[arg-type]
+            alone = list(generate(model, PLAIN, one, config, record=record))
+            assert [id for id, _ in draw] == [step.ids[0] for step in alone]
+            logprobs = [step.logprobs[0] for step in alone]
+            np.testing.assert_allclose([p for _, p in draw], logprobs, atol=1e-4)
+
+
+@given(st.permutations(range(9)), st.integers(1, 9))
+@settings(max_examples=8)
+def test_neighbours_order_and_company_change_not_a_bit(order: list[int], count: int) -> None:
+    model = lively()
+    prompts = [prompt(n, 1 + 5 * n % 14) for n in range(9)]
+    whole = {n: each for n, each in enumerate(drawn(model, prompts, list("abcdefghi")))}
+    chosen = order[:count]
+    some = drawn(model, [prompts[n] for n in chosen], ["abcdefghi"[n] for n in chosen])
+    for n, each in zip(chosen, some, strict=True):
+        shorter = min(len(each), len(whole[n]))
+        assert each[:shorter] == whole[n][:shorter] and shorter > 20
+
+
+@pytest.mark.parametrize("rows", [32])
+def test_every_row_of_a_wider_model_computes_alike(rows: int) -> None:
+    model = lively(width=96, heads=3, context=70, vocab_size=23)
+    for draw in (equal := drawn(model, [prompt(0, 20)] * rows, ["a"] * rows, 60, rows)):
+        assert draw[:50] == equal[0][:50]
+
+
+def test_only_what_is_legal_at_a_place_is_drawn() -> None:
+    ranges = np.array([[0, 1]] * 3 + [[4 * k % 20, 4 * k % 20 + 3] for k in range(20)] + [[5, 5]])
+    tokenizer: Any = FakeTokenizer(ranges)
+    (one, other) = drawn(lively(), [prompt(0, 3), prompt(1, 5)], ["a", "b"], tokenizer=tokenizer)
+    assert len(one) == 20 and len(other) == 18, "until nothing is legal"
+    for first, draw in ((3, one), (5, other)):
+        for (id, _), (low, high) in zip(draw, ranges[first:], strict=False):
+            assert low <= id < high
+
+
+def test_items_with_positions_of_their_own() -> None:
+    model, tokenizer = lively(axes=2), FakeTokenizer(axes=2)
+    known: Any = tokenizer
+    prompts = [prompt(n, 2 + n) for n in range(3)]
+    for one, draw in zip(prompts, drawn(model, prompts, list("abc"), 8, 4, known), strict=True):
+        config = SampleConfig(length=len(draw))
+        record = "abc"[len(one) - 2]
+        alone = [step.ids[0] for step in generate(model, known, one, config, record=record)]
+        assert [id for id, _ in draw] == alone
+    with pytest.raises(DataError, match="--context"):
+        drawn(model, prompts, list("abc"), 20, 4, known)
+
+
+def test_a_given_part_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(DataError, match="context 12"):
+        Decoder(lively(), PLAIN, SampleConfig()).begin(Sequence(np.zeros(13, np.int64), 13), 5)
+
+
+def test_draws_of_one_prompt_differ_and_read_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, one = lively(), prompt(0)
+    decoder = Decoder(model, PLAIN, SampleConfig())
+    read = []
+    inner = decoder._read
+    monkeypatch.setattr(decoder, "_read", lambda row: read.append(1) or inner(row))
+    rows = [decoder.begin(one, 9, "a", draw) for draw in range(8)]
+    steps = [decoder.step() for _ in range(5)]
+    assert len({str([step[row] for step in steps]) for row in rows}) > 4 and len(read) == 1
+    assert not torch.is_grad_enabled() or not decoder.hidden.requires_grad

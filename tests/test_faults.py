@@ -1,0 +1,246 @@
+"""Faults of the machine and of strangers: disks, mounts, payloads, terminals, signals."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import select
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Tfm, Trained
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tfm.cli.drawing import Prompt, Sampler
+from tfm.cli.render import printable
+from tfm.core.config import SampleConfig
+from tfm.core.device import pick_device
+from tfm.core.errors import DamagedError, DataError, UsageError
+from tfm.core.files import to_json, write_manifest
+from tfm.core.run import Run
+
+posix = pytest.mark.skipif(os.name != "posix", reason="mounts, limits and terminals of POSIX")
+
+
+@pytest.fixture
+def run(tfm: Tfm, trained: Trained) -> Run:
+    """A run of 20 steps to do anything to."""
+    shutil.copytree(trained.path, tfm.folder / "run")
+    return Run(tfm.folder / "run")
+
+
+# -- disks ---------------------------------------------------------------------------------------
+
+
+@posix
+def test_a_read_only_mount_is_read_and_never_trained_in(tfm: Tfm, run: Run, text: Path) -> None:
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
+        pytest.skip("no mounts of one's own here")
+    sealed = "mount --bind . . && mount -o remount,bind,ro . && cd . && exec "
+
+    def call(*args: object) -> tuple[int, bytes, str]:
+        command = ["unshare", "-m", "sh", "-c", f'cd / && cd "$0" && {sealed} "$@"', tfm.folder]
+        done = subprocess.run(
+            [*map(str, command), "env", "-C", str(tfm.folder), *tfm.command(*args)],
+            cwd=tfm.folder, stdin=subprocess.DEVNULL, capture_output=True,
+        )  # fmt: skip
+        return done.returncode, done.stdout, done.stderr.decode()
+
+    quick = ("--task", "text", "--data", text, "--size", "nano", "--steps", 1, "-q")
+    code, out, err = call("train", *quick, "--run", "new")
+    assert (code, out) == (1, b"") and "--run new: cannot be written (Read-only" in err, err
+    assert err.count("\n") == 1
+    code, out, err = call("train", "--resume", "run", "--steps", 30)
+    assert (code, out) == (1, b"") and "run: cannot be written (Read-only" in err, err
+    code, out, err = call("sample", "run", "-p", "a", "--length", 3)
+    assert (code, len(out.decode()), err) == (0, 3, "")
+
+
+@posix
+def test_a_limit_on_the_size_of_files_leaves_the_checkpoint_before(tfm: Tfm, run: Run) -> None:
+    """`ulimit -f`: weights do not fit, so that every save fails as on a full disk."""
+    import resource
+
+    before = Run(run.path).checkpoint().path
+    sound = {p.name: p.read_bytes() for p in before.iterdir()}
+    size = len(sound["optimizer.safetensors"]) // 2
+    process = tfm.start(
+        *("train", "--resume", "run", "--steps", 22, "--save-every", 1, "-q"),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
+    )
+    out, err = process.communicate(timeout=120)
+    line = err.decode().splitlines()[-1]
+    assert (process.returncode, out) == (1, b"")
+    assert line.startswith("Error: run/checkpoints/000021: not saved (File too large), about")
+    assert "earlier checkpoints are intact" in line
+    assert {p.name: p.read_bytes() for p in before.iterdir()} == sound
+    assert [p.name for p in before.parent.iterdir()] == [before.name], "nothing half-written"
+    Run(run.path).load_model()
+
+
+# -- payloads ------------------------------------------------------------------------------------
+
+
+class Payload:
+    """What would make a folder, if it were ever unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+def test_a_payload_in_a_checkpoint_is_never_run(tfm: Tfm, run: Run, name: str) -> None:
+    """Its checksums are right: who can write a checkpoint can write a manifest."""
+    import numpy as np
+    import torch
+
+    from tfm.core.experiment import _restored
+
+    marker = tfm.folder / "marker"
+    checkpoint = run.checkpoint()
+    payload = Payload(marker)
+    torch.save({"weights": payload}, checkpoint.path / name)
+    for data in (
+        (checkpoint.path / name).read_bytes(),
+        pickle.dumps(payload),
+        np.array([payload], object).dumps(),
+    ):
+        assert not marker.exists()
+        (checkpoint.path / name).write_bytes(data)
+        (checkpoint.path / "manifest.json").unlink()
+        write_manifest(checkpoint.path, {})
+        with pytest.raises(DamagedError, match=name):
+            _restored(run, checkpoint, run.model_config(), torch.device("cpu"))
+        assert not marker.exists()
+    pickle.loads(pickle.dumps(payload))
+    assert marker.is_dir(), "the payload is one"
+
+
+def test_a_payload_among_the_data_is_never_run(tfm: Tfm) -> None:
+    import numpy as np
+
+    marker = tfm.folder / "marker"
+    np.save(tfm.folder / "x.npy", np.array([Payload(marker)], object), allow_pickle=True)
+    error = tfm.error("train", "--task", "image", "--data", "x.npy", "--steps", 1)
+    assert "x.npy" in error and not marker.exists()
+
+
+# -- what the model may see ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("more", [-1, 0, 1])
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_prompt_of_about_the_context(
+    trained: Trained, capsys: pytest.CaptureFixture[str], more: int, strict: bool
+) -> None:
+    run = Run(trained.path)
+    task, tokenizer, model = run.task(), run.tokenizer(), run.load_model()
+    context = model.config.context
+    sampler = Sampler(
+        task, tokenizer, model, SampleConfig(length=2, greedy=True), task.SampleOptions(),
+        strict=strict, quiet=False,
+    )  # fmt: skip
+    own = len(task.prompt(b"", tokenizer, task.SampleOptions()))  # a begin token
+    prompt = Prompt(b"a" * (context - own + more))
+    if more > 0 and strict:
+        with pytest.raises(DataError, match=f"{context + 1} tokens, the context {context}"):
+            sampler.draws(prompt, 1)
+        return
+    (draw,) = sampler.draws(prompt, 1)
+    assert len(draw.ids) == 2 and len(sampler.sequence) == context + more
+    said = capsys.readouterr().err
+    assert (f"the context of {context}" in said) == (more > 0)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:7", "mps"])
+def test_a_device_that_is_not_there_is_refused(device: str) -> None:
+    import torch
+
+    if torch.cuda.is_available() or torch.backends.mps.is_available():
+        pytest.skip("it is there")
+    with pytest.raises(UsageError, match=f"--device {device}: this machine has none"):
+        pick_device(device)
+    assert pick_device("auto").type == "cpu"
+
+
+def test_a_run_whose_config_is_of_a_newer_version(tfm: Tfm, run: Run) -> None:
+    config = {**run.config, "format": 99, "tfm": "9.1"}
+    (run.path / "config.json").write_bytes(to_json(config))
+    assert "made by tfm 9.1, which is newer; upgrade" in tfm.error("eval", "run")
+    config = {**run.config, "model": {**run.config["model"], "layerz": 3}}
+    (run.path / "config.json").write_bytes(to_json(config))
+    (run.path / "manifest.json").unlink()
+    (run.path / "checkpoints").rename(tfm.folder / "aside")
+    (run.path / "log.jsonl").unlink()
+    write_manifest(run.path, {})
+    (tfm.folder / "aside").rename(run.path / "checkpoints")
+    error = tfm.error("sample", "run")
+    assert "unknown layerz (did you mean layers" in error and "upgrade" in error
+
+
+# -- streams -------------------------------------------------------------------------------------
+
+
+@given(st.text())
+def test_no_control_byte_reaches_a_terminal(text: str) -> None:
+    shown = printable(text)
+    assert all(c.isprintable() or c in "\n\t" for c in shown)
+    assert printable(shown) == shown
+
+
+@posix
+def test_a_sample_with_control_bytes_is_spelled_out_on_a_terminal(tfm: Tfm) -> None:
+    import pty
+
+    (tfm.folder / "x.txt").write_text("\x1b]0;title\x07\x1b[31m\x9b2J" * 200)
+    tfm(
+        *("train", "--task", "text", "--data", "x.txt", "--tokenizer", "char", "--size", "nano"),
+        *("--steps", 1, "--run", "run", "-q"),
+    )
+    main, side = pty.openpty()
+    process = tfm.start("sample", "run", "--length", 200, "-q", stdout=side)
+    os.close(side)
+    shown = b""
+    try:
+        while block := os.read(main, 4096):
+            shown += block
+    except OSError:  # Linux, at the end of a terminal
+        pass
+    os.close(main)
+    process.communicate()
+    assert process.returncode == 0 and b"\\x1b" in shown
+    assert not {*shown} & {*range(9), *range(11, 13), *range(14, 32), 0x7F}
+    piped = tfm("sample", "run", "--length", 200, "-q").out
+    assert b"\x1b" in piped, "a pipe gets what was drawn"
+
+
+@posix
+def test_standard_input_is_not_waited_for(tfm: Tfm, trained: Trained) -> None:
+    """Of endless input no more is held than the line at hand."""
+    process = tfm.start("sample", trained.path, "--length", 1, "-q", stdin=subprocess.PIPE)
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(b"the quick\n")
+    process.stdin.flush()
+    ready, _, _ = select.select([process.stdout], [], [], 60)
+    assert ready and process.stdout.readline().endswith(b"\n"), "before the input has ended"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err.strip()) == (-signal.SIGINT, b"")
+
+
+@posix
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_draw_at_once(tfm: Tfm, trained: Trained, number: int) -> None:
+    process = tfm.start("sample", trained.path, "-p", "a", "--length", 1_000_000)
+    assert process.stdout is not None and process.stdout.read(1)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err.strip()) == (-number, b"")

@@ -1,0 +1,61 @@
+"""SIGKILL at random moments of real training loses at most one save interval, and nothing of the
+end: weights bit for bit, the log but for its fields of time."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and forks of POSIX")
+
+
+def killed(times: int, signal: str) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "kills.py"]
+        + ["--kills", str(times), "--signal", signal, "--json"],
+        capture_output=True,
+        timeout=300,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    report: dict[str, Any] = json.loads(done.stdout)
+    assert report["kills"] == times and report["runs finished"] > 0
+    assert report["runs lost"] == report["checkpoints lost"] == 0, done.stderr
+    assert report["weights identical"] == report["logs identical"] == report["runs finished"]
+    return report
+
+
+def test_fifty_kills_lose_no_run_and_no_bit() -> None:
+    report = killed(50, "KILL")
+    assert 0 < report["most steps lost"] <= report["save interval"]
+    assert len(report["killed while"]) > 2, "kills hit more than one phase"
+
+
+@pytest.mark.parametrize("signal", ["INT", "TERM"])
+def test_signals_at_any_moment_lose_no_step(signal: str) -> None:
+    """In reading, training, saving and scoring; the process ends by the signal, without error."""
+    assert killed(15, signal)["most steps lost"] == 0
+
+
+TWICE = """
+import os, signal, time
+from tfm.cli.training import Stop
+stop = Stop()
+stop.armed = True
+os.kill(os.getpid(), signal.SIGINT)
+print("the step goes on", stop.asked == signal.SIGINT, flush=True)
+os.kill(os.getpid(), signal.SIGTERM)
+print("never said")
+"""
+
+
+def test_the_second_signal_quits() -> None:
+    done = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (-15, "the step goes on True\n"), done.stderr

@@ -1,0 +1,138 @@
+"""Many prompts through one pipe: what a prompt draws hangs on itself alone, to the last byte."""
+
+import io
+import json
+import os
+import subprocess
+from typing import Any
+
+import pytest
+from conftest import Tfm, Trained
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tfm.cli.prompts import Arriving, whole_characters
+
+PROMPTS = [f"{word} {number} fox" * (1 + number % 5) for number in range(9)
+           for word in ("the", "été", "a", "", "brown dog", "\\n")]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def sample(trained: Trained) -> Any:
+    def call(lines: list[str], *args: object, end: str = "\n", **settings: Any) -> Any:
+        stdin = "".join(line + end for line in lines).encode("utf-8", "surrogateescape")
+        options = ("--length", 20, "--device", "cpu", *args)
+        return Tfm(trained.path.parent)("sample", trained.path, *options, stdin=stdin, **settings)
+
+    return call
+
+
+def test_bytes_are_equal_however_prompts_are_split_and_ordered(sample: Any) -> None:
+    """More prompts than rows, of lengths around and beyond the context."""
+    prompts = [*PROMPTS, "x" * 300, PROMPTS[0]]
+    whole = sample(prompts, "--json", "-q").text.splitlines()
+    assert [json.loads(line)["prompt"] for line in whole] == prompts
+    assert whole[-1] == whole[0], "equal prompts draw alike"
+    turned = sample(prompts[::-1], "--json", "-q").text.splitlines()
+    assert turned == whole[::-1]
+    for some in (slice(0, 1), slice(7, 40), slice(40, None)):
+        assert sample(prompts[some], "--json", "-q").text.splitlines() == whole[some]
+
+
+def test_draws_and_ids(sample: Any) -> None:
+    many = [json.loads(line) for line in sample(["fox"], "-n", 40, "--json").text.splitlines()]
+    few = [json.loads(line) for line in sample(["dog", "fox"], "-n", 3, "--json").text.splitlines()]
+    assert few[3:] == many[:3]
+    assert len({str(r["tokens"]) for r in many}) == 40
+    lines = [json.dumps({"id": id, "prompt": "fox"}) for id in ("a", "b", "a")]
+    one, other, again = sample(lines, "--json-in", "--json").lines()
+    assert one == again and one["tokens"] != other["tokens"]
+    (reseeded,) = sample(lines[:1], "--json-in", "--json", "--seed", 1).lines()
+    assert reseeded["tokens"] != one["tokens"]
+
+
+def test_ends_differ_and_order_stays(sample: Any) -> None:
+    """A stop text ends some early; no later record overtakes."""
+    records = sample(PROMPTS, "--json", "--stop", "e").lines()
+    assert [r["prompt"] for r in records] == PROMPTS
+    assert {r["finish_reason"] for r in records} == {"length", "stop"}
+    assert all("e" not in r["text"] for r in records)
+    assert sample(PROMPTS[:3], "--length", 0).out == b"\n\n\n"
+    assert sample(["two\nlines", "x"], "-0", end="\0").out.count(b"\0") == 2
+
+
+def test_what_came_before_an_error_is_answered(sample: Any) -> None:
+    lines = [json.dumps({"prompt": "fox"}), json.dumps({"prompt": "dog"}), "{", "{}"]
+    done = sample(lines, "--json-in", "--json", code=2)
+    assert [r["prompt"] for r in done.lines()] == ["fox", "dog"]
+    assert done.err.splitlines() == [
+        "Error: standard input, line 3: must be a JSON object with a text `prompt`"
+    ]
+    done = sample(["fox", "dog", "\udcff"], code=2)
+    assert len(done.out.splitlines()) == 2
+    assert done.err.startswith("Error: standard input, line 3: the text: not UTF-8 text at byte 0")
+
+
+def test_a_line_is_answered_before_the_next_comes(tfm: Tfm, trained: Trained) -> None:
+    process = tfm.start("sample", trained.path, "--length", 5, "--json", stdin=subprocess.PIPE)
+    assert process.stdin is not None and process.stdout is not None
+    for prompt in ("fox", "dog"):
+        process.stdin.write(prompt.encode() + b"\n")
+        process.stdin.flush()
+        assert json.loads(process.stdout.readline())["prompt"] == prompt
+    process.stdin.close()
+    assert process.wait(60) == 0
+    process.stdout.close()
+    assert process.stderr is not None
+    process.stderr.close()
+
+
+# -- records as they arrive ----------------------------------------------------------------------
+
+
+def arrived(stream: Any, limit: int | None = None) -> list[tuple[bytes, bool]]:
+    arriving = Arriving(stream, b"\n", limit)
+    out = []
+    while (record := arriving.take()) is not None:
+        out.append(record)
+    return out
+
+
+@given(st.lists(st.text(st.sampled_from("ab\ré\t")).map(str.encode)), st.booleans())
+def test_lines_are_what_splitting_makes(lines: list[bytes], ended: bool) -> None:
+    data = b"\n".join(lines) + (b"\n" if ended else b"")
+    expected = [line.removesuffix(b"\n").removesuffix(b"\r") for line in io.BytesIO(data)]
+    if not ended and expected and lines[-1].endswith(b"\r"):
+        expected[-1] = lines[-1]  # no LF behind it
+    assert arrived(io.BytesIO(data)) == [(line, True) for line in expected]
+
+
+@given(st.text(st.sampled_from("aé東\U0001f600"), max_size=60), st.integers(4, 9))
+def test_long_records_come_in_whole_characters(text: str, limit: int) -> None:
+    data = text.encode()
+    small = io.BytesIO(data)
+    read = small.read1
+    small.read1 = lambda size: read(3)  # type: ignore[assignment, method-assign, misc]
+    pieces = arrived(small, limit)
+    assert b"".join(piece for piece, _ in pieces) == data
+    assert [ends for _, ends in pieces] == [False] * (len(pieces) - 1) + [True] * bool(pieces)
+    for piece, _ in pieces:
+        piece.decode()
+        assert len(piece) < limit + 3
+
+
+@given(st.binary(max_size=6))
+def test_any_bytes_are_cut_near_their_end(data: bytes) -> None:
+    assert len(data) - 3 <= whole_characters(data) <= len(data)
+
+
+def test_nothing_there_is_not_the_end() -> None:
+    read, write = os.pipe()
+    with os.fdopen(read, "rb") as stream:
+        arriving = Arriving(stream)
+        assert arriving.take(0) is None and not arriving.over
+        os.write(write, b"a\nb")
+        assert arriving.take() == (b"a", True)
+        assert arriving.take(0.01) is None and not arriving.over
+        os.close(write)
+        assert arriving.take() == (b"b", True) and arriving.take() is None and arriving.over
