@@ -33,6 +33,7 @@ COMMANDS = {
     "info": "Show what a run is made of.",
     "tasks": "List tasks, or one task's options.",
     "bench": "Measure training and decoding on this machine.",
+    "completion": "Print the script by which a shell completes tfm.",
     "config": "Print every setting and where it comes from.",
 }
 
@@ -66,6 +67,21 @@ class LazyGroup(click.Group):
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             raise click.UsageError(f"no such command {args[0]!r}; {nearest(args[0], COMMANDS)}")
         return super().resolve_command(ctx, args)
+
+    def shell_complete(
+        self, ctx: click.Context, incomplete: str
+    ) -> list[click.shell_completion.CompletionItem[str]]:
+        """By the table above: no command is imported for its name."""
+        from click.shell_completion import CompletionItem
+
+        if incomplete.startswith("-"):
+            names = [name for p in self.get_params(ctx) for name in p.opts]
+            return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+        return [
+            CompletionItem(name, help=about)
+            for name, about in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -125,7 +141,7 @@ def leave(code: int) -> NoReturn:
 
 def _run() -> int:
     try:
-        result = cli.main(standalone_mode=False)
+        result = cli.main(prog_name="tfm", standalone_mode=False)
     finally:
         if sys.exc_info()[0] not in (ReaderGone, BrokenPipeError):
             sys.stdout.flush()
@@ -169,6 +185,8 @@ def _explain(error: BaseException) -> int:
 
 
 def _say(message: str, code: int) -> int:
+    if os.environ.get("_TFM_COMPLETE"):  # a shell asks, in the middle of a line
+        return code
     try:
         print(f"Error: {' '.join(message.split())}", file=sys.stderr)
     except OSError:

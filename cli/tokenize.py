@@ -13,6 +13,7 @@ import click
 
 from ..core.errors import ConfigError, DataError, UsageError
 from . import options as opt
+from .names import of_run
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ tokenizer_option = click.option(
 
 
 @click.command("tokenize", cls=opt.Command)
-@click.argument("paths", nargs=-1, metavar="[RUN] [FILE]...")
+@click.argument("paths", nargs=-1, metavar="[RUN] [FILE]...", shell_complete=of_run)
 @tokenizer_option
 @opt.option("--whole", is_flag=True, help="Of text: a file is an item, rather than a line.")
 @opt.runs_option
