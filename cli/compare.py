@@ -13,6 +13,7 @@ import click
 
 from ..core.errors import AnswerNo, UsageError
 from . import options as opt
+from .names import of_run
 from .render import columns
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
 
 @click.command("compare", cls=opt.Command)
-@click.argument("a", metavar="A")
-@click.argument("b", metavar="B")
+@click.argument("a", metavar="A", shell_complete=of_run)
+@click.argument("b", metavar="B", shell_complete=of_run)
 @opt.option("--data", multiple=True, metavar="PATH", help="Other items than what was held out.")
 @opt.option("--column", help="The column of a table that holds the items.")
 @opt.option(

@@ -14,6 +14,7 @@ import click
 
 from ..core.errors import DamagedError, DataError, UsageError
 from . import options as opt
+from .names import of_run
 from .render import say
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ force_option = opt.option("--force", is_flag=True, help="Replace a file that is 
 
 
 @click.command("compress", cls=opt.Command)
-@click.argument("names", nargs=-1, metavar="[RUN] FILE")
+@click.argument("names", nargs=-1, metavar="[RUN] FILE", shell_complete=of_run)
 @out_option
 @force_option
 @opt.checkpoint_option

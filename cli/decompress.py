@@ -23,10 +23,11 @@ from .compress import (
     force_option,
     out_option,
 )
+from .names import of_run
 
 
 @click.command("decompress", cls=opt.Command)
-@click.argument("names", nargs=-1, metavar="[RUN] FILE")
+@click.argument("names", nargs=-1, metavar="[RUN] FILE", shell_complete=of_run)
 @out_option
 @force_option
 @opt.checkpoint_option

@@ -25,6 +25,8 @@ COMMANDS = {
     "score": "Score lines, files or other items: the unlikely ones stand out.",
     "compare": "Say whether one run is worse than another, and how sure that is.",
     "sample": "Draw from a run, or go on from a prompt.",
+    "tokenize": "Print the ids of text, pictures or series.",
+    "detokenize": "Turn ids back into what they stand for.",
     "compress": "Compress a file with a run's model.",
     "decompress": "Bring a compressed file back.",
     "verify": "Check every file of a run, and that it resumes exactly.",
@@ -33,6 +35,7 @@ COMMANDS = {
     "info": "Show what a run is made of.",
     "tasks": "List tasks, or one task's options.",
     "bench": "Measure training and decoding on this machine.",
+    "completion": "Print the script by which a shell completes tfm.",
     "config": "Print every setting and where it comes from.",
 }
 
@@ -66,6 +69,21 @@ class LazyGroup(click.Group):
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             raise click.UsageError(f"no such command {args[0]!r}; {nearest(args[0], COMMANDS)}")
         return super().resolve_command(ctx, args)
+
+    def shell_complete(
+        self, ctx: click.Context, incomplete: str
+    ) -> list[click.shell_completion.CompletionItem[str]]:
+        """By the table above: no command is imported for its name."""
+        from click.shell_completion import CompletionItem
+
+        if incomplete.startswith("-"):
+            names = [name for p in self.get_params(ctx) for name in p.opts]
+            return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+        return [
+            CompletionItem(name, help=about)
+            for name, about in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -125,7 +143,7 @@ def leave(code: int) -> NoReturn:
 
 def _run() -> int:
     try:
-        result = cli.main(standalone_mode=False)
+        result = cli.main(prog_name="tfm", standalone_mode=False)
     finally:
         if sys.exc_info()[0] not in (ReaderGone, BrokenPipeError):
             sys.stdout.flush()
@@ -169,6 +187,8 @@ def _explain(error: BaseException) -> int:
 
 
 def _say(message: str, code: int) -> int:
+    if os.environ.get("_TFM_COMPLETE"):  # a shell asks, in the middle of a line
+        return code
     try:
         print(f"Error: {' '.join(message.split())}", file=sys.stderr)
     except OSError:

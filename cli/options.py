@@ -12,9 +12,11 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 import click
 from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 
 from ..core.config import ModelConfig, SampleConfig, TrainConfig
 from ..core.errors import ConfigError, UsageError, nearest
+from . import names
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -58,6 +60,10 @@ class Option(click.Option):
         if self.envvar is None and self.name:
             self.envvar = f"TFM_{self.name.upper()}"
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+        found = names.of_option(self.name, ctx, incomplete)
+        return super().shell_complete(ctx, incomplete) if found is None else found
+
 
 def option(*names: str, **settings: Any) -> Callable[[F], F]:
     return click.option(*names, cls=Option, **settings)
@@ -79,12 +85,26 @@ class Command(click.Command):
         ]  # fmt: skip
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if ctx.resilient_parsing:
+            return self._parse_for_completion(ctx, args)
         settings, origins = read_settings(_peek(args, "config"))
         ctx.meta["tfm.settings"], ctx.meta["tfm.origins"] = settings, origins
         ctx.default_map = {k.replace("-", "_"): v for k, v in settings.items() if k not in SECTIONS}
         self._add_task_options(ctx, args)
         check_settings(ctx)
         return super().parse_args(ctx, args)
+
+    def _parse_for_completion(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """A task is imported where one of its options stands already; no file is read."""
+        ctx.meta["tfm.args"] = list(args)
+        known = {name for p in self.params for name in (*p.opts, *p.secondary_opts)}
+        if any(a.startswith("--") and a.partition("=")[0] not in known for a in args):
+            self._add_task_options(ctx, args)
+        return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+        self._add_task_options(ctx, ctx.meta.get("tfm.args", []))
+        return super().shell_complete(ctx, incomplete)
 
     def task_class(self, ctx: click.Context, args: list[str]) -> Any:
         """The task whose options are flags here, none where there is none or it is unknown:
@@ -301,7 +321,7 @@ def origin(ctx: click.Context, name: str) -> str:
     return "default"
 
 
-run_argument = click.argument("run", required=False, metavar="[RUN]")
+run_argument = click.argument("run", required=False, metavar="[RUN]", shell_complete=names.of_run)
 json_option = option("--json", "as_json", is_flag=True, envvar="TFM_JSON", help="Print JSON.")
 device_option = option(
     "--device", default="auto", show_default=True, help="cpu, cuda, mps, or auto: the fastest."

@@ -16,6 +16,7 @@ import click
 from ..core.errors import DataError, TfmError, UsageError
 from ..core.protocols import OfBytes
 from . import options as opt
+from .names import of_run
 from .prompts import Arriving
 from .render import printable
 
@@ -50,7 +51,7 @@ class Total:
 
 
 @click.command("score", cls=opt.Command)
-@click.argument("names", nargs=-1, metavar="[RUN] [FILE]...")
+@click.argument("names", nargs=-1, metavar="[RUN] [FILE]...", shell_complete=of_run)
 @opt.option("--heldout", is_flag=True, help="Score what the run holds out.")
 @opt.option("--split", help="valid or test, with --heldout.  [default: the final score's]")
 @opt.option("--tokens", is_flag=True, help="With each token's nats.")

@@ -9,11 +9,12 @@ import click
 
 from ..core.plugins import find, names
 from . import options as opt
+from .names import of_task
 from .render import columns
 
 
 @click.command("tasks", cls=opt.Command)
-@click.argument("task", required=False)
+@click.argument("task", required=False, shell_complete=of_task)
 @opt.json_option
 def command(task: str | None, quiet: bool, as_json: bool) -> None:
     """List tasks, or the options of TASK, which are flags of `tfm train` too."""

@@ -326,3 +326,17 @@ class DrawsWhole(Protocol):
         """data: what the user gave; none to go on from `own`, what the run holds out. A
         `config.length` of 0 is the task's own."""
         ...
+
+
+@runtime_checkable
+class Converts(Protocol):
+    """A task that `tfm tokenize` asks for whole items, where `sequences` are parts of them, and
+    that writes them as they were, where `write` is of what is drawn."""
+
+    def whole(self, items: Items, tokenizer: Tokenizer) -> Iterator[Sequence]:
+        """Every item as one sequence."""
+        ...
+
+    def write_whole(self, items: Iterable[tuple[Any, Mapping[str, Any]]], out: BinaryIO) -> None:
+        """Decoded items with their side information."""
+        ...

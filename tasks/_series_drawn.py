@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from ..tokenizers.bins import Values
+from ..tokenizers.bins import Values, Window
 from ._series_metrics import QUANTILES
+from ._series_time import following
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Forecast:
 
     def rows(self) -> Iterator[list[str]]:
         """Rows id, time, mean, 0.1 ... 0.9."""
-        name = f"'{self.id}" if self.id[:1] in tuple("=+-@") else self.id  # no formula of a sheet
+        name = harmless(self.id)
         figures = np.vstack((self.paths.mean(0), np.quantile(self.paths, QUANTILES, axis=0)))
         for time, column in zip(self.times, figures.T, strict=True):
             yield [name, time, *(f"{value:.10g}" for value in column)]
@@ -34,3 +37,22 @@ class Forecast:
         named = {str(q): line.tolist() for q, line in zip(QUANTILES, quantiles, strict=True)}
         mean = self.paths.mean(0).tolist()
         return {"id": self.id, "time": self.times, "mean": mean, "quantiles": named}
+
+
+def harmless(cell: str) -> str:
+    """A cell that no spreadsheet takes for a formula."""
+    return f"'{cell}" if cell[:1] in tuple("=+-@") else cell
+
+
+def write_values(items: Iterable[tuple[Window, Mapping[str, Any]]], out: BinaryIO) -> None:
+    """CSV id, time, value of series whose side says id, start and freq; empty where missing."""
+    out.write(b"id,time,value\n")
+    for window, side in items:
+        text = io.StringIO()
+        name = harmless(side["id"])
+        times = following(side["start"], side["freq"], 0, len(window.values))
+        csv.writer(text, lineterminator="\n").writerows(
+            [name, time, "" if np.isnan(value) else f"{value:.10g}"]
+            for time, value in zip(times, window.values.tolist(), strict=True)
+        )
+        out.write(text.getvalue().encode())

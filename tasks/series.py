@@ -17,7 +17,7 @@ from ..core.protocols import Dataset, Sequence
 from ..core.source import Source
 from ..tokenizers.bins import BinsTokenizer, Values, Window, parse
 from ._series_data import JITTER, Collection, Series, Windows, fingerprint, follow, halves, split
-from ._series_drawn import Forecast
+from ._series_drawn import Forecast, write_values
 from ._series_metrics import QUANTILES, floors, scores, seasonal_error
 from ._series_plot import fan, plot
 from ._series_read import Columns, read
@@ -322,6 +322,17 @@ class SeriesTask:
         self, items: list[Forecast], prompt: Any, asked: SeriesSampleOptions, width: int
     ) -> str | None:
         return "\n\n".join(fan(item, width) for item in items[:3])
+
+    # -- whole series --------------------------------------------------------------------------
+
+    def whole(self, items: Collection, tokenizer: BinsTokenizer) -> Iterator[Sequence]:
+        """Every point of a series as history."""
+        for one in items.series:
+            about = {"id": one.id, "start": one.start, "freq": one.freq}
+            yield tokenizer.encode(Window(one.values, len(one), about))
+
+    def write_whole(self, items: Iterable[tuple[Window, Mapping[str, Any]]], out: BinaryIO) -> None:
+        write_values(items, out)
 
     # -- what a task that draws whole does not go by -------------------------------------------
 

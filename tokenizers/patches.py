@@ -107,7 +107,10 @@ class PatchTokenizer:
         named = [] if self.place == "none" or label is None else [self.label_id(label)]
         if self.place == "first":
             if not named:
-                raise DataError("a picture has no label, and this tokenizer puts labels first")
+                raise DataError(
+                    "a picture has no label, and this tokenizer puts labels first; put it in a "
+                    "folder of its label's name"
+                )
             return np.concatenate(([self.begin], named, ids)).astype(np.int64)
         return np.concatenate(([self.begin], ids, named)).astype(np.int64)
 

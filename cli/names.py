@@ -1,0 +1,98 @@
+"""What can stand in an option's or an argument's place, for a shell that completes it. Light: a
+Tab is waited for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import click
+    from click.shell_completion import CompletionItem
+
+
+def runs(ctx: click.Context, incomplete: str) -> list[str]:
+    """Runs by name, the newest folder first."""
+    root = Path(ctx.params.get("runs") or os.environ.get("TFM_RUNS") or "runs")
+    try:
+        found = [p for p in root.iterdir() if (p / "config.json").exists()]
+    except OSError:
+        return []
+    found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    return [path.name for path in found if path.name[:1] != "."]
+
+
+def tasks(ctx: click.Context, incomplete: str) -> list[str]:
+    from ..core.plugins import names
+
+    return names("tasks")
+
+
+def tokenizers(ctx: click.Context, incomplete: str) -> list[str]:
+    from ..core.plugins import names
+
+    return [*names("tokenizers"), "hf:"]
+
+
+def archs(ctx: click.Context, incomplete: str) -> Iterable[str]:
+    from ..core.config import ARCHS
+
+    return ARCHS
+
+
+def sizes(ctx: click.Context, incomplete: str) -> Iterable[str]:
+    from ..core.config import SIZES
+
+    return SIZES
+
+
+def checkpoints(ctx: click.Context, incomplete: str) -> list[str]:
+    root = Path(ctx.params.get("runs") or "runs")
+    run = ctx.params.get("run") or next(iter(runs(ctx, "")), "")
+    folders = [path / "checkpoints" for path in (Path(run), root / run)]
+    saved = {p.name.lstrip("0") for f in folders for p in f.glob("[0-9]*")} if run else set()
+    return ["last", *sorted(saved, key=int)]
+
+
+VALUES: Mapping[str, Callable[[click.Context, str], Iterable[str]]] = {
+    "task": tasks, "tokenizer": tokenizers, "arch": archs, "size": sizes, "resume": runs,
+    "init": runs, "checkpoint": checkpoints,
+    "device": lambda ctx, incomplete: ("auto", "cpu", "cuda", "mps"),
+}  # fmt: skip
+FILES = ("data", "valid", "test", "config", "prompt", "out", "plot", "run_name", "runs")
+
+
+def of_option(
+    name: str | None, ctx: click.Context, incomplete: str
+) -> list[CompletionItem[str]] | None:
+    """None where nothing is known of the option's values."""
+    from click.shell_completion import CompletionItem
+
+    if name in FILES:
+        return [CompletionItem(incomplete, type="dir" if name in ("run_name", "runs") else "file")]
+    if name is None or name not in VALUES:
+        return None
+    return _matching(VALUES[name](ctx, incomplete), incomplete)
+
+
+def of_run(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem[str]]:
+    """Runs by name, and paths where no name begins so."""
+    from click.shell_completion import CompletionItem
+
+    return _matching(runs(ctx, incomplete), incomplete) or [CompletionItem(incomplete, type="file")]
+
+
+def of_task(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem[str]]:
+    return _matching(tasks(ctx, incomplete), incomplete)
+
+
+def _matching(names: Iterable[str], incomplete: str) -> list[CompletionItem[str]]:
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
