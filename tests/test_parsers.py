@@ -25,6 +25,7 @@ from PIL import Image
 
 from tfm.cli import options as opt
 from tfm.cli.main import cli
+from tfm.cli.sample import _json_prompt
 from tfm.core.config import ModelConfig, SampleConfig, TrainConfig, with_fields
 from tfm.core.errors import TfmError
 from tfm.core.experiment import make_task
@@ -226,10 +227,20 @@ def test_names(folder: Path, trained: Trained, name: str) -> None:
         lambda: run.heldout(name),
         lambda: find("tasks", name),
         lambda: pick_device(name),
-        lambda: Source((name,)).files() if name not in ("-", "") and ".." not in name else None,
+        lambda: Source((f"{folder}/no/{name.replace('..', '')}",)).files(),
         lambda: TextTask(TextTask.Options()).fit_tokenizer(name, train),
     ):
         classified(call)
+
+
+@given(
+    mutations([b'{"id": 7, "prompt": "fox"}', b'{"prompt": "\\ud800 \\u00e9"}'])
+    | jsons.map(to_json)
+)
+@much
+def test_prompts(line: bytes) -> None:
+    prompt = classified(lambda: _json_prompt(line, 1))
+    assert prompt is None or isinstance(prompt.data, bytes)
 
 
 # -- what a run is made of -----------------------------------------------------------------------
