@@ -119,12 +119,15 @@ class Attention(nn.Module):
         memory.values[row, :, : other.seen] = other.values[0, :, : other.seen]
 
     def _step_rows(self, x: Tensor, place: Place, memory: KeyValues) -> Tensor:
-        """One new position of each row, each at a place of its own. Plain products: the fused
-        kernel rounds differently from one thread to the next, so by which row it is."""
+        """One new position of each row, each at a place of its own. Plain products where there
+        are several: the fused kernel rounds differently from one thread to the next, so by which
+        row it is."""
         q, k, v = self._split(x, place)
         rows = torch.arange(len(x), device=x.device)
         memory.keys[rows, :, place.at] = k[:, :, 0].to(memory.keys.dtype)
         memory.values[rows, :, place.at] = v[:, :, 0].to(memory.values.dtype)
+        if len(x) == 1:
+            return self._attend(q, memory.keys, memory.values, place.visible, causal=False)
         own = q.view(len(x), self.groups, -1, self.head_width)  # (B, groups, each, w)
         scores = own @ memory.keys.to(q.dtype).mT * self.head_width**-0.5
         p = scores.masked_fill(~place.visible, -torch.inf).softmax(-1)  # type: ignore[operator]

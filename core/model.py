@@ -117,35 +117,49 @@ class SequenceModel(nn.Module):
 
     # -- from ids to hidden states -------------------------------------------------------------
 
-    def _embed(self, ids: Tensor, positions: Tensor | None, first: int) -> tuple[Tensor, Place]:
-        """The stream (B, T, D) and the place of ids (B, T), the first standing at `first`."""
+    def _embed(
+        self, ids: Tensor, positions: Tensor | None, first: int | Tensor
+    ) -> tuple[Tensor, Place]:
+        """The stream (B, T, D) and the place of ids (B, T), the first of a row standing at
+        `first`, or where each row has its own, (B,) at one a row."""
         config = self.config
         x = self.embedding(ids)
         if config.positions == "rope":
             return self.dropout(x), Place(self._rotary(ids, positions, first))
-        at = torch.arange(first, first + ids.shape[1], device=ids.device)[None]  # (1 or B, T)
         if positions is not None:
             at = positions[..., 0]
+        elif isinstance(first, int):
+            at = torch.arange(first, first + ids.shape[1], device=ids.device)[None]
+        else:
+            at = first[:, None]
         if config.positions == "sinusoidal":
             x = x * math.sqrt(config.width) + sinusoids(at, config.width)
         elif self.place is not None:
             x = x + self.place(at)
         return self.dropout(x), Place()
 
-    def _rotary(self, ids: Tensor, positions: Tensor | None, first: int) -> tuple[Tensor, Tensor]:
-        """cos and sin, each (1 or B, 1, T, w). Those of plain positions are worked out once."""
+    def _rotary(
+        self, ids: Tensor, positions: Tensor | None, first: int | Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """cos and sin, each (1 or B, 1, T, w)."""
         if positions is not None:
             cos, sin = rotary_angles(positions, self.config)
             return cos[:, None], sin[:, None]
-        length = ids.shape[1]
-        if self._angles is None or self._angles[0].device != ids.device or (
-            first + length > len(self._angles[0])
-        ):  # fmt: skip
-            count = max(self.config.context + 1, first + length)
-            steps = torch.arange(count, device=ids.device)[:, None].expand(-1, self.config.axes)
-            self._angles = rotary_angles(steps, self.config)
-        cos, sin = self._angles
-        return cos[first : first + length][None, None], sin[first : first + length][None, None]
+        if not isinstance(first, int):
+            cos, sin = self._plain_angles(self.config.context, ids.device)
+            return cos[first][:, None, None], sin[first][:, None, None]
+        last = first + ids.shape[1]
+        cos, sin = self._plain_angles(last, ids.device)
+        return cos[None, None, first:last], sin[None, None, first:last]
+
+    def _plain_angles(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """cos and sin, each (length or more, w), where positions count up; worked out once."""
+        table = self._angles
+        if table is None or table[0].device != device or length > len(table[0]):
+            count = max(self.config.context + 1, length)
+            steps = torch.arange(count, device=device)[:, None].expand(-1, self.config.axes)
+            self._angles = table = rotary_angles(steps, self.config)
+        return table
 
     def forward(
         self, ids: Tensor, positions: Tensor | None = None, segments: Tensor | None = None
@@ -200,9 +214,7 @@ class SequenceModel(nn.Module):
     ) -> Tensor:
         """Hidden states (B, 1, D) of the next id (B, 1) of each row, which has read `at` (B,) ids.
         The work and its shapes are the same wherever rows stand."""
-        if positions is None:
-            positions = at[:, None, None].expand(-1, 1, self.config.axes)
-        x, place = self._embed(ids, positions, 0)
+        x, place = self._embed(ids, positions, at)
         seen = torch.arange(state.length, device=ids.device) <= at[:, None]  # (B, S)
         place = Place(place.rotary, visible=seen[:, None, None], at=at)
         for block, memory in zip(self.blocks, state.memories, strict=True):

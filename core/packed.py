@@ -28,9 +28,11 @@ class Packed(nn.Module):
         super().__init__()
         self.weight = linear.weight.detach().to(dtype)
         self.bias = None if linear.bias is None else linear.bias.detach().to(dtype)
-        self.ordered = None
+        ordered = None
         if self.weight.device.type == "cpu" and _has_onednn():
-            self.ordered = torch.ops.mkldnn._reorder_linear_weight(self.weight, rows)
+            ordered = torch.ops.mkldnn._reorder_linear_weight(self.weight, rows)
+        self.ordered: Tensor | None
+        self.register_buffer("ordered", ordered)
 
     def forward(self, x: Tensor) -> Tensor:
         rounded = x.to(self.weight.dtype)
@@ -119,7 +121,7 @@ def decoding_dtype(model: SequenceModel, rows: int) -> str:
 def with_weights_in(model: SequenceModel, dtype: str, rows: int = 1) -> SequenceModel:
     """A copy of the model for passes without gradients, its matrices in `dtype` (of DTYPES), best
     at so many rows."""
-    packed = copy.deepcopy(model).eval()
+    packed = copy.deepcopy(model).eval().requires_grad_(False)
     for module in list(packed.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, Linear):
