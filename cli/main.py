@@ -165,8 +165,11 @@ def _explain(error: BaseException) -> int:
 
 
 def _say(message: str, code: int) -> int:
-    try:
-        print(f"Error: {' '.join(message.split())}", file=sys.stderr)
+    from .render import printable
+
+    line = " ".join(message.split())
+    try:  # a name may come from a stranger, and a terminal obeys what it is sent
+        print(f"Error: {printable(line) if sys.stderr.isatty() else line}", file=sys.stderr)
     except OSError:
         pass
     return code
