@@ -189,8 +189,11 @@ def _explain(error: BaseException) -> int:
 def _say(message: str, code: int) -> int:
     if os.environ.get("_TFM_COMPLETE"):  # a shell asks, in the middle of a line
         return code
-    try:
-        print(f"Error: {' '.join(message.split())}", file=sys.stderr)
+    from .render import printable
+
+    line = " ".join(message.split())
+    try:  # a name may come from a stranger, and a terminal obeys what it is sent
+        print(f"Error: {printable(line) if sys.stderr.isatty() else line}", file=sys.stderr)
     except OSError:
         pass
     return code

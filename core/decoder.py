@@ -21,6 +21,7 @@ from .hashing import uniform
 from .model import DecodingState, SequenceModel, masked_to_support
 from .protocols import Ids, Sequence, Tokenizer
 from .sample import clip_prompt, pick, range_at
+from .traced import Step, traced
 
 ROWS = 32
 ALIGNED = 16  # positions: where a row begins in memory must not change how products are summed
@@ -47,11 +48,19 @@ class Decoder:
     """
 
     def __init__(
-        self, model: SequenceModel, tokenizer: Tokenizer, config: SampleConfig, rows: int = ROWS
+        self,
+        model: SequenceModel,
+        tokenizer: Tokenizer,
+        config: SampleConfig,
+        rows: int = ROWS,
+        length: int | None = None,
     ) -> None:
+        """length: ids that a row will have at most (none: the context, where its window slides)."""
         self.model, self.tokenizer, self.config, self.rows = model.eval(), tokenizer, config, rows
         self.context, self.device = model.config.context, model.head.weight.device
-        self.state = model.start(rows, -(-self.context // ALIGNED) * ALIGNED)
+        length = min(length or self.context, self.context)
+        self.state = model.start(rows, -(-length // ALIGNED) * ALIGNED)
+        self._steps: dict[bool, Step] = {}
         self.hidden = torch.zeros(rows, model.config.width, device=self.device)
         self.busy: dict[int, _Row] = {}
         self.last: tuple[Sequence, DecodingState, Tensor] | None = None  # the prompt last read
@@ -134,10 +143,10 @@ class Decoder:
             row.unread = False
         if not fed.any():
             return
-        hidden = self.model.step_rows(
-            torch.from_numpy(ids).to(self.device), self.state, torch.from_numpy(at).to(self.device),
-            None if places is None else torch.from_numpy(places).to(self.device),
-        )  # fmt: skip
+        inputs = [torch.from_numpy(a).to(self.device) for a in (ids, at, places) if a is not None]
+        if (places is None) not in self._steps:
+            self._steps[places is None] = traced(self.model, self.state, *inputs)
+        hidden = self._steps[places is None](*inputs)
         self.hidden = torch.where(
             torch.from_numpy(fed).to(self.device)[:, None], hidden[:, 0], self.hidden
         )

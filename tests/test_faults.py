@@ -226,6 +226,30 @@ def test_a_sample_with_control_bytes_is_spelled_out_on_a_terminal(tfm: Tfm) -> N
 
 
 @posix
+def test_an_error_about_a_strange_name_is_spelled_out_on_a_terminal(tfm: Tfm) -> None:
+    import pty
+
+    main, side = pty.openpty()
+    process = tfm.start("eval", "\x1b[31mrun", stderr=side)
+    os.close(side)
+    shown = os.read(main, 4096)
+    process.communicate()
+    os.close(main)
+    assert process.returncode == 2
+    assert shown.startswith(b"Error: \\x1b[31mrun: no such run"), shown
+
+
+def test_no_cell_of_text_is_a_formula() -> None:
+    import numpy as np
+
+    from tfm.tasks._series_drawn import Forecast
+
+    for name, cell in (("=1+1", "'=1+1"), ("@x", "'@x"), ("-1", "'-1"), ("+1", "'+1"), ("a", "a")):
+        forecast = Forecast(name, np.zeros(3), np.ones((2, 1)), ["2024-01-01"])
+        assert [row[0] for row in forecast.rows()] == [cell]
+
+
+@posix
 def test_standard_input_is_not_waited_for(tfm: Tfm, trained: Trained) -> None:
     """Of endless input no more is held than the line at hand."""
     process = tfm.start("sample", trained.path, "--length", 1, "-q", stdin=subprocess.PIPE)
