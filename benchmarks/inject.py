@@ -131,7 +131,7 @@ class Save:
             return "other weights"
         if ended_well and len(entries) != 1:
             return "no line in the log"
-        run.cut_log(newest.step)
+        run.cut(newest.step)
         run.save(4, self.model, self.optimizers, {"skipped": 0})
         left = {p.name for p in (run.path / "checkpoints").iterdir()}
         if not {"000004"} < left or any(not name.isdigit() for name in left) or len(left) > 2:

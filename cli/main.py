@@ -29,6 +29,8 @@ COMMANDS = {
     "detokenize": "Turn ids back into what they stand for.",
     "compress": "Compress a file with a run's model.",
     "decompress": "Bring a compressed file back.",
+    "verify": "Check every file of a run, and that it resumes exactly.",
+    "rerun": "Repeat a run, and say whether it comes out the same.",
     "runs": "List runs, newest last.",
     "info": "Show what a run is made of.",
     "tasks": "List tasks, or one task's options.",
@@ -174,7 +176,7 @@ def _explain(error: BaseException) -> int:
         return _say(f"{error.filename or 'system'}: {error.strerror or error}", 1)
     if (
         isinstance(error, MemoryError)
-        or "not enough memory" in str(error)
+        or any(words in str(error) for words in ("not enough memory", "allocate memory"))
         or (type(error).__name__ == "OutOfMemoryError")
     ):
         return _say(

@@ -327,7 +327,11 @@ device_option = option(
     "--device", default="auto", show_default=True, help="cpu, cuda, mps, or auto: the fastest."
 )
 checkpoint_option = option(
-    "--checkpoint", default="last", show_default=True, metavar="last|STEP", help="Which weights."
+    "--checkpoint",
+    default="last",
+    show_default=True,
+    metavar="last|best|STEP",
+    help="Which weights.",
 )
 runs_option = option(
     "--runs", type=click.Path(), default="runs", show_default=True, metavar="DIR",

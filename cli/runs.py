@@ -36,8 +36,8 @@ def command(runs: str, quiet: bool, as_json: bool) -> None:
         ])  # fmt: skip
     click.echo(columns(rows))
     for entry in found:
-        if entry["state"] == "interrupted":
-            say(f"continue with: tfm train --resume {entry['run']}", quiet)
+        if entry["resume"]:
+            say(f"continue with: {entry['resume']}", quiet)
 
 
 def summary(run: Any) -> dict[str, Any]:
@@ -49,11 +49,14 @@ def summary(run: Any) -> dict[str, Any]:
     try:
         status = run.status()
     except TfmError as error:
-        return {**about, "state": f"damaged: {error}", "step": 0, "unit": None, "score": None}
+        state = f"damaged: {error}"
+        return {**about, "state": state, "step": 0, "unit": None, "score": None, "resume": None}
     scores = (status["final"] or {}).get("scores", {})
     unit = scores.get("unit")
     about["steps"] = status["steps"]
+    going_on = status["state"] in ("interrupted", "empty")
     return {
-        **about, "state": status["state"], "step": status["step"], "unit": unit,
+        **about, "resume": f"tfm train --resume {run.path}" if going_on else None,
+        "state": status["state"], "step": status["step"], "unit": unit,
         "score": scores.get(f"bits_per_{unit}"),
     }  # fmt: skip

@@ -167,11 +167,15 @@ def _files(
 
 
 def _of(task: Any, tokenizer: Any, source: Source) -> Iterator[Item]:
+    from ..core.source import standard_input
+
     items = task.items(source)
     names = task.names(items) if hasattr(task, "names") else None
     for sequence in task.sequences(items, tokenizer):
         name = next(names) if names else sequence.side.get("id", source.describe())
-        yield Item("-" if source.paths == ("-",) and task.unit == "byte" else name, sequence)
+        yield Item(
+            "-" if source.paths == ("-",) and name == str(standard_input()) else name, sequence
+        )
 
 
 def _held(run: Any, task: Any, tokenizer: Any, split: str | None) -> Iterator[Item | None]:

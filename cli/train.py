@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..core.errors import UsageError
+from ..core.errors import AnswerNo, UsageError
 from . import options as opt
 from .main import STARTED
 from .render import say
-from .training import Stop, train_to_end
+from .training import Stop, plan_anew, train_to_end
 
 if TYPE_CHECKING:
     from ..core.experiment import State
@@ -63,6 +63,17 @@ if TYPE_CHECKING:
 @opt.option("--steps", type=opt.Count(), help="Optimiser steps, rather than a budget.")
 @opt.option("--tokens", type=opt.Count(), help="Training tokens, rather than a budget.")
 @opt.option("--save-every", type=opt.Count(), metavar="STEPS", help="Steps between checkpoints.")
+@opt.option(
+    "--patience",
+    type=click.IntRange(1),
+    metavar="N",
+    help="End after N evaluations without a better one.",
+)
+@opt.option(
+    "--until",
+    metavar="GOAL",
+    help="End at a score, as 'bits_per_byte<1.6', or at a plateau; exit code 5 if not reached.",
+)
 @opt.option(
     "--run",
     "run_name",
@@ -119,6 +130,8 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
     finally:
         run.unlock()
     click.echo(json.dumps({"schema": 1, "run": str(run.path), **scores}) if as_json else run.path)
+    if not scores.get("reached", True):
+        raise AnswerNo(f"--until {scores['until']}: not reached at step {scores['step']:,}")
 
 
 # -- starting ------------------------------------------------------------------------------------
@@ -141,6 +154,7 @@ def _time_left(ctx: click.Context, flags: dict[str, Any]) -> Callable[[], float]
 
 def _request(ctx: click.Context, flags: dict[str, Any]) -> Any:
     """What the flags say; names that are not known are told before torch is imported."""
+    from ..core.choice import bound_of
     from ..core.config import model_config
     from ..core.plugins import find
     from ..core.run import open_run
@@ -154,8 +168,10 @@ def _request(ctx: click.Context, flags: dict[str, Any]) -> Any:
         for name in ctx.meta.get("tfm.task_options", ())
         if flags[name] is not None
     }
-    if flags["save_every"]:
-        sets["train"]["save_every"] = flags["save_every"]
+    for name in ("save_every", "patience", "until"):
+        if flags[name]:
+            sets["train"][name] = flags[name]
+    bound_of(str(sets["train"].get("until") or "plateau"))
     if "seed" in sets["train"] or "steps" in sets["train"]:
         raise UsageError("--set train.seed and train.steps: use --seed and --steps")
     init = open_run(flags["init"], Path(flags["runs"])) if flags["init"] else None
@@ -245,15 +261,14 @@ def _resume(
             raise UsageError(f"--steps {steps}: {run.path} is at step {state.step} already")
         note(f"planned anew: {steps:,} steps in all rather than {state.config.steps:,}; "
              "the learning rate follows")  # fmt: skip
-        state.config = replace(state.config, steps=steps)
-        run.cut_log(state.step)  # half a line, where it was killed, is not written on
-        run.append_log({"event": "replan", "step": state.step, "steps": steps})
-    elif state.step >= state.config.steps and any(e.get("event") == "final" for e in run.log()):
+        run.cut(state.step)  # half a line, where it was killed, is not written on
+        plan_anew(run, state, steps)
+    elif run.status()["final"] is not None:
         raise UsageError(f"{run.path}: done, at step {state.step}; train it longer with --steps N")
     if flags["save_every"]:
         state.config = replace(state.config, save_every=flags["save_every"])
     note(f"{run.path}: going on from step {state.step:,} of {state.config.steps:,}")
-    run.cut_log(state.step)
+    run.cut(state.step)
     return run, task, planned, state
 
 

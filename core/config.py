@@ -128,23 +128,28 @@ class TrainConfig:
     beta2: float = 0.95
     weight_decay: float = 0.01
     clip: float = 1.0  # norm of the gradient (0: off)
+    average: float = 0.0  # of the weights, decay a step (0: off); what is scored and saved for use
     seed: int = 0
     dtype: str = "float32"  # of the passes: float32, bfloat16
     recompute: bool = False  # activations in the backward pass: less memory, a third more work
     threads: int = 0  # of the CPU (0: the machine's); it changes the bits of a result
     eval_every: int = 0  # steps (0: about eight times in a run)
     save_every: int = 0  # steps (0: at the end, and every few minutes)
+    patience: int = 0  # evaluations without a better one after which training ends (0: off)
+    until: str = ""  # plateau, or a bound on a score after which training ends
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "accumulate"):
             _check(getattr(self, name) >= 1, f"train.{name}", "at least 1", getattr(self, name))
-        for name in ("threads", "eval_every", "save_every", "weight_decay", "clip", "seed"):
+        for name in (
+            "threads", "eval_every", "save_every", "patience", "weight_decay", "clip", "seed",
+        ):  # fmt: skip
             _check(getattr(self, name) >= 0, f"train.{name}", "at least 0", getattr(self, name))
         for name in ("lr", "adam_lr"):
             _check(getattr(self, name) > 0, f"train.{name}", "above 0", getattr(self, name))
         for name in ("warmup", "decay"):
             _check(0 <= getattr(self, name) <= 1, f"train.{name}", "0 to 1", getattr(self, name))
-        for name in ("momentum", "beta1", "beta2"):
+        for name in ("momentum", "beta1", "beta2", "average"):
             _check(0 <= getattr(self, name) < 1, f"train.{name}", "in [0, 1)", getattr(self, name))
         _one_of(self.optimizer, "train.optimizer", ("muon", "adamw"))
         _one_of(self.dtype, "train.dtype", ("float32", "bfloat16"))
@@ -247,7 +252,10 @@ def with_fields(config: T, section: str, values: Mapping[str, object]) -> T:
 
 
 def from_json(kind: type[T], values: Mapping[str, Any], where: str) -> T:
-    """A config read back from a run. A key that this version does not know is a ConfigError."""
+    """A config read back from a run. ConfigError for a key that this version does not know, and
+    for a value that none of its fields can have."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where}: must be a table, got {values!r}")
     known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - known)
     if unknown:
@@ -255,4 +263,7 @@ def from_json(kind: type[T], values: Mapping[str, Any], where: str) -> T:
             f"{where}: unknown {', '.join(unknown)} ({nearest(unknown[0], known)}); "
             "was it made by a newer tfm? upgrade"
         )
-    return kind(**values)
+    try:
+        return kind(**values)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ConfigError(f"{where}: {error}") from error

@@ -15,22 +15,23 @@ from typing import Any
 
 import torch
 
+from .choice import Choice, check_until
 from .config import ModelConfig, TrainConfig, from_json, with_fields
 from .device import pick_device, use_threads
 from .errors import ConfigError, DamagedError, DataError, UsageError
-from .files import check_files
 from .hashing import key
 from .model import SequenceModel
 from .optim import Optimizer, make_optimizers
 from .plan import Planned
 from .plugins import find, guess_task, name_of
-from .protocols import Dataset, Follows, Items, Sequence, Task, Tokenizer
+from .protocols import Dataset, Follows, Halves, Items, Sequence, Task, Tokenizer
 from .run import Checkpoint, Run
 from .source import Source
 from .weights import load_optimizers, load_weights
 
 Note = Callable[[str], None]
 Paths = tuple[str, ...]
+EVALUATIONS = 8  # in a run, about, where train.eval_every says nothing
 DEFAULT_BUDGET = 120.0  # seconds, where nothing says how long
 
 
@@ -65,15 +66,12 @@ class Prepared:
     task: Task
     source: Source
     train: Items
-    held: dict[str, Items]  # valid, and test where one was named
+    held: dict[str, Items]  # valid, test where one was named, report where valid chooses
     tokenizer: Tokenizer
     tokenizer_spec: str
     heldout: dict[str, list[Sequence]]
     floor: dict[str, float]
-
-    @property
-    def final_split(self) -> str:
-        return "test" if "test" in self.held else "valid"
+    final_split: str
 
 
 # -- data ----------------------------------------------------------------------------------------
@@ -108,9 +106,14 @@ def prepare(request: Request, note: Note) -> Prepared:
         held["test"] = task.items(Source(request.test, request.column))
     if not request.valid:
         train, held["valid"] = task.split(items, request.holdout)
+    chooses = with_fields(TrainConfig(), "train", request.sets.get("train", {}))
     if isinstance(task, Follows):
         named = [name for name in ("valid", "test") if getattr(request, name)]
         held.update({name: task.follow(items, held[name]) for name in named})
+    if (chooses.patience or chooses.until) and "test" not in held:
+        if not isinstance(task, Halves):
+            raise UsageError(f"--patience, --until: the {name} task needs --test beside them")
+        held["valid"], held["report"] = task.halves(held["valid"])
     aside = "; ".join(f"{name} {part.about}" for name, part in held.items())
     note(f"training on {train.about}; held out: {aside.removeprefix('valid ')}")
 
@@ -119,13 +122,15 @@ def prepare(request: Request, note: Note) -> Prepared:
     else:
         spec = request.tokenizer or task.default_tokenizer
         tokenizer = task.fit_tokenizer(spec, train)
+    check_until(chooses.until, task.unit, tokenizer.lossless)
     heldout = {split: list(task.sequences(part, tokenizer)) for split, part in held.items()}
-    floor = task.floor(train, held["test" if "test" in held else "valid"])
+    final = next(name for name in ("test", "report", "valid") if name in held)
+    floor = task.floor(train, held[final])
     if floor:
         values = ", ".join(f"{name} {value:.4g}" for name, value in floor.items())
         unit = getattr(task, "floor_unit", f"bits per {task.unit}")
         note(f"to beat{', in ' if unit else ''}{unit}: {values}")
-    return Prepared(task, source, train, held, tokenizer, spec, heldout, floor)
+    return Prepared(task, source, train, held, tokenizer, spec, heldout, floor, final)
 
 
 # -- from plan to run ----------------------------------------------------------------------------
@@ -184,6 +189,26 @@ class State:
     config: TrainConfig
     step: int = 0
     skipped: int = 0
+    choice: Choice = field(default_factory=Choice)
+
+    def __post_init__(self) -> None:
+        every = self.config.eval_every or max(1, self.config.steps // EVALUATIONS)
+        self.config = replace(self.config, eval_every=every)
+
+    def goes_on(self) -> bool:
+        return self.step < self.config.steps and not self.choice.is_over(self.config)
+
+    def plan_anew(self, steps: int) -> None:
+        """So many steps in all; a run that was at its end goes on."""
+        if self.choice.is_over(self.config):
+            self.choice = replace(self.choice, waited=0, reached=False)
+        self.config = replace(self.config, steps=steps)
+
+    def saved(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside the tensors."""
+        return {
+            "train": asdict(self.config), "skipped": self.skipped, "choice": asdict(self.choice)
+        }  # fmt: skip
 
 
 def fresh_state(planned: Planned, init: Run | None) -> State:
@@ -192,7 +217,7 @@ def fresh_state(planned: Planned, init: Run | None) -> State:
     model = SequenceModel(planned.model)
     if init is not None:
         checkpoint = init.checkpoint()
-        check_files(checkpoint.path)
+        init.check_checkpoint(checkpoint)
         if replace(init.model_config(), dropout=0.0) != replace(planned.model, dropout=0.0):
             raise UsageError(
                 f"--init {init.path}: its model has another shape than these flags ask for; "
@@ -238,7 +263,7 @@ def resume(
 def _restored(
     run: Run, checkpoint: Checkpoint, model_shape: ModelConfig, device: torch.device
 ) -> State:
-    check_files(checkpoint.path)
+    run.check_checkpoint(checkpoint)
     model = SequenceModel(model_shape)
     load_weights(model, checkpoint.path / "model.safetensors")
     model = model.to(device)
@@ -246,14 +271,16 @@ def _restored(
         saved = json.loads((checkpoint.path / "state.json").read_bytes())
         config = from_json(TrainConfig, saved["train"], str(checkpoint.path))
         step, skipped = int(saved["step"]), int(saved["skipped"])
+        choice = Choice(**saved.get("choice", {}))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedError(f"{checkpoint.path / 'state.json'}: no state ({error})") from error
     plans = [e for e in run.log() if e.get("event") == "replan" and e["step"] <= step]
-    if plans:  # the last one may have come after the checkpoint of its step
-        config = replace(config, steps=plans[-1]["steps"])
     optimizers = make_optimizers(model, config)
     load_optimizers(optimizers, checkpoint.path / "optimizer.safetensors")
-    return State(model, optimizers, config, step, skipped)
+    state = State(model, optimizers, config, step, skipped, choice)
+    if plans and plans[-1]["step"] == step:  # it may have come after the checkpoint
+        state.plan_anew(plans[-1]["steps"])
+    return state
 
 
 def _reopened(

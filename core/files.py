@@ -65,6 +65,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             raise ValueError("its checksum does not match")
         if body["format"] > FORMAT:
             raise ConfigError(f"{folder}: made by a newer tfm (format {body['format']}); upgrade")
+        body["files"] = {
+            name: (int(size), str(check)) for name, (size, check) in body["files"].items()
+        }
         return body
     except ConfigError:
         raise
@@ -75,15 +78,20 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def check_files(folder: Path) -> dict[str, Any]:
     """The manifest, after every file it lists was compared with it. DamagedError names the file."""
     manifest = read_manifest(folder)
+    for path, problem in file_problems(folder, manifest):
+        raise DamagedError(f"{path}: {problem}")
+    return manifest
+
+
+def file_problems(folder: Path, manifest: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
+    """Every file of the manifest that is not as it was written, and how."""
     for name, (size, sha256) in manifest["files"].items():
         path = folder / name
         try:
-            same = path.stat().st_size == size and file_sha256(path) == sha256
+            if path.stat().st_size != size or file_sha256(path) != sha256:
+                yield path, "damaged, its checksum does not match"
         except OSError as error:
-            raise DamagedError(f"{path}: missing or unreadable ({error.strerror})") from error
-        if not same:
-            raise DamagedError(f"{path}: damaged, its checksum does not match")
-    return manifest
+            yield path, f"missing or unreadable ({error.strerror})"
 
 
 def log_line(entry: Mapping[str, Any]) -> str:
@@ -96,6 +104,14 @@ def log_line(entry: Mapping[str, Any]) -> str:
 def read_log(path: Path) -> Iterator[dict[str, Any]]:
     """The entries of a log. DamagedError for a line that is not as it was written, unless it is
     the last one: a process that was killed may leave half a line."""
+    for number, entry in log_entries(path):
+        if entry is None:
+            raise DamagedError(f"{path}: line {number} is damaged")
+        yield entry
+
+
+def log_entries(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """Each line's number and entry, none where it is not as it was written."""
     lines = path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []
     for number, line in enumerate(lines, 1):
         text, mark, check = line.rpartition(', "check": "')
@@ -103,6 +119,4 @@ def read_log(path: Path) -> Iterator[dict[str, Any]]:
         good = mark and check == hashlib.sha256(text.encode()).hexdigest()[:8] + '"}\n'
         if not good and number == len(lines) and not line.endswith("\n"):
             return
-        if not good:
-            raise DamagedError(f"{path}: line {number} is damaged")
-        yield json.loads(text)
+        yield number, json.loads(text) if good else None

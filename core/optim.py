@@ -7,7 +7,8 @@ blocks, AdamW (Loshchilov & Hutter 2019) for embedding, head and vectors.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -63,6 +64,12 @@ class Optimizer:
                     self.state[p] = self._fresh(p)
             if moved:
                 self._move(moved, [p.grad for p in moved], group)
+
+    def allocate(self) -> None:
+        """The states that the first step would make."""
+        for p in self._parameters():
+            if p not in self.state:
+                self.state[p] = self._fresh(p)
 
     def _fresh(self, parameter: Tensor) -> dict[str, Tensor]:
         raise NotImplementedError
@@ -201,6 +208,59 @@ class Muon(Optimizer):
                 w.mul_(1 - lr * decay).add_(u, alpha=-lr * scale)
 
 
+class Average(Optimizer):
+    """Moves nothing: keeps a running mean of the weights, behind what moves them.
+
+    The decay grows with the steps, min(decay, (1 + n) / (10 + n)), so that where training began
+    is soon forgotten. What is saved for use are the means (`in_use`), so the state that goes on
+    disk are the weights themselves.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], decay: float) -> None:
+        super().__init__([dict(params=list(parameters), lr=0.0, decay=decay)])
+
+    def _fresh(self, parameter: Tensor) -> dict[str, Tensor]:
+        return {"step": torch.zeros(()), "mean": parameter.detach().clone()}
+
+    def _move(self, moved: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
+        for p in moved:
+            state = self.state[p]
+            n = float(state["step"].add_(1))
+            state["mean"].lerp_(p, 1 - min(group["decay"], (1 + n) / (10 + n)))
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Means for weights, or back."""
+        for p, state in self.state.items():
+            p.data, state["mean"] = state["mean"], p.data
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {
+            f"{number}.{'weight' if name == 'mean' else name}": p if name == "mean" else value
+            for number, p in enumerate(self._parameters())
+            for name, value in self.state.get(p, {}).items()
+        }
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes the parameters' values for the means."""
+        super().load({key.replace("weight", "mean"): value for key, value in tensors.items()})
+        self.swap()
+
+
+@contextmanager
+def in_use(optimizers: Iterable[Optimizer]) -> Iterator[None]:
+    """Inside, the model has the weights that are scored, saved and drawn from: their means, where
+    training keeps such."""
+    averages = [each for each in optimizers if isinstance(each, Average)]
+    for each in averages:
+        each.swap()
+    try:
+        yield
+    finally:
+        for each in averages:
+            each.swap()
+
+
 def make_optimizers(model: SequenceModel, config: TrainConfig) -> list[Optimizer]:
     """The optimizers that between them move every parameter once a step."""
     matrices = [m for m in model.blocks.modules() if isinstance(m, Linear)]
@@ -221,6 +281,8 @@ def make_optimizers(model: SequenceModel, config: TrainConfig) -> list[Optimizer
         optimizers.append(Neighbours(tables, low, high, **shared))
     if matrices:
         optimizers.append(Muon(matrices, config.lr, config.momentum, config.weight_decay))
+    if config.average:  # last: of what the others moved
+        optimizers.append(Average(model.parameters(), config.average))
     return optimizers
 
 

@@ -32,6 +32,9 @@ def names(group: str) -> list[str]:
 
 def find(group: str, name: str) -> Any:
     """The class called `name`. ConfigError says what is near where there is none."""
+    flag = {"tasks": "--task", "tokenizers": "--tokenizer"}[group]
+    if not isinstance(name, str):  # read from a file
+        raise ConfigError(f"{flag} {name}: must be a name")
     if name in _inside(group):
         return getattr(importlib.import_module(f"tfm.{group}.{name}"), CLASS[group])
     points = _outside(group)
@@ -42,7 +45,6 @@ def find(group: str, name: str) -> Any:
             raise ConfigError(
                 f"{group[:-1]} {name}: {points[name].value} failed ({error})"
             ) from error
-    flag = {"tasks": "--task", "tokenizers": "--tokenizer"}[group]
     raise ConfigError(f"{flag} {name}: no such {group[:-1]}; {nearest(name, names(group))}")
 
 

@@ -300,6 +300,16 @@ class OfBytes(Protocol):
 
 
 @runtime_checkable
+class Halves(Protocol):
+    """A task whose held-out items can be halved, so that one half chooses among weights and the
+    other measures what was chosen."""
+
+    def halves(self, held: Items) -> tuple[Items, Items]:
+        """DataError where there is too little."""
+        ...
+
+
+@runtime_checkable
 class DrawsWhole(Protocol):
     """A task that draws all of a prompt at once, rather than an id at a time: many series, many
     paths. Its prompts are files. What it draws has `record()`, for JSON."""

@@ -26,8 +26,11 @@ from .errors import ConfigError, DamagedError, TfmError, UsageError, writing
 from .files import (
     FORMAT,
     check_files,
+    file_problems,
+    log_entries,
     log_line,
     read_log,
+    read_manifest,
     sync_folder,
     to_json,
     write_durably,
@@ -42,6 +45,20 @@ if TYPE_CHECKING:
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 KEEP = 2  # newest checkpoints that stay, beside the best
+
+
+FOREIGN = (
+    "saved by another run: config, data, tokenizer or held-out ids are not those it was "
+    "trained with"
+)
+
+
+def identity(path: Path) -> str:
+    """A hash of all that a run's manifest lists: config, data, tokenizer, held-out ids."""
+    try:
+        return hashlib.sha256((path / "manifest.json").read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return ""
 
 
 # -- the run -------------------------------------------------------------------------------------
@@ -185,8 +202,11 @@ class Run:
         with writing(path), path.open("a") as file:
             file.write(log_line(entry))
 
-    def cut_log(self, step: int) -> None:
-        """Drops what was logged after `step`: training goes on from there."""
+    def cut(self, step: int) -> None:
+        """Drops what was logged and saved after `step`: training goes on from there."""
+        for later in self.checkpoints():
+            if later.step > step:
+                shutil.rmtree(later.path)
         kept = [e for e in self.log() if e["step"] <= step and e.get("event") != "final"]
         path = self.path / "log.jsonl"
         with writing(path):
@@ -197,13 +217,14 @@ class Run:
         the final scores."""
         entries = self.log()
         planned = [e["steps"] for e in entries if e.get("event") == "replan"]
-        steps = planned[-1] if planned else self.config["train"]["steps"]
-        final = next((e for e in reversed(entries) if e.get("event") == "final"), None)
+        steps = planned[-1] if planned else self.train_config().steps
+        ends = [e for e in entries if e.get("event") in ("final", "replan")]
+        final = ends[-1] if ends and ends[-1]["event"] == "final" else None
         saved = self.checkpoints()
         step = saved[-1].step if saved else 0
         if self.is_locked():
             state = "running"
-        elif final is not None and final["step"] >= steps:
+        elif final is not None:
             state = "done"
         else:
             state = "interrupted" if step else "empty"
@@ -254,11 +275,11 @@ class Run:
     def checkpoints(self) -> list[Checkpoint]:
         """Every saved step, oldest first."""
         folder = self.path / "checkpoints"
-        found = [p for p in folder.glob("*") if p.name.isdigit()] if folder.is_dir() else []
+        found = [p for p in folder.glob("*") if p.name.isdecimal()] if folder.is_dir() else []
         return sorted((Checkpoint(p, int(p.name)) for p in found), key=lambda c: c.step)
 
     def checkpoint(self, which: str = "last") -> Checkpoint:
-        """`last` or a step. UsageError where there is none."""
+        """`last`, `best` or a step. UsageError where there is none."""
         saved = self.checkpoints()
         if not saved:
             raise UsageError(
@@ -266,8 +287,17 @@ class Run:
             )
         if which == "last":
             return saved[-1]
+        if which == "best":
+            check_files(saved[-1].path)
+            state = json.loads((saved[-1].path / "state.json").read_bytes())
+            step = state.get("choice", {}).get("best_step")
+            if step is None:
+                raise UsageError(
+                    "--checkpoint best: nothing chose one in this run; train with --patience N"
+                )
+            which = str(step)
         for checkpoint in saved:
-            if which.isdigit() and checkpoint.step == int(which):
+            if which.isdecimal() and checkpoint.step == int(which):
                 return checkpoint
         steps = ", ".join(str(c.step) for c in saved)
         raise UsageError(f"--checkpoint {which}: this run keeps last, {steps}")
@@ -281,6 +311,7 @@ class Run:
         """
         from safetensors.torch import save
 
+        from .optim import in_use
         from .weights import optimizer_tensors
 
         root = self.path / "checkpoints"
@@ -295,12 +326,12 @@ class Run:
             for left in root.glob(".new-*"):  # by a kill
                 shutil.rmtree(left, ignore_errors=True)
             fresh.mkdir()
-            weights = {name: t.detach().contiguous() for name, t in model.named_parameters()}
-            write_durably(fresh / "model.safetensors", save(weights))
+            with in_use(optimizers):
+                weights = {name: t.detach().contiguous() for name, t in model.named_parameters()}
+                write_durably(fresh / "model.safetensors", save(weights))
             write_durably(fresh / "optimizer.safetensors", save(optimizer_tensors(optimizers)))
             write_durably(fresh / "state.json", to_json({"step": step, **state}))
-            run_files = hashlib.sha256((self.path / "manifest.json").read_bytes()).hexdigest()
-            write_manifest(fresh, {"run": run_files})
+            write_manifest(fresh, {"run": identity(self.path)})
             fresh.rename(folder)
             sync_folder(root)
         except OSError as error:
@@ -310,10 +341,19 @@ class Run:
                 f"{folder}: not saved ({error.strerror}), about {need:,} bytes are needed; "
                 "earlier checkpoints are intact"
             ) from error
+        best = state.get("choice", {}).get("best_step")
         with suppress(OSError):  # what could not be deleted is deleted after the next save
             for old in self.checkpoints()[:-KEEP]:
-                shutil.rmtree(old.path, ignore_errors=True)
+                if old.step != best:
+                    shutil.rmtree(old.path, ignore_errors=True)
         return Checkpoint(folder, step)
+
+    def check_checkpoint(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """Its manifest. DamagedError unless every file is as it was saved, and by this run."""
+        manifest = check_files(checkpoint.path)
+        if manifest.get("run") != identity(self.path):
+            raise DamagedError(f"{checkpoint.path}: {FOREIGN}")
+        return manifest
 
     def load_model(self, which: str = "last", device: torch.device | None = None) -> SequenceModel:
         """The model with the weights of a checkpoint, every file checked first. DamagedError."""
@@ -322,7 +362,7 @@ class Run:
 
         self.check()
         checkpoint = self.checkpoint(which)
-        check_files(checkpoint.path)
+        self.check_checkpoint(checkpoint)
         model = SequenceModel(self.model_config())
         load_weights(model, checkpoint.path / "model.safetensors")
         return model.to(device) if device is not None else model
@@ -349,11 +389,16 @@ def all_runs(root: Path) -> list[Run]:
 
 def open_run(name: str | None, root: Path) -> Run:
     """A run by path, by its name under `root`, or the newest. UsageError where there is none."""
+    return Run(find_run(name, root))
+
+
+def find_run(name: str | None, root: Path) -> Path:
+    """Where it is, even if it is damaged."""
     if name is None:
         found = all_runs(root)
         if not found:
             raise UsageError(f"no runs in {root}/ yet; start with: tfm train --task text")
-        return found[-1]
+        return found[-1].path
     path = Path(name)
     if not (path / "config.json").exists() and NAME.fullmatch(name) and (root / name).is_dir():
         path = root / name
@@ -362,4 +407,29 @@ def open_run(name: str | None, root: Path) -> Run:
         raise UsageError(
             f"{name}: no such run here or in {root}/; newest: {known[-1] if known else 'none'}"
         )
-    return Run(path)
+    return path
+
+
+def all_problems(path: Path) -> tuple[int, list[tuple[Path, str]]]:
+    """How many files and checkpoints of a run were checked, and what is wrong with which.
+    UsageError where there is no run."""
+    checkpoints = sorted(p for p in (path / "checkpoints").glob("*") if p.name.isdigit())
+    if not checkpoints and not (path / "manifest.json").exists():
+        raise UsageError(f"{path}: not a run (no manifest.json); `tfm runs` lists them")
+    count, found = 1, list[tuple[Path, str]]()
+    for folder in (path, *checkpoints):
+        try:
+            manifest = read_manifest(folder)
+        except TfmError as error:
+            count += 1
+            found.append((folder / "manifest.json", str(error).partition(": ")[2]))
+            continue
+        count += 1 + len(manifest["files"])
+        wrong = list(file_problems(folder, manifest))
+        found += wrong
+        if folder != path and manifest.get("run") != identity(path):
+            found.append((folder, FOREIGN))
+    lines = [number for number, entry in log_entries(path / "log.jsonl") if entry is None]
+    if lines:
+        found.append((path / "log.jsonl", f"line {', '.join(map(str, lines))} damaged"))
+    return count, found

@@ -71,12 +71,16 @@ class Store:
                 path = folder / Path(name).name
                 if path.stat().st_size != size or file_sha256(path) != sha256:
                     raise DamagedError(f"{path}: damaged, its checksum does not match")
+            if meta["dtype"] not in ("<u2", "<u4"):
+                raise ValueError(f"no ids of kind {meta['dtype']!r}")
             self.ids = _mapped(folder / "ids.bin", meta["dtype"])
             self.offsets = np.fromfile(folder / "offsets.bin", "<i8")
             lines = (folder / "items.jsonl").read_text().splitlines()
+            self.items: list[tuple[int, dict[str, Any]]] = [
+                (int(given), dict(side)) for given, side in map(json.loads, lines)
+            ]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedError(f"{folder}: not readable as stored ids ({error})") from error
-        self.items: list[tuple[int, dict[str, Any]]] = [tuple(json.loads(x)) for x in lines]
         heavy = folder / "weight.bin"
         self.weight = _mapped(heavy, "<f4") if "weight.bin" in meta["files"] else None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,10 +13,11 @@ import torch
 from .config import TrainConfig
 from .data import step_batch
 from .device import autocast, keep_freed_memory
-from .errors import DivergedError
+from .errors import DivergedError, TfmError
 from .evaluate import as_tensors
 from .hashing import key
 from .loss import weighted_nll
+from .memory import halved, is_out_of_memory, release
 from .model import SequenceModel
 from .optim import Optimizer, lr_factor
 from .protocols import Dataset
@@ -67,31 +68,19 @@ def train(
     DivergedError after SKIPS_IN_A_ROW steps whose loss or gradient is not finite.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
-    device = parameters[0].device
     model.train()
     model.recompute = config.recompute
     keep_freed_memory()
     for index in range(start, config.steps):
         began = time.perf_counter()
-        micro = [
-            as_tensors(
-                step_batch(data, index * config.accumulate + k, config.batch, config.seed), device
-            )
-            for k in range(config.accumulate)
-        ]
-        weights = [batch["weight"][:, 1:] for batch in micro]
-        total = float(sum(weight.sum() for weight in weights))
-        tokens = int(sum((weight > 0).sum() for weight in weights))
-
-        loss = torch.zeros((), device=device)
-        for number, batch in enumerate(micro):
-            if model.config.dropout:
-                torch.manual_seed(key(config.seed, "dropout", index, number))
-            with autocast(device, config.dtype):
-                share = batch["weight"] / max(total, 1e-9)
-                part = weighted_nll(model, **{**batch, "weight": share})
-            part.backward()  # type: ignore[no-untyped-call]
-            loss += part.detach()
+        try:
+            loss, tokens = _gradients(model, data, config, index)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            loss = None
+        if loss is None:  # behind the except, so that what the step held is free
+            raise _out_of_memory(model, data, config, optimizers, index)
         norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip or math.inf)
 
         factor = lr_factor(index, config)
@@ -114,3 +103,59 @@ def train(
             index + 1, float(loss), config.lr * factor, float(norm), tokens,
             time.perf_counter() - began, skipped,
         )  # fmt: skip
+
+
+def _gradients(
+    model: SequenceModel, data: Dataset, config: TrainConfig, index: int
+) -> tuple[torch.Tensor, int]:
+    """Adds the gradients of a step's passes to the parameters'; its loss, and how many targets
+    counted."""
+    device = model.head.weight.device
+    micro = [
+        as_tensors(
+            step_batch(data, index * config.accumulate + k, config.batch, config.seed), device
+        )
+        for k in range(config.accumulate)
+    ]
+    weights = [batch["weight"][:, 1:] for batch in micro]
+    total = float(sum(weight.sum() for weight in weights))
+    tokens = int(sum((weight > 0).sum() for weight in weights))
+
+    loss = torch.zeros((), device=device)
+    for number, batch in enumerate(micro):
+        if model.config.dropout:
+            torch.manual_seed(key(config.seed, "dropout", index, number))
+        with autocast(device, config.dtype):
+            share = batch["weight"] / max(total, 1e-9)
+            part = weighted_nll(model, **{**batch, "weight": share})
+        part.backward()  # type: ignore[no-untyped-call]
+        loss += part.detach()
+    return loss, tokens
+
+
+def _out_of_memory(
+    model: SequenceModel, data: Dataset, config: TrainConfig, optimizers: list[Optimizer],
+    index: int,
+) -> TfmError:  # fmt: skip
+    """Tries passes of half as many rows until a step fits, and says of how many that is."""
+    asked = f"out of memory in a pass of {config.batch} rows of {model.config.context} tokens"
+    smaller = halved(config)
+    while smaller is not None:
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        release()
+        try:
+            for optimizer in optimizers:
+                optimizer.allocate()
+            two = replace(smaller, accumulate=min(2, smaller.accumulate))  # the second adds to the
+            _gradients(model, data, two, index)  # gradients of the first; further ones do as it
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+        else:
+            return TfmError(
+                f"{asked}; {smaller.batch} fit, for the same step: "
+                f"--set train.batch={smaller.batch} --set train.accumulate={smaller.accumulate}"
+            )
+        smaller = halved(smaller)
+    return TfmError(f"{asked}; not even one row fits: use a smaller --size or --context")

@@ -137,7 +137,10 @@ def look(found: Found) -> Look:
     if _turned(image) >= 5:
         width, height = height, width
     grey = image.mode in ("1", "L", "LA", "La") or image.mode in WIDE_MODES
-    colour = not grey and not (image.mode == "P" and _grey_palette(image))
+    try:
+        colour = not grey and not (image.mode == "P" and _grey_palette(image))
+    except Exception as error:  # a palette may stand behind the first pixels
+        raise _damaged(found, error) from error
     if isinstance(found.data, Path):
         image.close()
     return Look(height, width, image.mode, colour)

@@ -76,10 +76,10 @@ class Pictures:
         raw = self.raw if same == mine else read_all(self.found, form)[0]
         return replace(self, raw=raw, form=form, kept={})
 
-    def split(self, fraction: float) -> tuple[Pictures, Pictures]:
+    def split(self, fraction: float, key: str = "split") -> tuple[Pictures, Pictures]:
         """By a hash of the pixels, so that equal pictures stay together."""
         digests = [hashlib.sha256(pixels.tobytes()).hexdigest() for pixels in self.raw]
-        hidden = np.array([uniform("split", digest) < fraction for digest in digests])
+        hidden = np.array([uniform(key, digest) < fraction for digest in digests])
         if hidden.all() or not hidden.any():
             hidden = np.array([digest == digests[-1] for digest in digests])
         if hidden.all():

@@ -110,9 +110,17 @@ class Running:
         fraction = HOLDOUT if holdout is None else holdout
         if items.running:
             return self._split_by_place(items, fraction, capped=holdout is None)
+        return self._split_by_hash(items, fraction, "split")
+
+    def halves(self, held: Spans) -> tuple[Spans, Spans]:
+        if held.running:
+            return self._split_by_place(held, 0.5, capped=False)
+        return self._split_by_hash(held, 0.5, "halves")
+
+    def _split_by_hash(self, items: Spans, fraction: float, key: str) -> tuple[Spans, Spans]:
         drawn = np.array(
             [
-                uniform("split", hashlib.sha256(items.read(i)).hexdigest())
+                uniform(key, hashlib.sha256(items.read(i)).hexdigest())
                 for i in range(len(items.spans))
             ]
         )

@@ -80,6 +80,22 @@ def split(items: Collection, fraction: float) -> tuple[Collection, Collection]:
     return train, held_out
 
 
+def halves(held: Collection) -> tuple[Collection, Collection]:
+    """By time: of what each series holds out, the first half and the second."""
+    middles = [(start + len(s)) // 2 for s, start in zip(held.series, held.starts, strict=True)]
+    first = tuple(
+        replace(s, values=s.values[:m]) for s, m in zip(held.series, middles, strict=True)
+    )
+    before = replace(held, series=first, fingerprint=f"{held.fingerprint}/first")
+    after = replace(held, starts=tuple(middles), fingerprint=f"{held.fingerprint}/second")
+    if not before.size:
+        raise DataError(f"{held.about}: need at least 2 points held out to halve them")
+    return (
+        replace(before, about=f"the next {before.size:,} points"),
+        replace(after, about=f"the last {after.size:,}"),
+    )
+
+
 def _count(number: int) -> str:
     return f"{number:,} series" if number > 1 else "one series"
 

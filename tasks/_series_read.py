@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -285,7 +286,9 @@ def _times(table: Table, column: int) -> Any:
             counts = np.array([int(cell or -1) for cell in cells])
             if len(counts) < 2 or (np.diff(counts) == 1).all():
                 return None
-        times = pd.to_datetime(pd.Series(cells), utc=True, format=None if known else "ISO8601")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # mixed formats are read cell by cell, or refused
+            times = pd.to_datetime(pd.Series(cells), utc=True, format=None if known else "ISO8601")
         return pd.DatetimeIndex(times).tz_localize(None)
     except (ValueError, OverflowError) as error:
         line = str(error).splitlines()[0]

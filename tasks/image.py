@@ -134,6 +134,9 @@ class ImageTask:
     def split(self, items: Pictures, holdout: float | None) -> tuple[Pictures, Pictures]:
         return items.split(HOLDOUT if holdout is None else holdout)
 
+    def halves(self, held: Pictures) -> tuple[Pictures, Pictures]:
+        return held.split(0.5, "halves")
+
     def floor(self, train: Pictures, held: Pictures) -> dict[str, float]:
         held = held.brought_to(train.form)
         levels = train.form.levels

@@ -16,7 +16,7 @@ from ..core.errors import ConfigError, DataError, UsageError
 from ..core.protocols import Dataset, Sequence
 from ..core.source import Source
 from ..tokenizers.bins import BinsTokenizer, Values, Window, parse
-from ._series_data import JITTER, Collection, Series, Windows, fingerprint, follow, split
+from ._series_data import JITTER, Collection, Series, Windows, fingerprint, follow, halves, split
 from ._series_drawn import Forecast, write_values
 from ._series_metrics import QUANTILES, floors, scores, seasonal_error
 from ._series_plot import fan, plot
@@ -127,6 +127,9 @@ class SeriesTask:
 
     def split(self, items: Collection, holdout: float | None) -> tuple[Collection, Collection]:
         return split(items, HOLDOUT if holdout is None else holdout)
+
+    def halves(self, held: Collection) -> tuple[Collection, Collection]:
+        return halves(held)
 
     def follow(self, train: Collection, held: Collection) -> Collection:
         held = replace(held, season=train.season, horizon=train.horizon)

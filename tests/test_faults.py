@@ -22,7 +22,7 @@ from tfm.core.config import SampleConfig
 from tfm.core.device import pick_device
 from tfm.core.errors import DamagedError, DataError, UsageError
 from tfm.core.files import to_json, write_manifest
-from tfm.core.run import Run
+from tfm.core.run import Run, identity
 
 posix = pytest.mark.skipif(os.name != "posix", reason="mounts, limits and terminals of POSIX")
 
@@ -116,7 +116,7 @@ def test_a_payload_in_a_checkpoint_is_never_run(tfm: Tfm, run: Run, name: str) -
         assert not marker.exists()
         (checkpoint.path / name).write_bytes(data)
         (checkpoint.path / "manifest.json").unlink()
-        write_manifest(checkpoint.path, {})
+        write_manifest(checkpoint.path, {"run": identity(run.path)})
         with pytest.raises(DamagedError, match=name):
             _restored(run, checkpoint, run.model_config(), torch.device("cpu"))
         assert not marker.exists()
@@ -152,10 +152,10 @@ def test_a_prompt_of_about_the_context(
     prompt = Prompt(b"a" * (context - own + more))
     if more > 0 and strict:
         with pytest.raises(DataError, match=f"{context + 1} tokens, the context {context}"):
-            sampler.draws(prompt, 1)
+            sampler.draw(prompt, 1)
         return
-    (draw,) = sampler.draws(prompt, 1)
-    assert len(draw.ids) == 2 and len(sampler.sequence) == context + more
+    job = sampler.draw(prompt, 1)
+    assert len(job.draws[0].ids) == 2 and len(job.sequence) == context + more
     said = capsys.readouterr().err
     assert (f"the context of {context}" in said) == (more > 0)
 
@@ -182,6 +182,9 @@ def test_a_run_whose_config_is_of_a_newer_version(tfm: Tfm, run: Run) -> None:
     (run.path / "log.jsonl").unlink()
     write_manifest(run.path, {})
     (tfm.folder / "aside").rename(run.path / "checkpoints")
+    checkpoint = run.checkpoint().path
+    (checkpoint / "manifest.json").unlink()
+    write_manifest(checkpoint, {"run": identity(run.path)})
     error = tfm.error("sample", "run")
     assert "unknown layerz (did you mean layers" in error and "upgrade" in error
 

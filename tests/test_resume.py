@@ -75,6 +75,9 @@ def test_the_end_is_the_same(tfm: Tfm, text: Path, whole: Path, number: int) -> 
     process = tfm.start(*training(text, "run", "--save-every", 4))
     said = interrupt(process, path, number, steps=8)
     saved = Run(path).status()
+    listed = tfm("runs", "--runs", ".")
+    assert "interrupted" in listed.text
+    assert listed.err == "continue with: tfm train --resume run\n"
     assert saved["state"] == "interrupted" and 4 <= saved["step"] < STEPS
     if number != signal.SIGKILL:
         assert f"saved at step {saved['step']}; continue with: tfm train --resume run" in said
@@ -86,6 +89,24 @@ def test_the_end_is_the_same(tfm: Tfm, text: Path, whole: Path, number: int) -> 
     assert weights_of(path) == weights_of(whole)
     assert log_of(path) == log_of(whole)
     assert Run(path).status()["state"] == "done"
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signal here")
+def test_a_look_does_not_stop_it(tfm: Tfm, text: Path, whole: Path) -> None:
+    path = tfm.folder / "run"
+    process = tfm.start(*training(text, "run"))
+    deadline = time.monotonic() + 60
+    while not (path / "log.jsonl").exists() or (path / "log.jsonl").read_bytes().count(b"\n") < 5:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGUSR1)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, b"run\n")
+    *_, looked, last = Run(path).checkpoints()
+    assert last.step == STEPS and 5 <= looked.step < STEPS
+    before, saved, after = err.decode().partition(f"saved at step {looked.step}\na sample:\n  ")
+    assert saved and after.count("a sample:") == 1
+    assert weights_of(path) == weights_of(whole)
 
 
 def test_before_the_first_step_it_leaves_at_once_and_nothing_behind(tfm: Tfm, text: Path) -> None:

@@ -270,7 +270,7 @@ def test_the_log_comes_back_and_is_cut_at_a_step(run: Run) -> None:
     for entry in [*entries, {"step": 2, "event": "final"}]:
         run.append_log(entry)
     assert run.log()[:4] == entries
-    run.cut_log(2)
+    run.cut(2)
     assert run.log() == entries[:2]
 
 

@@ -1,0 +1,119 @@
+"""`tfm verify`: whether a run is what was written, and whether it resumes exactly."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..core.errors import AnswerNo, DamagedError, TfmError
+from . import options as opt
+from .render import say
+
+TRIAL_STEPS, TRIAL_SAVES, TRIAL_EVALUATES, KILLED_IN = 8, 3, 4, 6
+
+
+@click.command("verify", cls=opt.Command)
+@opt.run_argument
+@opt.option("--resume-exact", is_flag=True, help="Also kill and resume a copy, and compare bits.")
+@opt.option("--data", multiple=True, metavar="PATH", help="Where the training data is now.")
+@opt.device_option
+@opt.runs_option
+@opt.json_option
+def command(
+    run: str | None, resume_exact: bool, data: tuple[str, ...], device: str, runs: str,
+    quiet: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Check every file of RUN (the newest by default) against its checksum.
+
+    Each damaged file is a line on stdout; exit code 3 where there is one. With --resume-exact the
+    run's first steps are trained twice elsewhere, once with a SIGKILL in between: exit code 5
+    where the weights are not the same bit for bit.
+    """
+    from ..core.run import all_problems, find_run
+
+    path = find_run(run, Path(runs))
+    count, found = all_problems(path)
+    said: dict[str, Any] = {"schema": 1, "run": str(path), "checked": count,
+            "damaged": [{"file": file, "problem": what} for file, what in found]}  # fmt: skip
+    differ: list[str] = []
+    if resume_exact and not found:
+        differ = _trial(path, device, data, quiet)
+        said["resume_exact"], said["differences"] = not differ, differ
+    if as_json:
+        click.echo(json.dumps(said))
+    for file, what in found if not as_json else ():
+        click.echo(f"{file}: {what}")
+    if found:
+        raise DamagedError(f"{path}: {len(found)} of {count} files and checkpoints are damaged")
+    if differ:
+        raise AnswerNo(f"{path}: resumed, it differs: {'; '.join(differ)}")
+    say(f"{path}: {count} files and checkpoints are as they were written", quiet)
+
+
+def _trial(path: Path, device: str, data: tuple[str, ...], quiet: bool) -> list[str]:
+    """In what a run that was killed and resumed differs from one that was not."""
+    from ..core.repeat import differences, fresh_copy
+    from ..core.run import Run
+
+    run = Run(path)
+    with tempfile.TemporaryDirectory(prefix="tfm-verify-") as folder:
+        every = dict(save_every=TRIAL_SAVES, eval_every=TRIAL_EVALUATES)
+        steps = max(TRIAL_STEPS, run.train_config().steps)
+        whole, killed = (
+            fresh_copy(run, Path(folder) / name, **every, steps=steps)
+            for name in ("whole", "killed")
+        )
+        train_some(whole.path, device, data)
+        arguments = (str(killed.path), device, data, KILLED_IN)
+        code = f"from tfm.cli.verify import train_some; train_some(*{arguments!r})"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        saved = killed.checkpoints()
+        if done.returncode == 0 or not saved or saved[-1].step >= KILLED_IN:
+            (*_, last) = ["", *done.stderr.splitlines()]
+            raise TfmError(f"{path}: the copy that was to be killed was not; {last}")
+        say(f"killed in step {KILLED_IN}, resumed from step {saved[-1].step}", quiet)
+        train_some(killed.path, device, data)
+        return differences(whole, killed)
+
+
+class _Deadly:
+    """Training data behind whose first `passes` batches there is death."""
+
+    def __init__(self, data: Any, passes: int) -> None:
+        self.data, self.left = data, passes
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def batch(self, indices: Any) -> Any:
+        if not self.left:  # where there is no SIGKILL (Windows), any signal ends a process at once
+            os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
+        self.left -= 1
+        return self.data.batch(indices)
+
+
+def train_some(
+    path: str | Path, device: str, data: tuple[str, ...], killed_in: int | None = None
+) -> None:
+    """A run's first steps; with `killed_in`, until this process kills itself in that step."""
+    from ..core import experiment
+    from ..core.run import Run
+    from .training import Stop, train_to_end
+
+    run = Run(Path(path))
+    run.lock()
+    cache = opt.cache_folder()
+    task, planned, state = experiment.resume(run, lambda _: None, device, cache, data)
+    run.cut(state.step)
+    if killed_in:
+        planned.data = _Deadly(planned.data, (killed_in - 1) * planned.train.accumulate)
+    train_to_end(run, task, planned, state, None, Stop(), True, end=TRIAL_STEPS)
+    run.unlock()

@@ -1,0 +1,89 @@
+"""Where memory is not enough, the error names a batch that is, and what was saved stays sound."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Tfm
+from test_train import CONFIG, Rows, fresh
+
+from tfm.core.errors import TfmError
+from tfm.core.memory import halved
+from tfm.core.protocols import Batch, Ids
+from tfm.core.train import train
+
+# As a shell's `ulimit -v` would, with `room` bytes beyond what is in use once all is imported.
+LIMITED = """
+import resource, sys
+import tfm.core.held, tfm.core.experiment, tfm.cli.main, torch
+torch.zeros(8, 8, requires_grad=True).matmul(torch.zeros(8, 8)).sum().backward()
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + {room},) * 2)
+sys.argv = ["tfm", *{arguments!r}]
+tfm.cli.main.main()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_real_limit(tfm: Tfm, text: Path) -> None:
+    first = ("train", "--task", "text", "--data", str(text), "--tokenizer", "byte", "-q")
+    shape = ("--size", "nano", "--set", "train.batch=640", "--steps", "1", "--run", "run")
+    tfm(*first, *shape)
+    code = LIMITED.format(
+        room=300 << 20, arguments=("train", "--resume", "run", "--steps", "3", "-q")
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tfm.folder, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1 and done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("Error: out of memory in a pass of 640 rows of 64 tokens; "), line
+    fits = int(line.partition("--set train.batch=")[2].split()[0])
+    assert 1 <= fits <= 320 and line.endswith(f"--set train.accumulate={640 // fits}")
+    tfm("verify", "run", "-q")
+
+
+class Narrow(Rows):
+    """Rows of which more than so many at once are too many."""
+
+    def __init__(self, rows: int, error: Exception) -> None:
+        super().__init__()
+        self.rows, self.error = rows, error
+
+    def batch(self, indices: Ids) -> Batch:
+        if len(indices) > self.rows:
+            raise self.error
+        return super().batch(indices)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
+def test_every_kind_of_it_is_known(error: Exception) -> None:
+    config = replace(CONFIG, batch=12, accumulate=2)
+    expected = "of 12 rows of 8 tokens; 3 fit, .* train.batch=3 --set train.accumulate=8$"
+    with pytest.raises(TfmError, match=expected):
+        next(train(fresh()[0], Narrow(5, error), config, fresh()[1]))
+    with pytest.raises(TfmError, match="not even one row fits: use a smaller --size"):
+        next(train(fresh()[0], Narrow(0, error), config, fresh()[1]))
+    with pytest.raises(RuntimeError, match="another"):
+        next(train(fresh()[0], Narrow(0, RuntimeError("another")), config, fresh()[1]))
+
+
+def test_a_step_keeps_its_rows() -> None:
+    config, passes = replace(CONFIG, batch=15, accumulate=2), []
+    while (smaller := halved(config)) is not None:
+        assert smaller.batch * smaller.accumulate == 30
+        config = smaller
+        passes.append(config.batch)
+    assert passes == [6, 3, 1]
