@@ -13,7 +13,7 @@ from ..core.config import ModelConfig, SampleConfig, TrainConfig, with_fields
 from . import options as opt
 from .render import columns, say
 
-COMMANDS = ("train", "sample")
+COMMANDS = ("train", "sample", "eval", "score")  # of one name, the first one's counts
 FIELDS: dict[str, Any] = {"model": ModelConfig(), "train": TrainConfig(), "sample": SampleConfig()}
 
 
@@ -39,7 +39,7 @@ def command(ctx: click.Context, quiet: bool, as_json: bool) -> None:
 
 
 def settings(ctx: click.Context) -> list[dict[str, Any]]:
-    """Options of train and sample, then the fields that `--set` reaches."""
+    """Options of commands, then the fields that `--set` reaches."""
     found: dict[str, dict[str, Any]] = {}
     for name in COMMANDS:
         other: click.Command = importlib.import_module(f"tfm.cli.{name}").command
@@ -48,8 +48,9 @@ def settings(ctx: click.Context) -> list[dict[str, Any]]:
         inner.default_map = ctx.default_map
         other_args: list[str] = []
         click.Command.parse_args(other, inner, other_args)
+        options = {p.name for p in other.params if isinstance(p, click.Option)}
         for option, value in inner.params.items():
-            if option not in ("run", "settings", "as_json", "quiet"):
+            if option in options and option not in ("settings", "as_json", "quiet"):
                 shown = option.replace("run_name", "run").replace("_", "-")
                 found.setdefault(shown, {
                     "name": shown, "value": list(value) if isinstance(value, tuple) else value,

@@ -15,7 +15,13 @@ from .render import say
 
 @click.command("rerun", cls=opt.Command)
 @opt.run_argument
-@opt.option("--run", "run_name", metavar="DIR", help="The new run's directory.  [default: RUN-N]")
+@opt.option(
+    "--run",
+    "run_name",
+    envvar="TFM_RUN",
+    metavar="DIR",
+    help="The new run's directory.  [default: RUN-N]",
+)
 @opt.option("--data", multiple=True, metavar="PATH", help="Where the training data is now.")
 @opt.option("--device", help="cpu, cuda, mps.  [default: what RUN was trained on]")
 @opt.runs_option

@@ -50,11 +50,15 @@ class Total:
     nats: list[float] = field(default_factory=list)
 
 
+# Not TFM_TOKENS, nor `tokens` of a config file: they say how long to train.
+by_token_option = click.option("--tokens", "by_token", is_flag=True, help="With each token's nats.")
+
+
 @click.command("score", cls=opt.Command)
 @click.argument("names", nargs=-1, metavar="[RUN] [FILE]...", shell_complete=of_run)
 @opt.option("--heldout", is_flag=True, help="Score what the run holds out.")
 @opt.option("--split", help="valid or test, with --heldout.  [default: the final score's]")
-@opt.option("--tokens", is_flag=True, help="With each token's nats.")
+@by_token_option
 @opt.option("--tsv", is_flag=True, help="nll, bits per unit, item: for sort.")
 @opt.option("-0", "--null", is_flag=True, help="NUL between the items of standard input.")
 @opt.option("--column", help="The column of a table that holds the items.")
@@ -63,7 +67,7 @@ class Total:
 @opt.runs_option
 @opt.option("--json", "as_json", is_flag=True, envvar="TFM_JSON", help="JSON lines: the default.")
 def command(
-    names: tuple[str, ...], heldout: bool, split: str | None, tokens: bool, tsv: bool, null: bool,
+    names: tuple[str, ...], heldout: bool, split: str | None, by_token: bool, tsv: bool, null: bool,
     column: str | None, checkpoint: str, device: str, runs: str, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Score items by RUN (the newest by default): nats and bits per unit, an item a line.
@@ -75,7 +79,7 @@ def command(
     \b
         tfm score RUN --tsv < FILE | sort -r
     """
-    if tokens and tsv:
+    if by_token and tsv:
         raise UsageError("--tokens: goes with JSON, not with --tsv")
     if heldout and len(names) > 1:
         raise UsageError("--heldout: scores what the run keeps; leave FILE away")
@@ -102,8 +106,8 @@ def command(
     use_threads(0)
     model = run.load_model(checkpoint, pick_device(device))
     on_terminal = sys.stdout.isatty()
-    form = _Form(task, tokenizer, tokens, tsv)
-    for total, pause in _scored(task, tokenizer, model, items, tokens):
+    form = _Form(task, tokenizer, by_token, tsv)
+    for total, pause in _scored(task, tokenizer, model, items, by_token):
         line = form.line(total)
         sys.stdout.buffer.write((printable(line) if on_terminal else line).encode() + b"\n")
         if pause:

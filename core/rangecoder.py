@@ -44,10 +44,11 @@ class Encoder:
         self.low = (self.low << 8) & (TOP - 1)
 
     def finish(self) -> bytes:
-        """All that was coded; zeros at its end are left out, as the decoder reads them anyhow."""
+        """All that was coded; zeros at its end, eight at most, are left out: the decoder reads
+        them anyhow, and that many alone are not taken for damage."""
         for _ in range(BYTES + 1):
             self._shift()
-        return bytes(self.out).rstrip(b"\0")
+        return bytes(self.out[:-BYTES] + self.out[-BYTES:].rstrip(b"\0"))
 
 
 class Decoder:

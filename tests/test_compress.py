@@ -49,6 +49,19 @@ def test_ranges_come_back_and_cost_their_information(symbols: Any) -> None:
         decoder.take(table[at], table[at + 1], table[-1])
 
 
+def test_a_long_run_of_the_first_symbol_ends_no_earlier_than_its_bytes() -> None:
+    """It adds nothing to the low end of the range: what is written ends in zeros."""
+    encoder = Encoder()
+    for _ in range(1000):
+        encoder.encode(0, 1, 256)
+    data = encoder.finish()
+    decoder = Decoder(data)
+    for _ in range(1000):
+        assert decoder.target(256) == 0
+        decoder.take(0, 1, 256)
+    assert decoder.at <= len(data) + 8, "or it would be taken for damage"
+
+
 def test_a_carry_runs_through_waiting_bytes() -> None:
     """Symbols at the very top of a fine range keep 255s waiting; one more makes them roll over."""
     top = (1 << 24) - 1
