@@ -1,4 +1,4 @@
-"""The step of a fixed batch without Python in between: its calls are written down once and repeated.
+"""The step of a fixed batch without Python in between: its calls are written down and repeated.
 
 The same calls of the same kernels, so the same bits; a narrow model's step takes half the time.
 """
