@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -80,10 +81,8 @@ def command(quiet: bool, as_json: bool, **flags: Any) -> None:
             flags["arch"], flags["size"], vocab_size=flags["vocab"],
             context=max(usual, bench.PROMPT + count),
         )  # fmt: skip
-        rate, first = bench.decoding(model, device, draws, count)
-        found["decoding"].append(
-            {"draws": draws, "tokens_per_second": rate, "first_token_seconds": first}
-        )
+        read = found["read_bytes_per_second"]
+        found["decoding"].append(asdict(bench.decoding(model, device, draws, count, read)))
     if as_json:
         click.echo(json.dumps(found))
         return
@@ -117,10 +116,11 @@ def _tables(found: dict[str, Any]) -> str:
             f"{row['context']:,}", str(row["batch"]), f"{row['tokens_per_second']:,.0f}",
             f"{row['utilisation']:.0%}", memory,
         ])  # fmt: skip
-    decoding = [["draws", "tokens/s", "first after"]]
+    decoding = [["draws", "weights", "tokens/s", "of reading's limit", "first after"]]
     for row in found["decoding"]:
         decoding.append([
-            str(row["draws"]), f"{row['tokens_per_second']:,.0f}",
+            str(row["draws"]), row["dtype"], f"{row['tokens_per_second']:,.0f}",
+            f"{row['tokens_per_second'] / row['limit']:.0%}",
             f"{1000 * row['first_token_seconds']:.1f} ms",
         ])  # fmt: skip
     parts = [columns(heading)]

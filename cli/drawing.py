@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..core.config import SampleConfig
@@ -15,9 +15,11 @@ from .prompts import Prompt
 from .render import printable, say
 
 if TYPE_CHECKING:
+    from ..core.decoder import Decoder
     from ..core.model import SequenceModel
     from ..core.protocols import Sequence, Task, Tokenizer
 
+ROWS = 32  # draws side by side
 HELD = 128  # prompts of many that are worked on or wait for one before them, at most
 SHOWN = 8  # draws behind a training run, of items that end by themselves
 
@@ -82,12 +84,12 @@ class Sampler:
     def __init__(
         self, task: Task, tokenizer: Tokenizer, model: SequenceModel, config: SampleConfig,
         asked: Any, stop: str | None = None, strict: bool = False, quiet: bool = True,
-        length_given: bool = True,
+        length_given: bool = True, dtype: str | None = None,
     ) -> None:  # fmt: skip
         self.task, self.tokenizer, self.model, self.config = task, tokenizer, model, config
         self.asked, self.stop = asked, stop.encode() if stop else None
         self.strict, self.quiet, self.length_given = strict, quiet, length_given
-        self.end = task.ends(tokenizer)
+        self.end, self.dtype = task.ends(tokenizer), dtype
 
     def job(self, prompt: Prompt, count: int) -> Job:
         """`count` draws of a prompt, to be drawn. DataError where it cannot be gone on from."""
@@ -108,27 +110,10 @@ class Sampler:
 
     def draw(self, prompt: Prompt, count: int, write: Any = None) -> Job:
         """A prompt's continuations; with `write`, bytes go there as soon as they are certain."""
-        from ..core.sample import generate
-
         job = self.job(prompt, count)
-        steps = generate(
-            self.model, self.tokenizer, job.sequence, replace(self.config, length=job.length),
-            count, prompt.key, self.end,
-        )  # fmt: skip
-        taken = 0
-        for step in steps:
-            taken += 1
-            for draw, id, logprob in zip(job.draws, step.ids, step.logprobs, strict=True):
-                new = draw.feed(id, logprob, id == self.end)
-                if write and new:
-                    write(new)
-            if job.over:
-                break
-        # where ids ran out before the length, nothing further was legal: the item is over
-        for draw in job.draws:
-            new = draw.close(job.ends if taken == job.length else "end")
-            if write and new:
-                write(new)
+        waiting = [job]
+        decoder = self._decoder(min(count, ROWS), len(job.sequence) + job.length)
+        list(self._drawn(decoder, lambda _: waiting.pop() if waiting else None, write))
         return job
 
     def draw_all(self, take: Callable[[bool], Prompt | None], count: int) -> Iterator[Job]:
@@ -137,9 +122,28 @@ class Sampler:
 
         Where a prompt cannot be gone on from, the error comes after those before it.
         """
-        from ..core.decoder import Decoder
 
-        decoder = Decoder(self.model, self.tokenizer, self.config)
+        def next_job(wait: bool) -> Job | None:
+            prompt = take(wait)
+            try:
+                return self.job(prompt, count) if prompt is not None else None
+            except TfmError as error:
+                where = prompt.where if prompt is not None else None
+                raise (DataError(f"{where}: {error}") if where else error) from None
+
+        return self._drawn(self._decoder(ROWS, None), next_job)
+
+    def _decoder(self, rows: int, length: int | None) -> Decoder:
+        from ..core.decoder import Decoder
+        from ..core.packed import decoding_dtype, with_weights_in
+
+        dtype = self.dtype or decoding_dtype(self.model, rows)
+        model = with_weights_in(self.model, dtype, rows)
+        return Decoder(model, self.tokenizer, self.config, rows, length)
+
+    def _drawn(
+        self, decoder: Decoder, take: Callable[[bool], Job | None], write: Any = None
+    ) -> Iterator[Job]:
         jobs: deque[Job] = deque()
         rows: dict[int, tuple[Job, Draw]] = {}
         failed: TfmError | None = None
@@ -147,19 +151,16 @@ class Sampler:
             while jobs and jobs[0].over:
                 yield jobs.popleft()
             while decoder.free:
-                if not jobs or jobs[-1].begun == count:
+                if not jobs or jobs[-1].begun == len(jobs[-1].draws):
                     if failed or len(jobs) == HELD:
                         break
-                    prompt = None
                     try:
-                        prompt = take(not jobs)
-                        if prompt is None:
-                            break
-                        jobs.append(self.job(prompt, count))
+                        job = take(not jobs)
                     except TfmError as error:
-                        where = prompt.where if prompt is not None else None
-                        failed = DataError(f"{where}: {error}") if where else error
+                        failed, job = error, None
+                    if job is None:
                         break
+                    jobs.append(job)
                 job = jobs[-1]
                 if job.length:
                     row = decoder.begin(job.sequence, job.length, job.prompt.key, job.begun)
@@ -172,11 +173,13 @@ class Sampler:
             for row, new in decoder.step().items() if rows else ():
                 job, draw = rows[row]
                 if new is None:
-                    draw.close("end")
+                    certain = draw.close("end")
                 else:
-                    draw.feed(*new, is_end=new[0] == self.end)
+                    certain = draw.feed(*new, is_end=new[0] == self.end)
                     if len(draw.ids) == job.length:
-                        draw.close(job.ends)
+                        certain += draw.close(job.ends)
+                if write and certain:
+                    write(certain)
                 if draw.finish_reason:
                     decoder.end(row)
                     del rows[row]

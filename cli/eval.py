@@ -27,13 +27,14 @@ from .render import columns
 @opt.option("--as-coded", is_flag=True, help="As `tfm compress` walks through it: its exact cost.")
 @opt.option("--protocol", metavar="NAME", help="A task's own way to score (`tfm tasks TASK`).")
 @opt.checkpoint_option
+@opt.dtype_option("float32")
 @opt.device_option
 @opt.runs_option
 @opt.json_option
 def command(
     run: str | None, data: tuple[str, ...], column: str | None, split: str | None,
-    stride: int | None, as_coded: bool, protocol: str | None, checkpoint: str, device: str,
-    runs: str, quiet: bool, as_json: bool,
+    stride: int | None, as_coded: bool, protocol: str | None, checkpoint: str,
+    dtype: str | None, device: str, runs: str, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Score RUN (the newest by default) on its held-out items, beside trivial answers."""
     from ..core.run import open_run
@@ -48,6 +49,10 @@ def command(
 
     use_threads(0)
     model = opened.load_model(checkpoint, pick_device(device))
+    if dtype not in (None, "float32"):
+        from ..core.packed import with_weights_in
+
+        model = with_weights_in(model, dtype, rows=256)
     tokenizer = opened.tokenizer()
     final = opened.config["final_split"]
     floor: dict[str, float] | None = None

@@ -326,6 +326,16 @@ json_option = option("--json", "as_json", is_flag=True, envvar="TFM_JSON", help=
 device_option = option(
     "--device", default="auto", show_default=True, help="cpu, cuda, mps, or auto: the fastest."
 )
+
+
+def dtype_option(default: str) -> Callable[[F], F]:
+    return option(
+        "--dtype",
+        type=click.Choice(["float32", "bfloat16", "float16", "int8"]),
+        help=f"What the weights are kept in.  [default: {default}]",
+    )
+
+
 checkpoint_option = option(
     "--checkpoint",
     default="last",

@@ -63,6 +63,7 @@ from .render import printable, say
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of all that is random."
 )
 @opt.checkpoint_option
+@opt.dtype_option("the fastest of those that cost no quality")
 @opt.device_option
 @opt.runs_option
 @opt.json_option
@@ -105,8 +106,9 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
     model = run.load_model(flags["checkpoint"], pick_device(flags["device"]))
     length_given = flags["length"] is not None or "length" in sets["sample"]
     sampler = Sampler(
-        task, tokenizer, model, config, asked, flags["stop"], flags["strict"], quiet, length_given
-    )
+        task, tokenizer, model, config, asked, flags["stop"], flags["strict"], quiet, length_given,
+        flags["dtype"],
+    )  # fmt: skip
     out: BinaryIO = io.BytesIO() if to_file else sys.stdout.buffer
     on_terminal = sys.stdout.isatty() and not to_file
     width = shutil.get_terminal_size().columns

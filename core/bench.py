@@ -10,19 +10,21 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from .config import ModelConfig, TrainConfig
+from .config import ModelConfig, SampleConfig, TrainConfig
+from .decoder import Decoder
+from .layers import Linear
 from .model import SequenceModel
 from .optim import make_optimizers
-from .protocols import Batch, Ids
+from .packed import decoding_dtype, with_weights_in
+from .protocols import Batch, Ids, Sequence
 from .train import train
 
 SIDE = 2048  # of the square matrices whose product is the peak
@@ -113,30 +115,45 @@ def training(
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """Of all draws together; limit: tokens a second if nothing but the weights' bytes counted."""
+
+    draws: int
+    dtype: str
+    tokens_per_second: float
+    first_token_seconds: float
+    limit: float
+
+
 @torch.no_grad()
 def decoding(
-    model_config: ModelConfig, device: torch.device, draws: int, tokens: int
-) -> tuple[float, float]:
-    """(tokens a second of all draws together, seconds until the first is out) of `sample`."""
-    from .config import SampleConfig
-    from .protocols import Sequence
-    from .sample import generate
-
-    model = SequenceModel(model_config).to(device).eval()
+    model_config: ModelConfig, device: torch.device, draws: int, tokens: int, read: float
+) -> Decoding:
+    """What `sample` does. read: bytes a second that memory gives."""
+    plain = SequenceModel(model_config).to(device).eval()
+    dtype = decoding_dtype(plain, draws)
+    model = with_weights_in(plain, dtype, draws)
+    tokenizer: Any = _Plain(model_config.vocab_size)
     prompt = Sequence(np.arange(PROMPT) % model_config.vocab_size)
 
-    def drawn() -> Iterator[Any]:
-        config = SampleConfig(length=tokens)
-        plain: Any = _Plain(model_config.vocab_size)
-        return generate(model, plain, prompt, config, draws)
+    def begun() -> Decoder:
+        decoder = Decoder(model, tokenizer, SampleConfig(), draws, PROMPT + tokens)
+        for draw in range(draws):
+            decoder.begin(prompt, tokens, draw=draw)
+        decoder.step()
+        return decoder
 
-    list(islice(drawn(), 3))
+    begun().step()
     began = time.perf_counter()
-    stream = drawn()
-    next(stream)
+    decoder = begun()
     first = time.perf_counter() - began
-    count = 1 + sum(1 for _ in stream)
-    return draws * (count - 1) / (time.perf_counter() - began - first), first
+    for _ in range(tokens - 1):
+        decoder.step()
+    rate = draws * (tokens - 1) / (time.perf_counter() - began - first)
+    matrices = sum(m.weight.numel() for m in plain.modules() if isinstance(m, Linear))
+    bytes_each = {"float32": 4, "int8": 1}.get(dtype, 2)
+    return Decoding(draws, dtype, rate, first, draws * read / (matrices * bytes_each))
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ from .protocols import Ids, Sequence, Tokenizer
 from .sample import clip_prompt, pick, range_at
 from .traced import Step, traced
 
-ROWS = 32
 ALIGNED = 16  # positions: where a row begins in memory must not change how products are summed
 SHORTEST = 16  # ids that a prompt is padded to; then the next power of two
 
@@ -52,7 +51,7 @@ class Decoder:
         model: SequenceModel,
         tokenizer: Tokenizer,
         config: SampleConfig,
-        rows: int = ROWS,
+        rows: int = 32,
         length: int | None = None,
     ) -> None:
         """length: ids that a row will have at most (none: the context, where its window slides)."""

@@ -90,6 +90,8 @@ class Int8(nn.Module):
 
 
 def _make(linear: Linear, dtype: str, rows: int) -> nn.Module:
+    if dtype == "float32" and min(linear.weight.shape) < NARROW:
+        return linear
     if dtype == "int8":
         return Int8(linear)
     if dtype == "float16" and _has_fbgemm(linear.weight.device):

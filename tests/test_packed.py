@@ -6,6 +6,7 @@ import torch
 from tfm.core.config import ARCHS, ModelConfig
 from tfm.core.model import SequenceModel
 from tfm.core.packed import DTYPES, decoding_dtype, with_weights_in
+from tfm.core.traced import traced
 
 # the error of a logit (root mean square) beside the spread of logits
 BOUND = {"float32": 1e-5, "bfloat16": 2e-2, "float16": 2e-3, "int8": 5e-2}
@@ -62,3 +63,25 @@ def test_the_model_itself_is_left_alone() -> None:
 def test_a_narrow_model_is_decoded_as_it_is() -> None:
     assert decoding_dtype(lively(), 1) == "float32"
     assert decoding_dtype(lively(width=128), 1) in DTYPES
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("arch", ARCHS)
+@torch.no_grad()
+def test_a_traced_step_is_the_step_to_the_last_bit(arch: str, rows: int) -> None:
+    model = with_weights_in(lively(**ARCHS[arch]), "float32")
+    plain, repeated = (model.start(rows, 32) for _ in range(2))
+    at = torch.zeros(rows, dtype=torch.int64)
+    ids = torch.randint(0, 50, (9, rows, 1), generator=torch.Generator().manual_seed(3))
+    step = traced(model, repeated, ids[0], at)  # which makes the step once
+    model.step_rows(ids[0], plain, at)
+    assert isinstance(step, torch.jit.ScriptModule), "torch wrote it down"
+    for number, each in enumerate(ids):
+        at = torch.arange(rows) * 2 + number
+        assert torch.equal(step(each, at), model.step_rows(each, plain, at))
+
+
+def test_a_model_that_trains_is_not_traced() -> None:
+    model = lively()
+    ids, at = torch.zeros(1, 1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
+    assert not isinstance(traced(model, model.start(1, 32), ids, at), torch.jit.ScriptModule)
