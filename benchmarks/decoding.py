@@ -1,0 +1,127 @@
+"""Decoding at 10.65M parameters (6 layers, 6 heads, 384 wide, 65 ids) beside nanoGPT and
+HuggingFace, 240 new tokens from one, in turn.
+
+python benchmarks/decoding.py [--nanogpt CLONE] [--rounds 5]
+
+CLONE is a checkout of karpathy/nanoGPT; transformers is measured where it is installed. Weights
+are random: what a token costs does not depend on them. The limit is what memory's measured
+bandwidth leaves if only the weights were read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from _common import heading, interleaved, table
+
+from tfm.core import bench
+from tfm.core.config import ModelConfig, SampleConfig
+from tfm.core.decoder import Decoder
+from tfm.core.model import SequenceModel
+from tfm.core.packed import decoding_dtype, with_weights_in
+from tfm.core.protocols import Sequence
+
+NEW, VOCAB, CONTEXT = 240, 65, 256
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
+
+
+def ours(rows: int, dtype: str) -> tuple[str, Callable[[], object], int]:
+    """(name, a call that draws, bytes that a step reads)."""
+    import numpy as np
+
+    torch.manual_seed(0)
+    plain = SequenceModel(
+        ModelConfig(vocab_size=VOCAB, context=CONTEXT, layers=6, width=384, heads=6)
+    ).eval()
+    for parameter in plain.parameters():
+        if parameter.ndim == 2:
+            torch.nn.init.normal_(parameter, std=0.02)
+    chosen = decoding_dtype(plain, rows) if dtype == "default" else dtype
+    model = with_weights_in(plain, chosen, rows)
+    tokenizer: Any = bench._Plain(VOCAB)
+
+    def draw() -> None:
+        decoder = Decoder(model, tokenizer, SampleConfig(), rows, NEW + 1)
+        for number in range(rows):
+            decoder.begin(Sequence(np.zeros(1, np.int64)), NEW, draw=number)
+        for _ in range(NEW):
+            decoder.step()
+
+    matrices = sum(p.numel() for p in plain.parameters() if p.ndim == 2) - VOCAB * 384
+    name = f"tfm, {chosen}" + (", the default" if dtype == "default" else "")
+    return name, draw, matrices * BYTES[chosen]
+
+
+def nanogpt(clone: Path, rows: int) -> Callable[[], object]:
+    spec = importlib.util.spec_from_file_location("nanogpt_model", clone / "model.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["nanogpt_model"] = module
+    spec.loader.exec_module(module)
+    config = module.GPTConfig(
+        block_size=CONTEXT, vocab_size=VOCAB, n_layer=6, n_head=6, n_embd=384, dropout=0.0,
+        bias=False,
+    )  # fmt: skip
+    model = module.GPT(config).eval()
+    return lambda: model.generate(torch.zeros(rows, 1, dtype=torch.long), NEW)
+
+
+def huggingface(rows: int, dtype: torch.dtype) -> Callable[[], object]:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        vocab_size=VOCAB, n_positions=CONTEXT, n_embd=384, n_layer=6, n_head=6, bos_token_id=0,
+        eos_token_id=0, pad_token_id=0,
+    )  # fmt: skip
+    model = GPT2LMHeadModel(config).to(dtype).eval()
+    start = torch.zeros(rows, 1, dtype=torch.long)
+    return lambda: model.generate(
+        start, attention_mask=torch.ones_like(start), do_sample=True, min_new_tokens=NEW,
+        max_new_tokens=NEW,
+    )  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--nanogpt", type=Path, metavar="CLONE")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", type=int, choices=(1, 32), help="draws at once")
+    args = parser.parse_args()
+    heading()
+    read = bench.bandwidth(torch.device("cpu"), 1.0)
+    print(f"memory gives {read / 1e9:.1f} GB/s to {torch.get_num_threads()} threads\n")
+    for rows in [args.only] if args.only else (1, 32):
+        calls: dict[str, Callable[[], object]] = {}
+        step_bytes: dict[str, int] = {}
+        for dtype in ("default", "float32", "int8"):
+            name, call, size = ours(rows, dtype)
+            calls[name], step_bytes[name] = call, size
+        if args.nanogpt:
+            calls["nanoGPT, float32"] = nanogpt(args.nanogpt, rows)
+        if importlib.util.find_spec("transformers"):
+            for kind in (torch.float32, torch.bfloat16):
+                calls[f"transformers, {str(kind).removeprefix('torch.')}"] = huggingface(rows, kind)
+        slow = {"nanoGPT, float32"} if rows > 1 else set()
+        with torch.no_grad():
+            times = interleaved({n: c for n, c in calls.items() if n not in slow}, args.rounds)
+        base = times[next(iter(calls))][0]
+        lines: list[list[object]] = [
+            [f"{rows} at once", "tokens/s", "least", "most", "of reading's limit",
+             "the default is faster by"]
+        ]  # fmt: skip
+        for name, (median, least, most) in times.items():
+            rates = [f"{rows * NEW / t:,.0f}" for t in (median, most, least)]
+            limit = step_bytes.get(name)
+            share = f"{NEW / median * limit / read:.0%}" if limit else ""
+            lines.append([name, *rates, share, f"{median / base:.1f}"])
+        table(lines)
+
+
+if __name__ == "__main__":
+    main()
