@@ -146,10 +146,14 @@ def cached_store(root: Path, name: str, sequences: Iterable[Sequence], vocab_siz
 
 def _prune(root: Path, keep: int) -> None:
     import shutil
+    import time
 
     def size(folder: Path) -> int:
         return sum(p.stat().st_size for p in folder.glob("*"))
 
+    for folder in root.glob(".new-*"):  # by a kill: nothing is written for a day
+        if time.time() - folder.stat().st_mtime > 86400:
+            shutil.rmtree(folder, ignore_errors=True)
     left = keep
     folders = [p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")]
     for folder in sorted(folders, key=lambda p: p.stat().st_mtime, reverse=True):
