@@ -25,7 +25,7 @@ from PIL import Image
 
 from tfm.cli import options as opt
 from tfm.cli.main import cli
-from tfm.cli.sample import _json_prompt
+from tfm.cli.prompts import json_prompt
 from tfm.core.config import ModelConfig, SampleConfig, TrainConfig, with_fields
 from tfm.core.errors import TfmError
 from tfm.core.experiment import make_task
@@ -239,7 +239,7 @@ def test_names(folder: Path, trained: Trained, name: str) -> None:
 )
 @much
 def test_prompts(line: bytes) -> None:
-    prompt = classified(lambda: _json_prompt(line, 1))
+    prompt = classified(lambda: json_prompt(line, "line 1"))
     assert prompt is None or isinstance(prompt.data, bytes)
 
 
