@@ -45,7 +45,7 @@ def command(
 
     Exit code 5 where B is worse: where all of the interval is above the margin.
     """
-    from ..core.run import open_run
+    from ..core.runs import open_run
 
     opened = [open_run(name, Path(runs)) for name in (a, b)]
     for run in opened:

@@ -82,7 +82,7 @@ class Header:
 def _open(flags: dict[str, Any], name: str | None) -> tuple[Run, Any, Any, Any]:
     """(run, tokenizer, model, device) for coding. DataError where bytes are not its items."""
     from ..core.device import pick_device
-    from ..core.run import open_run
+    from ..core.runs import open_run
 
     run = open_run(name, Path(flags["runs"]))
     run.check()

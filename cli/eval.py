@@ -37,7 +37,7 @@ def command(
     dtype: str | None, device: str, runs: str, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Score RUN (the newest by default) on its held-out items, beside trivial answers."""
-    from ..core.run import open_run
+    from ..core.runs import open_run
 
     opened = open_run(run, Path(runs))
     opened.check()

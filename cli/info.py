@@ -18,7 +18,7 @@ from .training import score_line
 @opt.json_option
 def command(run: str | None, runs: str, quiet: bool, as_json: bool) -> None:
     """Show what RUN (the newest by default) is made of, how it was made and how it went."""
-    from ..core.run import open_run
+    from ..core.runs import open_run
 
     opened = open_run(run, Path(runs))
     status = opened.status()

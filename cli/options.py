@@ -148,7 +148,7 @@ class RunTaskCommand(Command):
     def task_class(self, ctx: click.Context, args: list[str]) -> Any:
         from ..core.errors import TfmError
         from ..core.plugins import find
-        from ..core.run import open_run
+        from ..core.runs import open_run
 
         takes_value = {
             name for p in self.params if isinstance(p, click.Option) and not p.is_flag

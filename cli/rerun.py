@@ -35,7 +35,8 @@ def command(
     Exit code 5 where they differ. A run that was interrupted is repeated up to its last
     checkpoint. The new run's path is printed on stdout.
     """
-    from ..core.run import check_free, open_run
+    from ..core.run import check_free
+    from ..core.runs import open_run
 
     original = open_run(run, Path(runs))
     original.check()

@@ -18,7 +18,7 @@ from .render import columns, say
 @opt.json_option
 def command(runs: str, quiet: bool, as_json: bool) -> None:
     """List runs, newest last, with their state and score."""
-    from ..core.run import all_runs
+    from ..core.runs import all_runs
 
     found = [summary(run) for run in all_runs(Path(runs))]
     if as_json:

@@ -82,7 +82,7 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
     config = with_fields(SampleConfig(), "sample", {**sets["sample"], **fields})
     config = replace(config, seed=flags["seed"], greedy=flags["greedy"] or config.greedy)
 
-    from ..core.run import open_run
+    from ..core.runs import open_run
 
     run = open_run(flags["run"], Path(flags["runs"]))
     run.check()

@@ -86,7 +86,7 @@ def command(
     if split is not None and not heldout:
         raise UsageError("--split: goes with --heldout")
 
-    from ..core.run import open_run
+    from ..core.runs import open_run
 
     run = open_run(names[0] if names else None, Path(runs))
     run.check()

@@ -31,7 +31,7 @@ class Coder:
 
 def open_coder(named: str | None, run: str | None, runs: str) -> Coder:
     if named is None:
-        from ..core.run import open_run
+        from ..core.runs import open_run
 
         opened = open_run(run, Path(runs))
         opened.check()

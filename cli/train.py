@@ -157,7 +157,7 @@ def _request(ctx: click.Context, flags: dict[str, Any]) -> Any:
     from ..core.choice import bound_of
     from ..core.config import model_config
     from ..core.plugins import find
-    from ..core.run import open_run
+    from ..core.runs import open_run
 
     model_config(flags["arch"], flags["size"] or "tiny")
     if flags["task"]:
@@ -248,7 +248,7 @@ def _resume(
             raise UsageError(f"--{name.replace('_', '-')} and --resume exclude each other: "
                              "the run goes on as begun; --init starts a new one")  # fmt: skip
     from ..core import experiment
-    from ..core.run import open_run
+    from ..core.runs import open_run
 
     run = open_run(flags["resume"] or None, Path(flags["runs"]))
     run.lock()

@@ -37,7 +37,7 @@ def command(
     run's first steps are trained twice elsewhere, once with a SIGKILL in between: exit code 5
     where the weights are not the same bit for bit.
     """
-    from ..core.run import all_problems, find_run
+    from ..core.runs import all_problems, find_run
 
     path = find_run(run, Path(runs))
     count, found = all_problems(path)

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from .checkpoints import Checkpoint
 from .choice import Choice, check_until
 from .config import ModelConfig, TrainConfig, from_json, with_fields
 from .device import pick_device, use_threads
@@ -25,7 +26,7 @@ from .optim import Optimizer, make_optimizers
 from .plan import Planned
 from .plugins import find, guess_task, name_of
 from .protocols import Dataset, Follows, Halves, Items, Sequence, Task, Tokenizer
-from .run import Checkpoint, Run
+from .run import Run
 from .source import Source
 from .weights import load_optimizers, load_weights
 

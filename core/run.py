@@ -9,28 +9,24 @@ ever unpickled. Importing this module does not import torch.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 import shutil
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import checkpoints
+from .checkpoints import Checkpoint
 from .config import ModelConfig, TrainConfig, from_json
 from .errors import ConfigError, DamagedError, TfmError, UsageError, writing
 from .files import (
     FORMAT,
     check_files,
-    file_problems,
-    log_entries,
     log_line,
     read_log,
-    read_manifest,
     sync_folder,
     to_json,
     write_durably,
@@ -44,21 +40,6 @@ if TYPE_CHECKING:
     from .model import SequenceModel
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-KEEP = 2  # newest checkpoints that stay, beside the best
-
-
-FOREIGN = (
-    "saved by another run: config, data, tokenizer or held-out ids are not those it was "
-    "trained with"
-)
-
-
-def identity(path: Path) -> str:
-    """A hash of all that a run's manifest lists: config, data, tokenizer, held-out ids."""
-    try:
-        return hashlib.sha256((path / "manifest.json").read_bytes()).hexdigest()
-    except FileNotFoundError:
-        return ""
 
 
 # -- the run -------------------------------------------------------------------------------------
@@ -72,12 +53,6 @@ def check_free(path: Path) -> None:
         raise UsageError(
             f"--run {path}: a run's name is 1 to 64 of A-Z a-z 0-9 . _ -, not begun with a dot"
         )
-
-
-@dataclass
-class Checkpoint:
-    path: Path
-    step: int
 
 
 class Run:
@@ -274,86 +249,21 @@ class Run:
 
     def checkpoints(self) -> list[Checkpoint]:
         """Every saved step, oldest first."""
-        folder = self.path / "checkpoints"
-        found = [p for p in folder.glob("*") if p.name.isdecimal()] if folder.is_dir() else []
-        return sorted((Checkpoint(p, int(p.name)) for p in found), key=lambda c: c.step)
+        return checkpoints.checkpoints(self.path)
 
     def checkpoint(self, which: str = "last") -> Checkpoint:
         """`last`, `best` or a step. UsageError where there is none."""
-        saved = self.checkpoints()
-        if not saved:
-            raise UsageError(
-                f"{self.path}: no checkpoint yet; continue it with tfm train --resume {self.path}"
-            )
-        if which == "last":
-            return saved[-1]
-        if which == "best":
-            check_files(saved[-1].path)
-            state = json.loads((saved[-1].path / "state.json").read_bytes())
-            step = state.get("choice", {}).get("best_step")
-            if step is None:
-                raise UsageError(
-                    "--checkpoint best: nothing chose one in this run; train with --patience N"
-                )
-            which = str(step)
-        for checkpoint in saved:
-            if which.isdecimal() and checkpoint.step == int(which):
-                return checkpoint
-        steps = ", ".join(str(c.step) for c in saved)
-        raise UsageError(f"--checkpoint {which}: this run keeps last, {steps}")
+        return checkpoints.choose(self.path, which)
 
     def save(
         self, step: int, model: SequenceModel, optimizers: list[Any], state: Mapping[str, Any]
     ) -> Checkpoint:
-        """A checkpoint of everything that the next step depends on, then older ones go.
-
-        TfmError where the disk is full or refuses; what was saved before stays as it is.
-        """
-        from safetensors.torch import save
-
-        from .optim import in_use
-        from .weights import optimizer_tensors
-
-        root = self.path / "checkpoints"
-        folder = root / f"{step:06d}"
-        fresh = root / f".new-{step:06d}"
-        try:
-            check_files(folder)
-            return Checkpoint(folder, step)
-        except DamagedError:  # not there yet, or what training went back behind
-            shutil.rmtree(folder, ignore_errors=True)
-        try:
-            for left in root.glob(".new-*"):  # by a kill
-                shutil.rmtree(left, ignore_errors=True)
-            fresh.mkdir()
-            with in_use(optimizers):
-                weights = {name: t.detach().contiguous() for name, t in model.named_parameters()}
-                write_durably(fresh / "model.safetensors", save(weights))
-            write_durably(fresh / "optimizer.safetensors", save(optimizer_tensors(optimizers)))
-            write_durably(fresh / "state.json", to_json({"step": step, **state}))
-            write_manifest(fresh, {"run": identity(self.path)})
-            fresh.rename(folder)
-            sync_folder(root)
-        except OSError as error:
-            shutil.rmtree(fresh, ignore_errors=True)
-            need = sum(t.numel() * t.element_size() for t in model.parameters()) * 3
-            raise TfmError(
-                f"{folder}: not saved ({error.strerror}), about {need:,} bytes are needed; "
-                "earlier checkpoints are intact"
-            ) from error
-        best = state.get("choice", {}).get("best_step")
-        with suppress(OSError):  # what could not be deleted is deleted after the next save
-            for old in self.checkpoints()[:-KEEP]:
-                if old.step != best:
-                    shutil.rmtree(old.path, ignore_errors=True)
-        return Checkpoint(folder, step)
+        """See `checkpoints.save`."""
+        return checkpoints.save(self.path, step, model, optimizers, state)
 
     def check_checkpoint(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        """Its manifest. DamagedError unless every file is as it was saved, and by this run."""
-        manifest = check_files(checkpoint.path)
-        if manifest.get("run") != identity(self.path):
-            raise DamagedError(f"{checkpoint.path}: {FOREIGN}")
-        return manifest
+        """See `checkpoints.check`."""
+        return checkpoints.check(self.path, checkpoint)
 
     def load_model(self, which: str = "last", device: torch.device | None = None) -> SequenceModel:
         """The model with the weights of a checkpoint, every file checked first. DamagedError."""
@@ -366,70 +276,3 @@ class Run:
         model = SequenceModel(self.model_config())
         load_weights(model, checkpoint.path / "model.safetensors")
         return model.to(device) if device is not None else model
-
-
-# -- finding runs --------------------------------------------------------------------------------
-
-
-def runs_folder(root: str | None) -> Path:
-    return Path(root or "runs")
-
-
-def all_runs(root: Path) -> list[Run]:
-    """Every readable run below `root`, by start time, oldest first."""
-    found = []
-    for path in root.iterdir() if root.is_dir() else ():
-        try:
-            if not path.name.startswith(".") and (path / "config.json").exists():
-                found.append(Run(path))
-        except TfmError:
-            continue
-    return sorted(found, key=lambda run: run.created)
-
-
-def open_run(name: str | None, root: Path) -> Run:
-    """A run by path, by its name under `root`, or the newest. UsageError where there is none."""
-    return Run(find_run(name, root))
-
-
-def find_run(name: str | None, root: Path) -> Path:
-    """Where it is, even if it is damaged."""
-    if name is None:
-        found = all_runs(root)
-        if not found:
-            raise UsageError(f"no runs in {root}/ yet; start with: tfm train --task text")
-        return found[-1].path
-    path = Path(name)
-    if not (path / "config.json").exists() and NAME.fullmatch(name) and (root / name).is_dir():
-        path = root / name
-    if not path.exists():
-        known = [run.name for run in all_runs(root)]
-        raise UsageError(
-            f"{name}: no such run here or in {root}/; newest: {known[-1] if known else 'none'}"
-        )
-    return path
-
-
-def all_problems(path: Path) -> tuple[int, list[tuple[Path, str]]]:
-    """How many files and checkpoints of a run were checked, and what is wrong with which.
-    UsageError where there is no run."""
-    checkpoints = sorted(p for p in (path / "checkpoints").glob("*") if p.name.isdigit())
-    if not checkpoints and not (path / "manifest.json").exists():
-        raise UsageError(f"{path}: not a run (no manifest.json); `tfm runs` lists them")
-    count, found = 1, list[tuple[Path, str]]()
-    for folder in (path, *checkpoints):
-        try:
-            manifest = read_manifest(folder)
-        except TfmError as error:
-            count += 1
-            found.append((folder / "manifest.json", str(error).partition(": ")[2]))
-            continue
-        count += 1 + len(manifest["files"])
-        wrong = list(file_problems(folder, manifest))
-        found += wrong
-        if folder != path and manifest.get("run") != identity(path):
-            found.append((folder, FOREIGN))
-    lines = [number for number, entry in log_entries(path / "log.jsonl") if entry is None]
-    if lines:
-        found.append((path / "log.jsonl", f"line {', '.join(map(str, lines))} damaged"))
-    return count, found

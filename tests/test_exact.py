@@ -15,7 +15,7 @@ import torch
 from conftest import prose
 
 from tfm.cli.training import Stop, train_to_end
-from tfm.core import run as run_module
+from tfm.core import checkpoints as checkpoints_module
 from tfm.core.config import ModelConfig, TrainConfig
 from tfm.core.errors import DamagedError
 from tfm.core.experiment import Request, describe_config, fresh_state, prepare, resume
@@ -67,7 +67,7 @@ def whole(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Run, Path]:
     """A run that nothing interrupts, with a checkpoint of every step, and its cache."""
-    monkeypatch.setattr(run_module, "KEEP", STEPS)
+    monkeypatch.setattr(checkpoints_module, "KEEP", STEPS)
     monkeypatch.setattr("tfm.core.files.os.fsync", lambda _: None)
     monkeypatch.setattr("tfm.tasks.series.EVALUATION_PATHS", 3)
     task, cache = request.param, tmp_path / "cache"

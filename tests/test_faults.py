@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 
 from tfm.cli.drawing import Prompt, Sampler
 from tfm.cli.render import printable
+from tfm.core.checkpoints import identity
 from tfm.core.config import SampleConfig
 from tfm.core.device import pick_device
 from tfm.core.errors import DamagedError, DataError, UsageError
 from tfm.core.files import to_json, write_manifest
-from tfm.core.run import Run, identity
+from tfm.core.run import Run
 
 posix = pytest.mark.skipif(os.name != "posix", reason="mounts, limits and terminals of POSIX")
 

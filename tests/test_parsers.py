@@ -31,7 +31,8 @@ from tfm.core.errors import TfmError
 from tfm.core.experiment import make_task
 from tfm.core.files import check_files, log_line, read_log, to_json
 from tfm.core.plugins import find, names
-from tfm.core.run import Run, check_free, open_run
+from tfm.core.run import Run, check_free
+from tfm.core.runs import open_run
 from tfm.core.source import Source
 from tfm.core.store import Store, _sha256
 from tfm.tasks._series_read import Columns, parse

@@ -12,13 +12,15 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tfm.core.checkpoints import KEEP
 from tfm.core.config import ModelConfig, TrainConfig
 from tfm.core.errors import ConfigError, DamagedError, TfmError, UsageError
 from tfm.core.files import write_durably
 from tfm.core.model import SequenceModel
 from tfm.core.optim import make_optimizers
 from tfm.core.protocols import Sequence
-from tfm.core.run import KEEP, Run, all_runs, open_run
+from tfm.core.run import Run
+from tfm.core.runs import all_runs, open_run
 
 SHAPE = ModelConfig(vocab_size=7, layers=1, width=8, heads=2, context=8)
 HELDOUT = {"test": [Sequence(np.arange(5)), Sequence(np.arange(3), 2, None, {"rate": 8})]}
