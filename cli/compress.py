@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 import struct
 import sys
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 MAGIC = b"tfm\x1a\x01"  # the last byte is the format's version
 NUMBERS = struct.Struct("<HQ16s")  # threads, ids, the beginning of the original's sha256
+CHECK = struct.Struct("<I")  # crc32 of what comes before
 SUFFIX = ".tfm"
 
 
@@ -32,11 +35,13 @@ class Fingerprint:
     weights: str
     tokenizer: str
     torch: str
+    numpy: str
     device: str
-    cpu: str
+    processor: str
 
     @classmethod
     def of(cls, run: Run, checkpoint: str, device: Any) -> Fingerprint:
+        import numpy
         import torch
 
         from ..core.files import check_files
@@ -45,8 +50,25 @@ class Fingerprint:
         digest = hashlib.sha256()
         for path in sorted(run.path.glob("tokenizer.*")):
             digest.update(path.read_bytes())
-        cpu = torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else ""
-        return cls(weights[:16], digest.hexdigest()[:8], torch.__version__, device.type, cpu)
+        return cls(
+            weights[:16], digest.hexdigest()[:8], torch.__version__, numpy.__version__,
+            device.type, processor(device),
+        )  # fmt: skip
+
+
+def processor(device: Any) -> str:
+    """What kind it is, in one word."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device).replace(" ", "-")
+    if device.type != "cpu":
+        return str(platform.machine())
+    names = Path("/proc/cpuinfo")
+    lines = names.read_text().splitlines() if names.exists() else []
+    vendors = [line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")]
+    maker = vendors[0] if vendors else platform.machine()
+    return f"{maker}-{torch.backends.cpu.get_cpu_capability()}".replace(" ", "-")
 
 
 @dataclass(frozen=True)
@@ -58,9 +80,9 @@ class Header:
 
     def pack(self) -> bytes:
         names = " ".join(asdict(self.fingerprint).values()).encode()
-        return (
-            MAGIC + bytes([len(names)]) + names + NUMBERS.pack(self.threads, self.ids, self.sha256)
-        )
+        numbers = NUMBERS.pack(self.threads, self.ids, self.sha256)
+        body = MAGIC + bytes([len(names)]) + names + numbers
+        return body + CHECK.pack(zlib.crc32(body))
 
     @classmethod
     def unpack(cls, data: bytes, where: str) -> tuple[Header, bytes]:
@@ -73,8 +95,11 @@ class Header:
             at = len(MAGIC) + 1
             end = at + data[at - 1]
             names = data[at:end].decode().split(" ")
-            numbers = NUMBERS.unpack(data[end : end + NUMBERS.size])
-            return cls(Fingerprint(*names), *numbers), data[end + NUMBERS.size :]
+            last = end + NUMBERS.size
+            if CHECK.unpack(data[last : last + CHECK.size]) != (zlib.crc32(data[:last]),):
+                raise TypeError
+            numbers = NUMBERS.unpack(data[end:last])
+            return cls(Fingerprint(*names), *numbers), data[last + CHECK.size :]
         except (IndexError, UnicodeDecodeError, TypeError, struct.error):
             raise DamagedError(f"{where}: its header is damaged") from None
 
@@ -130,19 +155,13 @@ def _target(out: str | None, usual: Path | None, force: bool) -> Path | None:
 
 
 def _write(path: Path | None, data: bytes) -> None:
-    from ..core.files import write_durably
+    from ..core.files import write_out
 
-    if path is None:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+    if path is not None:
+        write_out(path, data)
         return
-    try:
-        if path.exists() and not path.is_file():  # a device or a pipe is not replaced
-            path.write_bytes(data)
-        else:
-            write_durably(path, data)
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}") from error
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
 
 
 out_option = opt.option("-o", "--out", metavar="FILE", help="Write there; - is stdout.")
@@ -174,9 +193,9 @@ def command(names: tuple[str, ...], quiet: bool, as_json: bool, **flags: Any) ->
     threads = use_threads(0)
     sequence = coding.item(tokenizer, data)
     count = len(sequence) - 1
-    payload = coding.encode(model, tokenizer.support(count, {}), sequence)
     if tokenizer.decode_bytes(sequence.ids) != data:
         raise DataError(f"{path}: does not come back exactly from the tokens of {run.path}")
+    payload = coding.encode(model, tokenizer.support(count, {}), sequence)
     fingerprint = Fingerprint.of(run, flags["checkpoint"], device)
     header = Header(fingerprint, threads, count, hashlib.sha256(data).digest()[:16])
     packed = header.pack() + payload

@@ -11,6 +11,7 @@ import click
 
 from ..core.errors import DataError, UsageError
 from . import options as opt
+from .render import printable
 from .tokenize import Coder, open_coder, tokenizer_option
 
 
@@ -36,6 +37,8 @@ def command(run: str | None, named: str | None, runs: str, quiet: bool, as_json:
             if as_json:
                 record = {"schema": 1, "text": data.decode("utf-8", "replace")}
                 data = json.dumps(record).encode() + b"\n"
+            elif out.isatty():
+                data = printable(data.decode("utf-8", "replace")).encode()
             out.write(data)
             out.flush()
         return
@@ -69,7 +72,9 @@ def read_ids(coder: Coder) -> Iterator[tuple[int, Any, dict[str, Any]]]:
             if line.lstrip().startswith(b"{"):
                 record = json.loads(line)
                 listed, side = record["ids"], record.get("side", {})
-                if not all(type(id) is int for id in listed) or not isinstance(side, dict):
+                if not isinstance(listed, list) or not isinstance(side, dict) or (
+                    not all(type(id) is int for id in listed)
+                ):  # fmt: skip
                     raise ValueError
             else:
                 listed = [int(word) for word in line.split()]

@@ -64,7 +64,8 @@ def command(
     else:
         split = split or final
         sequences = opened.heldout(split)
-        floor = opened.config["floor"] if split == final else None
+        if split == final and protocol in (None, "last"):  # what the floor is of
+            floor = opened.config["floor"]
     if as_coded:
         from ..core import coding
 

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import click
 
 from ..core.config import SampleConfig, with_fields
-from ..core.errors import DataError, UsageError
+from ..core.errors import UsageError
 from ..core.protocols import DrawsWhole
 from . import options as opt
 from .drawing import Draw, Job, Sampler
@@ -80,6 +80,8 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
         if flags[name] is not None
     }  # fmt: skip
     config = with_fields(SampleConfig(), "sample", {**sets["sample"], **fields})
+    if "seed" in sets["sample"]:
+        raise UsageError("--set sample.seed: use --seed")
     config = replace(config, seed=flags["seed"], greedy=flags["greedy"] or config.greedy)
 
     from ..core.runs import open_run
@@ -123,7 +125,9 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
         items = [draw.item() for draw in job.draws]
         if as_json:
             out.write(b"".join(_json_record(job.prompt, draw, config.seed) for draw in job.draws))
-        elif not task.binary and (by_line or flags["draws"] > 1 or flags["null"]):
+        elif isinstance(items[0], bytes) and (
+            flags["null"] or (not task.binary and (by_line or flags["draws"] > 1))
+        ):
             for item in items:
                 text = printable_bytes(item) if on_terminal else item
                 if not flags["raw"] and not flags["null"]:
@@ -163,16 +167,9 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
         if on_terminal and live:
             click.echo()
     if isinstance(out, io.BytesIO):
-        from ..core.files import write_durably
+        from ..core.files import write_out
 
-        path = Path(flags["out"])
-        try:
-            if path.exists() and not path.is_file():  # a device or a pipe is not replaced
-                path.write_bytes(out.getvalue())
-            else:
-                write_durably(path, out.getvalue())
-        except OSError as error:
-            raise DataError(f"--out {flags['out']}: {error.strerror}") from error
+        write_out(Path(flags["out"]), out.getvalue())
 
 
 def say_prompt(data: bytes) -> None:

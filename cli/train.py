@@ -245,7 +245,8 @@ def _resume(
     allowed = {"resume", "steps", "data", "device", "runs", "quiet", "as_json", "save_every"}
     for name in ctx.params:
         if name not in allowed and opt.origin(ctx, name) == "flag":
-            raise UsageError(f"--{name.replace('_', '-')} and --resume exclude each other: "
+            flag = next(p.opts[0] for p in ctx.command.params if p.name == name)
+            raise UsageError(f"{flag} and --resume exclude each other: "
                              "the run goes on as begun; --init starts a new one")  # fmt: skip
     from ..core import experiment
     from ..core.runs import open_run

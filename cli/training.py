@@ -126,6 +126,8 @@ def train_to_end(
     if end is not None:
         return {}
     stop.saved = True
+    if stop.asked:  # while it was saved
+        stop.obey(run, state.step)
     scores = held.final()
     run.append_log({"event": "final", "step": state.step, "scores": scores})
     _show(run, task, state, scores, losses, quiet)

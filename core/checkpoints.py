@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import DamagedError, TfmError, UsageError
+from .errors import DamagedError, DivergedError, TfmError, UsageError
 from .files import check_files, sync_folder, to_json, write_durably, write_manifest
 
 if TYPE_CHECKING:
@@ -77,13 +77,20 @@ def save(
 ) -> Checkpoint:
     """A checkpoint of everything that the next step depends on, then older ones go.
 
-    TfmError where the disk is full or refuses; what was saved before stays as it is.
+    TfmError where the disk is full or refuses, DivergedError where a weight is not finite; what was
+    saved before stays as it is.
     """
     from safetensors.torch import save as as_bytes
 
     from .optim import in_use
     from .weights import optimizer_tensors
 
+    for name, weight in model.named_parameters():
+        if not bool(weight.isfinite().all()):
+            raise DivergedError(
+                f"step {step}: {name} is not finite, so nothing is saved; go on from the last "
+                f"checkpoint with tfm train --resume {run}, or anew with a lower --set train.lr"
+            )
     root = run / "checkpoints"
     folder = root / f"{step:06d}"
     fresh = root / f".new-{step:06d}"

@@ -125,10 +125,10 @@ def decode(
         for row, length in enumerate(lengths):
             if at < length:
                 padded[row, at] = _next(decoder, table[row])
+        if decoder.at > len(data) + 8:
+            raise DamagedError("the coded bytes are damaged: they end too early")
         if at + 1 < max(lengths):
             table = tables.send(padded[:, at] + low)
-    if decoder.at > len(data) + 8:
-        raise DamagedError("the coded bytes are damaged: they end too early")
     return np.concatenate(
         [row[:length] for row, length in zip(padded, lengths, strict=True)]
     ) + low  # fmt: skip

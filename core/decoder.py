@@ -27,6 +27,11 @@ ALIGNED = 16  # positions: where a row begins in memory must not change how prod
 SHORTEST = 16  # ids that a prompt is padded to; then the next power of two
 
 
+def _padded(length: int) -> int:
+    """The next power of two, or SHORTEST."""
+    return max(SHORTEST, 1 << (length - 1).bit_length())
+
+
 @dataclass
 class _Row:
     ids: list[int]  # in the window
@@ -57,7 +62,7 @@ class Decoder:
         """length: ids that a row will have at most (none: the context, where its window slides)."""
         self.model, self.tokenizer, self.config, self.rows = model.eval(), tokenizer, config, rows
         self.context, self.device = model.config.context, model.head.weight.device
-        length = min(length or self.context, self.context)
+        length = self.context if length is None else min(_padded(length), self.context)
         self.state = model.start(rows, -(-length // ALIGNED) * ALIGNED)
         self._steps: dict[bool, Step] = {}
         self.hidden = torch.zeros(rows, model.config.width, device=self.device)
@@ -163,7 +168,7 @@ class Decoder:
     def _read(self, row: _Row) -> tuple[DecodingState, Tensor]:
         """A state that has read the row's ids, and the hidden state (D,) of the last."""
         length = len(row.ids)
-        padded = min(self.context, max(SHORTEST, 1 << (length - 1).bit_length()))
+        padded = min(self.context, _padded(length))
         ids = np.zeros((1, padded), np.int64)
         ids[0, :length] = row.ids
         places = None

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .errors import ConfigError, DamagedError
+from .errors import ConfigError, DamagedError, writing
 from .store import file_sha256
 
 FORMAT = 1
@@ -19,13 +19,27 @@ FORMAT = 1
 
 def write_durably(path: Path, data: bytes) -> None:
     """The file whole or as it was before: a temporary name, fsync, rename."""
-    fresh = path.with_name(path.name + ".new")
-    with fresh.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(fresh, path)
+    fresh = path.with_name(f".{path.name}.new")
+    try:
+        with fresh.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(fresh, path)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
+
+
+def write_out(path: Path, data: bytes) -> None:
+    """What a person asked to have written there: whole, but a device or a pipe is not replaced.
+    TfmError names it."""
+    with writing(path):
+        if path.exists() and not path.is_file():
+            path.write_bytes(data)
+        else:
+            write_durably(path, data)
 
 
 def sync_folder(folder: Path) -> None:

@@ -29,7 +29,7 @@ class Packed(nn.Module):
         self.weight = linear.weight.detach().to(dtype)
         self.bias = None if linear.bias is None else linear.bias.detach().to(dtype)
         ordered = None
-        if self.weight.device.type == "cpu" and _has_onednn():
+        if self.weight.device.type == "cpu" and _has_onednn(dtype):
             ordered = torch.ops.mkldnn._reorder_linear_weight(self.weight, rows)
         self.ordered: Tensor | None
         self.register_buffer("ordered", ordered)
@@ -102,7 +102,11 @@ def _make(linear: Linear, dtype: str, rows: int) -> nn.Module:
 DTYPES = ("float32", "bfloat16", "float16", "int8")
 
 
-def _has_onednn() -> bool:
+def _has_onednn(dtype: torch.dtype) -> bool:
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if dtype == torch.float16:
+        return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
     return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
@@ -121,9 +125,10 @@ def decoding_dtype(model: SequenceModel, rows: int) -> str:
 
 
 def with_weights_in(model: SequenceModel, dtype: str, rows: int = 1) -> SequenceModel:
-    """A copy of the model for passes without gradients, its matrices in `dtype` (of DTYPES), best
-    at so many rows."""
-    packed = copy.deepcopy(model).eval().requires_grad_(False)
+    """The model for passes without gradients, its matrices in `dtype` (of DTYPES), best at so many
+    rows. What is not a matrix it shares with the model."""
+    shared = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
+    packed = copy.deepcopy(model, shared).eval()
     for module in list(packed.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, Linear):

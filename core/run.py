@@ -103,9 +103,9 @@ class Run:
                 state, arrays = tokenizer.state()
                 (fresh / "tokenizer.json").write_bytes(to_json(state))
                 if arrays:
-                    from safetensors.numpy import save_file
+                    from safetensors.numpy import save
 
-                    save_file(arrays, str(fresh / "tokenizer.safetensors"))
+                    (fresh / "tokenizer.safetensors").write_bytes(save(arrays))
                 for split, sequences in heldout.items():
                     write_store(fresh / "heldout" / split, sequences, tokenizer.vocab_size)
                 write_manifest(fresh, {})

@@ -31,7 +31,8 @@ def traced(model: SequenceModel, state: DecodingState, *inputs: Tensor) -> Step:
     shapes. As it is, where torch cannot write it down (weights ordered by oneDNN) or no longer
     will (torch.jit is to go)."""
     step = _StepRows(model, state).eval()
-    if any(parameter.requires_grad for parameter in model.parameters()):
+    on_cpu = inputs[0].device.type == "cpu"  # elsewhere torch may fuse what it wrote down
+    if not on_cpu or any(parameter.requires_grad for parameter in model.parameters()):
         return step
     try:
         with warnings.catch_warnings():

@@ -11,6 +11,7 @@ from conftest import Tfm, prose
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tfm.cli.compress import Header
 from tfm.core import coding
 from tfm.core.config import ModelConfig
 from tfm.core.errors import DamagedError
@@ -170,6 +171,12 @@ def test_a_file_comes_back(run: Path, tfm: Tfm) -> None:
     assert "damaged" in tfm.error("decompress", run, "-", stdin=bytes(broken), code=3)
     assert "damaged" in tfm.error("decompress", run, "-", stdin=coded[:-40], code=3)
     assert "damaged" in tfm.error("decompress", run, "-", stdin=coded[:20], code=3)
+    header = coded.index(b"cpu") + 20
+    for at in (7, 20, header, header + 6):  # names, the count of ids
+        broken = bytearray(coded)
+        broken[at] ^= 64
+        with pytest.raises(DamagedError, match="its header is damaged"):
+            Header.unpack(bytes(broken), "x")
     assert "not made by" in tfm.error("decompress", run, "-", stdin=b"something else")
 
 
@@ -183,6 +190,8 @@ def test_what_cannot_be_compressed_is_said(trained: Any, run: Path, tfm: Tfm) ->
     (tfm.folder / "a").write_bytes(b"abc")
     assert "arbitrary bytes" in tfm.error("compress", trained.path, "a")
     assert "No such file" in tfm.error("compress", run, "missing")
+    full = tfm.error("compress", run, "a", "-o", "/dev/full", code=1)
+    assert "/dev/full: cannot be written (No space left" in full
     assert "one file" in tfm.error("compress")
     assert "-o" in tfm.error("decompress", run, "a")
     assert sorted(p.name for p in tfm.folder.iterdir()) == ["a"]

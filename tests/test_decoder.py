@@ -13,6 +13,7 @@ from tfm.core.config import ARCHS, SampleConfig
 from tfm.core.decoder import Decoder
 from tfm.core.errors import DataError
 from tfm.core.model import SequenceModel
+from tfm.core.packed import with_weights_in
 from tfm.core.protocols import Sequence
 from tfm.core.sample import generate
 
@@ -60,6 +61,30 @@ def test_it_draws_what_generate_draws(arch: str) -> None:
             assert [id for id, _ in draw] == [step.ids[0] for step in alone]
             logprobs = [step.logprobs[0] for step in alone]
             np.testing.assert_allclose([p for _, p in draw], logprobs, atol=1e-4)
+
+
+@pytest.mark.parametrize("length", [1, 5, 15, 16, 17, 33, 40])
+def test_a_memory_as_long_as_prompt_and_draw_is_long_enough(length: int) -> None:
+    model = lively()
+    for more in (1, 3, 7, 30):
+        decoder = Decoder(model, PLAIN, SampleConfig(), 1, length + more)
+        row = decoder.begin(prompt(1, length), more)
+        found = [decoder.step()[row] for _ in range(more)]
+        config = SampleConfig(length=more)
+        alone = [step.ids[0] for step in generate(model, PLAIN, prompt(1, length), config)]
+        assert [new[0] for new in found if new is not None] == alone
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "int8"])
+def test_company_changes_not_a_bit_in_fewer_bits(dtype: str) -> None:
+    model = with_weights_in(lively(width=128, heads=4), dtype, 4)
+    prompts = [prompt(n, 1 + 5 * n % 14) for n in range(9)]
+    whole = drawn(model, prompts, list("abcdefghi"))
+    for chosen in ([4], [8, 2], [7, 1, 0, 5, 3]):
+        some = drawn(model, [prompts[n] for n in chosen], ["abcdefghi"[n] for n in chosen])
+        for number, draw in zip(chosen, some, strict=True):
+            shared = min(len(draw), len(whole[number]))
+            assert draw[:shared] == whole[number][:shared]
 
 
 @given(st.permutations(range(9)), st.integers(1, 9))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tfm.core.checkpoints import KEEP
 from tfm.core.config import ModelConfig, TrainConfig
-from tfm.core.errors import ConfigError, DamagedError, TfmError, UsageError
+from tfm.core.errors import ConfigError, DamagedError, DivergedError, TfmError, UsageError
 from tfm.core.files import write_durably
 from tfm.core.model import SequenceModel
 from tfm.core.optim import make_optimizers
@@ -195,7 +195,7 @@ def test_a_checkpoint_that_could_not_be_saved_leaves_the_one_before(
             raise OSError(28, "No space left on device")
         write_durably(path, data)
 
-    monkeypatch.setattr("tfm.core.run.write_durably", full)
+    monkeypatch.setattr("tfm.core.checkpoints.write_durably", full)
     with pytest.raises(TfmError, match="No space left on device.*intact"):
         run.save(2, model, [], {})
     assert [p.name for p in (run.path / "checkpoints").iterdir()] == ["000001"]
@@ -284,3 +284,12 @@ def test_the_state_of_a_run_is_what_its_files_say(run: Run) -> None:
     assert run.status()["state"] == "done"
     run.append_log({"step": 20, "event": "replan", "steps": 30})
     assert (run.status()["state"], run.status()["steps"]) == ("interrupted", 30)
+
+
+def test_weights_that_are_not_finite_are_never_saved(run: Run) -> None:
+    model = saved(run, 1)
+    with torch.no_grad():
+        next(model.parameters())[0, 0] = float("nan")
+    with pytest.raises(DivergedError, match="not finite, so nothing is saved"):
+        run.save(2, model, [], {})
+    assert [checkpoint.step for checkpoint in run.checkpoints()] == [1]
