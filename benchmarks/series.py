@@ -62,6 +62,20 @@ def main() -> None:
             rows.append([label.replace("_", " "), *figures])
         rows += [list(row) for row in task["reference"]]
         table(rows)
+        if name == "m4":
+            print(weights())
+
+
+def weights() -> str:
+    """How few series WQL is decided by: it weighs by size."""
+    lines = (M4 / "Hourly-test.csv").read_text().splitlines()[1:]
+    sizes = [
+        sum(abs(float(x)) for x in line.replace('"', "").split(",")[1:] if x) for line in lines
+    ]
+    largest = sorted(sizes, reverse=True)
+    shares = {count: sum(largest[:count]) / sum(largest) for count in (2, 12)}
+    return (f"of WQL's weight the 2 largest series have {shares[2]:.0%}, "
+            f"the 12 largest {shares[12]:.0%}")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -33,10 +33,14 @@ CPU = torch.device("cpu")
 SHAPES = {"10.65M": (6, 6, 384, 256, 16), "0.8M": (4, 4, 128, 64, 12)}
 
 
-def ours(shape: tuple[int, ...], dtype: str) -> tuple[Callable[[], object], float]:
+def ours(
+    shape: tuple[int, ...], dtype: str, optimizer: str = "muon"
+) -> tuple[Callable[[], object], float]:
     """(one step, FLOPs a token)."""
     layers, heads, width, context, batch = shape
-    config = TrainConfig(steps=1_000_000, batch=batch, dtype=dtype, threads=use_threads(0))
+    config = TrainConfig(
+        steps=1_000_000, batch=batch, dtype=dtype, threads=use_threads(0), optimizer=optimizer
+    )
     model = SequenceModel(
         ModelConfig(vocab_size=VOCAB, context=context, layers=layers, width=width, heads=heads)
     )
@@ -85,6 +89,7 @@ def main() -> None:
         dtype = default_dtype(CPU, shape[2])
         calls: dict[str, Callable[[], object]] = {}
         calls[f"tfm, {dtype}, the default"], flops = ours(shape, dtype)
+        calls[f"tfm, {dtype}, AdamW"], _ = ours(shape, dtype, "adamw")
         if dtype != "float32":
             calls["tfm, float32"], _ = ours(shape, "float32")
         if args.nanogpt:

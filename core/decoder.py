@@ -110,9 +110,9 @@ class Decoder:
             uniform(self.config.seed, row.record, row.draw, row.drawn) if row else 0.0
             for row in map(self.busy.get, range(self.rows))
         ]
-        logits = masked_to_support(
-            self.model.logits(self.hidden), torch.tensor(support, device=self.device)
-        )
+        logits = self.model.logits(self.hidden)
+        if any(each != everything for each in support):
+            logits = masked_to_support(logits, torch.tensor(support, device=self.device))
         chosen = pick(logits, self.config, [] if self.config.greedy else uniforms)
         logprobs = logits.log_softmax(-1).gather(1, chosen[:, None])[:, 0].tolist()
         out: dict[int, tuple[int, float] | None] = {}
@@ -151,9 +151,11 @@ class Decoder:
         if (places is None) not in self._steps:
             self._steps[places is None] = traced(self.model, self.state, *inputs)
         hidden = self._steps[places is None](*inputs)
-        self.hidden = torch.where(
-            torch.from_numpy(fed).to(self.device)[:, None], hidden[:, 0], self.hidden
-        )
+        if fed.all():
+            self.hidden = hidden[:, 0]
+        else:
+            chosen = torch.from_numpy(fed).to(self.device)[:, None]
+            self.hidden = torch.where(chosen, hidden[:, 0], self.hidden)
 
     def _slide(self, number: int, row: _Row) -> None:
         """The window moves on, as in `generate`: the given part and the last half, read again."""

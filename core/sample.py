@@ -51,8 +51,10 @@ def pick(logits: Tensor, config: SampleConfig, uniforms: list[float]) -> Tensor:
     upto = p.cumsum(-1)
     at = torch.tensor(uniforms, dtype=torch.float64)[:, None] * upto[:, -1:]
     ids = torch.searchsorted(upto, at, right=True).squeeze(-1)
-    last = p.shape[-1] - 1 - (p > 0).flip(-1).long().argmax(-1)  # the last id that can be drawn
-    return torch.minimum(ids, last).to(logits.device)
+    if int(ids.max()) == p.shape[-1]:  # a number just below 1, rounded: the last that can be drawn
+        last = p.shape[-1] - 1 - (p > 0).flip(-1).long().argmax(-1)
+        ids = torch.minimum(ids, last)
+    return ids.to(logits.device)
 
 
 @dataclass(frozen=True)
