@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ from .names import of_run
 @opt.checkpoint_option
 @opt.device_option
 @opt.runs_option
-def command(names: tuple[str, ...], quiet: bool, **flags: Any) -> None:
+@opt.json_option
+def command(names: tuple[str, ...], quiet: bool, as_json: bool, **flags: Any) -> None:
     """Bring FILE.tfm back as it was, with the RUN that compressed it (the newest by default)."""
     name, path = _arguments(names)
     if path != "-" and not path.endswith(SUFFIX) and flags["out"] is None:
@@ -63,3 +65,8 @@ def command(names: tuple[str, ...], quiet: bool, **flags: Any) -> None:
     if hashlib.sha256(data).digest()[:16] != header.sha256:
         raise DamagedError(f"{path}: damaged, what came out is not what was compressed")
     _write(target, data)
+    if as_json and target is not None:
+        click.echo(json.dumps({
+            "schema": 1, "run": str(run.path), "file": path, "out": str(target),
+            "bytes": len(data),
+        }))  # fmt: skip

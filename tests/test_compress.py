@@ -159,7 +159,7 @@ def test_a_file_comes_back(run: Path, tfm: Tfm) -> None:
 
     assert "--force" in tfm.error("decompress", run, "file.txt.tfm")
     source.unlink()
-    tfm("decompress", run, "file.txt.tfm")
+    assert tfm("decompress", run, "file.txt.tfm", "--json").json()["bytes"] == len(data)
     assert source.read_bytes() == data
 
     coded = packed.read_bytes()
