@@ -86,9 +86,9 @@ class Attention(nn.Module):
         self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, causal: bool
     ) -> Tensor:
         dropout = self.dropout if self.training else 0.0
-        short = q.shape[-2] == k.shape[-2] <= SHORT
-        if short and q.dtype == torch.bfloat16 and q.device.type == "cpu":
-            mixed = short_attention(q, k, v, visible, dropout)
+        whole = q.device.type == "cpu" and q.shape[-2] == k.shape[-2]
+        if whole and (dropout or (q.dtype == torch.bfloat16 and q.shape[-2] <= SHORT)):
+            mixed = plain_attention(q, k, v, visible, dropout)
         else:
             mixed = F.scaled_dot_product_attention(
                 q, k, v, attn_mask=visible, is_causal=causal, dropout_p=dropout,
@@ -176,15 +176,16 @@ class Attention(nn.Module):
         return out
 
 
-SHORT = 256  # positions up to which `short_attention` beats the fused kernel on a CPU
+SHORT = 256  # positions up to which `plain_attention` beats the fused kernel on a CPU
 
 
-def short_attention(
+def plain_attention(
     q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, dropout: float
 ) -> Tensor:
     """What `scaled_dot_product_attention` computes, causal where `visible` is none, as plain
     batched products: on a CPU in bfloat16 the fused kernel takes 1.5 to 4.5 times as long
-    at short lengths (benchmarks/attention.py). q (B, heads, T, w); k, v (B, groups, T, w).
+    at short lengths, and at any with dropout, for which torch has no fused kernel there
+    (benchmarks/attention.py). q (B, heads, T, w); k, v (B, groups, T, w).
     """
     batch, heads, length, width = q.shape
     if k.shape[1] != heads:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tfm.core.config import ARCHS, ModelConfig, SampleConfig, model_config
 from tfm.core.device import autocast
-from tfm.core.mixers import SHORT, short_attention
+from tfm.core.mixers import SHORT, plain_attention
 from tfm.core.model import SequenceModel, token_nll
 from tfm.core.protocols import Sequence
 from tfm.core.sample import generate
@@ -236,7 +236,7 @@ def test_a_position_that_does_not_count_does_not_train(model: SequenceModel) -> 
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("masked", [False, True])
-def test_short_attention_is_scaled_dot_product_attention(groups: int, masked: bool) -> None:
+def test_plain_attention_is_scaled_dot_product_attention(groups: int, masked: bool) -> None:
     torch.manual_seed(0)
     shapes = ((3, 4, T, 8), (3, groups, T, 8), (3, groups, T, 8))
     qkv = [torch.randn(shape, requires_grad=True) for shape in shapes]
@@ -244,7 +244,7 @@ def test_short_attention_is_scaled_dot_product_attention(groups: int, masked: bo
     if masked:
         segments = torch.randint(0, 3, (3, T)).sort(-1).values
         visible = (segments[:, :, None] == segments[:, None, :]).tril()[:, None]
-    ours = short_attention(*qkv, visible, 0.0)
+    ours = plain_attention(*qkv, visible, 0.0)
     theirs = F.scaled_dot_product_attention(
         *qkv, attn_mask=visible, is_causal=not masked, enable_gqa=True
     )
