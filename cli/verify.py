@@ -76,7 +76,8 @@ def _trial(path: Path, device: str, data: tuple[str, ...], quiet: bool) -> list[
         code = f"from tfm.cli.verify import train_some; train_some(*{arguments!r})"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         saved = killed.checkpoints()
-        if done.returncode == 0 or not saved or saved[-1].step >= KILLED_IN:
+        died = done.returncode < 0 if os.name == "posix" else done.returncode != 0
+        if not died or not saved or saved[-1].step >= KILLED_IN:
             (*_, last) = ["", *done.stderr.splitlines()]
             raise TfmError(f"{path}: the copy that was to be killed was not; {last}")
         say(f"killed in step {KILLED_IN}, resumed from step {saved[-1].step}", quiet)
@@ -106,7 +107,7 @@ def train_some(
     """A run's first steps; with `killed_in`, until this process kills itself in that step."""
     from ..core import experiment
     from ..core.run import Run
-    from .training import Stop, train_to_end
+    from .training import AtOnce, train_to_end
 
     run = Run(Path(path))
     run.lock()
@@ -115,5 +116,5 @@ def train_some(
     run.cut(state.step)
     if killed_in:
         planned.data = _Deadly(planned.data, (killed_in - 1) * planned.train.accumulate)
-    train_to_end(run, task, planned, state, None, Stop(), True, end=TRIAL_STEPS)
+    train_to_end(run, task, planned, state, None, AtOnce(), True, end=TRIAL_STEPS)
     run.unlock()
