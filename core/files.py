@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .errors import ConfigError, DamagedError, writing
+from .errors import ConfigError, DamagedError, UsageError, writing
 from .store import file_sha256
 
 FORMAT = 1
@@ -34,7 +34,9 @@ def write_durably(path: Path, data: bytes) -> None:
 
 def write_out(path: Path, data: bytes) -> None:
     """What a person asked to have written there: whole, but a device or a pipe is not replaced.
-    TfmError names it."""
+    TfmError names it; UsageError where its folder is not there."""
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: there is no folder {path.parent}; make it first")
     with writing(path):
         if path.exists() and not path.is_file():
             path.write_bytes(data)

@@ -42,6 +42,9 @@ def report(
     count = units.get(task.unit, 0)
     exact = tokenizer.lossless and count > 0
     context = model.config.context
+    probed = dict(task.probe(model, tokenizer, sequences, protocol))
+    beside = floor if floor is not None else probed.pop("floor", None)
+    probed.pop("floor", None)
     return {
         "schema": SCHEMA,
         "task": task.name,
@@ -53,7 +56,7 @@ def report(
         f"bits_per_{task.unit}": nll / math.log(2) / count if exact else None,
         "protocol": protocol or ("blockwise" if stride in (None, context) else f"sliding-{stride}"),
         **task.metrics(nll, tokens, units, tokenizer.lossless),
-        **task.probe(model, tokenizer, sequences, protocol),
-        "floor": dict(floor) if floor is not None else None,
+        **probed,
+        "floor": None if beside is None else dict(beside),
         "tokens_per_second": tokens / seconds if seconds else None,
     }

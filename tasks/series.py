@@ -18,7 +18,7 @@ from ..core.source import Source
 from ..tokenizers.bins import BinsTokenizer, Values, Window, parse
 from ._series_data import JITTER, Collection, Series, Windows, fingerprint, follow, halves, split
 from ._series_drawn import Forecast, write_values
-from ._series_metrics import QUANTILES, floors, scores, seasonal_error
+from ._series_metrics import QUANTILES, floors, scores, seasonal_error, seasonal_naive
 from ._series_plot import fan, plot
 from ._series_read import Columns, read
 from ._series_read import parse as parse_series
@@ -240,17 +240,24 @@ class SeriesTask:
         chosen = [s for s in chosen if any(v is not None for v in s.side["future"])]
         if not chosen:
             raise DataError("no held-out window to forecast; give more data, or a lower --horizon")
-        paths, actual, error = [], [], []
+        paths, actual, error, repeats = [], [], [], []
         for sequence, drawn in zip(chosen, self._paths(model, tokenizer, chosen), strict=True):
             side = sequence.side
             shift, size = (side["mean"], side["deviation"]) if protocol == "rolling" else (0.0, 1.0)
             paths.append((drawn - shift) / size)
+            past = tokenizer.decode(_history(sequence).ids, side).values
+            repeat = seasonal_naive(past, tokenizer.season, drawn.shape[1])
+            repeats.append((repeat[None] - shift) / size)
             actual.append((_values(side["future"]) - shift) / size)
             one = side["seasonal_error"]
             error.append(np.nan if one is None else one / size)
         found = scores(paths, actual, np.array(error))
+        naive = scores(repeats, actual, np.array(error))
+        floor = {f"seasonal_naive_{name}": naive[name] for name in ("mase", "wql", "mse", "mae")}
         return {
             **{name: _plain(value) for name, value in found.items()},
+            # of the windows at hand; what the run keeps is of the last of each series
+            "floor": {name: value for name, value in floor.items() if np.isfinite(value)},
             "windows": len(chosen),
             "windows_of": whole,
             "series": len({s.side["id"] for s in chosen}),

@@ -18,7 +18,7 @@ OWN = {
     "detokenize --tokenizer",
     "score --tokens",
 }  # mean what no other does
-WITHOUT_JSON = {"completion", "decompress"}  # what they write is a script, or a file
+WITHOUT_JSON = {"completion"}  # what it writes is a script
 
 
 def options() -> Iterator[tuple[str, click.Option]]:
