@@ -5,7 +5,7 @@ python benchmarks/compress.py [--budget 2m] [--only KIND] [--megabyte]
 A byte model learns from the beginning of each kind; then 100 kB that follow are compressed. The
 general programs know nothing beforehand, so `xz, knowing` is what xz -9e adds for the same bytes
 behind the same beginning: it has seen what the model has. The model's own size is not counted and
-is printed. --megabyte: 1 MB of each kind through a small model of 50 steps, there and back, instead.
+is printed. --megabyte: 1 MB of each kind through a small model, there and back, instead.
 """
 
 from __future__ import annotations
