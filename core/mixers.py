@@ -1,10 +1,11 @@
-"""What mixes positions. A block knows a mixer by three calls and nothing of its inside:
+"""What mixes positions. A block knows a mixer by these calls and nothing of its inside:
 
 forward(x, place)        all positions at once: (B, T, D) -> (B, T, D), causal within a segment
 start(batch, length)     an empty memory for up to `length` positions
 fork(memory, times)      the memory of each row `times` over: draws that share a beginning
 adopt(memory, row, other)  a row becomes the one row of another memory
-step(x, place, memory)   the next t positions, (B, t, D) -> (B, t, D), given all before
+step(x, place, memory)   the next t positions, (B, t, D) -> (B, t, D), given all before; one, where
+                         each row stands at a place of its own (`place.at`)
 
 A law for each (tests/test_model.py): `step` over any split of a sequence equals `forward`.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .checkpoints import FOREIGN, identity
+from .checkpoints import FOREIGN, checkpoints, identity
 from .errors import TfmError, UsageError
 from .files import file_problems, log_entries, read_manifest
 from .run import NAME, Run
@@ -48,11 +48,11 @@ def find_run(name: str | None, root: Path) -> Path:
 def all_problems(path: Path) -> tuple[int, list[tuple[Path, str]]]:
     """How many files and checkpoints of a run were checked, and what is wrong with which.
     UsageError where there is no run."""
-    checkpoints = sorted(p for p in (path / "checkpoints").glob("*") if p.name.isdigit())
-    if not checkpoints and not (path / "manifest.json").exists():
+    saved = [checkpoint.path for checkpoint in checkpoints(path)]
+    if not saved and not (path / "manifest.json").exists():
         raise UsageError(f"{path}: not a run (no manifest.json); `tfm runs` lists them")
     count, found = 1, list[tuple[Path, str]]()
-    for folder in (path, *checkpoints):
+    for folder in (path, *saved):
         try:
             manifest = read_manifest(folder)
         except TfmError as error:

@@ -85,7 +85,8 @@ def generate(
     record: str = "",
     end: int | None = None,
 ) -> Iterator[Drawn]:
-    """Up to `config.length` further ids behind the prompt, for each of `draws` draws.
+    """Up to `config.length` further ids behind the prompt, for each of `draws` draws: the plain
+    loop that `Decoder` is compared with.
 
     When the context is full, the window becomes the given part and
     the last half of the context, and is read again. It stops early where every draw has ended:
