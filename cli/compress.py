@@ -104,7 +104,7 @@ class Header:
             raise DamagedError(f"{where}: its header is damaged") from None
 
 
-def _open(flags: dict[str, Any], name: str | None) -> tuple[Run, Any, Any, Any]:
+def open_coder(flags: dict[str, Any], name: str | None) -> tuple[Run, Any, Any, Any]:
     """(run, tokenizer, model, device) for coding. DataError where bytes are not its items."""
     from ..core.device import pick_device
     from ..core.runs import open_run
@@ -125,14 +125,14 @@ def _open(flags: dict[str, Any], name: str | None) -> tuple[Run, Any, Any, Any]:
     return run, tokenizer, run.load_model(flags["checkpoint"], device), device
 
 
-def _arguments(names: tuple[str, ...]) -> tuple[str | None, str]:
+def arguments(names: tuple[str, ...]) -> tuple[str | None, str]:
     """(run, file) of [RUN] FILE."""
     if not 1 <= len(names) <= 2:
         raise UsageError("give [RUN] FILE: a run (the newest by default) and one file, or -")
     return (names[0] if len(names) == 2 else None), names[-1]
 
 
-def _read(path: str) -> bytes:
+def read_whole(path: str) -> bytes:
     if path == "-":
         return sys.stdin.buffer.read()
     try:
@@ -141,7 +141,7 @@ def _read(path: str) -> bytes:
         raise DataError(f"{path}: {error.strerror}") from error
 
 
-def _target(out: str | None, usual: Path | None, force: bool) -> Path | None:
+def target_of(out: str | None, usual: Path | None, force: bool) -> Path | None:
     """Where the result goes, none for stdout."""
     if out == "-" or (out is None and usual is None):
         if sys.stdout.isatty():
@@ -154,7 +154,7 @@ def _target(out: str | None, usual: Path | None, force: bool) -> Path | None:
     return path
 
 
-def _write(path: Path | None, data: bytes) -> None:
+def write_result(path: Path | None, data: bytes) -> None:
     from ..core.files import write_out
 
     if path is not None:
@@ -182,10 +182,10 @@ def command(names: tuple[str, ...], quiet: bool, as_json: bool, **flags: Any) ->
     What comes out can be read by the same run on the same kind of machine and torch alone: the
     file says which. `tfm eval RUN --data FILE --as-coded` says what it comes to.
     """
-    name, path = _arguments(names)
-    target = _target(flags["out"], Path(path + SUFFIX) if path != "-" else None, flags["force"])
-    data = _read(path)
-    run, tokenizer, model, device = _open(flags, name)
+    name, path = arguments(names)
+    target = target_of(flags["out"], Path(path + SUFFIX) if path != "-" else None, flags["force"])
+    data = read_whole(path)
+    run, tokenizer, model, device = open_coder(flags, name)
 
     from ..core import coding
     from ..core.device import use_threads
@@ -199,7 +199,7 @@ def command(names: tuple[str, ...], quiet: bool, as_json: bool, **flags: Any) ->
     fingerprint = Fingerprint.of(run, flags["checkpoint"], device)
     header = Header(fingerprint, threads, count, hashlib.sha256(data).digest()[:16])
     packed = header.pack() + payload
-    _write(target, packed)
+    write_result(target, packed)
     if as_json and target is not None:
         click.echo(json.dumps({
             "schema": 1, "run": str(run.path), "file": path, "out": str(target),

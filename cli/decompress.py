@@ -16,13 +16,13 @@ from .compress import (
     SUFFIX,
     Fingerprint,
     Header,
-    _arguments,
-    _open,
-    _read,
-    _target,
-    _write,
+    arguments,
     force_option,
+    open_coder,
     out_option,
+    read_whole,
+    target_of,
+    write_result,
 )
 from .names import of_run
 
@@ -37,13 +37,13 @@ from .names import of_run
 @opt.json_option
 def command(names: tuple[str, ...], quiet: bool, as_json: bool, **flags: Any) -> None:
     """Bring FILE.tfm back as it was, with the RUN that compressed it (the newest by default)."""
-    name, path = _arguments(names)
+    name, path = arguments(names)
     if path != "-" and not path.endswith(SUFFIX) and flags["out"] is None:
         raise UsageError(f"{path}: does not end in {SUFFIX}; say where to with -o FILE")
     usual = Path(path.removesuffix(SUFFIX)) if path != "-" else None
-    target = _target(flags["out"], usual, flags["force"])
-    header, payload = Header.unpack(_read(path), path)
-    run, tokenizer, model, device = _open(flags, name)
+    target = target_of(flags["out"], usual, flags["force"])
+    header, payload = Header.unpack(read_whole(path), path)
+    run, tokenizer, model, device = open_coder(flags, name)
 
     here = asdict(Fingerprint.of(run, flags["checkpoint"], device))
     other = {k: v for k, v in asdict(header.fingerprint).items() if here[k] != v}
@@ -64,7 +64,7 @@ def command(names: tuple[str, ...], quiet: bool, as_json: bool, **flags: Any) ->
     data = tokenizer.decode_bytes(ids)
     if hashlib.sha256(data).digest()[:16] != header.sha256:
         raise DamagedError(f"{path}: damaged, what came out is not what was compressed")
-    _write(target, data)
+    write_result(target, data)
     if as_json and target is not None:
         click.echo(json.dumps({
             "schema": 1, "run": str(run.path), "file": path, "out": str(target),
