@@ -171,8 +171,11 @@ class Muon(Optimizer):
     """
 
     def __init__(
-        self, layers: Iterable[Linear], lr: float, momentum: float, weight_decay: float
-    ) -> None:
+        self, layers: Iterable[Linear], lr: float, momentum: float, weight_decay: float,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:  # fmt: skip
+        """dtype: of the products; bfloat16 is enough for a direction, where it is faster."""
+        self.dtype = dtype
         layers = list(layers)
         self.rows: dict[Tensor, tuple[int, ...]] = {layer.weight: layer.rows for layer in layers}
         super().__init__(
@@ -199,11 +202,8 @@ class Muon(Optimizer):
                 if w.shape[0] > w.shape[1]:
                     w, u = w.mT, u.mT
                 by_shape[w.shape[0], w.shape[1]].append((w, u, scale))
-        # bfloat16 is enough for a direction, but only some CPUs multiply it fast
-        fast = moved[0].is_cuda or torch.cpu._is_avx512_bf16_supported()
-        dtype = torch.bfloat16 if fast else torch.float32
         for matrices in by_shape.values():
-            found = orthogonalise(torch.stack([u for _, u, _ in matrices]), dtype)
+            found = orthogonalise(torch.stack([u for _, u, _ in matrices]), self.dtype)
             for (w, _, scale), u in zip(matrices, found.to(matrices[0][0].dtype), strict=True):
                 w.mul_(1 - lr * decay).add_(u, alpha=-lr * scale)
 
@@ -280,7 +280,8 @@ def make_optimizers(model: SequenceModel, config: TrainConfig) -> list[Optimizer
         low, high = shape.ordered_from, shape.ordered_to
         optimizers.append(Neighbours(tables, low, high, **shared))
     if matrices:
-        optimizers.append(Muon(matrices, config.lr, config.momentum, config.weight_decay))
+        dtype = getattr(torch, config.dtype)
+        optimizers.append(Muon(matrices, config.lr, config.momentum, config.weight_decay, dtype))
     if config.average:  # last: of what the others moved
         optimizers.append(Average(model.parameters(), config.average))
     return optimizers

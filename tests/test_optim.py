@@ -1,6 +1,5 @@
 """Muon against its definition by singular values and against torch's own; who moves what; rates."""
 
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -60,13 +59,6 @@ def test_nothing_to_move_is_not_moved() -> None:
 # -- Muon ----------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def exact(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Muon in float32, as on a CPU without fast bfloat16."""
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    yield
-
-
 def layer(inputs: int, *rows: int, seed: int = 0) -> Linear:
     torch.manual_seed(seed)
     return Linear(inputs, rows, bias=False)
@@ -83,7 +75,7 @@ def move(muon: Muon, layers: list[Linear], steps: int = 3) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("shape", [(6, 6), (5, 12), (12, 5)], ids=str)
-def test_muon_is_momentum_then_the_quintic(exact: None, shape: tuple[int, int]) -> None:
+def test_muon_is_momentum_then_the_quintic(shape: tuple[int, int]) -> None:
     lr, momentum, decay = 0.1, 0.9, 0.2
     one = layer(shape[1], shape[0])
     w, buffer = one.weight.detach().double().numpy(), np.zeros(shape)
@@ -103,13 +95,13 @@ def test_muon_is_torch_muon(shape: tuple[int, int]) -> None:
     ours, theirs = layer(shape[1], shape[0]), layer(shape[1], shape[0])
     before = ours.weight.detach().clone()
     reference = torch.optim.Muon([theirs.weight], lr=0.1, momentum=0.9, weight_decay=0.2)
-    (mine,) = move(Muon([ours], 0.1, 0.9, 0.2), [ours])
+    (mine,) = move(Muon([ours], 0.1, 0.9, 0.2, torch.bfloat16), [ours])
     (other,) = move(reference, [theirs])  # type: ignore[arg-type]
     difference = (mine - other).norm() / (other - before).norm()
     assert float(difference) < 0.06, "both round to bfloat16, at different places"
 
 
-def test_fused_rows_are_matrices_of_their_own(exact: None) -> None:
+def test_fused_rows_are_matrices_of_their_own() -> None:
     fused = layer(12, 12, 4, 20)
     apart = [layer(12, rows) for rows in fused.rows]
     with torch.no_grad():
@@ -129,7 +121,7 @@ def test_fused_rows_are_matrices_of_their_own(exact: None) -> None:
     assert not torch.allclose(move(Muon([single], 0.1, 0.9, 0.1), [single])[0], together, atol=1e-2)
 
 
-def test_layers_do_not_feel_each_other(exact: None) -> None:
+def test_layers_do_not_feel_each_other() -> None:
     shapes = [(6, 6), (6, 6), (12, 6), (6, 12)]
     together = [layer(columns, rows, seed=n) for n, (rows, columns) in enumerate(shapes)]
     moved = move(Muon(together, 0.1, 0.9, 0.1), together)
