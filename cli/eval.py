@@ -10,7 +10,7 @@ import click
 
 from ..core.errors import UsageError
 from . import options as opt
-from .render import columns
+from .render import columns, say
 
 
 @click.command("eval", cls=opt.Command)
@@ -22,7 +22,7 @@ from .render import columns
     "--stride",
     type=click.IntRange(1),
     metavar="N",
-    help="Slide windows by N tokens; the default lays them end to end.",
+    help="Slide windows by N tokens or points; the default lays them end to end.",
 )
 @opt.option("--as-coded", is_flag=True, help="As `tfm compress` walks through it: its exact cost.")
 @opt.option("--protocol", metavar="NAME", help="A task's own way to score (`tfm tasks TASK`).")
@@ -44,6 +44,8 @@ def command(
     task = opened.task()
 
     from ..core.device import pick_device, use_threads
+    from ..core.experiment import training_items
+    from ..core.protocols import Slides
     from ..core.scores import report
     from ..core.source import Source
 
@@ -64,7 +66,8 @@ def command(
     else:
         split = split or final
         sequences = opened.heldout(split)
-        if split == final and protocol in (None, "last"):  # what the floor is of
+        same = protocol in (None, "last") and (stride is None or not isinstance(task, Slides))
+        if split == final and same:  # what the floor is of
             floor = opened.config["floor"]
     if as_coded:
         from ..core import coding
@@ -79,6 +82,7 @@ def command(
         stride = coding.stride(model.config.context)
     scores = report(
         task, tokenizer, model, sequences, protocol=protocol, stride=stride, floor=floor,
+        training=lambda: training_items(opened, task), note=lambda text: say(text, quiet),
         run=str(opened.path), step=opened.checkpoint(checkpoint).step, split=split,
     )  # fmt: skip
     click.echo(json.dumps(scores) if as_json else table(scores))

@@ -109,8 +109,10 @@ def prepare(request: Request, note: Note) -> Prepared:
         train, held["valid"] = task.split(items, request.holdout)
     chooses = with_fields(TrainConfig(), "train", request.sets.get("train", {}))
     if isinstance(task, Follows):
-        named = [name for name in ("valid", "test") if getattr(request, name)]
-        held.update({name: task.follow(items, held[name]) for name in named})
+        if request.valid:
+            held["valid"] = task.follow(train, held["valid"])
+        if request.test:
+            held["test"] = task.follow(train, held["test"], held["valid"])
     if (chooses.patience or chooses.until) and "test" not in held:
         if not isinstance(task, Halves):
             raise UsageError(f"--patience, --until: the {name} task needs --test beside them")
@@ -128,7 +130,9 @@ def prepare(request: Request, note: Note) -> Prepared:
     final = next(name for name in ("test", "report", "valid") if name in held)
     floor = task.floor(train, held[final])
     if floor:
-        values = ", ".join(f"{name} {value:.4g}" for name, value in floor.items())
+        ends = tuple(f"_{name}" for name in getattr(task, "headline", ()))
+        first = {name: value for name, value in floor.items() if not ends or name.endswith(ends)}
+        values = ", ".join(f"{name} {value:.4g}" for name, value in first.items())
         unit = getattr(task, "floor_unit", f"bits per {task.unit}")
         note(f"to beat{', in ' if unit else ''}{unit}: {values}")
     return Prepared(task, source, train, held, tokenizer, spec, heldout, floor, final)
@@ -284,9 +288,9 @@ def _restored(
     return state
 
 
-def _reopened(
-    run: Run, task: Task, tokenizer: Tokenizer, config: TrainConfig, cache: Path, moved: Paths
-) -> Dataset:
+def training_items(run: Run, task: Task, moved: Paths = ()) -> Items:
+    """What a run was trained on, read again from where it was, or from where it `moved`.
+    DataError where it has changed."""
     data = run.config["data"]
     # what was piped in was copied into the run
     paths = moved or tuple(str(run.path / "stdin") if p == "-" else p for p in data["paths"])
@@ -298,5 +302,12 @@ def _reopened(
             f"{run.path}: its data ({source.describe()}) has changed since; name the old one with "
             "--data, or train anew with --init to go on from its weights"
         )
-    context = run.model_config().context
-    return task.dataset(train, tokenizer, context, data["tokens"], config.seed, cache)
+    return train
+
+
+def _reopened(
+    run: Run, task: Task, tokenizer: Tokenizer, config: TrainConfig, cache: Path, moved: Paths
+) -> Dataset:
+    train = training_items(run, task, moved)
+    context, tokens = run.model_config().context, run.config["data"]["tokens"]
+    return task.dataset(train, tokenizer, context, tokens, config.seed, cache)

@@ -174,7 +174,7 @@ def make_plan(
     final = prepared.heldout[prepared.final_split]
     held = sum(map(len, final))
     if hasattr(prepared.task, "probe_tokens"):
-        held += prepared.task.probe_tokens(final)
+        held += prepared.task.probe_tokens(final, None)
     scoring = min(held / speed.eval_tokens_per_second, EVALUATION_SHARE * budget)
     per_step = train.batch * train.accumulate * model.context
     reserve = 1.3 * scoring + TEARDOWN

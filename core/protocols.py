@@ -266,8 +266,9 @@ class Task(Protocol):
 
 
 # A task may have these beside: `floor_unit` (what its floors are measured in, where not in bits),
-# `headline` (names of the metrics that its users look at first), `probe_tokens(sequences)` (what
-# `probe` costs, in ids that are scored, so that a budget leaves time for it),
+# `headline` (names of the metrics that its users look at first),
+# `probe_tokens(sequences, protocol)` (what `probe` costs, in ids that are scored, so that a budget
+# leaves time for it),
 # `defaults(train, tokenizer)` (fields that this data asks for, as {"model": {"dropout": 0.3}} where
 # there is little of it; `--set` overrides them), `names(items)` (what to call each of
 # `sequences(items)`, where not by its `id` or its file), and the following.
@@ -277,8 +278,28 @@ class Task(Protocol):
 class Follows(Protocol):
     """A task whose held-out data may go on where its training data ends."""
 
-    def follow(self, train: Items, held: Items) -> Items:
-        """`held` (what `--valid` or `--test` named) as the continuation of `train`."""
+    def follow(self, train: Items, held: Items, between: Items | None = None) -> Items:
+        """`held` (what `--valid` or `--test` named) as the continuation of `train`, or of what is
+        held out `between` them."""
+        ...
+
+
+@runtime_checkable
+class Slides(Protocol):
+    """A task whose held-out windows may overlap: `eval --stride` says how far apart they begin."""
+
+    def slide(
+        self, sequences: Iterable[Sequence], tokenizer: Tokenizer, stride: int
+    ) -> list[Sequence]:
+        """Windows that many units apart, of items that `sequences` are windows of."""
+        ...
+
+    def floor_of(
+        self, train: Items | None, sequences: Iterable[Sequence], tokenizer: Tokenizer,
+        protocol: str | None,
+    ) -> dict[str, float]:  # fmt: skip
+        """What trivial answers reach on these very windows; without `train`, those that need
+        none."""
         ...
 
 

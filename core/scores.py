@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from .errors import TfmError
 from .evaluate import evaluate
 from .model import SequenceModel
-from .protocols import Sequence, Task, Tokenizer
+from .protocols import Items, Sequence, Slides, Task, Tokenizer
 from .store import Store
 
 SCHEMA = 1
+LONG = 60.0  # seconds that are announced
 
 
 def report(
@@ -24,16 +26,21 @@ def report(
     protocol: str | None = None,
     stride: int | None = None,
     floor: Mapping[str, float] | None = None,
+    training: Callable[[], Items] | None = None,
+    note: Callable[[str], None] | None = None,
     **about: Any,
 ) -> dict[str, Any]:
-    """The object that `eval --json` prints. `about`: run, step, split.
+    """The object that `eval --json` prints. `about`: run, step, split; `training()`: what the run
+    was trained on, for trivial answers that learn; `note` hears what takes long.
 
-    `sequences` is read twice. nll is in nats over all items; bits per unit is null where the
+    `sequences` is read twice, and a task that slides its windows itself has them probed `stride`
+    apart. nll is in nats over all items; bits per unit is null where the
     tokenizer is not lossless.
     """
     began = time.perf_counter()
     nll, tokens, units = 0.0, 0, dict[str, float]()
-    for score in evaluate(model, tokenizer, sequences, stride):
+    slides = isinstance(task, Slides)
+    for score in evaluate(model, tokenizer, sequences, None if slides else stride):
         nll += score.nll
         tokens += score.tokens
         for name, value in task.units([score.sequence]).items():
@@ -42,9 +49,22 @@ def report(
     count = units.get(task.unit, 0)
     exact = tokenizer.lossless and count > 0
     context = model.config.context
-    probed = dict(task.probe(model, tokenizer, sequences, protocol))
-    beside = floor if floor is not None else probed.pop("floor", None)
-    probed.pop("floor", None)
+    probed_on: Collection[Sequence] | Store = sequences
+    if isinstance(task, Slides) and stride is not None:
+        probed_on = task.slide(sequences, tokenizer, stride)
+    if note and tokens and hasattr(task, "probe_tokens"):
+        wait = task.probe_tokens(probed_on, protocol) * seconds / tokens
+        if wait > LONG:
+            note(f"{len(probed_on):,} windows: about {wait / 60:.0f} minutes")
+    probed = task.probe(model, tokenizer, probed_on, protocol)
+    if isinstance(task, Slides) and floor is None:
+        try:
+            train = training() if training else None
+        except (TfmError, OSError) as error:
+            train = None
+            if note:
+                note(f"no floor that learns: {error}")
+        floor = task.floor_of(train, probed_on, tokenizer, protocol)
     return {
         "schema": SCHEMA,
         "task": task.name,
@@ -57,6 +77,6 @@ def report(
         "protocol": protocol or ("blockwise" if stride in (None, context) else f"sliding-{stride}"),
         **task.metrics(nll, tokens, units, tokenizer.lossless),
         **probed,
-        "floor": None if beside is None else dict(beside),
+        "floor": None if floor is None else dict(floor),
         "tokens_per_second": tokens / seconds if seconds else None,
     }

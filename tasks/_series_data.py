@@ -12,6 +12,7 @@ from ..core.errors import DataError
 from ..core.hashing import key, mix
 from ..core.protocols import Batch, Ids
 from ..tokenizers.bins import FIRST, BinsTokenizer, Values
+from ._series_time import following
 
 JITTER = 0.15  # of training windows
 
@@ -32,7 +33,8 @@ class Series:
 
 @dataclass(frozen=True)
 class Collection:
-    """Items: series, and from which point on each is held out (its length: not at all)."""
+    """Items: series, and from which point on each is held out (its length: not at all). trained:
+    how many points of each are there to train on; none: all before what is held out."""
 
     series: tuple[Series, ...]
     starts: tuple[int, ...]
@@ -40,6 +42,11 @@ class Collection:
     horizon: int
     fingerprint: str
     about: str
+    trained: tuple[int, ...] = ()
+
+    @property
+    def learned(self) -> tuple[int, ...]:
+        return self.trained or self.starts
 
     @property
     def size(self) -> int:
@@ -87,7 +94,9 @@ def halves(held: Collection) -> tuple[Collection, Collection]:
         replace(s, values=s.values[:m]) for s, m in zip(held.series, middles, strict=True)
     )
     before = replace(held, series=first, fingerprint=f"{held.fingerprint}/first")
-    after = replace(held, starts=tuple(middles), fingerprint=f"{held.fingerprint}/second")
+    after = replace(
+        held, starts=tuple(middles), trained=held.learned, fingerprint=f"{held.fingerprint}/second"
+    )  # fmt: skip
     if not before.size:
         raise DataError(f"{held.about}: need at least 2 points held out to halve them")
     return (
@@ -100,9 +109,14 @@ def _count(number: int) -> str:
     return f"{number:,} series" if number > 1 else "one series"
 
 
-def follow(train: Collection, held: Collection) -> Collection:
-    """Held-out series as what comes after the training series of the same id."""
-    known = {one.id: one for one in train.series}
+def follow(train: Collection, held: Collection, between: Collection | None = None) -> Collection:
+    """Held-out series as what comes after the training series of the same id, and after what was
+    held out `between` them."""
+    before = between if between is not None and any(between.starts) else train
+    lengths = dict(zip((one.id for one in before.series), before.learned, strict=True))
+    if before is train:
+        lengths = {one.id: len(one) for one in train.series}
+    known = {one.id: one for one in before.series}
     missing = [one.id for one in held.series if one.id not in known]
     if missing and len(missing) < len(held.series):
         raise DataError(f"{held.about}: series {missing[0]!r} is not in the training data")
@@ -110,9 +124,19 @@ def follow(train: Collection, held: Collection) -> Collection:
         return held
     joined = []
     for one in held.series:
-        before = known[one.id]
-        joined.append(replace(before, values=np.concatenate((before.values, one.values))))
-    return replace(held, series=tuple(joined), starts=tuple(len(known[s.id]) for s in held.series))
+        first = known[one.id]
+        if one.start and first.start and first.freq:
+            (due,) = following(first.start, first.freq, len(first), 1)
+            if np.datetime64(one.start) != np.datetime64(due):
+                raise DataError(
+                    f"{held.about}: series {one.id!r} starts at {one.start}, where {due} is due "
+                    "after what comes before it"
+                )
+        joined.append(replace(first, values=np.concatenate((first.values, one.values))))
+    return replace(
+        held, series=tuple(joined), starts=tuple(len(known[s.id]) for s in held.series),
+        trained=tuple(lengths[s.id] for s in held.series),
+    )  # fmt: skip
 
 
 class Windows:

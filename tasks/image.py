@@ -245,7 +245,7 @@ class ImageTask:
             "psnr": psnr,
         }
 
-    def probe_tokens(self, sequences: Iterable[Sequence]) -> int:
+    def probe_tokens(self, sequences: Iterable[Sequence], protocol: str | None) -> int:
         """What `probe` costs, in ids that are scored."""
         return sum(map(len, sequences)) if self.options.labels == "last" else 0
 

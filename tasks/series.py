@@ -15,22 +15,28 @@ import numpy as np
 from ..core.errors import ConfigError, DataError, UsageError
 from ..core.protocols import Dataset, Sequence
 from ..core.source import Source
-from ..tokenizers.bins import BinsTokenizer, Values, Window, parse
+from ..tokenizers.bins import BinsTokenizer, Window, parse
 from ._series_data import JITTER, Collection, Series, Windows, fingerprint, follow, halves, split
 from ._series_drawn import Forecast, write_values
-from ._series_metrics import QUANTILES, floors, scores, seasonal_error, seasonal_naive
+from ._series_floors import floors, last_cases
+from ._series_metrics import QUANTILES
 from ._series_plot import fan, plot
 from ._series_read import Columns, read
 from ._series_read import parse as parse_series
 from ._series_time import find_season, following, usual
+from ._series_windows import (
+    end_to_end,
+    forecast_scores,
+    forecast_tokens,
+    slide,
+    to_forecast,
+    values_of,
+)
 
 HOLDOUT = 0.1
 DROPOUT = ((200_000, 0.1),)  # points of training data, at most -> rate
 SEASONS = 8  # of history that a window holds
 SHORTEST, LONGEST = 64, 512  # points of history, where nothing says how many
-EVALUATION_PATHS = 100
-DRAWING = 4  # what drawing an id costs, in ids that are only scored
-ROLLING_WINDOWS = 500  # at most, evenly chosen, and counted in the scores
 
 
 def _option(text: str, default: Any = None) -> Any:
@@ -131,9 +137,11 @@ class SeriesTask:
     def halves(self, held: Collection) -> tuple[Collection, Collection]:
         return halves(held)
 
-    def follow(self, train: Collection, held: Collection) -> Collection:
+    def follow(
+        self, train: Collection, held: Collection, between: Collection | None = None
+    ) -> Collection:
         held = replace(held, season=train.season, horizon=train.horizon)
-        return follow(train, held)
+        return follow(train, held, between)
 
     def history(self, items: Collection) -> int:
         """Points of history in a window: whole seasons, no more than the longest series has."""
@@ -179,37 +187,27 @@ class SeriesTask:
         return Windows(train, tokenizer, history, seed, JITTER)
 
     def sequences(self, items: Collection, tokenizer: BinsTokenizer) -> Iterator[Sequence]:
-        """Windows whose horizons lie end to end over what is held out, the last at the end of the
-        series; their history may reach back before it."""
-        history, most, season = tokenizer.history, tokenizer.horizon, tokenizer.season
-        for one, start in zip(items.series, items.starts, strict=True):
-            start = start or max(1, len(one) - most)
-            before = one.values[:start]
-            error = seasonal_error(before, season)
-            known = before[np.isfinite(before)]
-            mean, deviation = (known.mean(), known.std()) if len(known) else (0.0, 1.0)
-            end = len(one)
-            while end > start:
-                horizon = min(most, end - start)
-                first = end - horizon
-                past = one.values[max(0, first - history) : first]
-                if np.isfinite(past).any():
-                    last = end == len(one)
-                    if last:
-                        error = seasonal_error(one.values[:first], season)
-                    yield tokenizer.encode(Window(one.values[first - len(past) : end], len(past), {
-                        "id": one.id, "last": last, "first": first, "start": one.start,
-                        "freq": one.freq, "seasonal_error": _plain(error),
-                        "mean": float(mean), "deviation": float(deviation or 1.0),
-                        "future": _listed(one.values[first:end]),
-                        **({"past": _listed(past)} if last else {}),
-                    }))  # fmt: skip
-                end = first
+        """Windows whose horizons lie end to end over what is held out."""
+        return end_to_end(items, tokenizer)
+
+    def slide(
+        self, sequences: Iterable[Sequence], tokenizer: BinsTokenizer, stride: int
+    ) -> list[Sequence]:
+        return slide(sequences, tokenizer, stride)
 
     # -- scores --------------------------------------------------------------------------------
 
     def floor(self, train: Collection, held: Collection) -> dict[str, float]:
-        return floors(train, held, self.history(train))
+        return floors(train, last_cases(held), held.season, self.history(train))
+
+    def floor_of(
+        self, train: Collection | None, sequences: Iterable[Sequence], tokenizer: BinsTokenizer,
+        protocol: str | None,
+    ) -> dict[str, float]:  # fmt: skip
+        if train is not None:
+            train = replace(train, season=tokenizer.season, horizon=tokenizer.horizon)
+        _, cases = to_forecast(sequences, protocol)
+        return floors(train, cases, tokenizer.season, tokenizer.history)
 
     def units(self, sequences: Iterable[Sequence]) -> dict[str, float]:
         return {"point": sum(int((s.target_weight() > 0).sum()) for s in sequences)}
@@ -219,66 +217,17 @@ class SeriesTask:
     ) -> dict[str, float | None]:
         return {}
 
-    def probe_tokens(self, sequences: Iterable[Sequence]) -> int:
+    def probe_tokens(self, sequences: Iterable[Sequence], protocol: str | None) -> int:
         """What `probe` costs, in ids that are scored."""
-        drawn = sum(len(s) - s.given for s in sequences if s.side["last"])
-        return DRAWING * EVALUATION_PATHS * drawn
+        return forecast_tokens(sequences, protocol)
 
     def probe(
         self, model: Any, tokenizer: BinsTokenizer, sequences: Iterable[Sequence],
         protocol: str | None,
     ) -> dict[str, Any]:  # fmt: skip
         """`last`: the last window of each series, in its own units; `rolling`: all windows,
-        z-scored by the statistics of what came before the held-out part."""
-        protocol = protocol or "last"
-        if protocol not in ("last", "rolling"):
-            raise UsageError(f"--protocol {protocol}: the series task has last and rolling")
-        chosen = [s for s in sequences if protocol == "rolling" or s.side["last"]]
-        whole = len(chosen)
-        if protocol == "rolling":
-            chosen = chosen[:: -(-whole // ROLLING_WINDOWS)]
-        chosen = [s for s in chosen if any(v is not None for v in s.side["future"])]
-        if not chosen:
-            raise DataError("no held-out window to forecast; give more data, or a lower --horizon")
-        paths, actual, error, repeats = [], [], [], []
-        for sequence, drawn in zip(chosen, self._paths(model, tokenizer, chosen), strict=True):
-            side = sequence.side
-            shift, size = (side["mean"], side["deviation"]) if protocol == "rolling" else (0.0, 1.0)
-            paths.append((drawn - shift) / size)
-            past = tokenizer.decode(_history(sequence).ids, side).values
-            repeat = seasonal_naive(past, tokenizer.season, drawn.shape[1])
-            repeats.append((repeat[None] - shift) / size)
-            actual.append((_values(side["future"]) - shift) / size)
-            one = side["seasonal_error"]
-            error.append(np.nan if one is None else one / size)
-        found = scores(paths, actual, np.array(error))
-        naive = scores(repeats, actual, np.array(error))
-        floor = {f"seasonal_naive_{name}": naive[name] for name in ("mase", "wql", "mse", "mae")}
-        return {
-            **{name: _plain(value) for name, value in found.items()},
-            # of the windows at hand; what the run keeps is of the last of each series
-            "floor": {name: value for name, value in floor.items() if np.isfinite(value)},
-            "windows": len(chosen),
-            "windows_of": whole,
-            "series": len({s.side["id"] for s in chosen}),
-            "paths": EVALUATION_PATHS,
-            "protocol": protocol,
-        }
-
-    def _paths(self, model: Any, tokenizer: BinsTokenizer, chosen: list[Sequence]) -> list[Values]:
-        """(P, its horizon) of each."""
-        from ._series_forecast import forecast
-
-        out: list[Values] = [np.empty(0)] * len(chosen)
-        by_horizon: dict[int, list[int]] = {}
-        for index, sequence in enumerate(chosen):
-            by_horizon.setdefault(len(sequence) - sequence.given, []).append(index)
-        for horizon, group in by_horizon.items():
-            known = [_history(chosen[i]) for i in group]
-            drawn = forecast(model, tokenizer, known, horizon, EVALUATION_PATHS)
-            for index, paths in zip(group, drawn, strict=True):
-                out[index] = paths
-        return out
+        z-scored by the statistics of the training part."""
+        return forecast_scores(model, tokenizer, sequences, protocol)
 
     # -- samples -------------------------------------------------------------------------------
 
@@ -296,7 +245,7 @@ class SeriesTask:
             for sequence in own:
                 side = sequence.side
                 if side["last"]:
-                    series.append(Series(side["id"], _values([*side["past"], *side["future"]])))
+                    series.append(Series(side["id"], values_of([*side["past"], *side["future"]])))
                     ends.append((side["start"], side["freq"], side["first"] + len(side["future"])))
         prompts = []
         for one in series:
@@ -354,22 +303,6 @@ class SeriesTask:
 
     def drawn(self, tokenizer: BinsTokenizer, prompt: Sequence) -> Any:
         raise UsageError("series are forecast whole")
-
-
-def _history(sequence: Sequence) -> Sequence:
-    return replace(sequence, ids=sequence.ids[: sequence.given], weight=None)
-
-
-def _plain(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
-def _listed(values: Values) -> list[float | None]:
-    return [None if np.isnan(value) else value for value in values.tolist()]
-
-
-def _values(listed: list[float | None]) -> Values:
-    return np.array([np.nan if value is None else value for value in listed], np.float64)
 
 
 Task = SeriesTask

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,9 @@ from tfm.core.errors import DataError, UsageError
 from tfm.core.model import SequenceModel
 from tfm.core.source import Source
 from tfm.tasks._series_data import Collection, Series, Windows, follow, split
+from tfm.tasks._series_floors import floors, last_cases, seasonal_naive
 from tfm.tasks._series_forecast import forecast
-from tfm.tasks._series_metrics import QUANTILES, floors, scores, seasonal_error, seasonal_naive
+from tfm.tasks._series_metrics import METRICS, QUANTILES, scores, seasonal_error
 from tfm.tasks._series_read import Columns, parse, read
 from tfm.tasks._series_time import find_season, following, usual
 from tfm.tasks.series import SeriesOptions, SeriesTask
@@ -205,6 +207,12 @@ def test_held_out_series_follow_by_id() -> None:
     joined = follow(train, held)
     assert [s.values.tolist() for s in joined.series] == [[3, 4, 6], [1, 2, 5]]
     assert joined.starts == (2, 2)
+    later = follow(train, collection([7], [8]), joined)
+    assert [s.values.tolist() for s in later.series] == [[1, 2, 5, 7], [3, 4, 6, 8]]
+    assert (later.starts, later.trained) == ((3, 3), (2, 2))
+    (days,) = text("date,x\n2024-01-01,1\n2024-01-02,2\n2024-01-03,3\n")
+    with pytest.raises(DataError, match="where 2024-01-04 is due"):
+        follow(replace(train, series=(days,), starts=(0,)), replace(held, series=(days,)))
 
 
 def fitted(items: Collection, history: int) -> BinsTokenizer:
@@ -323,9 +331,9 @@ def test_floors_are_finite_and_named_by_metric() -> None:
     values = np.sin(np.arange(120) * np.pi / 2) + 0.1 * rng.normal(size=120)
     values[50] = np.nan
     train, held = split(collection(values), 0.1)
-    found = floors(train, held, 16)
+    found = floors(train, last_cases(held), held.season, 16)
     assert set(found) == {
-        f"{m}_{k}" for m in ("seasonal_naive", "theta", "ets", "ridge") for k in ("mase", "wql")
+        f"{m}_{k}" for m in ("seasonal_naive", "theta", "ets", "ridge") for k in METRICS
     }
     assert all(np.isfinite(v) for v in found.values())
 
@@ -386,8 +394,8 @@ def test_paths_follow_the_model_s_distribution() -> None:
     np.testing.assert_allclose(counts / 2000, p.numpy(), atol=2e-3)
 
 
-def test_protocols() -> None:
-    values = np.random.default_rng(0).normal(size=60)
+def test_protocols_and_their_floors() -> None:
+    values = np.random.default_rng(0).normal(3, 2, 60)
     task = SeriesTask(SeriesOptions(season=4, horizon=3, history=8))
     train, held = split(collection(values), 0.2)
     tokenizer = task.fit_tokenizer("bins:255", train)
@@ -399,6 +407,18 @@ def test_protocols() -> None:
     assert (rolling["protocol"], rolling["windows"]) == ("rolling", 4)
     with pytest.raises(UsageError, match="last and rolling"):
         task.probe(model, tokenizer, sequences, "middle")
+
+    every = task.slide(sequences, tokenizer, 1)
+    assert task.probe(model, tokenizer, every, "rolling")["windows"] == len(every) == 10
+    starts = np.arange(48, 58)
+    assert [s.side["first"] for s in every] == starts[::-1].tolist()
+    z = (values - values[:48].mean()) / values[:48].std()
+    errors = z[starts[:, None] + np.arange(3)] - z[starts[:, None] - 4 + np.arange(3)]
+    found = task.floor_of(train, every, tokenizer, "rolling")
+    assert found["seasonal_naive_mse"] == pytest.approx((errors**2).mean())
+    assert found["seasonal_naive_mae"] == pytest.approx(np.abs(errors).mean())
+    assert {name.rpartition("_")[0] for name in found} == {"seasonal_naive", "theta", "ridge"}
+    assert set(task.floor_of(None, sequences, tokenizer, None)) < set(task.floor(train, held))
 
 
 # -- the command line ----------------------------------------------------------------------------
