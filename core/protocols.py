@@ -294,6 +294,10 @@ class Slides(Protocol):
         """Windows that many units apart, of items that `sequences` are windows of."""
         ...
 
+    def probe_tokens(self, sequences: Iterable[Sequence], protocol: str | None) -> int:
+        """What `probe` costs, in ids that are scored."""
+        ...
+
     def floor_of(
         self, train: Items | None, sequences: Iterable[Sequence], tokenizer: Tokenizer,
         protocol: str | None,

@@ -38,11 +38,12 @@ def report(
     tokenizer is not lossless.
     """
     began = time.perf_counter()
-    nll, tokens, units = 0.0, 0, dict[str, float]()
+    nll, tokens, ids, units = 0.0, 0, 0, dict[str, float]()
     slides = isinstance(task, Slides)
     for score in evaluate(model, tokenizer, sequences, None if slides else stride):
         nll += score.nll
         tokens += score.tokens
+        ids += len(score.sequence)
         for name, value in task.units([score.sequence]).items():
             units[name] = units.get(name, 0) + value
     seconds = time.perf_counter() - began
@@ -50,11 +51,11 @@ def report(
     exact = tokenizer.lossless and count > 0
     context = model.config.context
     probed_on: Collection[Sequence] | Store = sequences
-    if isinstance(task, Slides) and stride is not None:
-        probed_on = task.slide(sequences, tokenizer, stride)
-    if note and tokens and hasattr(task, "probe_tokens"):
-        wait = task.probe_tokens(probed_on, protocol) * seconds / tokens
-        if wait > LONG:
+    if isinstance(task, Slides):
+        if stride is not None:
+            probed_on = task.slide(sequences, tokenizer, stride)
+        wait = task.probe_tokens(probed_on, protocol) * seconds / max(1, ids)
+        if note and wait > LONG:
             note(f"{len(probed_on):,} windows: about {wait / 60:.0f} minutes")
     probed = task.probe(model, tokenizer, probed_on, protocol)
     if isinstance(task, Slides) and floor is None:
@@ -77,6 +78,7 @@ def report(
         "protocol": protocol or ("blockwise" if stride in (None, context) else f"sliding-{stride}"),
         **task.metrics(nll, tokens, units, tokenizer.lossless),
         **probed,
+        **({"stride": stride} if slides and stride else {}),
         "floor": None if floor is None else dict(floor),
         "tokens_per_second": tokens / seconds if seconds else None,
     }

@@ -7,86 +7,23 @@ import io
 import re
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ..core.errors import DataError
 from ..core.source import Source, unpacked
-from ..tokenizers.bins import Values
 from ._series_data import Series
-from ._series_time import WORDS, regular
+from ._series_table import NAMES, Columns, Table, is_number
+from ._series_time import regular
+from ._series_tsf import from_tsf
 
 TIMES = {"time", "date", "datetime", "timestamp", "ds", "t", "day", "week", "month", "year",
          "quarter", "date_time"}  # fmt: skip
-NAMES = {"id", "unique_id", "item_id", "series_id", "series", "series_name", "name"}
-ABSENT = {"", "na", "n/a", "nan", "null", "none", "?", "-", "nat"}
 DIGITS = {4: "%Y", 6: "%Y%m", 8: "%Y%m%d"}
+DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+,\d+\s*")
 LOOKS_LIKE_TIME = re.compile(r"\d{1,4}[-/.]\d{1,2}([-/.]\d{1,4})?([T ].*)?|\d{4}\s?-?[QM]\d{1,2}")
-
-
-@dataclass(frozen=True)
-class Columns:
-    """What `--time --target --id --freq --resample` say; none: found."""
-
-    time: str | None = None
-    target: str | None = None
-    id: str | None = None
-    freq: str | None = None
-    resample: bool = False
-
-
-@dataclass
-class Table:
-    """names of the columns, each a list of cells as text; `first`: the file's row number of the
-    first record, for messages."""
-
-    names: list[str]
-    cells: list[list[str]]
-    where: str
-    first: int = 1
-
-    def column(self, name: str, flag: str) -> int:
-        if name in self.names:
-            return self.names.index(name)
-        raise DataError(
-            f"{self.where}: no column {name!r}; {flag} must be one of {', '.join(self.names[:20])}"
-        )
-
-    def numbers(self, column: int) -> Values:
-        """A column as float64, NaN where missing. DataError names the row and column of what is
-        no number, or infinite."""
-        values = np.empty(len(self.cells[column]))
-        for row, cell in enumerate(self.cells[column]):
-            values[row] = number(cell, self.where, row + self.first, self.names[column])
-        return values
-
-
-def number(cell: str, where: str, row: int, column: str) -> float:
-    text = cell.strip()
-    if text.lower() in ABSENT:
-        return np.nan
-    try:
-        value = float(text)
-    except ValueError:
-        raise DataError(
-            f"{where}: row {row}, column {column}: {text!r} is no number; leave missing values "
-            "empty, or choose columns with --target"
-        ) from None
-    if np.isinf(value):
-        raise DataError(f"{where}: row {row}, column {column}: infinite; leave it empty if missing")
-    return value
-
-
-def _is_number(cell: str) -> bool:
-    if cell.strip().lower() in ABSENT:
-        return True
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
 
 
 # -- files ---------------------------------------------------------------------------------------
@@ -150,8 +87,11 @@ def _from_text(text: str, where: str) -> Table:
         rows = [list(row) for row in csv.reader(lines, delimiter=mark, skipinitialspace=True)]
     else:
         rows = [line.split() for line in lines]
-    plain = [_is_number(c) or bool(LOOKS_LIKE_TIME.fullmatch(c.strip())) for c in rows[0]]
-    below = [_is_number(c) or bool(LOOKS_LIKE_TIME.fullmatch(c.strip())) for c in rows[1]] if (
+    if mark != ",":
+        rows = [[c.replace(",", ".") if DECIMAL_COMMA.fullmatch(c) else c for c in row]
+                for row in rows]  # fmt: skip
+    plain = [is_number(c) or bool(LOOKS_LIKE_TIME.fullmatch(c.strip())) for c in rows[0]]
+    below = [is_number(c) or bool(LOOKS_LIKE_TIME.fullmatch(c.strip())) for c in rows[1]] if (
         len(rows) > 1
     ) else []  # fmt: skip
     heading = sum(plain) < sum(below) or (not any(plain) and len(rows) > 1)
@@ -193,13 +133,14 @@ def _from_rows(rows: Iterable[dict[str, Any]], where: str) -> Table:
 
 def from_table(table: Table, asked: Columns) -> list[Series]:
     """Wide, long, or one series a row, by which columns are times, names and numbers."""
+    table = _without_row_numbers(table)
     time = table.column(asked.time, "--time") if asked.time else _find_time(table)
     name = table.column(asked.id, "--id") if asked.id else _find_name(table, time)
     rest = [at for at in range(len(table.names)) if at not in (time, name)]
     if asked.target:
         rest = [table.column(part.strip(), "--target") for part in asked.target.split(",")]
     elif name is not None or time is not None:
-        numeric = [at for at in rest if all(map(_is_number, table.cells[at][:200]))]
+        numeric = [at for at in rest if all(map(is_number, table.cells[at][:200]))]
         rest = numeric or rest
     if not rest:
         raise DataError(f"{table.where}: no column with values; name it with --target")
@@ -233,6 +174,21 @@ def from_table(table: Table, asked: Columns) -> list[Series]:
     return series
 
 
+def _without_row_numbers(table: Table) -> Table:
+    """Without the column, of no name, that tables get when a data frame is written."""
+    counts = [
+        at for at, name in enumerate(table.names)
+        if name.strip().lower() in ("", "unnamed: 0")
+        and table.cells[at] == [str(row) for row in range(len(table.cells[at]))]
+    ]  # fmt: skip
+    kept = [at for at in range(len(table.names)) if at not in counts[:1]]
+    if not counts or not kept:
+        return table
+    return replace(
+        table, names=[table.names[at] for at in kept], cells=[table.cells[at] for at in kept]
+    )  # fmt: skip
+
+
 def _by_row(table: Table, name: int, rest: list[int]) -> list[Series]:
     """M4's format: an id, then the values; what is empty behind the last value is no point."""
     columns = np.stack([table.numbers(at) for at in rest], axis=1)
@@ -251,18 +207,20 @@ def _find_time(table: Table) -> int | None:
             return at
     for at, cells in enumerate(table.cells):
         some = [c.strip() for c in cells[:50] if c.strip()]
-        if some and all(LOOKS_LIKE_TIME.fullmatch(c) and not _is_number(c) for c in some):
+        if some and all(LOOKS_LIKE_TIME.fullmatch(c) and not is_number(c) for c in some):
             return at
     return None
 
 
 def _find_name(table: Table, time: int | None) -> int | None:
-    """The column that is called an id, else the first that is neither numbers nor times."""
+    """The column that is called an id, else the first that is neither numbers nor times; beside
+    times it must name something twice."""
     for at, name in enumerate(table.names):
         if at != time and name.lower().replace(" ", "_") in NAMES:
             return at
     for at, cells in enumerate(table.cells):
-        if at != time and not any(_is_number(c) for c in cells[:50]):
+        repeats = time is None or len(set(cells)) < len(cells)
+        if at != time and repeats and not any(is_number(c) for c in cells[:50]):
             return at
     return None
 
@@ -296,51 +254,3 @@ def _times(table: Table, column: int) -> Any:
             f"{table.where}: column {table.names[column]} is not readable as times ({line}); "
             "write them as 2024-01-31 or 2024-01-31T12:00:00, or name another with --time"
         ) from None
-
-
-# -- .tsf ----------------------------------------------------------------------------------------
-
-
-def from_tsf(text: str, where: str, asked: Columns) -> list[Series]:
-    """The Monash archive's format (Godahewa et al. 2021): @attribute lines, then after @data one
-    series a line, attributes and values separated by colons, missing values as ?."""
-    import pandas as pd
-
-    attributes: list[tuple[str, str]] = []
-    freq, series, in_data = asked.freq, list[Series](), False
-    for number_, line in enumerate(text.splitlines(), 1):
-        line = line.strip()
-        if not line or line.startswith("#"):
-            continue
-        if not in_data:
-            words = line.split()
-            if words[0].lower() == "@attribute" and len(words) >= 3:
-                attributes.append((words[1], words[2].lower()))
-            elif words[0].lower() == "@frequency" and len(words) > 1 and freq is None:
-                freq = words[1] if words[1].lower() in WORDS else None
-            in_data = words[0].lower() == "@data"
-            continue
-        *heads, body = line.split(":")
-        if len(heads) != len(attributes):
-            raise DataError(
-                f"{where}: line {number_} has {len(heads)} attributes, the header names "
-                f"{len(attributes)}"
-            )
-        values = np.array([
-            number(cell, where, number_, f"value {at + 1}")
-            for at, cell in enumerate(body.split(","))
-        ])  # fmt: skip
-        label, start = f"T{len(series) + 1}", None
-        for (name, kind), head in zip(attributes, heads, strict=True):
-            if kind == "date":
-                try:
-                    start = pd.to_datetime(head, format="%Y-%m-%d %H-%M-%S").isoformat()
-                except ValueError:
-                    raise DataError(
-                        f"{where}: line {number_}: {head!r} is no time of the form "
-                        "1990-01-31 00-00-00"
-                    ) from None
-            elif kind == "string" and name.lower() in NAMES:
-                label = head
-        series.append(Series(label, values, start, freq))
-    return series

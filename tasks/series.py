@@ -21,8 +21,9 @@ from ._series_drawn import Forecast, write_values
 from ._series_floors import floors, last_cases
 from ._series_metrics import QUANTILES
 from ._series_plot import fan, plot
-from ._series_read import Columns, read
 from ._series_read import parse as parse_series
+from ._series_read import read
+from ._series_table import Columns
 from ._series_time import find_season, following, usual
 from ._series_windows import (
     end_to_end,
@@ -35,7 +36,7 @@ from ._series_windows import (
 
 HOLDOUT = 0.1
 DROPOUT = ((200_000, 0.1),)  # points of training data, at most -> rate
-SEASONS = 8  # of history that a window holds
+SEASONS = 14  # of history that a window holds: of days, so that it shows what weeks have
 SHORTEST, LONGEST = 64, 512  # points of history, where nothing says how many
 
 

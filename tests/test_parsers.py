@@ -35,7 +35,8 @@ from tfm.core.run import Run, check_free
 from tfm.core.runs import open_run
 from tfm.core.source import Source
 from tfm.core.store import Store, _sha256
-from tfm.tasks._series_read import Columns, parse
+from tfm.tasks._series_read import parse
+from tfm.tasks._series_table import Columns
 from tfm.tasks.image import ImageTask
 from tfm.tasks.text import TextTask
 

@@ -23,7 +23,8 @@ from tfm.tasks._series_data import Collection, Series, Windows, follow, split
 from tfm.tasks._series_floors import floors, last_cases, seasonal_naive
 from tfm.tasks._series_forecast import forecast
 from tfm.tasks._series_metrics import METRICS, QUANTILES, scores, seasonal_error
-from tfm.tasks._series_read import Columns, parse, read
+from tfm.tasks._series_read import parse, read
+from tfm.tasks._series_table import Columns
 from tfm.tasks._series_time import find_season, following, usual
 from tfm.tasks.series import SeriesOptions, SeriesTask
 from tfm.tokenizers.bins import FIRST, MISSING, BinsTokenizer, Window
@@ -64,6 +65,10 @@ def test_one_column_and_other_marks() -> None:
     np.testing.assert_array_equal(text("1\n2\n3\n")[0].values, [1, 2, 3])
     assert [s.id for s in text("time;x;y\n2020;1;2\n2021;3;4\n2022;5;6\n")] == ["x", "y"]
     assert text("time\tx\n202001\t1\n202002\t3\n202003\t5\n")[0].freq == "MS"
+    assert text("time;x\n2020;1,5\n2021;2\n2022;2,5\n")[0].values.tolist() == [1.5, 2, 2.5]
+    assert [s.id for s in text(",x\n0,3\n1,4\n2,5\n")] == ["x"]
+    (noted,) = text("date,x,note\n2024-01-01,1,a\n2024-01-02,2,b\n2024-01-03,3,c\n")
+    assert (noted.id, len(noted)) == ("x", 3)
 
 
 def test_long() -> None:
