@@ -192,12 +192,7 @@ class Windows:
             size, shift = (
                 2 * (mix(indices, key(self.seed, name)) / 2.0**64) - 1 for name in ("size", "shift")
             )
-            scales = replace(
-                scales,
-                scale=scales.scale * np.exp(self.jitter * size),
-                lag_scale=scales.lag_scale * np.exp(self.jitter * size),
-                location=scales.location + self.jitter * shift * scales.scale,
-            )
+            scales = scales.moved(self.jitter * size, self.jitter * shift)
         ids = self.tokenizer.encode_rows(values, scales)
         weight = (ids >= FIRST).astype(np.float32)
         weight[:, 0] = 0

@@ -1,4 +1,4 @@
-"""Sample paths of many series at once."""
+"""Sample paths of many series at once, each history seen in several ways."""
 
 from __future__ import annotations
 
@@ -11,10 +11,53 @@ from ..core.model import SequenceModel
 from ..core.protocols import Sequence
 from ..core.sample import filtered
 from ..tokenizers.bins import BinsTokenizer, Scales, Values, Window
+from ._series_data import JITTER
 
 PLAIN = SampleConfig()  # nothing filtered
 ROWS = 1600  # paths that are drawn side by side
 READ = 32_768  # ids of histories that are read at once
+VIEWS = 10  # of a history
+GOLDEN = 0.6180339887498949
+
+
+def forecast_values(
+    model: SequenceModel,
+    tokenizer: BinsTokenizer,
+    histories: list[Window],
+    horizon: int,
+    paths: int,
+    config: SampleConfig = PLAIN,
+) -> Values:
+    """(N, paths, horizon) values that follow N histories (windows of nothing else).
+
+    Its normalisation, and with it which bin a value falls into, says nothing of a series: a history
+    is encoded several times, moved as far as in training, and the paths are shared out among these
+    views. What they err in differs, so that the mixture is better than each.
+    """
+    count = 1 if config.greedy else min(VIEWS, paths)
+    views = [view for history in histories for view in seen(tokenizer, history, count)]
+    drawn = forecast(model, tokenizer, views, horizon, -(-paths // count), config)
+    shape = len(histories), count, -1, horizon
+    mixed = drawn.reshape(shape).swapaxes(1, 2)  # (N, each, views, horizon): as many of each
+    return mixed.reshape(len(histories), -1, horizon)[:, :paths]
+
+
+def seen(tokenizer: BinsTokenizer, history: Window, count: int) -> list[Sequence]:
+    """`count` encodings, sizes and shifts spread evenly over what training moves by; one: as it
+    is."""
+    at = (np.arange(count) + 0.5).astype(np.float64)
+    size, shift = 2 * at / count - 1, 2 * (at * GOLDEN % 1) - 1
+    values = np.repeat(np.asarray(history.values, np.float64)[None], count, 0)
+    scales = tokenizer.scales(values, np.full(count, len(history.values)))
+    if count > 1:
+        scales = scales.moved(JITTER * size, JITTER * shift)
+    ids = tokenizer.encode_rows(values, scales)
+    name = history.about.get("id", "")
+    return [
+        Sequence(row, len(row), None, {**scales.side(number), "id": f"{name}/{number}",
+                                       "history": len(history.values)})
+        for number, row in enumerate(ids)
+    ]  # fmt: skip
 
 
 def forecast(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -137,9 +136,12 @@ def to_forecast(
 
 def forecast_tokens(sequences: Iterable[Sequence], protocol: str | None) -> int:
     """What forecasting costs, in ids that are scored."""
-    rolling = protocol == "rolling"
-    drawn = sum(len(s) - s.given for s in sequences if rolling or s.side["last"])
-    return DRAWING * EVALUATION_PATHS * drawn
+    from ._series_forecast import VIEWS
+
+    return sum(
+        VIEWS * s.given + DRAWING * EVALUATION_PATHS * (len(s) - s.given)
+        for s in sequences if protocol == "rolling" or s.side["last"]
+    )  # fmt: skip
 
 
 def forecast_scores(
@@ -147,7 +149,7 @@ def forecast_scores(
 ) -> dict[str, Any]:
     """The scores of sample paths, and of how many windows they are."""
     chosen, cases = to_forecast(sequences, protocol)
-    found = measured(_paths(model, tokenizer, chosen), cases)
+    found = measured(_paths(model, tokenizer, chosen, cases), cases)
     return {
         **{name: _plain(value) for name, value in found.items()},
         "windows": len(chosen),
@@ -157,19 +159,22 @@ def forecast_scores(
     }
 
 
-def _paths(model: Any, tokenizer: BinsTokenizer, chosen: list[Sequence]) -> list[Values]:
+def _paths(
+    model: Any, tokenizer: BinsTokenizer, chosen: list[Sequence], cases: list[Case]
+) -> list[Values]:
     """(P, its horizon) of each."""
-    from ._series_forecast import forecast
+    from ._series_forecast import forecast_values
 
     out: list[Values] = [np.empty(0)] * len(chosen)
     by_horizon: dict[int, list[int]] = {}
-    for index, sequence in enumerate(chosen):
-        by_horizon.setdefault(len(sequence) - sequence.given, []).append(index)
+    for index, case in enumerate(cases):
+        by_horizon.setdefault(len(case.actual), []).append(index)
     for horizon, group in by_horizon.items():
-        known = [
-            replace(chosen[i], ids=chosen[i].ids[: chosen[i].given], weight=None) for i in group
-        ]
-        drawn = forecast(model, tokenizer, known, horizon, EVALUATION_PATHS)
+        known = []
+        for index in group:
+            past, side = cases[index].past[-tokenizer.history :], chosen[index].side
+            known.append(Window(past, len(past), {"id": f"{side['id']}/{side['first']}"}))
+        drawn = forecast_values(model, tokenizer, known, horizon, EVALUATION_PATHS)
         for index, paths in zip(group, drawn, strict=True):
             out[index] = paths
     return out

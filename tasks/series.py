@@ -36,7 +36,7 @@ from ._series_windows import (
 
 HOLDOUT = 0.1
 DROPOUT = ((200_000, 0.1),)  # points of training data, at most -> rate
-SEASONS = 14  # of history that a window holds: of days, so that it shows what weeks have
+SEASONS = 8  # of history that a window holds
 SHORTEST, LONGEST = 64, 512  # points of history, where nothing says how many
 
 
@@ -253,10 +253,10 @@ class SeriesTask:
             past = one.values[-tokenizer.history :]
             if not np.isfinite(past).any():
                 raise DataError(f"series {one.id}: no value among its last {len(past)} points")
-            prompts.append(tokenizer.encode(Window(past, len(past), {"id": one.id})))
-        from ._series_forecast import forecast
+            prompts.append(Window(past, len(past), {"id": one.id}))
+        from ._series_forecast import forecast_values
 
-        paths = forecast(model, tokenizer, prompts, horizon, asked.paths, config)
+        paths = forecast_values(model, tokenizer, prompts, horizon, asked.paths, config)
         return [
             Forecast(one.id, one.values, drawn, following(*end, horizon))
             for one, drawn, end in zip(series, paths, ends, strict=True)

@@ -21,7 +21,7 @@ from tfm.core.model import SequenceModel
 from tfm.core.source import Source
 from tfm.tasks._series_data import Collection, Series, Windows, follow, split
 from tfm.tasks._series_floors import floors, last_cases, seasonal_naive
-from tfm.tasks._series_forecast import forecast
+from tfm.tasks._series_forecast import VIEWS, forecast, forecast_values, seen
 from tfm.tasks._series_metrics import METRICS, QUANTILES, scores, seasonal_error
 from tfm.tasks._series_read import parse, read
 from tfm.tasks._series_table import Columns
@@ -358,9 +358,28 @@ def small_model(tokenizer: BinsTokenizer, context: int) -> SequenceModel:
 def test_a_constant_series_is_forecast_as_itself(value: float) -> None:
     items = collection(np.random.default_rng(0).normal(size=60))
     tokenizer = fitted(items, 8)
-    prompt = tokenizer.encode(Window(np.full(8, value), 8))
-    paths = forecast(small_model(tokenizer, 12), tokenizer, [prompt], 7, 5)
-    np.testing.assert_array_equal(paths, value)
+    past = Window(np.full(8, value), 8)
+    paths = forecast_values(small_model(tokenizer, 12), tokenizer, [past], 7, 5)
+    np.testing.assert_array_equal(paths, np.full((1, 5, 7), value))
+
+
+def test_a_history_is_seen_in_several_ways() -> None:
+    rng = np.random.default_rng(0)
+    tokenizer = fitted(collection(rng.normal(size=60)), 8)
+    model = small_model(tokenizer, 12)
+    pasts = [Window(rng.normal(size=8), 8, {"id": str(number)}) for number in range(2)]
+    views = seen(tokenizer, pasts[1], VIEWS)
+    assert len({tuple(view.ids) for view in views}) > VIEWS // 2
+    for view in views:
+        decoded = tokenizer.decode(view.ids, view.side).values
+        np.testing.assert_allclose(decoded, pasts[1].values, atol=0.1)
+    np.testing.assert_array_equal(
+        seen(tokenizer, pasts[1], 1)[0].ids, tokenizer.encode(pasts[1]).ids
+    )
+    paths = forecast_values(model, tokenizer, pasts, 3, 25)
+    assert paths.shape == (2, 25, 3)
+    each = forecast(model, tokenizer, views, 3, 3)  # 25 of 10 views: the third of the first five
+    np.testing.assert_allclose(paths[1], each.swapaxes(0, 1).reshape(30, 3)[:25], atol=1e-4)
 
 
 def test_a_forecast_does_not_depend_on_its_company() -> None:

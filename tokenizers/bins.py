@@ -9,7 +9,7 @@ by the mean, which `chronos` keeps for comparison (Ansari et al. 2024, section 3
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,13 @@ class Scales:
         return Scales(
             self.location[which], self.scale[which], self.lag[which], self.lag_scale[which],
             self.bucket[which],
+        )  # fmt: skip
+
+    def moved(self, size: Values, shift: Values) -> Scales:
+        """Wider by exp(size) (B,), moved by shift (B,) scales."""
+        return replace(
+            self, location=self.location + shift * self.scale, scale=self.scale * np.exp(size),
+            lag_scale=self.lag_scale * np.exp(size),
         )  # fmt: skip
 
     def side(self, row: int) -> dict[str, Any]:
