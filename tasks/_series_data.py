@@ -15,6 +15,7 @@ from ..tokenizers.bins import FIRST, BinsTokenizer, Values
 from ._series_time import following
 
 JITTER = 0.15  # of training windows
+HISTORY_WEIGHT = 0.2  # of a point of history in the loss, where one to forecast counts 1
 
 
 @dataclass(frozen=True)
@@ -195,6 +196,8 @@ class Windows:
             scales = scales.moved(self.jitter * size, self.jitter * shift)
         ids = self.tokenizer.encode_rows(values, scales)
         weight = (ids >= FIRST).astype(np.float32)
+        # history is normalised by its own end, and so tells where it goes: the horizon does not
+        weight[np.arange(weight.shape[1]) <= history[:, None]] *= HISTORY_WEIGHT
         weight[:, 0] = 0
         weight[scales.scale == 0] = 0  # nothing moved: no bin but one
         return Batch(ids, weight, support=(FIRST, self.tokenizer.vocab_size))
