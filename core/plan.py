@@ -7,8 +7,9 @@ from flags and data.
 from __future__ import annotations
 
 import functools
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,11 @@ SHAPES = {
     "large": (1024, 32768),
 }
 TOKENS_PER_PARAMETER = 0.8  # that a size must see within the budget to be worth choosing
+# What benchmarks/sweep.py measured:
+ENOUGH_STEPS, LEAST_TOKENS = 400, 768  # with fewer steps, a step is better half as large
+RATE, STEADY_RATE = (0.04, 1000), (0.02, 4000)  # Muon's rate at up to, from so many steps
+OFTEN, SELDOM = 12, 4  # passes over the data: rather than often, a larger model seldom
+DROPOUT = ((5, 0.0), (12, 0.1), (math.inf, 0.2))  # up to so many passes -> rate
 EVALUATION_SHARE = 0.05  # of the budget, at most, for the final score
 TEARDOWN = 0.5  # seconds from the last word to the exit, saving and a sample included
 
@@ -93,24 +99,49 @@ def parameters_of(config: ModelConfig) -> int:
         return SequenceModel(config).blocks_parameter_count()
 
 
-def choose_size(
+def tokens_seen(
     measured: str, speed: Speed, seconds: float, config_of: Callable[[str], ModelConfig]
-) -> str:
-    """The largest size that sees enough tokens in `seconds`, judged from the speed of one.
+) -> dict[str, float]:
+    """How many tokens each size would see in `seconds`, judged from the speed of one.
 
     A wider model does more work a token, at a better rate: work is taken to grow with the
     parameters to the power 0.9.
     """
-    _, tokens = SHAPES[measured]
-    rate = tokens / speed.step_seconds
+    rate = SHAPES[measured][1] / speed.step_seconds
     base = parameters_of(config_of(measured))
+    return {size: seconds * rate * (base / parameters_of(config_of(size))) ** 0.9 for size in SIZES}
+
+
+def choose_size(
+    seen: Mapping[str, float], config_of: Callable[[str], ModelConfig], ids: float = math.inf
+) -> str:
+    """The largest size that sees enough tokens; a larger one still, where that would see the
+    `ids` of the training data over and over."""
     best = "nano"
     for size in SIZES:
-        count = parameters_of(config_of(size))
-        seen = rate * (base / count) ** 0.9 * seconds
-        if seen >= TOKENS_PER_PARAMETER * count:
+        often = seen[best] > OFTEN * ids and seen[size] >= SELDOM * ids
+        if often or seen[size] >= TOKENS_PER_PARAMETER * parameters_of(config_of(size)):
             best = size
     return best
+
+
+def rows_for(tokens: float, rows: int, context: int) -> int:
+    """Rows a step, of a training of so many tokens: half as many while there are few steps."""
+    while tokens < ENOUGH_STEPS * rows * context and rows * context >= 2 * LEAST_TOKENS:
+        rows //= 2
+    return rows
+
+
+def rate_for(steps: int) -> float:
+    """Muon's learning rate: the fewer steps, the larger, between RATE and STEADY_RATE."""
+    (high, few), (low, many) = RATE, STEADY_RATE
+    part = math.log(max(steps, 1) / few) / math.log(many / few)
+    return float(high * (low / high) ** min(1.0, max(0.0, part)))
+
+
+def dropout_for(passes: float) -> float:
+    """What is seen again and again is learned by heart without it."""
+    return next(rate for most, rate in DROPOUT if passes <= most)
 
 
 @dataclass
@@ -132,13 +163,20 @@ def make_plan(
     device = pick_device(request.device)
     use_threads(int(_wanted(request, "train", "threads", 0)))
     longest = prepared.task.longest(prepared.train, prepared.tokenizer)
-    if hasattr(prepared.task, "defaults"):
+    ids = math.inf  # of training data, where the task does not say itself what they ask for
+    if not hasattr(prepared.task, "defaults"):
+        held = sum(len(s) - s.given for s in prepared.heldout[prepared.final_split])
+        ids = held * prepared.train.size / max(prepared.held[prepared.final_split].size, 1)
+    else:
         own = prepared.task.defaults(prepared.train, prepared.tokenizer)
         sets = {section: {**own[section], **request.sets.get(section, {})} for section in own}
         request = replace(request, sets={**request.sets, **sets})
 
-    def configs(size: str, steps: int = 1) -> tuple[ModelConfig, TrainConfig]:
-        return make_configs(request, prepared.tokenizer, size, longest, device, steps)
+    def configs(size: str, tokens: float | None = None) -> tuple[ModelConfig, TrainConfig]:
+        return make_configs(request, prepared.tokenizer, size, longest, device, tokens, ids)
+
+    def model_of(size: str) -> ModelConfig:
+        return configs(size)[0]
 
     def dataset(model: ModelConfig, tokens: int | None) -> Dataset:
         return prepared.task.dataset(
@@ -146,31 +184,32 @@ def make_plan(
         )
 
     size = request.size or "tiny"
+    usual, train = configs(size)
     if left is None:
-        model, train = configs(size)
-        tokens = request.tokens or 0
-        steps = request.steps or steps_for(tokens, train, model.context)
-        train = replace(train, steps=steps)
-        wanted = train.steps * train.batch * train.accumulate * model.context
+        per_step = train.batch * train.accumulate * usual.context
+        model, train = configs(size, (request.steps or 0) * per_step or request.tokens or 0)
+        steps = request.steps or steps_for(request.tokens or 0, train, usual.context)
+        wanted = steps * train.batch * train.accumulate * model.context
         data = dataset(model, wanted)
         model = fit_context(model, data, note)
-        return Planned(model, train, size, wanted, data, device, {})
+        return Planned(model, replace(train, steps=steps), size, wanted, data, device, {})
 
     began = time.perf_counter()
-    model, train = configs(size)
-    sample = 64 * train.batch * model.context
-    data = dataset(model, sample)
+    sample = 64 * train.batch * usual.context
+    data = dataset(usual, sample)
     encoding = (time.perf_counter() - began) / sample  # seconds a token, at most
-    model = fit_context(model, data, note)
+    model = fit_context(usual, data, note)
     budget = left()
     speed = measure(model, train, data, device, min(5.0, 0.04 * budget))
+    seen = tokens_seen(size, speed, left(), model_of)
     if request.size is None and request.init is None:
-        size = choose_size(size, speed, left(), lambda s: configs(s)[0])
-        if size != "tiny":
-            model, train = configs(size)
-            data = dataset(model, sample)
-            model = fit_context(model, data, note)
-            speed = measure(model, train, data, device, min(10.0, 0.04 * budget))
+        size = choose_size(seen, model_of, ids)
+    chosen, as_chosen = configs(size, seen[size])
+    if (chosen, as_chosen.batch) != (usual, train.batch):
+        data = dataset(chosen, sample)
+        model = fit_context(chosen, data, note)
+        speed = measure(model, as_chosen, data, device, min(10.0, 0.04 * budget))
+    train = as_chosen
     final = prepared.heldout[prepared.final_split]
     held = sum(map(len, final))
     if hasattr(prepared.task, "probe_tokens"):
@@ -206,9 +245,11 @@ def make_configs(
     size: str,
     longest: int | None,
     device: torch.device,
-    steps: int,
+    tokens: float | None = None,
+    ids: float = math.inf,
 ) -> tuple[ModelConfig, TrainConfig]:
-    """Both configs for a size, the fields of `--set` over the table's."""
+    """Both configs for a size that sees `tokens` (where that is known) of `ids` of training data,
+    the fields of `--set` over the table's."""
     sets = dict(request.sets.get("model", {}))
     for name in ("vocab_size", "axes", "ordered_from", "ordered_to"):
         if name in sets:
@@ -216,6 +257,7 @@ def make_configs(
     context = request.context
     if "context" in sets:
         context = parse_value(sets.pop("context"), int, "model.context")
+    train = TrainConfig(seed=request.seed)
     if request.init is not None:
         model = request.init.model_config()
         context, rows = shape(size, None, model.context)
@@ -226,9 +268,14 @@ def make_configs(
             request.arch, size, vocab_size=tokenizer.vocab_size, axes=tokenizer.axes,
             context=context, ordered_from=low, ordered_to=high,
         )  # fmt: skip
+        if tokens is not None:
+            model = replace(model, dropout=dropout_for(tokens / ids))
+            if request.steps is None:
+                rows = rows_for(tokens, rows, context)
+            train = replace(train, lr=rate_for(round(tokens / (rows * context))))
     model = with_fields(model, "model", sets)
-    train = TrainConfig(
-        steps=steps, batch=rows, seed=request.seed, dtype=default_dtype(device, model.width),
+    train = replace(
+        train, batch=rows, dtype=default_dtype(device, model.width),
         threads=torch.get_num_threads(),
     )  # fmt: skip
     train = with_fields(train, "train", request.sets.get("train", {}))

@@ -1,6 +1,5 @@
 """Muon against its definition by singular values and against torch's own; who moves what; rates."""
 
-
 import numpy as np
 import pytest
 import torch

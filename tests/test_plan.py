@@ -1,5 +1,6 @@
 """What a budget buys: laws of the planner. Nothing here is timed."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -7,17 +8,36 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfm.core.config import SIZES, ModelConfig, TrainConfig, model_config
-from tfm.core.plan import SHAPES, Speed, choose_size, shape, steps_for
+from tfm.core.plan import (
+    ENOUGH_STEPS,
+    LEAST_TOKENS,
+    SHAPES,
+    Speed,
+    choose_size,
+    dropout_for,
+    rate_for,
+    rows_for,
+    shape,
+    steps_for,
+    tokens_seen,
+)
 
 
 def config_of(size: str) -> ModelConfig:
     return model_config("transformer", size, vocab_size=300)
 
 
-@given(st.floats(0.01, 1.0), st.floats(1, 1e5), st.floats(1, 1e5))
-def test_more_time_never_buys_a_smaller_model(step: float, a: float, b: float) -> None:
+def chosen(step: float, seconds: float, ids: float = math.inf) -> str:
+    return choose_size(tokens_seen("tiny", Speed(step, 1.0), seconds, config_of), config_of, ids)
+
+
+IDS = st.just(math.inf) | st.floats(1e4, 1e9)  # of training data
+
+
+@given(st.floats(0.01, 1.0), st.floats(1, 1e5), st.floats(1, 1e5), IDS)
+def test_more_time_never_buys_a_smaller_model(step: float, a: float, b: float, ids: float) -> None:
     order = list(SIZES)
-    sizes = [choose_size("tiny", Speed(step, 1.0), t, config_of) for t in sorted((a, b))]
+    sizes = [chosen(step, t, ids) for t in sorted((a, b))]
     assert order.index(sizes[0]) <= order.index(sizes[1])
 
 
@@ -26,14 +46,37 @@ def test_a_faster_machine_never_trains_a_smaller_model(
     step: float, faster: float, seconds: float
 ) -> None:
     order = list(SIZES)
-    slow = choose_size("tiny", Speed(step, 1.0), seconds, config_of)
-    fast = choose_size("tiny", Speed(step / faster, 1.0), seconds, config_of)
-    assert order.index(slow) <= order.index(fast)
+    assert order.index(chosen(step, seconds)) <= order.index(chosen(step / faster, seconds))
 
 
 def test_any_time_buys_something() -> None:
-    assert choose_size("tiny", Speed(1e6, 1.0), 1e-3, config_of) == "nano"
-    assert choose_size("tiny", Speed(1e-6, 1.0), 1e9, config_of) == "large"
+    assert chosen(1e6, 1e-3) == "nano"
+    assert chosen(1e-6, 1e9) == "large"
+
+
+@given(st.floats(0.01, 1.0), st.floats(1, 1e4), st.floats(1e3, 1e8), st.floats(1, 100))
+def test_less_data_never_buys_a_smaller_model(
+    step: float, seconds: float, ids: float, less: float
+) -> None:
+    """Rather than see it again and again; but a model that would see it only once is too large."""
+    order = list(SIZES)
+    assert order.index(chosen(step, seconds, ids)) <= order.index(chosen(step, seconds, ids / less))
+
+
+@given(st.floats(1, 1e9), st.sampled_from([48, 32, 16, 1]), st.sampled_from([64, 256, 1024]))
+def test_a_step_shrinks_only_where_steps_are_few(tokens: float, rows: int, context: int) -> None:
+    found = rows_for(tokens, rows, context)
+    assert 1 <= found <= rows
+    if tokens >= ENOUGH_STEPS * rows * context:
+        assert found == rows
+    if found < rows:
+        assert found * context >= LEAST_TOKENS and tokens < 2 * ENOUGH_STEPS * found * context
+
+
+def test_rates_fall_with_the_steps_and_dropout_comes_with_passes() -> None:
+    rates = [rate_for(steps) for steps in (1, 1000, 2000, 4000, 10**6)]
+    assert rates == sorted(rates, reverse=True) and rates[0] == rates[1] and rates[3] == rates[4]
+    assert dropout_for(0.0) == 0.0 < dropout_for(10) < dropout_for(math.inf)
 
 
 @pytest.mark.parametrize("size", SIZES)

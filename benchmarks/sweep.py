@@ -1,0 +1,134 @@
+"""What the planner's rules rest on: held-out bits per byte over corpora of different size and kind.
+
+python benchmarks/sweep.py [--only sizes|rates|passes|vocabulary] [--jobs 2]
+
+Each run has a thread of its own and a number of tokens, not of seconds, so that what it reaches
+does not depend on what else the machine does; "core seconds" say what it cost, and rows of one
+table were meant to cost about alike where sizes are compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from _common import DATA, heading, table, tfm_json, workspace
+
+os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: `bytes` of a corpus (0: all) and what the planner would have decided."""
+
+    corpus: str
+    size: str
+    vocabulary: int
+    rows: int  # of 64 tokens
+    thousands: int  # of tokens
+    rate: float = 0.04
+    dropout: float = 0.0
+    bytes: int = 0
+
+
+SHAKESPEARE, WIKITEXT = "tinyshakespeare", "wikitext-2"
+BOOK, PAPER, SMILES = "calgary book1", "calgary paper1", "zinc smiles"
+SWEEP: dict[str, list[Run]] = {
+    "sizes": [
+        *[
+            run
+            for corpus, v in ((SHAKESPEARE, 1024), (WIKITEXT, 2048))
+            for run in (
+                Run(corpus, "nano", v, 48, 1000),
+                Run(corpus, "tiny", v, 48, 240),
+                Run(corpus, "tiny", v, 12, 200),
+                Run(corpus, "nano", v, 48, 3000),
+                Run(corpus, "tiny", v, 48, 700),
+                Run(corpus, "tiny", v, 24, 650),
+            )
+        ],
+    ],
+    "rates": [
+        Run(SHAKESPEARE, "tiny", 1024, 48, 700, rate) for rate in (0.02, 0.04, 0.06)
+    ] + [Run(SMILES, "nano", 512, 48, 3000, rate) for rate in (0.02, 0.04)],
+    "passes": [
+        Run(BOOK, "tiny", 320, 48, thousands, 0.04, dropout, 60_000)
+        for thousands, dropout in ((200, 0.0), (200, 0.1), (600, 0.0), (600, 0.1), (600, 0.2))
+    ] + [
+        Run(BOOK, "nano", 320, 48, 2400, 0.04, 0.2, 60_000),
+        Run(BOOK, "small", 320, 48, 150, 0.04, 0.1, 60_000),
+    ],
+    "vocabulary": [
+        Run(corpus, "tiny", v, 48, thousands)
+        for corpus, vs, thousands in (
+            (PAPER, (320, 512), 100),
+            (SMILES, (320, 512, 1024), 600),
+            (WIKITEXT, (1024, 2048, 4096), 700),
+        )
+        for v in vs
+    ],
+}  # fmt: skip
+
+
+def text_of(corpus: str) -> str:
+    if corpus == WIKITEXT:
+        with gzip.open(DATA / "text" / "wikitext-2" / "train.txt.gz", "rt") as file:
+            return file.read()
+    if corpus == SMILES:
+        return (DATA / "symbolic" / "zinc_24k.smi").read_text()
+    if corpus == SHAKESPEARE:
+        return (DATA / "text" / "tinyshakespeare.txt").read_text()
+    (path,) = (DATA / "bytes").rglob(corpus.split()[1])
+    return path.read_bytes().decode("latin-1")
+
+
+def trained(run: Run, folder: Path) -> list[object]:
+    """A row of the table."""
+    data = folder / f"{run.corpus}-{run.bytes}.txt"
+    steps = run.thousands * 1000 // (64 * run.rows)
+    began = time.monotonic()
+    scores = tfm_json(
+        "train", "--task", "text", "--data", data, "--steps", steps, "--size", run.size,
+        "--context", 64, "--tokenizer", f"bpe:{run.vocabulary}", "--set", f"train.batch={run.rows}",
+        "--set", f"train.lr={run.rate}", "--set", f"model.dropout={run.dropout}",
+        "--run", folder / f"{abs(hash(run))}", "-q", folder=folder,
+    )  # fmt: skip
+    seconds = time.monotonic() - began
+    return [
+        run.corpus, f"{data.stat().st_size / 1e6:.2f}", run.size, run.vocabulary, run.rows * 64,
+        steps, run.rate, run.dropout, f"{seconds:.0f}", f"{scores['bits_per_byte']:.3f}",
+    ]  # fmt: skip
+
+
+def rows_of(runs: list[Run], jobs: int) -> Iterator[list[object]]:
+    folder = workspace()
+    for corpus, size in {(run.corpus, run.bytes) for run in runs}:
+        text = text_of(corpus)
+        (folder / f"{corpus}-{size}.txt").write_text(text[:size] if size else text)
+    with ThreadPoolExecutor(jobs) as pool:
+        yield from pool.map(lambda run: trained(run, folder), runs)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--only", choices=SWEEP)
+    parser.add_argument("--jobs", type=int, default=2)
+    args = parser.parse_args()
+    heading()
+    head: list[object] = [
+        "corpus", "MB", "size", "ids", "tokens a step", "steps", "rate", "dropout", "core seconds",
+        "bits per byte",
+    ]  # fmt: skip
+    for name in [args.only] if args.only else SWEEP:
+        print(f"{name}\n")
+        table([head, *rows_of(SWEEP[name], args.jobs)])
+
+
+if __name__ == "__main__":
+    main()
