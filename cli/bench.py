@@ -40,6 +40,7 @@ def command(quiet: bool, as_json: bool, **flags: Any) -> None:
     import torch
 
     from ..core import bench
+    from ..core.compiled import library
     from ..core.config import TrainConfig, model_config, with_fields
     from ..core.device import default_dtype, pick_device, use_threads
     from ..core.plan import SHAPES
@@ -75,6 +76,7 @@ def command(quiet: bool, as_json: bool, **flags: Any) -> None:
             "flops_per_token": ran.flops_per_token, "utilisation": rate / peaks[dtype],
             "peak_bytes": ran.peak_bytes,
         })  # fmt: skip
+    compiled = library(opt.cache_folder(), opt.compiler())
     for draws, count in DECODED.items():
         say(f"decoding, {draws} at once ...", quiet)
         model = model_config(
@@ -82,7 +84,8 @@ def command(quiet: bool, as_json: bool, **flags: Any) -> None:
             context=max(usual, bench.PROMPT + count),
         )  # fmt: skip
         read = found["read_bytes_per_second"]
-        found["decoding"].append(asdict(bench.decoding(model, device, draws, count, read)))
+        drew = bench.decoding(model, device, draws, count, read, compiled)
+        found["decoding"].append(asdict(drew))
     if as_json:
         click.echo(json.dumps(found))
         return

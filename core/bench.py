@@ -13,19 +13,21 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from .config import ModelConfig, SampleConfig, TrainConfig
-from .decoder import Decoder
+from .decoder import Decoder, for_decoding
 from .layers import Linear
 from .model import SequenceModel
 from .optim import make_optimizers
-from .packed import decoding_dtype, with_weights_in
 from .protocols import Batch, Ids, Sequence
 from .train import train
+
+if TYPE_CHECKING:
+    from ctypes import CDLL
 
 SIDE = 2048  # of the square matrices whose product is the peak
 PROMPT = 16  # ids that decoding goes on from
@@ -128,14 +130,17 @@ class Decoding:
     limit: float
 
 
-@torch.no_grad()
 def decoding(
-    model_config: ModelConfig, device: torch.device, draws: int, tokens: int, read: float
+    model_config: ModelConfig,
+    device: torch.device,
+    draws: int,
+    tokens: int,
+    read: float,
+    library: CDLL | None = None,
 ) -> Decoding:
-    """What `sample` does. read: bytes a second that memory gives."""
+    """What `sample` does. read: bytes a second that memory gives; library: as `Decoder` has it."""
     plain = SequenceModel(model_config).to(device).eval()
-    dtype = decoding_dtype(plain, draws)
-    model = with_weights_in(plain, dtype, draws)
+    model, dtype = for_decoding(plain, draws, None, library)
     tokenizer: Any = _Plain(model_config.vocab_size)
     prompt = Sequence(np.arange(PROMPT) % model_config.vocab_size)
 
