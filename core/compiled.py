@@ -18,8 +18,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("step.c")
-FLAGS = ("-O2", "-march=native", "-ffp-contract=fast", "-fPIC", "-shared")
+SOURCE, HEADER = (Path(__file__).with_name(name) for name in ("step.c", "vectors.h"))
+FLAGS = ("-O2", "-march=native", "-ffp-contract=fast", "-fopenmp-simd", "-fPIC", "-shared")
 PARALLEL = ("-fopenmp",)  # tried first; Apple's compiler has none, and one thread is what is left
 PATIENCE = 60  # seconds that a compiler gets; it takes about one
 
@@ -53,7 +53,15 @@ def _build(folder: Path, command: list[str]) -> Path | None:
     if not command or shutil.which(command[0]) is None:
         return None
     said = subprocess.run([*command, "--version"], capture_output=True, timeout=PATIENCE).stdout
-    about = (SOURCE.read_bytes(), *FLAGS, *PARALLEL, *command, said, *_processor())
+    about = (
+        SOURCE.read_bytes(),
+        HEADER.read_bytes(),
+        *FLAGS,
+        *PARALLEL,
+        *command,
+        said,
+        *_processor(),
+    )
     key = hashlib.sha256(repr(about).encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     failed = folder / f"step-{key}.failed"

@@ -139,12 +139,12 @@ class Decoder:
         for number, row in self.busy.items():
             if row.unread and len(row.ids) > self.context:
                 self._slide(number, row)
-        at = np.zeros(self.rows, np.int64)
-        for number, row in self.busy.items():
-            at[number] = min(len(row.ids) - row.unread, self.context - 1)
         fed = sorted(number for number, row in self.busy.items() if row.unread)
         if not fed:
             return
+        at = np.zeros(self.rows, np.int64)
+        for number, row in self.busy.items():
+            at[number] = min(len(row.ids) - row.unread, self.context - 1)
         unread = [self.busy[number] for number in fed]
         positions = None
         if any(row.positions is not None for row in unread):

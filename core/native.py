@@ -85,6 +85,10 @@ def up_to(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 
 
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
 class Native:
     """A model's weights as step.c reads them, for a `Decoder`. `library`: what compiled.library
     gives; dtype: one of DTYPES. The model is one that `supports` says yes to; its weights are not
@@ -183,25 +187,28 @@ class NativeRows:
             native.embedding, native.last, native.head, (_Block * config.layers)(*blocks),
             *(buffer.data_ptr() for buffer in self._buffers),
         )  # fmt: skip
+        self._inputs = np.zeros((4, count), np.int64)  # ids, rows, at, places
+        self._plain = _Tokens(0, 0, *self._pointers(), *map(_address, native.plain_tables))
         self.out, self.current = torch.zeros(rows, self.stride), torch.zeros(rows, self.stride)
 
+    def _pointers(self) -> list[int]:
+        return [each.ctypes.data for each in self._inputs]
+
     def _step(
-        self, rows: Ids, ids: Ids, at: Ids, positions: Ids | None, logits: Tensor | None
+        self, rows: Ids | int, ids: Ids, at: Ids, positions: Ids | None, logits: Tensor | None
     ) -> None:
         """n tokens, each at its place of a row; logits (N, stride) of the last N are written."""
-        places, tables = at, self.native.plain_tables
+        native, count, tokens, places = self.native, len(ids), self._plain, at
         if positions is not None:
-            places = np.arange(len(ids))
-            tables = self.native.tables(torch.from_numpy(positions))
-        tokens = _Tokens(
-            len(ids), 0 if logits is None else len(logits),
-            *(each.ctypes.data for each in (ids, rows, at, places)),
-            *(None if table is None else table.data_ptr() for table in tables),
-            None if logits is None else logits.data_ptr(),
-        )  # fmt: skip
-        alone = self.native.products * len(ids) < ALONE
-        self.native.library.step(ctypes.byref(self._model), ctypes.byref(tokens),
-                          1 if alone else self.threads)  # fmt: skip
+            places = np.arange(count)
+            tables = native.tables(torch.from_numpy(positions))
+            tokens = _Tokens(0, 0, *self._pointers(), *map(_address, tables))
+        for kept, given in zip(self._inputs, (ids, rows, at, places), strict=True):
+            kept[:count] = given
+        tokens.count, tokens.wanted = count, 0 if logits is None else len(logits)
+        tokens.logits = _address(logits)
+        threads = 1 if native.products * count < ALONE else self.threads
+        native.library.step(ctypes.byref(self._model), ctypes.byref(tokens), threads)
 
     def read(self, ids: Ids, positions: Ids | None) -> tuple[int, Tensor]:
         """Into the row behind the last."""
@@ -210,7 +217,7 @@ class NativeRows:
             part = slice(first, min(first + CHUNK, len(ids)))
             at = np.arange(part.start, part.stop)
             self._step(
-                np.full(len(at), self.rows), np.ascontiguousarray(ids[part]), at,
+                self.rows, ids[part], at,
                 None if positions is None else positions[part],
                 logits if part.stop == len(ids) else None,
             )  # fmt: skip

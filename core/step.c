@@ -4,41 +4,20 @@
    sees what the row holds up to itself. A result is a function of its row alone, to the last bit:
    every sum has one order, whatever tokens are beside it and however many threads there are.
 
-   Weights lie in panels of PANEL outputs: for each input, the weights to all of them side by side
-   (zeros beyond the last output), in float32, bfloat16, float16 or int8 (native.py puts them so).
-   Keys lie in blocks of LANES positions, (row, group, block, head_width, LANES); values are (row,
-   group, position, value_width), value_width a multiple of PAIR. Buffers are (tokens, stride). */
+   Keys are (row, group, block, head_width, LANES), a block LANES positions; values (row,
+   group, position, value_width), a multiple of PAIR. Buffers are (tokens, stride). */
 
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
+#include "vectors.h"
+
 #ifdef _OPENMP
 #include <omp.h>
-#endif
-
-#if defined(__AVX512F__)
-enum { LANES = 16, VECTORS = 4 };
-#elif defined(__AVX__) /* 16 registers only */
-enum { LANES = 8, VECTORS = 2 };
 #else
-enum { LANES = 4, VECTORS = 4 };
+#define omp_get_thread_num() 0
 #endif
-enum { PANEL = VECTORS * LANES, PAIR = 2 * LANES };
 
-typedef float vec __attribute__((vector_size(4 * LANES)));
-typedef int32_t ints __attribute__((vector_size(4 * LANES)));
-typedef uint16_t shorts __attribute__((vector_size(2 * LANES)));
-typedef int8_t bytes __attribute__((vector_size(LANES)));
-
-enum { FLOAT32, BFLOAT16, FLOAT16, INT8 };
 enum { NO_NORM, RMSNORM, LAYERNORM };
 enum { RELU, GELU, RELU2, SWIGLU };
 
-typedef struct { /* scale: of each output (int8); scale and bias padded to whole panels, or none */
-    int32_t inputs, outputs, kind;
-    const void *weight;
-    const float *scale, *bias;
-} Linear;
 typedef struct {
     const float *weight, *bias;
 } Norm;
@@ -67,119 +46,6 @@ typedef struct { /* of each token, in order of position where several are of one
 int lanes(void) { return LANES; }
 int panel(void) { return PANEL; }
 
-/* ---- vectors -------------------------------------------------------------------------------- */
-
-static inline vec load(const float *p) {
-    vec v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-
-static inline void store(float *p, vec v) { memcpy(p, &v, sizeof v); }
-
-static inline vec choose(ints yes, vec a, vec b) {
-    return (vec)((yes & (ints)a) | (~yes & (ints)b));
-}
-
-/* exp to 2 units in the last place: 2^n times a polynomial on +-ln(2)/2 (Cephes, expf). */
-static inline vec exponential(vec x) {
-    vec zero = {0}, low = zero - 87.0f, high = zero + 88.0f;
-    x = choose(x < low, low, choose(x > high, high, x));
-    vec n = (x * 1.44269504f + 12582912.0f) - 12582912.0f; /* to the nearest whole number */
-    vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-    vec p = zero + 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = (p * r) * r + r + 1.0f;
-    ints power = (__builtin_convertvector(n, ints) + 127) << 23;
-    return p * (vec)power;
-}
-
-static inline vec sigmoid(vec x) { return 1.0f / (1.0f + exponential(-x)); }
-
-/* LANES weights, in float32. */
-static inline vec widen(const char *p, int kind) {
-    if (kind == FLOAT32) return load((const float *)p);
-    if (kind == INT8) {
-        bytes b;
-        memcpy(&b, p, sizeof b);
-        return __builtin_convertvector(b, vec);
-    }
-    shorts s;
-    memcpy(&s, p, sizeof s);
-#ifdef __F16C__
-    if (kind == FLOAT16) {
-        vec v;
-        __asm__("vcvtph2ps %1, %0" : "=v"(v) : "vm"(s));
-        return v;
-    }
-#endif
-    ints bits = __builtin_convertvector(s, ints);
-    if (kind == BFLOAT16) return (vec)(bits << 16);
-    vec size = (vec)((bits & 0x7fff) << 13) * 0x1p112f; /* float16: 5 bits of exponent, not 8 */
-    return (vec)((ints)size | (bits & 0x8000) << 16);
-}
-
-/* ---- products ------------------------------------------------------------------------------- */
-
-/* `count` tokens (a constant) times one panel. */
-static inline __attribute__((always_inline)) void tile(
-    const Linear *linear, int kind, int count, int panel, const float *x, float *y, int stride,
-    int columns, int add) {
-    const int size = (kind == FLOAT32 ? 4 : kind == INT8 ? 1 : 2) * LANES, inputs = linear->inputs;
-    const char *weight = (const char *)linear->weight + (int64_t)panel * inputs * VECTORS * size;
-    vec total[6][VECTORS];
-    memset(total, 0, sizeof total);
-    for (int i = 0; i < inputs; i++, weight += VECTORS * size) {
-        vec w[VECTORS];
-#pragma GCC unroll 4
-        for (int v = 0; v < VECTORS; v++) w[v] = widen(weight + v * size, kind);
-#pragma GCC unroll 6
-        for (int t = 0; t < count; t++)
-#pragma GCC unroll 4
-            for (int v = 0; v < VECTORS; v++) total[t][v] += w[v] * x[(int64_t)t * stride + i];
-    }
-#pragma GCC unroll 6
-    for (int t = 0; t < count; t++)
-#pragma GCC unroll 4
-        for (int v = 0; v < VECTORS; v++) {
-            const int first = panel * PANEL + v * LANES;
-            float *out = y + (int64_t)t * columns + first;
-            vec value = total[t][v];
-            if (linear->scale) value *= load(linear->scale + first);
-            if (linear->bias) value += load(linear->bias + first);
-            store(out, add ? load(out) + value : value);
-        }
-}
-
-/* y (count, columns) = or, where `add`, += x (count, stride) times the weight. */
-#define TILES(KIND)                                                                            \
-    for (; count - t >= 6; t += 6) TILE(KIND, 6);                                              \
-    for (; count - t >= 3; t += 3) TILE(KIND, 3);                                              \
-    for (; count - t >= 1; t += 1) TILE(KIND, 1);                                              \
-    break;
-#define TILE(KIND, COUNT)                                                                      \
-    tile(linear, KIND, COUNT, panel, x + (int64_t)t * stride, y + (int64_t)t * columns, stride, \
-         columns, add)
-
-static void product(const Linear *linear, int count, const float *x, int stride, float *y,
-                    int columns, int add) {
-    const int panels = (linear->outputs + PANEL - 1) / PANEL;
-#pragma omp for schedule(static)
-    for (int panel = 0; panel < panels; panel++) {
-        int t = 0;
-        switch (linear->kind) {
-        case FLOAT32: TILES(FLOAT32)
-        case BFLOAT16: TILES(BFLOAT16)
-        case FLOAT16: TILES(FLOAT16)
-        default: TILES(INT8)
-        }
-    }
-}
-
 /* ---- what is between products --------------------------------------------------------------- */
 
 static void normalise(const Model *m, const Norm *norm, int count, const float *x, float *y) {
@@ -188,14 +54,18 @@ static void normalise(const Model *m, const Norm *norm, int count, const float *
     for (int t = 0; t < count; t++) {
         const float *from = x + (int64_t)t * m->stride;
         float *to = y + (int64_t)t * m->stride;
-        double mean = 0, square = 0;
-        if (m->norm == LAYERNORM)
+        float mean = 0, square = 0;
+        if (m->norm == LAYERNORM) {
+#pragma omp simd reduction(+ : mean)
             for (int i = 0; i < width; i++) mean += from[i];
-        mean /= width;
+            mean /= width;
+        }
+#pragma omp simd reduction(+ : square)
         for (int i = 0; i < width; i++) square += (from[i] - mean) * (from[i] - mean);
-        const float scale = m->norm == NO_NORM ? 1 : 1 / sqrt(square / width + m->eps);
+        const float scale = m->norm == NO_NORM ? 1 : 1 / sqrtf(square / width + m->eps);
+#pragma omp simd
         for (int i = 0; i < width; i++) {
-            to[i] = (from[i] - (float)mean) * scale;
+            to[i] = (from[i] - mean) * scale;
             if (norm->weight) to[i] *= norm->weight[i];
             if (norm->bias) to[i] += norm->bias[i];
         }
@@ -206,9 +76,10 @@ static void normalise(const Model *m, const Norm *norm, int count, const float *
 static void turn(const Model *m, float *x, const float *cos, const float *sin) {
     const int width = m->head_width, half = width / 2;
     if (m->qk_norm) {
-        double square = 0;
-        for (int i = 0; i < width; i++) square += (double)x[i] * x[i];
-        const float scale = 1 / sqrt(square / width + m->eps);
+        float square = 0;
+#pragma omp simd reduction(+ : square)
+        for (int i = 0; i < width; i++) square += x[i] * x[i];
+        const float scale = 1 / sqrtf(square / width + m->eps);
         for (int i = 0; i < width; i++) x[i] *= scale;
     }
     if (cos)
@@ -338,10 +209,7 @@ void step(const Model *m, const Tokens *tokens, int threads) {
     (void)threads;
 #pragma omp parallel num_threads(threads)
     {
-        float *scores = m->scores;
-#ifdef _OPENMP
-        scores += (int64_t)omp_get_thread_num() * m->positions;
-#endif
+        float *scores = m->scores + (int64_t)omp_get_thread_num() * m->positions;
         embed(m, tokens);
         for (int layer = 0; layer < m->layers; layer++)
             through_block(m, m->blocks + layer, tokens, scores);
