@@ -69,7 +69,7 @@ def command(quiet: bool, as_json: bool, **flags: Any) -> None:
             flags["arch"], flags["size"], vocab_size=flags["vocab"], context=context
         )
         rows = with_fields(config, "train", {"batch": max(1, tokens // context)})
-        ran = bench.training(model, rows, device, flags["seconds"])
+        ran = bench.training_apart(model, rows, device, flags["seconds"])
         rate = ran.tokens_per_second * ran.flops_per_token
         found["training"].append({
             "context": context, "batch": ran.batch, "tokens_per_second": ran.tokens_per_second,

@@ -8,9 +8,11 @@ reaches. A decoded token reads every weight once: its limit is the memory's band
 
 from __future__ import annotations
 
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,7 @@ import torch
 
 from .config import ModelConfig, SampleConfig, TrainConfig
 from .decoder import Decoder, for_decoding
+from .device import use_threads
 from .layers import Linear
 from .model import SequenceModel
 from .optim import make_optimizers
@@ -117,6 +120,17 @@ def training(
         config.batch * config.accumulate * model_config.context / second, train_flops(model),
         None if after is None or before is None else after - before,
     )  # fmt: skip
+
+
+def training_apart(
+    model_config: ModelConfig, config: TrainConfig, device: torch.device, seconds: float
+) -> Training:
+    """`training` in a process of its own: memory that one before it freed and kept would hide
+    some of what this one takes."""
+    with ProcessPoolExecutor(
+        1, multiprocessing.get_context("spawn"), use_threads, (config.threads,)
+    ) as one:
+        return one.submit(training, model_config, config, device, seconds).result()
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ SOURCE, HEADER = (Path(__file__).with_name(name) for name in ("step.c", "vectors
 FLAGS = ("-O2", "-march=native", "-ffp-contract=fast", "-fopenmp-simd", "-fPIC", "-shared")
 PARALLEL = ("-fopenmp",)  # tried first; Apple's compiler has none, and one thread is what is left
 PATIENCE = 60  # seconds that a compiler gets; it takes about one
+AGAIN = 86_400  # seconds after which a compiler that failed is asked again
 
 _lock = threading.Lock()
 _built: dict[tuple[Path, str], Path | None] = {}
@@ -53,19 +55,12 @@ def _build(folder: Path, command: list[str]) -> Path | None:
     if not command or shutil.which(command[0]) is None:
         return None
     said = subprocess.run([*command, "--version"], capture_output=True, timeout=PATIENCE).stdout
-    about = (
-        SOURCE.read_bytes(),
-        HEADER.read_bytes(),
-        *FLAGS,
-        *PARALLEL,
-        *command,
-        said,
-        *_processor(),
-    )
+    sources = (SOURCE.read_bytes(), HEADER.read_bytes())
+    about = (*sources, *FLAGS, *PARALLEL, *command, said, *_processor())
     key = hashlib.sha256(repr(about).encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     failed = folder / f"step-{key}.failed"
-    if failed.exists():  # it would again
+    if failed.exists() and time.time() - failed.stat().st_mtime < AGAIN:
         return None
     for path in sorted(folder.glob(f"step-{key}-*.so")):
         if path.name == _name(key, path.read_bytes()):
@@ -74,7 +69,8 @@ def _build(folder: Path, command: list[str]) -> Path | None:
     try:
         return _compile(folder, key, command)
     except subprocess.CalledProcessError as error:
-        failed.write_bytes(error.stderr)
+        if error.returncode > 0:  # not a signal
+            failed.write_bytes(error.stderr)
         return None
 
 

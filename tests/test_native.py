@@ -190,6 +190,9 @@ def test_a_compiler_that_fails_is_not_asked_again(fake: str, tmp_path: Path) -> 
     assert compiled._build(folder, [fake]) is None and calls(fake) == 2
     (kept,) = folder.iterdir()
     assert kept.suffix == ".failed" and kept.read_text() == "no such thing\n"
+    os.utime(kept, (0, 0))
+    (tmp_path / "broken").unlink()
+    assert compiled._build(folder, [fake]) is not None, "long after, it is"
 
 
 def test_no_compiler_and_no_room_are_no_error(fake: str, tmp_path: Path) -> None:
