@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import time
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from .protocols import Ids
 CHUNK = 32  # ids of a prompt that are read at once
 NORMS = ("none", "rmsnorm", "layernorm")
 FFNS = ("relu", "gelu", "relu2", "swiglu")
+TRIED, AGAIN = 4, 64  # the first 4 steps of every 64 try both one thread and all
 ALONE = 500_000  # products of a step for which a second thread is not woken
 
 _int, _float, _pointer = ctypes.c_int32, ctypes.c_float, ctypes.c_void_p
@@ -155,6 +157,28 @@ class Native:
         return None, None, None
 
 
+class _Pace:
+    """How many threads a step gets: one or all, whichever took less time when both were last tried.
+    All wait for each other some fifty times a step: where other processes keep one of them from
+    running, that costs many times what it brings. Bits are the same."""
+
+    def __init__(self, all_threads: int) -> None:
+        self.all = self.best = all_threads
+        self.steps, self.seconds = 0, dict.fromkeys((1, all_threads), 0.0)
+
+    def threads(self) -> int:
+        at = self.steps % AGAIN
+        return self.best if at >= TRIED else (1, self.all)[at % 2]
+
+    def took(self, threads: int, seconds: float) -> None:
+        at, self.steps = self.steps % AGAIN, self.steps + 1
+        if at < TRIED:
+            self.seconds[threads] += seconds
+        if at == TRIED - 1:
+            self.best = min(self.seconds, key=self.seconds.__getitem__)
+            self.seconds = dict.fromkeys(self.seconds, 0.0)
+
+
 class NativeRows:
     """What `rows` rows have read, up to `length` ids each, and the logits behind it."""
 
@@ -174,7 +198,9 @@ class NativeRows:
             _Block(*block, keys.data_ptr(), values.data_ptr())
             for block, keys, values in zip(native.blocks, self.keys, self.values, strict=True)
         ]
-        self.threads = torch.get_num_threads()
+        self._paces: dict[int, _Pace] = {}  # tokens of a step -> how many threads it gets
+        # those beyond the panels of the widest product would only wait
+        self.threads = min(torch.get_num_threads(), -(-wide // native.panel))
         sizes = [(count, stride)] * 3 + [(self.threads, positions)]
         self._buffers = [torch.zeros(size) for size in sizes]
         self.stride = up_to(config.vocab_size, native.panel)
@@ -207,8 +233,13 @@ class NativeRows:
             kept[:count] = given
         tokens.count, tokens.wanted = count, 0 if logits is None else len(logits)
         tokens.logits = _address(logits)
-        threads = 1 if native.products * count < ALONE else self.threads
+        if self.threads == 1 or native.products * count < ALONE:
+            native.library.step(ctypes.byref(self._model), ctypes.byref(tokens), 1)
+            return
+        pace = self._paces.setdefault(count, _Pace(self.threads))
+        threads, began = pace.threads(), time.perf_counter()
         native.library.step(ctypes.byref(self._model), ctypes.byref(tokens), threads)
+        pace.took(threads, time.perf_counter() - began)
 
     def read(self, ids: Ids, positions: Ids | None) -> tuple[int, Tensor]:
         """Into the row behind the last."""

@@ -92,7 +92,7 @@ def test_company_pieces_and_threads_change_not_a_bit(dtype: str, library: CDLL) 
     assert torch.equal(stepped(alone, 0, ids[0], 1)[39:], expected[0])
     rows = NativeRows(native, 9, 70)
     for threads, count in ((1, 9), (3, 9), (3, 4)):
-        rows.threads = threads
+        rows.threads, rows._paces = threads, {}
         rows._buffers[3] = torch.zeros(threads, rows._model.positions)
         rows._model.scores = rows._buffers[3].data_ptr()
         fed = np.arange(count)
