@@ -3,9 +3,10 @@ HuggingFace, 240 new tokens from one, in turn.
 
 python benchmarks/decoding.py [--nanogpt CLONE] [--rounds 5]
 
-CLONE is a checkout of karpathy/nanoGPT; transformers is measured where it is installed. Weights
-are random: what a token costs does not depend on them. The limit is what memory's measured
-bandwidth leaves if only the weights were read.
+tfm decodes by core/step.c, and once as it does where there is no C compiler. CLONE is a checkout of
+karpathy/nanoGPT; transformers is measured where it is installed. Weights are random: what a token
+costs does not depend on them. The limit is what memory's measured bandwidth leaves if only the
+weights were read.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,42 +22,42 @@ from typing import Any
 import torch
 from _common import heading, interleaved, table
 
-from tfm.core import bench
+from tfm.core import bench, compiled
 from tfm.core.config import ModelConfig, SampleConfig
-from tfm.core.decoder import Decoder
+from tfm.core.decoder import Decoder, for_decoding
 from tfm.core.model import SequenceModel
-from tfm.core.packed import decoding_dtype, with_weights_in
 from tfm.core.protocols import Sequence
 
 NEW, VOCAB, CONTEXT = 240, 65, 256
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 
 
-def ours(rows: int, dtype: str) -> tuple[str, Callable[[], object], int]:
+def ours(
+    rows: int, dtype: str | None, library: Any, note: str = ""
+) -> tuple[str, Callable[[], object], int]:
     """(name, a call that draws, bytes that a step reads)."""
     import numpy as np
 
     torch.manual_seed(0)
-    plain = SequenceModel(
+    model = SequenceModel(
         ModelConfig(vocab_size=VOCAB, context=CONTEXT, layers=6, width=384, heads=6)
     ).eval()
-    for parameter in plain.parameters():
+    for parameter in model.parameters():
         if parameter.ndim == 2:
             torch.nn.init.normal_(parameter, std=0.02)
-    chosen = decoding_dtype(plain, rows) if dtype == "default" else dtype
-    model = with_weights_in(plain, chosen, rows)
     tokenizer: Any = bench._Plain(VOCAB)
 
+    ready, chosen = for_decoding(model, rows, dtype, library)
+
     def draw() -> None:
-        decoder = Decoder(model, tokenizer, SampleConfig(), rows, NEW + 1)
+        decoder = Decoder(ready, tokenizer, SampleConfig(), rows, NEW + 1)
         for number in range(rows):
             decoder.begin(Sequence(np.zeros(1, np.int64)), NEW, draw=number)
         for _ in range(NEW):
             decoder.step()
 
-    matrices = sum(p.numel() for p in plain.parameters() if p.ndim == 2) - VOCAB * 384
-    name = f"tfm, {chosen}" + (", the default" if dtype == "default" else "")
-    return name, draw, matrices * BYTES[chosen]
+    matrices = sum(p.numel() for p in model.parameters() if p.ndim == 2) - VOCAB * 384
+    return f"tfm, {chosen}{note}", draw, matrices * BYTES[chosen]
 
 
 def nanogpt(clone: Path, rows: int) -> Callable[[], object]:
@@ -94,13 +96,19 @@ def main() -> None:
     parser.add_argument("--only", type=int, choices=(1, 32), help="draws at once")
     args = parser.parse_args()
     heading()
+    library = compiled.library(Path(tempfile.mkdtemp(prefix="tfm-bench-")))
     read = bench.bandwidth(torch.device("cpu"), 1.0)
     print(f"memory gives {read / 1e9:.1f} GB/s to {torch.get_num_threads()} threads\n")
     for rows in [args.only] if args.only else (1, 32):
         calls: dict[str, Callable[[], object]] = {}
         step_bytes: dict[str, int] = {}
-        for dtype in ("default", "float32", "int8"):
-            name, call, size = ours(rows, dtype)
+        for dtype, by, note in (
+            (None, library, ", the default"),
+            ("float32", library, ""),
+            ("int8", library, ""),
+            (None, None, ", without a compiler"),
+        ):
+            name, call, size = ours(rows, dtype, by, note)
             calls[name], step_bytes[name] = call, size
         if args.nanogpt:
             calls["nanoGPT, float32"] = nanogpt(args.nanogpt, rows)

@@ -40,6 +40,7 @@ def command(quiet: bool, as_json: bool, **flags: Any) -> None:
     import torch
 
     from ..core import bench
+    from ..core.compiled import library
     from ..core.config import TrainConfig, model_config, with_fields
     from ..core.device import default_dtype, pick_device, use_threads
     from ..core.plan import SHAPES
@@ -68,13 +69,14 @@ def command(quiet: bool, as_json: bool, **flags: Any) -> None:
             flags["arch"], flags["size"], vocab_size=flags["vocab"], context=context
         )
         rows = with_fields(config, "train", {"batch": max(1, tokens // context)})
-        ran = bench.training(model, rows, device, flags["seconds"])
+        ran = bench.training_apart(model, rows, device, flags["seconds"])
         rate = ran.tokens_per_second * ran.flops_per_token
         found["training"].append({
             "context": context, "batch": ran.batch, "tokens_per_second": ran.tokens_per_second,
             "flops_per_token": ran.flops_per_token, "utilisation": rate / peaks[dtype],
             "peak_bytes": ran.peak_bytes,
         })  # fmt: skip
+    compiled = library(opt.cache_folder(), opt.compiler())
     for draws, count in DECODED.items():
         say(f"decoding, {draws} at once ...", quiet)
         model = model_config(
@@ -82,7 +84,8 @@ def command(quiet: bool, as_json: bool, **flags: Any) -> None:
             context=max(usual, bench.PROMPT + count),
         )  # fmt: skip
         read = found["read_bytes_per_second"]
-        found["decoding"].append(asdict(bench.decoding(model, device, draws, count, read)))
+        drew = bench.decoding(model, device, draws, count, read, compiled)
+        found["decoding"].append(asdict(drew))
     if as_json:
         click.echo(json.dumps(found))
         return

@@ -15,6 +15,8 @@ from .prompts import Prompt
 from .render import printable, say
 
 if TYPE_CHECKING:
+    from ctypes import CDLL
+
     from ..core.decoder import Decoder
     from ..core.model import SequenceModel
     from ..core.protocols import Sequence, Task, Tokenizer
@@ -84,12 +86,12 @@ class Sampler:
     def __init__(
         self, task: Task, tokenizer: Tokenizer, model: SequenceModel, config: SampleConfig,
         asked: Any, stop: str | None = None, strict: bool = False, quiet: bool = True,
-        length_given: bool = True, dtype: str | None = None,
+        length_given: bool = True, dtype: str | None = None, compiled: CDLL | None = None,
     ) -> None:  # fmt: skip
         self.task, self.tokenizer, self.model, self.config = task, tokenizer, model, config
         self.asked, self.stop = asked, stop.encode() if stop else None
         self.strict, self.quiet, self.length_given = strict, quiet, length_given
-        self.end, self.dtype = task.ends(tokenizer), dtype
+        self.end, self.dtype, self.compiled = task.ends(tokenizer), dtype, compiled
 
     def job(self, prompt: Prompt, count: int) -> Job:
         """`count` draws of a prompt, to be drawn. DataError where it cannot be gone on from."""
@@ -134,11 +136,9 @@ class Sampler:
         return self._drawn(self._decoder(ROWS, None), next_job)
 
     def _decoder(self, rows: int, length: int | None) -> Decoder:
-        from ..core.decoder import Decoder
-        from ..core.packed import decoding_dtype, with_weights_in
+        from ..core.decoder import Decoder, for_decoding
 
-        dtype = self.dtype or decoding_dtype(self.model, rows)
-        model = with_weights_in(self.model, dtype, rows)
+        model, _ = for_decoding(self.model, rows, self.dtype, self.compiled)
         return Decoder(model, self.tokenizer, self.config, rows, length)
 
     def _drawn(

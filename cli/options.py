@@ -220,6 +220,11 @@ def cache_folder() -> Path:
     return Path(base) / "tfm"
 
 
+def compiler() -> str:
+    """The C compiler's command, for core/step.c."""
+    return os.environ.get("CC") or "cc"
+
+
 def read_settings(file: str | None) -> tuple[dict[str, Any], dict[str, str]]:
     """Settings of the user's file and of `file` over it, and which file each comes from."""
     settings: dict[str, Any] = {}

@@ -8,24 +8,29 @@ reaches. A decoded token reads every weight once: its limit is the memory's band
 
 from __future__ import annotations
 
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from .config import ModelConfig, SampleConfig, TrainConfig
-from .decoder import Decoder
+from .decoder import Decoder, for_decoding
+from .device import use_threads
 from .layers import Linear
 from .model import SequenceModel
 from .optim import make_optimizers
-from .packed import decoding_dtype, with_weights_in
 from .protocols import Batch, Ids, Sequence
 from .train import train
+
+if TYPE_CHECKING:
+    from ctypes import CDLL
 
 SIDE = 2048  # of the square matrices whose product is the peak
 PROMPT = 16  # ids that decoding goes on from
@@ -117,6 +122,17 @@ def training(
     )  # fmt: skip
 
 
+def training_apart(
+    model_config: ModelConfig, config: TrainConfig, device: torch.device, seconds: float
+) -> Training:
+    """`training` in a process of its own: memory that one before it freed and kept would hide
+    some of what this one takes."""
+    with ProcessPoolExecutor(
+        1, multiprocessing.get_context("spawn"), use_threads, (config.threads,)
+    ) as one:
+        return one.submit(training, model_config, config, device, seconds).result()
+
+
 @dataclass(frozen=True)
 class Decoding:
     """Of all draws together; limit: tokens a second if nothing but the weights' bytes counted."""
@@ -128,14 +144,17 @@ class Decoding:
     limit: float
 
 
-@torch.no_grad()
 def decoding(
-    model_config: ModelConfig, device: torch.device, draws: int, tokens: int, read: float
+    model_config: ModelConfig,
+    device: torch.device,
+    draws: int,
+    tokens: int,
+    read: float,
+    library: CDLL | None = None,
 ) -> Decoding:
-    """What `sample` does. read: bytes a second that memory gives."""
+    """What `sample` does. read: bytes a second that memory gives; library: as `Decoder` has it."""
     plain = SequenceModel(model_config).to(device).eval()
-    dtype = decoding_dtype(plain, draws)
-    model = with_weights_in(plain, dtype, draws)
+    model, dtype = for_decoding(plain, draws, None, library)
     tokenizer: Any = _Plain(model_config.vocab_size)
     prompt = Sequence(np.arange(PROMPT) % model_config.vocab_size)
 

@@ -1,35 +1,29 @@
 """Many draws side by side: rows of one batch that begin and end each in its own time.
 
-What a row draws must not depend on what its neighbours do, to the last bit. So a step always has
-the same shapes, `rows` x the whole context, however few rows are busy, and a prompt is read by
-itself, padded to a length that depends on the prompt alone. (Measured: bits agree where a head's
-width is a multiple of 4, as every named size has it.)
+What a row draws must not depend on what its neighbours do, to the last bit: `rows.py` sees to the
+logits, and a draw from them is each row's own.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from .config import SampleConfig
 from .errors import DataError
 from .hashing import uniform
-from .model import DecodingState, SequenceModel, masked_to_support
+from .model import SequenceModel, masked_to_support
+from .native import Native, NativeRows, supports
+from .packed import decoding_dtype, with_weights_in
 from .protocols import Ids, Sequence, Tokenizer
+from .rows import Rows, TorchRows, padded
 from .sample import clip_prompt, pick, range_at
-from .traced import Step, traced
 
-ALIGNED = 16  # positions: where a row begins in memory must not change how products are summed
-SHORTEST = 16  # ids that a prompt is padded to; then the next power of two
-
-
-def _padded(length: int) -> int:
-    """The next power of two, or SHORTEST."""
-    return max(SHORTEST, 1 << (length - 1).bit_length())
+if TYPE_CHECKING:
+    from ctypes import CDLL
 
 
 @dataclass
@@ -45,6 +39,19 @@ class _Row:
     unread: bool = False  # whether the last of `ids` is not in the memory yet
 
 
+def for_decoding(
+    model: SequenceModel, rows: int, dtype: str | None = None, library: CDLL | None = None
+) -> tuple[SequenceModel | Native, str]:
+    """What a `Decoder` of so many rows decodes the model with, and what its weights are in:
+    `dtype` (of packed.DTYPES; none: the fastest of those that cost no quality). By step.c where
+    there is a library (of compiled.py) and it knows the model, else by torch."""
+    if library is not None and supports(model):
+        dtype = dtype or decoding_dtype(model, rows, native=True)
+        return Native(model, library, dtype), dtype
+    dtype = dtype or decoding_dtype(model, rows)
+    return with_weights_in(model, dtype, rows), dtype
+
+
 class Decoder:
     """`begin` a prompt where there is a `free` row, `step` all, `end` a row when it has enough.
 
@@ -53,21 +60,22 @@ class Decoder:
 
     def __init__(
         self,
-        model: SequenceModel,
+        model: SequenceModel | Native,
         tokenizer: Tokenizer,
         config: SampleConfig,
         rows: int = 32,
         length: int | None = None,
     ) -> None:
         """length: ids that a row will have at most (none: the context, where its window slides)."""
-        self.model, self.tokenizer, self.config, self.rows = model.eval(), tokenizer, config, rows
-        self.context, self.device = model.config.context, model.head.weight.device
-        length = self.context if length is None else min(_padded(length), self.context)
-        self.state = model.start(rows, -(-length // ALIGNED) * ALIGNED)
-        self._steps: dict[bool, Step] = {}
-        self.hidden = torch.zeros(rows, model.config.width, device=self.device)
+        self.tokenizer, self.config, self.rows = tokenizer, config, rows
+        self.context = model.config.context
+        length = self.context if length is None else min(padded(length), self.context)
+        self.memory: Rows = (
+            NativeRows(model, rows, length) if isinstance(model, Native)
+            else TorchRows(model, rows, length)
+        )  # fmt: skip
         self.busy: dict[int, _Row] = {}
-        self.last: tuple[Sequence, DecodingState, Tensor] | None = None  # the prompt last read
+        self.last: tuple[Sequence, Any] | None = None  # the prompt last read
 
     @property
     def free(self) -> int:
@@ -86,8 +94,8 @@ class Decoder:
             self.tokenizer.positions(total, prompt.side),
         )  # fmt: skip
         if self.last is None or self.last[0] is not prompt:  # draws of one prompt share it
-            self.last = (prompt, *self._read(row))
-        self._put(number, *self.last[1:])
+            self.last = prompt, self._read(row)
+        self.memory.put(number, self.last[1])
         self.busy[number] = row
         return number
 
@@ -99,63 +107,56 @@ class Decoder:
         """Of each busy row its next id and the model's own logprob of it; none where no id is
         legal. DataError where an item with positions of its own outgrows the context."""
         self._feed()
+        numbers = sorted(self.busy)
+        rows = [self.busy[number] for number in numbers]
+        if not rows:
+            return {}
         everything = (0, self.tokenizer.vocab_size)
-        ranges = {
-            n: range_at(row.support, row.first + row.drawn, self.tokenizer.vocab_size)
-            for n, row in self.busy.items()
-        }
-        legal = {n for n, (low, high) in ranges.items() if low < high}
-        support = [ranges[n] if n in legal else everything for n in range(self.rows)]
-        uniforms = [
-            uniform(self.config.seed, row.record, row.draw, row.drawn) if row else 0.0
-            for row in map(self.busy.get, range(self.rows))
-        ]
-        logits = self.model.logits(self.hidden)
+        support = [range_at(row.support, row.first + row.drawn, everything[1]) for row in rows]
+        legal = [low < high for low, high in support]
+        uniforms = [uniform(self.config.seed, row.record, row.draw, row.drawn) for row in rows]
+        logits = self.memory.logits()
+        if len(rows) < self.rows:
+            logits = logits[numbers]
         if any(each != everything for each in support):
-            logits = masked_to_support(logits, torch.tensor(support, device=self.device))
-        chosen = pick(logits, self.config, [] if self.config.greedy else uniforms)
+            kept = [each if ok else everything for each, ok in zip(support, legal, strict=True)]
+            logits = masked_to_support(logits, torch.tensor(kept, device=logits.device))
+        chosen = pick(logits, self.config, uniforms)
         logprobs = logits.log_softmax(-1).gather(1, chosen[:, None])[:, 0].tolist()
-        out: dict[int, tuple[int, float] | None] = {}
-        ids = chosen.tolist()
-        for number, row in self.busy.items():
-            out[number] = (ids[number], logprobs[number]) if number in legal else None
-            if number in legal:
-                row.ids.append(ids[number])
+        out: dict[int, tuple[int, float] | None] = dict.fromkeys(numbers)
+        for number, row, ok, id, logprob in zip(
+            numbers, rows, legal, chosen.tolist(), logprobs, strict=True
+        ):
+            if ok:
+                out[number] = id, logprob
+                row.ids.append(id)
                 row.drawn += 1
                 row.unread = True
         return out
 
     def _feed(self) -> None:
         """Reads the last id of each row that has not been read."""
-        ids, at = np.zeros((self.rows, 1), np.int64), np.zeros(self.rows, np.int64)
-        places: Ids | None = None
-        fed = np.zeros(self.rows, bool)
         for number, row in self.busy.items():
             if row.unread and len(row.ids) > self.context:
                 self._slide(number, row)
-            # a row that is not fed writes where its next id will
-            at[number] = min(len(row.ids) - row.unread, self.context - 1)
-            if not row.unread:
-                continue
-            fed[number] = True
-            ids[number] = row.ids[-1]
-            if row.positions is not None:
-                places = np.zeros((self.rows, 1, self.tokenizer.axes), np.int64) if (
-                    places is None
-                ) else places  # fmt: skip
-                places[number] = row.positions[at[number]]
-            row.unread = False
-        if not fed.any():
+        fed = sorted(number for number, row in self.busy.items() if row.unread)
+        if not fed:
             return
-        inputs = [torch.from_numpy(a).to(self.device) for a in (ids, at, places) if a is not None]
-        if (places is None) not in self._steps:
-            self._steps[places is None] = traced(self.model, self.state, *inputs)
-        hidden = self._steps[places is None](*inputs)
-        if fed.all():
-            self.hidden = hidden[:, 0]
-        else:
-            chosen = torch.from_numpy(fed).to(self.device)[:, None]
-            self.hidden = torch.where(chosen, hidden[:, 0], self.hidden)
+        at = np.zeros(self.rows, np.int64)
+        for number, row in self.busy.items():
+            at[number] = min(len(row.ids) - row.unread, self.context - 1)
+        unread = [self.busy[number] for number in fed]
+        positions = None
+        if any(row.positions is not None for row in unread):
+            nowhere = np.zeros((self.context, self.tokenizer.axes), np.int64)
+            positions = np.array([
+                (nowhere if row.positions is None else row.positions)[at[number]]
+                for number, row in zip(fed, unread, strict=True)
+            ])  # fmt: skip
+        ids = np.array([row.ids[-1] for row in unread])
+        self.memory.feed(np.array(fed), ids, at, positions)
+        for row in unread:
+            row.unread = False
 
     def _slide(self, number: int, row: _Row) -> None:
         """The window moves on, as in `generate`: the given part and the last half, read again."""
@@ -163,27 +164,10 @@ class Decoder:
             raise DataError(f"an item needs more than the context of {self.context}: --context")
         half = max(1, self.context // 2)
         row.ids = row.ids[: min(row.given, self.context - half)] + row.ids[-half:]
-        row.unread = False
-        self._put(number, *self._read(row))
+        row.unread, self.last = False, None  # what was read lies where this is read
+        self.memory.put(number, self._read(row))
 
-    @torch.no_grad()
-    def _read(self, row: _Row) -> tuple[DecodingState, Tensor]:
-        """A state that has read the row's ids, and the hidden state (D,) of the last."""
-        length = len(row.ids)
-        padded = min(self.context, _padded(length))
-        ids = np.zeros((1, padded), np.int64)
-        ids[0, :length] = row.ids
-        places = None
-        if row.positions is not None:
-            places = np.zeros((1, padded, self.tokenizer.axes), np.int64)
-            places[0, :length] = row.positions[:length]
-        state = self.model.start(1, padded)
-        hidden = self.model.step(
-            torch.from_numpy(ids).to(self.device), state,
-            None if places is None else torch.from_numpy(places).to(self.device),
-        )  # fmt: skip
-        return state, hidden[0, length - 1]
-
-    def _put(self, number: int, state: DecodingState, hidden: Tensor) -> None:
-        self.model.adopt(self.state, number, state)
-        self.hidden[number] = hidden
+    def _read(self, row: _Row) -> Any:
+        """What reading the row's ids leaves."""
+        positions = None if row.positions is None else row.positions[: len(row.ids)]
+        return self.memory.read(np.array(row.ids), positions)

@@ -114,12 +114,13 @@ def _has_fbgemm(device: torch.device) -> bool:
     return device.type == "cpu" and "fbgemm" in torch.backends.quantized.supported_engines
 
 
-def decoding_dtype(model: SequenceModel, rows: int) -> str:
-    """That in which `rows` rows are decoded fastest, of those that cost no quality to speak of."""
+def decoding_dtype(model: SequenceModel, rows: int, native: bool = False) -> str:
+    """That in which `rows` rows are decoded fastest, of those that cost no quality to speak of.
+    native: by step.c, where it is one for any number of rows, so that all draw alike."""
     device = model.head.weight.device
     if device.type == "cpu" and model.config.width < NARROW:
         return "float32"
-    if rows <= FEW and _has_fbgemm(device):
+    if native or rows <= FEW and _has_fbgemm(device):
         return "float16"
     return "bfloat16" if has_fast_bfloat16(device) else "float32"
 

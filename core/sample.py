@@ -26,7 +26,8 @@ def filtered(logits: Tensor, config: SampleConfig) -> Tensor:
     top_p keeps the smallest set that holds the probability, at least one id (Holtzman et al.
     2020); min_p is Nguyen et al. 2024.
     """
-    logits = logits / config.temperature
+    if config.temperature != 1:
+        logits = logits / config.temperature
     if 0 < config.top_k < logits.shape[-1]:
         kth = logits.topk(config.top_k, dim=-1).values[..., -1:]
         logits = logits.masked_fill(logits < kth, -torch.inf)
@@ -47,14 +48,12 @@ def pick(logits: Tensor, config: SampleConfig, uniforms: list[float]) -> Tensor:
     the cumulative distribution."""
     if config.greedy:
         return logits.argmax(-1)
-    p = filtered(logits, config).cpu().double().softmax(-1)
-    upto = p.cumsum(-1)
-    at = torch.tensor(uniforms, dtype=torch.float64)[:, None] * upto[:, -1:]
-    ids = torch.searchsorted(upto, at, right=True).squeeze(-1)
-    if int(ids.max()) == p.shape[-1]:  # a number just below 1, rounded: the last that can be drawn
-        last = p.shape[-1] - 1 - (p > 0).flip(-1).long().argmax(-1)
-        ids = torch.minimum(ids, last)
-    return ids.to(logits.device)
+    kept = filtered(logits, config).cpu().numpy().astype(np.float64)
+    upto = np.exp(kept - kept.max(-1, keepdims=True)).cumsum(-1)
+    at = np.array(uniforms)[:, None] * upto[:, -1:]
+    # below the sum, so that a number just below 1, rounded, falls on the last that can be drawn
+    ids = (upto <= np.minimum(at, np.nextafter(upto[:, -1:], 0))).sum(-1)
+    return torch.from_numpy(ids).to(logits.device)
 
 
 @dataclass(frozen=True)

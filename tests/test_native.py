@@ -1,0 +1,210 @@
+"""The step in C beside the model in torch; that a row's company changes not a bit of it; and what
+becomes of a library that is damaged, cannot be made or cannot be kept."""
+
+import os
+import stat
+from ctypes import CDLL
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Tfm, Trained
+from test_decoder import PLAIN, drawn, prompt
+from test_packed import BOUND
+from test_sample import FakeTokenizer, lively
+
+from tfm.core import compiled
+from tfm.core.config import ARCHS, SampleConfig
+from tfm.core.decoder import for_decoding
+from tfm.core.model import SequenceModel
+from tfm.core.native import Native, NativeRows, supports
+from tfm.core.packed import DTYPES
+from tfm.core.sample import generate
+
+OTHERS: dict[str, dict[str, Any]] = {
+    "grouped": dict(kv_heads=2, softcap=3.0),
+    "tied, sinusoidal": dict(tied=True, positions="sinusoidal", ffn="relu"),
+    "no norms, biases": dict(norm="none", bias=True, qk_norm=False, positions="none"),
+    "odd widths": dict(width=40, ffn_width=50, ffn="swiglu"),
+    "post-norm": dict(norm_position="post", positions="learned", norm="layernorm"),
+    "two axes": dict(axes=2, ffn="gelu"),
+}
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> CDLL:
+    found = compiled.library(tmp_path_factory.mktemp("cache"), os.environ.get("CC") or "cc")
+    if found is None:
+        pytest.skip("no C compiler here that compiles core/step.c")
+    return found
+
+
+def stepped(rows: NativeRows, row: int, ids: Any, begin: int, positions: Any = None) -> Any:
+    """(T - begin + 1, V) logits behind each of the ids from the one before `begin`: those up to
+    there are read as a prompt, the others one by one."""
+
+    def place(part: slice) -> Any:
+        return None if positions is None else positions[part]
+
+    rows.put(row, rows.read(ids[:begin], place(slice(begin))))
+    out = [rows.logits()[row].clone()]
+    for t in range(begin, len(ids)):
+        rows.feed(np.array([row]), ids[[t]], np.full(rows.rows, t), place(slice(t, t + 1)))
+        out.append(rows.logits()[row].clone())
+    return torch.stack(out)
+
+
+@pytest.mark.parametrize("name", [*ARCHS, *OTHERS])
+@torch.no_grad()
+def test_logits_are_those_of_the_model(name: str, library: CDLL) -> None:
+    model = lively(**{**dict(heads=4, context=40), **{**ARCHS, **OTHERS}[name]})
+    draw = np.random.default_rng(0)
+    ids = draw.integers(0, 23, 40)
+    positions = draw.integers(0, 40, (40, 2)) if name == "two axes" else None
+    places = None if positions is None else torch.from_numpy(positions)[None]
+    plain = model.logits(model(torch.from_numpy(ids)[None], places))[0]
+    found = stepped(NativeRows(Native(model, library, "float32"), 3, 40), 1, ids, 35, positions)
+    assert float((found - plain[34:]).abs().max()) <= 1e-5 * max(1, float(plain.std()))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@torch.no_grad()
+def test_weights_in_fewer_bits(dtype: str, library: CDLL) -> None:
+    model = lively(width=96, heads=2, context=40)
+    ids = np.random.default_rng(1).integers(0, 23, 40)
+    plain = model.logits(model(torch.from_numpy(ids)[None]))[0]
+    native = Native(model, library, dtype)
+    found = stepped(NativeRows(native, 1, 40), 0, ids, 1)
+    assert float((found - plain).square().mean().sqrt()) <= BOUND[dtype] * float(plain.std())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_company_pieces_and_threads_change_not_a_bit(dtype: str, library: CDLL) -> None:
+    """A prompt read whole or id by id, alone or beside up to nine others, by one thread or three:
+    what is read behind it is the same."""
+    native = Native(lively(width=96, heads=2, context=70), library, dtype)
+    native.products = 1 << 40  # no step is too small for several threads
+    ids = np.random.default_rng(2).integers(0, 23, (9, 60))
+    alone = NativeRows(native, 1, 70)
+    expected = [stepped(alone, 0, each, 40) for each in ids]
+    assert torch.equal(stepped(alone, 0, ids[0], 1)[39:], expected[0])
+    rows = NativeRows(native, 9, 70)
+    for threads, count in ((1, 9), (3, 9), (3, 4)):
+        rows.threads, rows._paces = threads, {}
+        rows._buffers[3] = torch.zeros(threads, rows._model.positions)
+        rows._model.scores = rows._buffers[3].data_ptr()
+        fed = np.arange(count)
+        for row in fed:
+            rows.put(row, rows.read(ids[row, :40], None))
+        for t in range(40, 60):
+            rows.feed(fed, ids[:count, t], np.full(9, t), None)
+            for row in fed:
+                assert torch.equal(rows.logits()[row], expected[row][t - 39])
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_it_draws_what_generate_draws(arch: str, library: CDLL) -> None:
+    """Prompts that fit and not, windows that slide, filters; more prompts than rows."""
+    model = lively(**ARCHS[arch], kv_heads=1)
+    prompts = [prompt(n, length) for n, length in enumerate((1, 3, 9, 12, 40))]
+    for options in ({}, {"greedy": True}, {"top_p": 0.8, "temperature": 0.7}):
+        native: Any = Native(model, library, "float32")
+        together = drawn(native, prompts, list("abcde"), **options)  # type: ignore[arg-type]
+        for one, record, draw in zip(prompts, "abcde", together, strict=True):
+            config = SampleConfig(length=len(draw), **options)  # type: ignore[arg-type]
+            alone = list(generate(model, PLAIN, one, config, record=record))
+            assert [id for id, _ in draw] == [step.ids[0] for step in alone]
+            logprobs = [step.logprobs[0] for step in alone]
+            np.testing.assert_allclose([p for _, p in draw], logprobs, atol=1e-4)
+
+
+def test_neighbours_change_not_a_bit_of_what_is_drawn(library: CDLL) -> None:
+    for tokenizer in (PLAIN, FakeTokenizer(axes=2)):
+        native: Any = Native(lively(axes=tokenizer.axes), library, "float16")
+        prompts = [prompt(n, 1 + 3 * n % 5) for n in range(9)]
+        arguments: dict[str, Any] = dict(length=7, tokenizer=tokenizer)
+        whole = drawn(native, prompts, list("abcdefghi"), **arguments)
+        for chosen in ([4], [8, 2], [7, 1, 0, 5, 3]):
+            records = ["abcdefghi"[n] for n in chosen]
+            some = drawn(native, [prompts[n] for n in chosen], records, **arguments)
+            for number, draw in zip(chosen, some, strict=True):
+                shared = min(len(draw), len(whole[number]))
+                assert draw[:shared] == whole[number][:shared] and shared
+
+
+def test_what_it_does_not_know_is_left_to_torch(library: CDLL) -> None:
+    model = lively()
+    ready, dtype = for_decoding(model, 1, None, library)
+    assert isinstance(ready, Native) and dtype == "float32", "a narrow one is not worth rounding"
+    assert for_decoding(lively(width=128), 32, None, library)[1] == "float16"
+    assert not supports(lively().double())
+    other, _ = for_decoding(lively().double(), 1, None, library)
+    assert isinstance(other, SequenceModel)
+    model.blocks[0].ffn = torch.nn.Identity()  # of another package, say
+    assert not supports(model)
+    assert isinstance(for_decoding(lively(), 1)[0], SequenceModel), "no library"
+
+
+# -- the library ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> str:
+    """A compiler that writes down that it was called; with a file `broken` beside it it fails."""
+    script = tmp_path / "fake-cc"
+    script.write_text(
+        f'#!/bin/sh\ncd "{tmp_path}"\n[ "$1" = --version ] && exec echo fake 1.0\n'
+        'echo "$@" >> calls\n[ -e broken ] && { echo no such thing >&2; exit 1; }\n'
+        'while [ "$1" != -o ]; do shift; done\necho library > "$2"\n'
+    )
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    if os.name != "posix":
+        pytest.skip("a compiler that is a shell script")
+    return str(script)
+
+
+def calls(fake: str) -> int:
+    return len((Path(fake).parent / "calls").read_text().splitlines())
+
+
+def test_a_library_is_made_once_and_again_where_it_is_damaged(fake: str, tmp_path: Path) -> None:
+    folder = tmp_path / "native"
+    made = compiled._build(folder, [fake])
+    assert made is not None and made.read_text() == "library\n"
+    assert compiled._build(folder, [fake]) == made and calls(fake) == 1
+    for damage in (b"", b"lib", b"Library\n", b"library\n\0"):
+        made.write_bytes(damage)
+        assert compiled._build(folder, [fake]) == made
+        assert made.read_text() == "library\n", "never loaded as it was"
+    assert calls(fake) == 5 and sorted(path.name for path in folder.iterdir()) == [made.name]
+    assert compiled._build(folder, [fake, "-g"]) != made, "another command, another library"
+
+
+def test_a_compiler_that_fails_is_not_asked_again(fake: str, tmp_path: Path) -> None:
+    (tmp_path / "broken").touch()
+    folder = tmp_path / "native"
+    assert compiled._build(folder, [fake]) is None
+    assert calls(fake) == 2, "with and without threads"
+    assert compiled._build(folder, [fake]) is None and calls(fake) == 2
+    (kept,) = folder.iterdir()
+    assert kept.suffix == ".failed" and kept.read_text() == "no such thing\n"
+    os.utime(kept, (0, 0))
+    (tmp_path / "broken").unlink()
+    assert compiled._build(folder, [fake]) is not None, "long after, it is"
+
+
+def test_no_compiler_and_no_room_are_no_error(fake: str, tmp_path: Path) -> None:
+    assert compiled.library(tmp_path, "no-such-compiler-here") is None
+    assert compiled.library(tmp_path, "") is None
+    (tmp_path / "file").touch()
+    assert compiled.library(tmp_path / "file", fake) is None, "a folder that cannot be made"
+    assert compiled.library(tmp_path, fake) is None, "what it made is no library"
+
+
+def test_sample_is_the_same_without_a_compiler(tfm: Tfm, trained: Trained, library: CDLL) -> None:
+    arguments = ("sample", trained.path, "-p", "the", "--length", 40, "--dtype", "float32")
+    with_one = tfm(*arguments)
+    without = tfm(*arguments, env={"CC": "no-such-compiler-here"})
+    assert without.out == with_one.out and without.err == with_one.err == ""
