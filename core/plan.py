@@ -37,12 +37,9 @@ SHAPES = {
     "base": (256, 8192),
     "large": (1024, 32768),
 }
-TOKENS_PER_PARAMETER = 0.8  # that a size must see within the budget to be worth choosing
-# What benchmarks/sweep.py measured:
+TOKENS_PER_PARAMETER = 1.4  # that a size must see within the budget to be worth choosing
 ENOUGH_STEPS, LEAST_TOKENS = 400, 768  # with fewer steps, a step is better half as large
-RATE, STEADY_RATE = (0.04, 1000), (0.02, 4000)  # Muon's rate at up to, from so many steps
-OFTEN, SELDOM = 12, 4  # passes over the data: rather than often, a larger model seldom
-DROPOUT = ((5, 0.0), (12, 0.1), (math.inf, 0.2))  # up to so many passes -> rate
+DROPOUT = ((10, 0.0), (60, 0.1), (math.inf, 0.2))  # up to so many passes over the data -> rate
 EVALUATION_SHARE = 0.05  # of the budget, at most, for the final score
 TEARDOWN = 0.5  # seconds from the last word to the exit, saving and a sample included
 
@@ -105,22 +102,22 @@ def tokens_seen(
     """How many tokens each size would see in `seconds`, judged from the speed of one.
 
     A wider model does more work a token, at a better rate: work is taken to grow with the
-    parameters to the power 0.9.
+    parameters of blocks and head to the power 0.9.
     """
+
+    def products(size: str) -> int:
+        config = config_of(size)
+        return parameters_of(config) + config.vocab_size * config.width
+
     rate = SHAPES[measured][1] / speed.step_seconds
-    base = parameters_of(config_of(measured))
-    return {size: seconds * rate * (base / parameters_of(config_of(size))) ** 0.9 for size in SIZES}
+    return {size: seconds * rate * (products(measured) / products(size)) ** 0.9 for size in SIZES}
 
 
-def choose_size(
-    seen: Mapping[str, float], config_of: Callable[[str], ModelConfig], ids: float = math.inf
-) -> str:
-    """The largest size that sees enough tokens; a larger one still, where that would see the
-    `ids` of the training data over and over."""
+def choose_size(seen: Mapping[str, float], config_of: Callable[[str], ModelConfig]) -> str:
+    """The largest size that sees enough tokens."""
     best = "nano"
     for size in SIZES:
-        often = seen[best] > OFTEN * ids and seen[size] >= SELDOM * ids
-        if often or seen[size] >= TOKENS_PER_PARAMETER * parameters_of(config_of(size)):
+        if seen[size] >= TOKENS_PER_PARAMETER * parameters_of(config_of(size)):
             best = size
     return best
 
@@ -130,13 +127,6 @@ def rows_for(tokens: float, rows: int, context: int) -> int:
     while tokens < ENOUGH_STEPS * rows * context and rows * context >= 2 * LEAST_TOKENS:
         rows //= 2
     return rows
-
-
-def rate_for(steps: int) -> float:
-    """Muon's learning rate: the fewer steps, the larger, between RATE and STEADY_RATE."""
-    (high, few), (low, many) = RATE, STEADY_RATE
-    part = math.log(max(steps, 1) / few) / math.log(many / few)
-    return float(high * (low / high) ** min(1.0, max(0.0, part)))
 
 
 def dropout_for(passes: float) -> float:
@@ -203,7 +193,7 @@ def make_plan(
     speed = measure(model, train, data, device, min(5.0, 0.04 * budget))
     seen = tokens_seen(size, speed, left(), model_of)
     if request.size is None and request.init is None:
-        size = choose_size(seen, model_of, ids)
+        size = choose_size(seen, model_of)
     chosen, as_chosen = configs(size, seen[size])
     if (chosen, as_chosen.batch) != (usual, train.batch):
         data = dataset(chosen, sample)
@@ -257,7 +247,6 @@ def make_configs(
     context = request.context
     if "context" in sets:
         context = parse_value(sets.pop("context"), int, "model.context")
-    train = TrainConfig(seed=request.seed)
     if request.init is not None:
         model = request.init.model_config()
         context, rows = shape(size, None, model.context)
@@ -272,10 +261,9 @@ def make_configs(
             model = replace(model, dropout=dropout_for(tokens / ids))
             if request.steps is None:
                 rows = rows_for(tokens, rows, context)
-            train = replace(train, lr=rate_for(round(tokens / (rows * context))))
     model = with_fields(model, "model", sets)
-    train = replace(
-        train, batch=rows, dtype=default_dtype(device, model.width),
+    train = TrainConfig(
+        batch=rows, seed=request.seed, dtype=default_dtype(device, model.width),
         threads=torch.get_num_threads(),
     )  # fmt: skip
     train = with_fields(train, "train", request.sets.get("train", {}))
