@@ -126,9 +126,10 @@ class TextTask(Running):
 
 
 def bpe_size(train_bytes: int) -> int:
-    """Ids for a corpus of so many bytes: 1,024 at 1 MB, half as many for an eighth, a power of
-    two from 320 to 4,096: on a small budget a larger head costs more than it brings."""
-    power = round(np.log2(1024 * (max(train_bytes, 1) / 1e6) ** (1 / 3)))
+    """Ids for a corpus of so many bytes: 1,024 at 1 MB, half as many for a quarter, a power of two
+    from 320 to 4,096: on a small budget a larger head costs more than it brings
+    (benchmarks/sweep.py)."""
+    power = round(np.log2(1024 * (max(train_bytes, 1) / 1e6) ** 0.5))
     return max(320, int(2 ** min(power, 12)))
 
 
