@@ -41,6 +41,7 @@ TOKENS_PER_PARAMETER = 1.4  # that a size must see within the budget to be worth
 ENOUGH_STEPS, LEAST_TOKENS = 400, 768  # with fewer steps, a step is better half as large
 DROPOUT = ((10, 0.0), (60, 0.1), (math.inf, 0.2))  # up to so many passes over the data -> rate
 EVALUATION_SHARE = 0.05  # of the budget, at most, for the final score
+MEASURING = 0.02  # of the budget, for each size that is tried; marks on the way correct the steps
 TEARDOWN = 0.5  # seconds from the last word to the exit, saving and a sample included
 
 
@@ -190,7 +191,7 @@ def make_plan(
     encoding = (time.perf_counter() - began) / sample  # seconds a token, at most
     model = fit_context(usual, data, note)
     budget = left()
-    speed = measure(model, train, data, device, min(5.0, 0.04 * budget))
+    speed = measure(model, train, data, device, min(5.0, MEASURING * budget))
     seen = tokens_seen(size, speed, left(), model_of)
     if request.size is None and request.init is None:
         size = choose_size(seen, model_of)
@@ -198,7 +199,7 @@ def make_plan(
     if (chosen, as_chosen.batch) != (usual, train.batch):
         data = dataset(chosen, sample)
         model = fit_context(chosen, data, note)
-        speed = measure(model, as_chosen, data, device, min(10.0, 0.04 * budget))
+        speed = measure(model, as_chosen, data, device, min(10.0, MEASURING * budget))
     train = as_chosen
     final = prepared.heldout[prepared.final_split]
     held = sum(map(len, final))
