@@ -69,7 +69,7 @@ def whole(
     """A run that nothing interrupts, with a checkpoint of every step, and its cache."""
     monkeypatch.setattr(checkpoints_module, "KEEP", STEPS)
     monkeypatch.setattr("tfm.core.files.os.fsync", lambda _: None)
-    monkeypatch.setattr("tfm.tasks.series.EVALUATION_PATHS", 3)
+    monkeypatch.setattr("tfm.tasks._series_windows.EVALUATION_PATHS", 3)
     task, cache = request.param, tmp_path / "cache"
     asked = Request(
         task=task, size="nano", steps=STEPS, sets=SETS, device="cpu", **data_of(task, tmp_path)
