@@ -52,6 +52,13 @@ def heading() -> None:
     )
 
 
+def use_kernels() -> None:
+    """Training in this process as the command trains."""
+    from tfm.core import compiled, kernels
+
+    kernels.use(compiled.library(Path(tempfile.mkdtemp(prefix="tfm-bench-"))))
+
+
 def table(rows: Sequence[Sequence[object]]) -> None:
     """Rows as a Markdown table, the first one its heading."""
     print("| " + " | ".join(map(str, rows[0])) + " |")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _common import heading, interleaved, table
+from _common import heading, interleaved, table, use_kernels
 
 from tfm.core import bench
 from tfm.core.config import ModelConfig, TrainConfig
@@ -81,6 +81,7 @@ def main() -> None:
     parser.add_argument("--only", choices=SHAPES)
     args = parser.parse_args()
     heading()
+    use_kernels()
     peaks = {d: bench.matmul_peak(CPU, getattr(torch, d), 1.0) for d in ("float32", "bfloat16")}
     print(", ".join(f"{d} {p / 1e9:,.0f} GFLOP/s" for d, p in peaks.items()) + "\n")
     for name in [args.only] if args.only else SHAPES:

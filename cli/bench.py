@@ -63,20 +63,20 @@ def command(quiet: bool, as_json: bool, **flags: Any) -> None:
         "matmul_flops_per_second": peaks, "read_bytes_per_second": bench.bandwidth(device),
         "training": [], "decoding": [],
     }  # fmt: skip
+    compiled = library(opt.cache_folder(), opt.compiler())
     for context in contexts or [usual]:
         say(f"training, context {context:,} ...", quiet)
         model = model_config(
             flags["arch"], flags["size"], vocab_size=flags["vocab"], context=context
         )
         rows = with_fields(config, "train", {"batch": max(1, tokens // context)})
-        ran = bench.training_apart(model, rows, device, flags["seconds"])
+        ran = bench.training_apart(model, rows, device, flags["seconds"], compiled)
         rate = ran.tokens_per_second * ran.flops_per_token
         found["training"].append({
             "context": context, "batch": ran.batch, "tokens_per_second": ran.tokens_per_second,
             "flops_per_token": ran.flops_per_token, "utilisation": rate / peaks[dtype],
             "peak_bytes": ran.peak_bytes,
         })  # fmt: skip
-    compiled = library(opt.cache_folder(), opt.compiler())
     for draws, count in DECODED.items():
         say(f"decoding, {draws} at once ...", quiet)
         model = model_config(

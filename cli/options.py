@@ -221,8 +221,16 @@ def cache_folder() -> Path:
 
 
 def compiler() -> str:
-    """The C compiler's command, for core/step.c."""
+    """The C compiler's command, for core/step.c and train.c."""
     return os.environ.get("CC") or "cc"
+
+
+def use_kernels() -> None:
+    """Has what is trained here go through core/train.c, where there is a compiler for it."""
+    from ..core import kernels
+    from ..core.compiled import library
+
+    kernels.use(library(cache_folder(), compiler()))
 
 
 def read_settings(file: str | None) -> tuple[dict[str, Any], dict[str, str]]:

@@ -50,6 +50,7 @@ def command(
     def note(text: str) -> None:
         say(text, quiet)
 
+    opt.use_kernels()
     others = repeat.other_versions(original)
     if others:
         note(f"not as it was: {'; '.join(others)}; bits may differ for that alone")

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..core.compiled import build
 from ..core.errors import AnswerNo, UsageError
 from . import options as opt
 from .main import STARTED
@@ -114,6 +116,8 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
         say(text, quiet)
 
     stop = Stop()
+    compiling = (opt.cache_folder(), opt.compiler())
+    threading.Thread(target=build, args=compiling).start()  # while torch is imported
     if flags["resume"] is not None:
         run, task, planned, state = _resume(ctx, flags, note)
         left = None
@@ -212,6 +216,7 @@ def _start(
     from ..core.source import standard_input
 
     pick_device(request.device)
+    opt.use_kernels()
     prepared = experiment.prepare(request, note)
     planned = make_plan(request, prepared, left, opt.cache_folder(), note)
     state = experiment.fresh_state(planned, request.init)
@@ -253,6 +258,7 @@ def _resume(
 
     run = open_run(flags["resume"] or None, Path(flags["runs"]))
     run.lock()
+    opt.use_kernels()
     task, planned, state = experiment.resume(
         run, note, flags["device"], opt.cache_folder(), flags["data"]
     )

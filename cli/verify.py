@@ -112,6 +112,7 @@ def train_some(
     run = Run(Path(path))
     run.lock()
     cache = opt.cache_folder()
+    opt.use_kernels()
     task, planned, state = experiment.resume(run, lambda _: None, device, cache, data)
     run.cut(state.step)
     if killed_in:

@@ -8,6 +8,7 @@ reaches. A decoded token reads every weight once: its limit is the memory's band
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import statistics
 import time
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from . import kernels
 from .config import ModelConfig, SampleConfig, TrainConfig
 from .decoder import Decoder, for_decoding
 from .device import use_threads
@@ -123,14 +125,21 @@ def training(
 
 
 def training_apart(
-    model_config: ModelConfig, config: TrainConfig, device: torch.device, seconds: float
-) -> Training:
+    model_config: ModelConfig, config: TrainConfig, device: torch.device, seconds: float,
+    library: CDLL | None = None,
+) -> Training:  # fmt: skip
     """`training` in a process of its own: memory that one before it freed and kept would hide
-    some of what this one takes."""
+    some of what this one takes. library: as `kernels.use` has it."""
+    path = None if library is None else library._name
     with ProcessPoolExecutor(
-        1, multiprocessing.get_context("spawn"), use_threads, (config.threads,)
+        1, multiprocessing.get_context("spawn"), _begin, (config.threads, path)
     ) as one:
         return one.submit(training, model_config, config, device, seconds).result()
+
+
+def _begin(threads: int, library: str | None) -> None:
+    use_threads(threads)
+    kernels.use(None if library is None else ctypes.CDLL(library))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
-"""core/step.c as a library: compiled by the machine's C compiler when it is first asked for, and
-kept in a cache folder. Where that cannot be, there is none, and torch does the work.
+"""core/step.c and train.c as a library: compiled by the machine's C compiler when it is first asked
+for, and kept in a cache folder. Where that cannot be, there is none, and torch does the work.
 
 This file imports no torch, so that a compiler can work while torch is being imported.
 """
@@ -19,7 +19,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-SOURCE, HEADER = (Path(__file__).with_name(name) for name in ("step.c", "vectors.h"))
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("step.c", "train.c"))
+HEADER = Path(__file__).with_name("vectors.h")
 FLAGS = ("-O2", "-march=native", "-ffp-contract=fast", "-fopenmp-simd", "-fPIC", "-shared")
 PARALLEL = ("-fopenmp",)  # tried first; Apple's compiler has none, and one thread is what is left
 PATIENCE = 60  # seconds that a compiler gets; it takes about one
@@ -30,7 +31,7 @@ _built: dict[tuple[Path, str], Path | None] = {}
 
 
 def library(cache: Path, compiler: str = "cc") -> ctypes.CDLL | None:
-    """The compiled step; none where `build` gives none or the system cannot load it. Torch must
+    """What was compiled; none where `build` gives none or the system cannot load it. Torch must
     have been imported, so that both share one OpenMP."""
     path = build(cache, compiler)
     try:
@@ -55,7 +56,7 @@ def _build(folder: Path, command: list[str]) -> Path | None:
     if not command or shutil.which(command[0]) is None:
         return None
     said = subprocess.run([*command, "--version"], capture_output=True, timeout=PATIENCE).stdout
-    sources = (SOURCE.read_bytes(), HEADER.read_bytes())
+    sources = [source.read_bytes() for source in (*SOURCES, HEADER)]
     about = (*sources, *FLAGS, *PARALLEL, *command, said, *_processor())
     key = hashlib.sha256(repr(about).encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +85,7 @@ def _compile(folder: Path, key: str, command: list[str]) -> Path:
         made = Path(fresh) / "step.so"
         for flags in ((*FLAGS, *PARALLEL), FLAGS):
             done = subprocess.run(
-                [*command, *flags, "-o", str(made), str(SOURCE), "-lm"],
+                [*command, *flags, "-o", str(made), *map(str, SOURCES), "-lm"],
                 capture_output=True, timeout=PATIENCE,
             )  # fmt: skip
             if done.returncode == 0:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from . import kernels
 from .checkpoints import Checkpoint
 from .choice import Choice, check_until
 from .config import ModelConfig, TrainConfig, from_json, with_fields
@@ -181,7 +182,8 @@ def describe_config(
         "origins": origins,
         "argv": argv,
         "versions": {"python": platform.python_version(), "torch": torch.__version__,
-                     "numpy": numpy.__version__, "platform": sys.platform},
+                     "numpy": numpy.__version__, "kernels": kernels.version(),
+                     "platform": sys.platform},
     }  # fmt: skip
 
 

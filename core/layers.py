@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import kernels
 from .config import ModelConfig
 from .fused import dropout, relu_squared, rms_norm
 
@@ -37,14 +38,16 @@ class NoNorm(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """Zhang & Sennrich 2019, over the width."""
+    """Zhang & Sennrich 2019, over the width. `inner`: what comes out goes into products alone."""
 
-    def __init__(self, width: int, eps: float) -> None:
+    def __init__(self, width: int, eps: float, inner: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
-        self.eps = eps
+        self.eps, self.inner = eps, inner
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.inner and x.dtype == torch.float32 and kernels.serve(x):
+            return kernels.rms_norm(x, self.weight, self.eps)
         return rms_norm(x, self.weight, self.eps)
 
 
@@ -53,7 +56,7 @@ def make_norm(config: ModelConfig) -> nn.Module:
     if config.norm == "layernorm":
         return nn.LayerNorm(config.width, eps=config.norm_eps, bias=config.bias)
     if config.norm == "rmsnorm":
-        return RMSNorm(config.width, config.norm_eps)
+        return RMSNorm(config.width, config.norm_eps, inner=config.norm_position == "pre")
     return NoNorm()
 
 
@@ -66,6 +69,13 @@ class Dropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return dropout(x, self.rate) if self.training else x
+
+    def added(self, x: Tensor, y: Tensor) -> Tensor:
+        """x and what is left of y."""
+        if x.dtype == torch.float32 and kernels.serve(y):
+            return kernels.add(x, y, self.rate if self.training else 0.0)
+        out: Tensor = x + self(y)
+        return out
 
 
 class FeedForward(nn.Module):
@@ -89,7 +99,7 @@ class FeedForward(nn.Module):
             gate, value = up.chunk(2, dim=-1)
             hidden = F.silu(gate) * value
         elif self.kind == "relu2":
-            hidden = relu_squared(up)
+            hidden = kernels.relu_squared(up) if kernels.serve(up) else relu_squared(up)
         elif self.kind == "gelu":
             hidden = F.gelu(up, approximate="tanh")
         else:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import kernels
 from .model import SequenceModel, masked_to_support
 
 CHUNK = 1 << 19  # logits that are there at once
@@ -63,8 +64,15 @@ class _HeadNll(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(hidden), rows):
                 at = slice(start, start + rows)
+                products = hidden[at] @ head.T
+                if learns and kernels.known(products):
+                    allowed = None if legal is None else legal[at]
+                    total += kernels.nll_(products, targets[at], weight[at], allowed, softcap)
+                    torch.mm(products, head, out=to_hidden[at])
+                    to_head += products.T @ hidden[at]
+                    continue
                 target, w = targets[at, None], weight[at, None]
-                logits = (hidden[at] @ head.T).float()
+                logits = products.float()
                 if softcap:
                     logits.div_(softcap).tanh_().mul_(softcap)
                 slope = (1 - (logits / softcap).square_()) if softcap else None

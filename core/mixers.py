@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import kernels
 from .config import ModelConfig
 from .fused import dropout as drop
 from .fused import rms_norm, rotate
@@ -28,11 +29,11 @@ from .layers import Linear
 @dataclass(frozen=True)
 class Place:
     """Where the positions at hand stand: rotary cos and sin, each (B or 1, 1, T, w), or none;
-    segments (B, T), or none where a row is one item; `at` (B,), where each row of a memory stands,
-    none where all stand at one place."""
+    `first` (B, T), where the item of each begins, none where a row is one item; `at` (B,), where
+    each row of a memory stands, none where all stand at one place."""
 
     rotary: tuple[Tensor, Tensor] | None = None
-    segments: Tensor | None = None
+    first: Tensor | None = None
     visible: Tensor | None = None  # (B, 1, T, S), what each position sees
     at: Tensor | None = None
 
@@ -74,7 +75,11 @@ class Attention(nn.Module):
 
     def _split(self, x: Tensor, place: Place) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, heads, T, w), keys and values (B, groups, T, w), normalised and turned."""
-        qkv = self.qkv(x).unflatten(-1, (-1, self.head_width)).transpose(1, 2)
+        qkv = self.qkv(x).unflatten(-1, (-1, self.head_width))
+        if kernels.serve(qkv):
+            eps = self.eps if self.qk_norm else None
+            return kernels.split(qkv, self.heads, self.groups, place.rotary, eps)
+        qkv = qkv.transpose(1, 2)
         qk, v = qkv.split((self.heads + self.groups, self.groups), dim=1)
         if self.qk_norm:
             qk = rms_norm(qk, None, self.eps)
@@ -100,6 +105,10 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, place: Place) -> Tensor:
         q, k, v = self._split(x, place)
+        dropout = self.dropout if self.training else 0.0
+        if kernels.serve(q) and (dropout or q.shape[-2] <= SHORT):
+            mixed = kernels.attention(q, k, v, place.first, dropout)
+            return self.out(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
         return self._attend(q, k, v, place.visible, causal=place.visible is None)
 
     def start(self, batch: int, length: int) -> KeyValues:

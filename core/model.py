@@ -46,11 +46,10 @@ class Block(nn.Module):
             return self.mixer.step(x, place, memory)
 
         if self.pre:
-            x = x + self.dropout(mix(self.mixer_norm(x)))
-            out: Tensor = x + self.dropout(self.ffn(self.ffn_norm(x)))
-            return out
-        x = self.mixer_norm(x + self.dropout(mix(x)))
-        normed: Tensor = self.ffn_norm(x + self.dropout(self.ffn(x)))
+            x = self.dropout.added(x, mix(self.mixer_norm(x)))
+            return self.dropout.added(x, self.ffn(self.ffn_norm(x)))
+        x = self.mixer_norm(self.dropout.added(x, mix(x)))
+        normed: Tensor = self.ffn_norm(self.dropout.added(x, self.ffn(x)))
         return normed
 
 
@@ -167,9 +166,11 @@ class SequenceModel(nn.Module):
         """Hidden states (B, T, D) of ids (B, T), all positions at once."""
         x, place = self._embed(ids, positions, 0)
         if segments is not None:
-            same = segments[:, None, :, None] == segments[:, None, None, :]
-            past = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool, device=ids.device)
-            place = Place(place.rotary, segments, same & past.tril())
+            at = torch.arange(ids.shape[1], dtype=torch.int32, device=ids.device)
+            begins = F.pad(segments[:, 1:] != segments[:, :-1], (1, 0))
+            first = (begins * at).cummax(1).values
+            visible = (at[:, None] >= at) & (first[:, None, :, None] <= at)
+            place = Place(place.rotary, first, visible)
         for block in self.blocks:
             x = _recomputed(block, x, place) if self.recompute else block(x, place)
         return self.norm(x) if self.norm is not None else x

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from . import kernels
 from .errors import UsageError
 from .run import Run
 
@@ -43,9 +44,9 @@ def other_versions(run: Run) -> list[str]:
 
     now = {
         "tfm": version("tfm"), "python": platform.python_version(), "torch": torch.__version__,
-        "numpy": numpy.__version__,
+        "numpy": numpy.__version__, "kernels": kernels.version(),
     }  # fmt: skip
-    then = {"tfm": run.config["tfm"], **run.config["versions"]}
+    then = {"tfm": run.config["tfm"], "kernels": "torch", **run.config["versions"]}
     return [f"{name} {then[name]} then, {now[name]} now" for name in now if then[name] != now[name]]
 
 

@@ -1,0 +1,270 @@
+"""core/train.c for autograd: what a training step on a CPU does between its matrix products, each
+in one pass. The plain forms are in fused.py, mixers.py and loss.py, and what there is elsewhere:
+on other devices, without gradients, without a C compiler (tests/test_kernels.py has them agree).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+KINDS = {torch.float32: 0, torch.bfloat16: 1}  # as vectors.h numbers them
+
+_TYPES = {"l": ctypes.c_int64, "i": ctypes.c_int32, "f": ctypes.c_float, "p": ctypes.c_void_p}
+SIGNATURES = {  # of train.c
+    "add": "lippppi",
+    "add_backward": "lipppi",
+    "norm": "liippfppi",
+    "norm_backward": "liippppppi",
+    "relu2": "lipppi",
+    "split": "pipppppi",
+    "split_backward": "pippppppi",
+    "softmax": "pipfpppi",
+    "softmax_backward": "pippfpi",
+    "nll": "liippppfppi",
+    "shares": "",
+}
+_library: ctypes.CDLL | None = None
+
+
+class _Drop(ctypes.Structure):
+    _fields_ = [("below", ctypes.c_int32), ("seed", ctypes.c_uint32), ("scale", ctypes.c_float)]
+
+
+class _Heads(ctypes.Structure):
+    _fields_ = [
+        *((n, ctypes.c_int32) for n in ("batch", "length", "heads", "groups", "width", "normed")),
+        ("turned", ctypes.c_int64), ("cos", ctypes.c_void_p), ("sin", ctypes.c_void_p),
+        ("eps", ctypes.c_float),
+    ]  # fmt: skip
+
+
+SPARE = 16  # numbers behind a row that a whole vector may touch
+NOTHING = _Drop(0, 0, 1.0)
+
+
+def use(library: ctypes.CDLL | None) -> None:
+    """From now on gradients on a CPU are worked out by what compiled.library gave; by torch where
+    that is none."""
+    global _library
+    _library = library
+    for name, letters in SIGNATURES.items() if library is not None else ():
+        getattr(library, name).argtypes = [_TYPES[letter] for letter in letters]
+
+
+def version() -> str:
+    """By what gradients on a CPU are worked out."""
+    return "torch" if _library is None else "C"
+
+
+def known(x: Tensor) -> bool:
+    """Whether there are kernels for tensors like x."""
+    return _library is not None and x.device.type == "cpu" and x.dtype in KINDS
+
+
+def serve(x: Tensor) -> bool:
+    """Whether they work out what follows from x, of which a gradient is wanted."""
+    return torch.is_grad_enabled() and known(x)
+
+
+def _call(name: str, *arguments: Any) -> None:
+    """Tensors by their addresses, structures by reference; the number of threads comes last."""
+    given = (
+        x.data_ptr() if isinstance(x, Tensor)
+        else ctypes.byref(x) if isinstance(x, ctypes.Structure) else x
+        for x in arguments
+    )  # fmt: skip
+    getattr(_library, name)(*given, torch.get_num_threads())
+
+
+def _drawn(rate: float) -> _Drop:
+    """What is dropped of one tensor, from torch's generator."""
+    if not rate:
+        return NOTHING
+    seed = int(torch.randint(1 << 32, ()))
+    return _Drop(round(rate * (1 << 31)), seed, 1 / (1 - rate))
+
+
+def _activations(x: Tensor) -> torch.dtype:
+    """The dtype that products are in."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """`fused.rms_norm` of a stream x (..., D) in float32, in the dtype of the products."""
+    out: Tensor = _RmsNorm.apply(x, weight, eps, _activations(x))  # type: ignore[no-untyped-call]
+    return out
+
+
+class _RmsNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+        x = x.contiguous()
+        out, width = torch.empty(x.shape, dtype=dtype), x.shape[-1]
+        scales = torch.empty(x.shape[:-1])
+        ctx.shape = scales.numel(), width, KINDS[dtype]
+        _call("norm", *ctx.shape, x, weight, eps, out, scales)
+        ctx.save_for_backward(x, weight, scales)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        x, weight, scales = ctx.saved_tensors
+        to_x, parts = torch.empty_like(x), torch.empty(shares(), x.shape[-1])
+        gradient = gradients[0].contiguous()
+        _call("norm_backward", *ctx.shape, x, weight, scales, gradient, to_x, parts)
+        return to_x, parts.sum(0), None, None
+
+
+@functools.cache
+def shares() -> int:
+    """Parts that a sum over rows is made of."""
+    return int(_library.shares())  # type: ignore[union-attr]
+
+
+def add(x: Tensor, y: Tensor, rate: float) -> Tensor:
+    """The stream x in float32 and what a layer adds to it, y of the same shape, of which each
+    number is dropped with the probability `rate`, as by `fused.dropout`."""
+    out: Tensor = _Add.apply(x, y, rate)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Add(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, rate: float) -> Tensor:
+        x, y, out = x.contiguous(), y.contiguous(), torch.empty(x.shape)
+        ctx.dtype, ctx.drop = y.dtype, _drawn(rate)
+        _call("add", y.numel(), KINDS[y.dtype], x, y, out, ctx.drop)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        gradient = gradients[0].contiguous()
+        if ctx.dtype == torch.float32 and not ctx.drop.below:
+            return gradient, gradient, None
+        to_y = torch.empty(gradient.shape, dtype=ctx.dtype)
+        _call("add_backward", to_y.numel(), KINDS[ctx.dtype], gradient, to_y, ctx.drop)
+        return gradient, to_y, None
+
+
+def relu_squared(x: Tensor) -> Tensor:
+    """`fused.relu_squared`."""
+    out: Tensor = _ReluSquared.apply(x)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _ReluSquared(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.contiguous()
+        ctx.save_for_backward(x)
+        out = torch.empty_like(x)
+        _call("relu2", x.numel(), KINDS[x.dtype], x, None, out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        (x,) = ctx.saved_tensors
+        out = torch.empty_like(x)
+        _call("relu2", x.numel(), KINDS[x.dtype], x, gradients[0].contiguous(), out)
+        return out
+
+
+def split(
+    qkv: Tensor, heads: int, groups: int, rotary: tuple[Tensor, Tensor] | None, eps: float | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries (B, heads, T, w), keys and values (B, groups, T, w) of qkv (B, T, heads + 2 groups,
+    w): queries and keys normalised where there is an eps, then turned by `rotary` (`rotate`'s)."""
+    cos, sin = rotary or (None, None)
+    out: tuple[Tensor, Tensor, Tensor] = _Split.apply(qkv, heads, groups, cos, sin, eps)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Split(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, qkv: Tensor, heads: int, groups: int, cos: Tensor | None, sin: Tensor | None,
+        eps: float | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        qkv = qkv.contiguous()
+        batch, length, _, width = qkv.shape
+        q = torch.empty(batch, heads, length, width, dtype=qkv.dtype)
+        k, v = (torch.empty(batch, groups, length, width, dtype=qkv.dtype) for _ in range(2))
+        scales = torch.empty(batch, length, heads + groups)
+        if cos is not None and sin is not None:
+            cos, sin = cos.contiguous(), sin.contiguous()
+        ctx.save_for_backward(qkv, scales, cos, sin)
+        ctx.heads = _Heads(
+            batch, length, heads, groups, width, eps is not None,
+            0 if cos is None or len(cos) == 1 else length * width,
+            None if cos is None else cos.data_ptr(), None if sin is None else sin.data_ptr(),
+            eps or 0.0,
+        )  # fmt: skip
+        _call("split", ctx.heads, KINDS[qkv.dtype], qkv, q, k, v, scales)
+        return q, k, v
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        qkv, scales, _, _ = ctx.saved_tensors
+        q, k, v = (gradient.contiguous() for gradient in gradients)
+        out = torch.empty_like(qkv)
+        _call("split_backward", ctx.heads, KINDS[qkv.dtype], qkv, scales, q, k, v, out)
+        return out, None, None, None, None, None
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, first: Tensor | None, dropout: float) -> Tensor:
+    """`mixers.plain_attention` where a position t sees first[t] ... t (first: (B, T) in int32)."""
+    out: Tensor = _Attention.apply(q, k, v, first, dropout)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Attention(torch.autograd.Function):
+    """Queries that share keys are rows of one product."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, first: Tensor | None, dropout: float
+    ) -> Tensor:
+        batch, heads, length, width = q.shape
+        ctx.heads = _Heads(batch, length, heads, k.shape[1], width)
+        ctx.drop = _drawn(dropout)
+        q, k, v = (x.contiguous().view(batch * k.shape[1], -1, width) for x in (q, k, v))
+        p = torch.bmm(q, k.mT)
+        left = torch.empty_like(p) if dropout else None
+        kind, factor = KINDS[p.dtype], width**-0.5
+        _call("softmax", ctx.heads, kind, p, factor, first, left, ctx.drop)
+        ctx.save_for_backward(q, k, v, p, left)
+        return torch.bmm(p if left is None else left, v).view(batch, heads, length, width)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        q, k, v, p, left = ctx.saved_tensors
+        batch, length, heads, groups, width = (
+            getattr(ctx.heads, name) for name in ("batch", "length", "heads", "groups", "width")
+        )
+        gradient = gradients[0].contiguous().view_as(q)
+        to_v = torch.bmm((p if left is None else left).mT, gradient)
+        to_p = torch.bmm(gradient, v.mT)
+        _call("softmax_backward", ctx.heads, KINDS[p.dtype], p, to_p, width**-0.5, ctx.drop)
+        to_q, to_k = torch.bmm(to_p, k), torch.bmm(to_p.mT, q)
+        to_k, to_v = (x.view(batch, groups, length, width) for x in (to_k, to_v))
+        return to_q.view(batch, heads, length, width), to_k, to_v, None, None
+
+
+def nll_(
+    logits: Tensor, targets: Tensor, weight: Tensor, legal: Tensor | None, softcap: float
+) -> Tensor:
+    """The sum of weight (N,) * -log p(targets (N,)) under logits (N, V), that of a row over its
+    ids legal (N, 2) alone; the logits become its gradient."""
+    rows, vocab = logits.shape
+    losses = torch.empty(rows)
+    spare = torch.empty(shares(), vocab + SPARE)
+    _call(
+        "nll", rows, vocab, KINDS[logits.dtype], logits, targets.contiguous(), weight.contiguous(),
+        None if legal is None else legal.contiguous(), float(softcap), losses, spare,
+    )  # fmt: skip
+    return losses.sum()

@@ -1,0 +1,455 @@
+/* What a training step does between its matrix products, each in one pass over memory, forward and
+   backward: the functions of fused.py, their plain forms, say what each one works out.
+
+   The stream is float32; activations are of a `kind`, float32 or bfloat16, worked out in float32.
+   A row is done by one thread and what is summed over rows is summed in SHARES parts, so that no
+   bit depends on how many threads there are. */
+
+#include "vectors.h"
+
+#ifdef _OPENMP
+#define PARALLEL(work) _Pragma(TEXT(omp parallel for schedule(static) num_threads(threads) if (threads > 1 && (work) > ALONE)))
+#define TEXT(...) #__VA_ARGS__
+#else
+#define PARALLEL(work)
+#endif
+enum { ALONE = 16384, SHARES = 32 }; /* numbers for which a second thread is not woken */
+
+#define INLINE static inline __attribute__((always_inline))
+#define KINDS(call)                  \
+    if (kind == BFLOAT16) {          \
+        enum { KIND = BFLOAT16 };    \
+        call;                        \
+    } else {                         \
+        enum { KIND = FLOAT32 };     \
+        call;                        \
+    }
+
+/* Numbers i ... i + LANES - 1 of `count`, 0 beyond its end. */
+INLINE vec get(const void *p, int kind, int64_t i, int64_t count) {
+    const int size = kind == FLOAT32 ? 4 : 2;
+    const char *from = (const char *)p + i * size;
+    if (count - i >= LANES) return widen(from, kind);
+    char padded[4 * LANES] = {0};
+    memcpy(padded, from, (count - i) * size);
+    return widen(padded, kind);
+}
+
+INLINE shorts to_bfloat16(vec v) {
+    shorts s;
+#if defined(CONVERT) && defined(__AVX512BF16__)
+    CONVERT("vcvtneps2bf16", s, v);
+#else
+    ints bits = (ints)v;
+    s = __builtin_convertvector((bits + 0x7fff + (bits >> 16 & 1)) >> 16, shorts);
+#endif
+    return s;
+}
+
+INLINE void put(void *p, int kind, int64_t i, int64_t count, vec v) {
+    const int size = kind == FLOAT32 ? 4 : 2;
+    const int64_t there = count - i < LANES ? count - i : LANES;
+    char *to = (char *)p + i * size;
+    if (kind == FLOAT32) {
+        if (there == LANES) store((float *)to, v);
+        else memcpy(to, &v, there * 4);
+        return;
+    }
+    const shorts s = to_bfloat16(v);
+    if (there == LANES) memcpy(to, &s, sizeof s);
+    else memcpy(to, &s, there * 2);
+}
+
+INLINE float sum(vec v) {
+    float total = 0;
+    for (int i = 0; i < LANES; i++) total += v[i];
+    return total;
+}
+
+INLINE const void *at(const void *p, int kind, int64_t i) {
+    return (const char *)p + i * (kind == FLOAT32 ? 4 : 2);
+}
+
+/* ---- dropout -------------------------------------------------------------------------------- */
+
+typedef struct { /* of 2^31 equally likely numbers, those below `below` drop; the rest by `scale` */
+    int32_t below;
+    uint32_t seed;
+    float scale;
+} Drop;
+
+typedef uint32_t words __attribute__((vector_size(4 * LANES)));
+
+/* The factors, 0 or scale, of numbers i ... i + LANES - 1: a hash of the number and the seed
+   (Wellons' lowbias32), so that the backward pass finds them again. */
+INLINE vec kept(const Drop *drop, int64_t i) {
+    words x;
+    for (int lane = 0; lane < LANES; lane++) x[lane] = lane;
+    x = (x + (uint32_t)i) * 0x9e3779b9u ^ (drop->seed + (uint32_t)(i >> 32));
+    x = (x ^ x >> 16) * 0x7feb352du;
+    x = (x ^ x >> 15) * 0x846ca68bu;
+    x ^= x >> 16;
+    const vec zero = {0};
+    return choose((ints)(x >> 1) < drop->below, zero, zero + drop->scale);
+}
+
+/* out = x + kept * y, x a float32 stream or none. */
+INLINE void add_(int64_t count, int kind, const float *x, const void *y, void *out, int out_kind,
+                 const Drop *drop, int threads) {
+    const int64_t vectors = (count + LANES - 1) / LANES;
+    PARALLEL(count)
+    for (int64_t v = 0; v < vectors; v++) {
+        const int64_t i = v * LANES;
+        vec sum = get(y, kind, i, count);
+        if (drop->below) sum *= kept(drop, i);
+        if (x) sum += get(x, FLOAT32, i, count);
+        put(out, out_kind, i, count, sum);
+    }
+}
+
+void add(int64_t count, int kind, const float *x, const void *y, float *out, const Drop *drop,
+         int threads) {
+    KINDS(add_(count, KIND, x, y, out, FLOAT32, drop, threads))
+}
+
+void add_backward(int64_t count, int kind, const float *gradient, void *to_y, const Drop *drop,
+                  int threads) {
+    KINDS(add_(count, FLOAT32, 0, gradient, to_y, KIND, drop, threads))
+}
+
+/* ---- norm ----------------------------------------------------------------------------------- */
+
+INLINE void norm_(int64_t rows, int width, int kind, const float *x, const float *weight, float eps,
+                  void *out, float *scales, int threads) {
+    PARALLEL(rows * width)
+    for (int64_t r = 0; r < rows; r++) {
+        const float *from = x + r * width;
+        void *to = (void *)at(out, kind, r * width);
+        vec square = {0};
+        for (int i = 0; i < width; i += LANES) {
+            const vec v = get(from, FLOAT32, i, width);
+            square += v * v;
+        }
+        const float scale = scales[r] = 1 / sqrtf(sum(square) / width + eps);
+        for (int i = 0; i < width; i += LANES)
+            put(to, kind, i, width,
+                get(from, FLOAT32, i, width) * scale * get(weight, FLOAT32, i, width));
+    }
+}
+
+void norm(int64_t rows, int width, int kind, const float *x, const float *weight, float eps,
+          void *out, float *scales, int threads) {
+    KINDS(norm_(rows, width, KIND, x, weight, eps, out, scales, threads))
+}
+
+/* parts (SHARES, width): of each share of the rows, the weight's gradient. */
+INLINE void norm_backward_(int64_t rows, int width, int kind, const float *x, const float *weight,
+                           const float *scales, const void *gradient, float *to_x, float *parts,
+                           int threads) {
+    PARALLEL(rows * width)
+    for (int share = 0; share < SHARES; share++) {
+        float *part = parts + share * width;
+        memset(part, 0, width * sizeof *part);
+        for (int64_t r = rows * share / SHARES; r < rows * (share + 1) / SHARES; r++) {
+            const float *from = x + r * width, scale = scales[r];
+            const void *g = at(gradient, kind, r * width);
+            vec along = {0};
+            for (int i = 0; i < width; i += LANES) {
+                const vec n = get(from, FLOAT32, i, width) * scale, h = get(g, kind, i, width) * n;
+                along += h * get(weight, FLOAT32, i, width);
+                put(part, FLOAT32, i, width, get(part, FLOAT32, i, width) + h);
+            }
+            const float mean = sum(along) / width;
+            for (int i = 0; i < width; i += LANES) {
+                const vec n = get(from, FLOAT32, i, width) * scale;
+                const vec h = get(g, kind, i, width) * get(weight, FLOAT32, i, width);
+                put(to_x + r * width, FLOAT32, i, width, (h - n * mean) * scale);
+            }
+        }
+    }
+}
+
+void norm_backward(int64_t rows, int width, int kind, const float *x, const float *weight,
+                   const float *scales, const void *gradient, float *to_x, float *parts,
+                   int threads) {
+    KINDS(norm_backward_(rows, width, KIND, x, weight, scales, gradient, to_x, parts, threads))
+}
+
+/* ---- relu squared --------------------------------------------------------------------------- */
+
+INLINE void relu2_(int64_t count, int kind, const void *x, const void *gradient, void *out,
+                   int threads) {
+    const int64_t vectors = (count + LANES - 1) / LANES;
+    const vec zero = {0};
+    PARALLEL(count)
+    for (int64_t v = 0; v < vectors; v++) {
+        const int64_t i = v * LANES;
+        const vec a = get(x, kind, i, count), positive = choose(a > zero, a, a * zero);
+        put(out, kind, i, count,
+            positive * (gradient ? 2.0f * get(gradient, kind, i, count) : positive));
+    }
+}
+
+/* Forward where there is no gradient. */
+void relu2(int64_t count, int kind, const void *x, const void *gradient, void *out, int threads) {
+    KINDS(relu2_(count, KIND, x, gradient, out, threads))
+}
+
+/* ---- attention ------------------------------------------------------------------------------ */
+
+typedef struct { /* each: heads of queries that share a head of keys and values */
+    int32_t batch, length, heads, groups, width, normed;
+    int64_t turned;         /* numbers of cos and sin from one row to the next, 0 if they share */
+    const float *cos, *sin; /* (batch or 1, length, width), each pair's angle twice; or none */
+    float eps;
+} Heads;
+
+/* Half of a head and the other half: turned by the angle, or back. */
+INLINE void turn(vec *a, vec *b, vec cos, vec sin) {
+    const vec first = *a * cos - *b * sin;
+    *b = *b * cos + *a * sin;
+    *a = first;
+}
+
+/* (B, T, heads + 2 groups, width) -> queries (B, heads, T, width), keys and values (B, groups, T,
+   width); queries and keys normalised and turned. scales (B, T, heads + groups). */
+INLINE void split_(const Heads *h, int kind, const void *qkv, void *q, void *k, void *v,
+                   float *scales, int threads) {
+    const int width = h->width, half = width / 2, all = h->heads + 2 * h->groups;
+    PARALLEL((int64_t)h->batch * h->length * all * width)
+    for (int64_t row = 0; row < (int64_t)h->batch * h->length; row++) {
+        const int64_t b = row / h->length, t = row % h->length;
+        const float *cos = h->cos ? h->cos + b * h->turned + t * width : 0;
+        const float *sin = h->cos ? h->sin + b * h->turned + t * width + half : 0;
+        for (int n = 0; n < all; n++) {
+            const void *x = at(qkv, kind, (row * all + n) * width);
+            const int query = n < h->heads, value = n >= h->heads + h->groups;
+            const int head = query ? n : (n - h->heads) % h->groups;
+            const int64_t place = (b * (query ? h->heads : h->groups) + head) * h->length + t;
+            void *out = (void *)at(query ? q : value ? v : k, kind, place * width);
+            if (value) {
+                memcpy(out, x, width * (kind == FLOAT32 ? 4 : 2));
+                continue;
+            }
+            float scale = 1;
+            if (h->normed) {
+                vec square = {0};
+                for (int i = 0; i < width; i += LANES) {
+                    const vec a = get(x, kind, i, width);
+                    square += a * a;
+                }
+                scale = 1 / sqrtf(sum(square) / width + h->eps);
+            }
+            scales[row * (h->heads + h->groups) + n] = scale;
+            const void *x2 = at(x, kind, half);
+            void *out2 = (void *)at(out, kind, half);
+            for (int i = 0; i < half; i += LANES) {
+                vec a = get(x, kind, i, half) * scale, c = get(x2, kind, i, half) * scale;
+                if (cos) turn(&a, &c, get(cos, FLOAT32, i, half), get(sin, FLOAT32, i, half));
+                put(out, kind, i, half, a);
+                put(out2, kind, i, half, c);
+            }
+        }
+    }
+}
+
+void split(const Heads *h, int kind, const void *qkv, void *q, void *k, void *v, float *scales,
+           int threads) {
+    KINDS(split_(h, KIND, qkv, q, k, v, scales, threads))
+}
+
+/* From the gradients of q, k and v that of qkv. */
+INLINE void split_backward_(const Heads *h, int kind, const void *qkv, const float *scales,
+                            const void *q, const void *k, const void *v, void *out, int threads) {
+    const int width = h->width, half = width / 2, all = h->heads + 2 * h->groups;
+    PARALLEL((int64_t)h->batch * h->length * all * width)
+    for (int64_t row = 0; row < (int64_t)h->batch * h->length; row++) {
+        const int64_t b = row / h->length, t = row % h->length;
+        const float *cos = h->cos ? h->cos + b * h->turned + t * width : 0;
+        const float *sin = h->cos ? h->sin + b * h->turned + t * width + half : 0;
+        for (int n = 0; n < all; n++) {
+            const int query = n < h->heads, value = n >= h->heads + h->groups;
+            const int head = query ? n : (n - h->heads) % h->groups;
+            const int64_t place = (b * (query ? h->heads : h->groups) + head) * h->length + t;
+            const void *g = at(query ? q : value ? v : k, kind, place * width);
+            const void *x = at(qkv, kind, (row * all + n) * width);
+            void *to = (void *)at(out, kind, (row * all + n) * width);
+            if (value) {
+                memcpy(to, g, width * (kind == FLOAT32 ? 4 : 2));
+                continue;
+            }
+            const float scale = scales[row * (h->heads + h->groups) + n];
+            const void *x2 = at(x, kind, half), *g2 = at(g, kind, half);
+            vec along = {0};
+            float mean = 0;
+            for (int pass = h->normed ? 0 : 1; pass < 2; pass++) {
+                for (int i = 0; i < half; i += LANES) {
+                    vec a = get(g, kind, i, half), c = get(g2, kind, i, half);
+                    if (cos) turn(&a, &c, get(cos, FLOAT32, i, half), -get(sin, FLOAT32, i, half));
+                    const vec n1 = get(x, kind, i, half) * scale;
+                    const vec n2 = get(x2, kind, i, half) * scale;
+                    if (pass == 0) {
+                        along += a * n1 + c * n2;
+                        continue;
+                    }
+                    put(to, kind, i, half, (a - n1 * mean) * scale);
+                    put((void *)at(to, kind, half), kind, i, half, (c - n2 * mean) * scale);
+                }
+                if (pass == 0) mean = sum(along) / width;
+            }
+        }
+    }
+}
+
+void split_backward(const Heads *h, int kind, const void *qkv, const float *scales, const void *q,
+                    const void *k, const void *v, void *out, int threads) {
+    KINDS(split_backward_(h, KIND, qkv, scales, q, k, v, out, threads))
+}
+
+/* scores (B, heads, T, T), in place: softmax of `factor` times each over what its position sees,
+   first[t] ... t (first: (B, T), or none for all from 0), 0 elsewhere. Where numbers are dropped,
+   `dropped` gets what is left. */
+INLINE void softmax_(const Heads *h, int kind, void *scores, float factor, const int32_t *first,
+                     void *dropped, const Drop *drop, int threads) {
+    const int length = h->length;
+    PARALLEL((int64_t)h->batch * h->heads * length * length)
+    for (int64_t r = 0; r < (int64_t)h->batch * h->heads * length; r++) {
+        const int64_t t = r % length, b = r / length / h->heads;
+        const int low = first ? first[b * length + t] / LANES * LANES : 0, end = t + 1;
+        void *p = (void *)at(scores, kind, r * length);
+        void *left = dropped ? (void *)at(dropped, kind, r * length) : 0;
+        float row[LANES], top = -INFINITY;
+        vec most = (vec){0} - INFINITY, total = {0};
+        for (int i = low; i < end; i += LANES) {
+            vec s = get(p, kind, i, end) * factor;
+            if (i + LANES > end || (first && i < first[b * length + t])) {
+                store(row, s);
+                for (int n = 0; n < LANES; n++)
+                    if (i + n >= end || (first && i + n < first[b * length + t])) row[n] = -INFINITY;
+                s = load(row);
+            }
+            most = choose(s > most, s, most);
+        }
+        for (int n = 0; n < LANES; n++) top = most[n] > top ? most[n] : top;
+        /* the exponentials are worked out twice: cheaper than a second buffer, and of one rounding */
+        for (int pass = 0; pass < 2; pass++) {
+            const float share = pass ? 1 / sum(total) : 1;
+            for (int i = low; i < end; i += LANES) {
+                vec e = exponential(get(p, kind, i, end) * factor - top);
+                if (i + LANES > end || (first && i < first[b * length + t])) {
+                    store(row, e);
+                    for (int n = 0; n < LANES; n++)
+                        if (i + n >= end || (first && i + n < first[b * length + t])) row[n] = 0;
+                    e = load(row);
+                }
+                if (!pass) {
+                    total += e;
+                    continue;
+                }
+                e *= share;
+                put(p, kind, i, length, e);
+                if (left) put(left, kind, i, length, e * kept(drop, r * length + i));
+            }
+        }
+        const vec zero = {0};
+        for (int i = 0; i < low; i += LANES) {
+            put(p, kind, i, length, zero);
+            if (left) put(left, kind, i, length, zero);
+        }
+        for (int64_t i = low + (end - low + LANES - 1) / LANES * LANES; i < length; i += LANES) {
+            put(p, kind, i, length, zero);
+            if (left) put(left, kind, i, length, zero);
+        }
+    }
+}
+
+void softmax(const Heads *h, int kind, void *scores, float factor, const int32_t *first,
+             void *dropped, const Drop *drop, int threads) {
+    KINDS(softmax_(h, KIND, scores, factor, first, dropped, drop, threads))
+}
+
+/* p: as softmax left the scores; gradient, in place: of what the values were multiplied by to that
+   of the scores. */
+INLINE void softmax_backward_(const Heads *h, int kind, const void *p, void *gradient, float factor,
+                              const Drop *drop, int threads) {
+    const int length = h->length;
+    PARALLEL((int64_t)h->batch * h->heads * length * length)
+    for (int64_t r = 0; r < (int64_t)h->batch * h->heads * length; r++) {
+        const int end = r % length + 1;
+        const void *mine = at(p, kind, r * length);
+        void *g = (void *)at(gradient, kind, r * length);
+        vec along = {0};
+        for (int i = 0; i < end; i += LANES) {
+            vec d = get(g, kind, i, length);
+            if (drop->below) d *= kept(drop, r * length + i);
+            along += d * get(mine, kind, i, length);
+        }
+        const float mean = sum(along);
+        for (int i = 0; i < length; i += LANES) {
+            vec d = {0};
+            if (i < end) {
+                d = get(g, kind, i, length);
+                if (drop->below) d *= kept(drop, r * length + i);
+                d = (d - mean) * get(mine, kind, i, length) * factor;
+            }
+            put(g, kind, i, length, d);
+        }
+    }
+}
+
+void softmax_backward(const Heads *h, int kind, const void *p, void *gradient, float factor,
+                      const Drop *drop, int threads) {
+    KINDS(softmax_backward_(h, KIND, p, gradient, factor, drop, threads))
+}
+
+/* ---- loss ----------------------------------------------------------------------------------- */
+
+/* logits (rows, vocab), in place to their gradient: of weight * -log p(target) over the ids legal
+   (rows, 2), low ... high - 1, or none for all. losses (rows). spare: (SHARES, vocab + 16). */
+INLINE void nll_(int64_t rows, int vocab, int kind, void *logits, const int64_t *targets,
+                 const float *weight, const int64_t *legal, float softcap, float *losses,
+                 float *spare, int threads) {
+    PARALLEL(rows * vocab)
+    for (int share = 0; share < SHARES; share++) {
+        float *row = spare + (int64_t)share * (vocab + 16);
+        for (int64_t r = rows * share / SHARES; r < rows * (share + 1) / SHARES; r++) {
+            void *x = (void *)at(logits, kind, r * vocab);
+            const int64_t low = legal ? legal[2 * r] : 0, high = legal ? legal[2 * r + 1] : vocab;
+            vec most = (vec){0} - INFINITY, total = {0};
+            for (int i = 0; i < vocab; i += LANES) {
+                vec v = get(x, kind, i, vocab);
+                if (softcap > 0) v = softcap * (2.0f * sigmoid(2.0f / softcap * v) - 1.0f);
+                store(row + i, v);
+                if (i < low || i + LANES > high)
+                    for (int n = 0; n < LANES; n++)
+                        if (i + n < low || i + n >= high) row[i + n] = -INFINITY;
+                v = load(row + i);
+                most = choose(v > most, v, most);
+            }
+            float top = -INFINITY;
+            for (int n = 0; n < LANES; n++) top = most[n] > top ? most[n] : top;
+            const float wanted = row[targets[r]] - top;
+            for (int i = 0; i < vocab; i += LANES) {
+                const vec v = load(row + i);
+                total += choose(v == -INFINITY, (vec){0}, exponential(v - top));
+            }
+            const float mass = sum(total), w = weight[r];
+            losses[r] = w * (logf(mass) - wanted);
+            for (int i = 0; i < vocab; i += LANES) {
+                const vec v = load(row + i);
+                vec p = choose(v == -INFINITY, (vec){0}, exponential(v - top) * (w / mass));
+                if (targets[r] >= i && targets[r] < i + LANES) p[targets[r] - i] -= w;
+                if (softcap > 0) p *= choose(v == -INFINITY, (vec){0}, 1.0f - v / softcap * (v / softcap));
+                put(x, kind, i, vocab, p);
+            }
+        }
+    }
+}
+
+void nll(int64_t rows, int vocab, int kind, void *logits, const int64_t *targets,
+         const float *weight, const int64_t *legal, float softcap, float *losses, float *spare,
+         int threads) {
+    KINDS(nll_(rows, vocab, KIND, logits, targets, weight, legal, softcap, losses, spare, threads))
+}
+
+int shares(void) { return SHARES; }

@@ -1,0 +1,223 @@
+"""core/train.c beside the plain forms: values and gradients, alone and in whole models; and that no
+bit hangs on the number of threads."""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_fused import agree, angles, some
+from test_sample import lively
+from torch import Tensor
+
+from tfm.core import compiled, fused, kernels
+from tfm.core.config import ARCHS
+from tfm.core.device import autocast
+from tfm.core.loss import weighted_nll
+from tfm.core.mixers import plain_attention
+from tfm.core.model import SequenceModel, token_nll
+
+HALF = torch.bfloat16
+
+
+@pytest.fixture(scope="module", autouse=True)
+def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    found = compiled.library(tmp_path_factory.mktemp("cache"), os.environ.get("CC") or "cc")
+    if found is None:
+        pytest.skip("no C compiler here that compiles core/train.c")
+    kernels.use(found)
+    yield found
+    kernels.use(None)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5, 16), (70, 33), (2, 40, 128)], ids=str)
+def test_rms_norm(shape: tuple[int, ...]) -> None:
+    x, weight = some(*shape), some(shape[-1], seed=1)
+
+    def plain() -> Tensor:
+        return F.rms_norm(x, shape[-1:], weight, 1e-5)
+
+    agree(kernels.rms_norm(x, weight, 1e-5), plain(), x, weight, tolerance=3e-6)
+    with autocast(torch.device("cpu"), "bfloat16"):
+        half = kernels.rms_norm(x, weight, 1e-5)
+    agree(half, plain().to(HALF), x, weight, tolerance=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, HALF], ids=str)
+@pytest.mark.parametrize("count", [1, 16, 37, 5000])
+def test_add_and_relu_squared(count: int, dtype: torch.dtype) -> None:
+    x, y = some(count), some(count, seed=1, dtype=dtype)
+    agree(kernels.add(x, y, 0.0), x + y, x, y)
+    agree(kernels.relu_squared(y), F.relu(y).square(), y, tolerance=1e-6 if dtype != HALF else 1e-2)
+
+
+def test_what_is_not_a_number_stays_so() -> None:
+    x = torch.tensor([1.0, float("nan"), 2.0], requires_grad=True)
+    assert kernels.relu_squared(x).isnan().tolist() == [False, True, False]
+    half = kernels.add(x, x.to(HALF), 0.0)
+    assert half.isnan().tolist() == [False, True, False]
+    assert kernels.rms_norm(x, torch.ones(3), 1e-6).isnan().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, HALF], ids=str)
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_dropout_drops_a_share_and_keeps_the_mean(rate: float, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    x, y = torch.zeros(400, 501), torch.ones(400, 501, dtype=dtype, requires_grad=True)
+    out, again = kernels.add(x, y, rate), kernels.add(x, y, rate)
+    gone = (out == 0).float()
+    assert float(gone.mean()) == pytest.approx(rate, abs=0.005)
+    assert float((gone * (again == 0)).mean()) == pytest.approx(rate**2, abs=0.005), "alike"
+    neighbours = (gone[:, 1:] * gone[:, :-1]).mean(), (gone[1:] * gone[:-1]).mean()
+    assert all(float(n) == pytest.approx(rate**2, abs=0.005) for n in neighbours)
+    assert float(out.detach().mean()) == pytest.approx(1, abs=0.02)
+    out.backward(torch.full(y.shape, 3.0))
+    assert y.grad is not None
+    torch.testing.assert_close(y.grad.float(), 3 * out.detach(), rtol=0.01, atol=0)
+
+
+def plain_split(qkv: Tensor, heads: int, groups: int, rotary: Any, eps: float | None) -> Any:
+    qk, v = qkv.transpose(1, 2).split((heads + groups, groups), dim=1)
+    if eps is not None:
+        qk = fused.rms_norm(qk, None, eps)
+    if rotary is not None:
+        qk = fused.rotate(qk, *rotary)
+    return (*qk.split((heads, groups), dim=1), v)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, HALF], ids=str)
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("width", [2, 6, 32, 64, 80])
+@pytest.mark.parametrize("normed", [True, False])
+@pytest.mark.parametrize("rows", [0, 1, 3])  # 0: not turned
+def test_split(rows: int, normed: bool, width: int, groups: int, dtype: torch.dtype) -> None:
+    qkv = some(3, 5, 4 + 2 * groups, width, dtype=dtype)
+    rotary = angles(rows, 5, width // 2) if rows else None
+    ours = kernels.split(qkv, 4, groups, rotary, 1e-5 if normed else None)
+    plain = plain_split(qkv, 4, groups, rotary, 1e-5 if normed else None)
+    tolerance = 3e-6 if dtype != HALF else 3e-2
+    agree(torch.cat(ours, 1), torch.cat(plain, 1), qkv, tolerance=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, HALF], ids=str)
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("length", [1, 15, 16, 17, 70])
+@pytest.mark.parametrize("pieces", [False, True])
+def test_attention(pieces: bool, length: int, groups: int, dtype: torch.dtype) -> None:
+    q, k, v = (some(3, h, length, 8, seed=h, dtype=dtype) for h in (4, groups, groups))
+    first, visible = None, None
+    if pieces:
+        at = torch.arange(length, dtype=torch.int32)
+        first = torch.stack([at // size * size for size in (1, 7, 33)])
+        visible = ((at[:, None] >= at) & (first[..., None] <= at))[:, None]
+    plain = plain_attention(q, k, v, visible, 0.0)
+    tolerance = 3e-6 if dtype != HALF else 4e-2
+    agree(kernels.attention(q, k, v, first, 0.0), plain, q, k, v, tolerance=tolerance)
+
+
+def test_attention_with_dropout() -> None:
+    """Against what it says that it dropped: with values that are the identity, attention's
+    output is what was left of the probabilities."""
+    length, rate = 24, 0.3
+    q, k = some(2, 3, length, 8, seed=1), some(2, 3, length, 8, seed=2)
+    v = torch.eye(length).expand(2, 3, -1, -1).contiguous().requires_grad_()
+    wider = (length / 8) ** 0.25  # so that the scores are those of heads as wide as the values
+
+    def wide(x: Tensor) -> Tensor:
+        return F.pad(x * wider, (0, length - 8))
+
+    torch.manual_seed(0)
+    out = kernels.attention(wide(q), wide(k), v, None, rate)
+    later = torch.ones(length, length).triu(1).bool()
+    p = (q @ k.mT * 8**-0.5).masked_fill(later, -torch.inf).softmax(-1)
+    kept = (out.detach() != 0) / (1 - rate)
+    agree(out, (p * kept) @ v, q, k, v, tolerance=1e-5)
+    seen = ~later.expand_as(kept)
+    assert float((kept == 0)[seen].float().mean()) == pytest.approx(rate, abs=0.04)
+
+
+CASES: dict[str, dict[str, Any]] = {
+    **{f"arch {name}": fields for name, fields in ARCHS.items()},
+    "grouped, capped": dict(kv_heads=2, softcap=3.0),
+    "tied, sinusoidal": dict(tied=True, positions="sinusoidal"),
+    "no norms, biases": dict(norm="none", bias=True, qk_norm=False, positions="none"),
+    "odd widths": dict(width=40, ffn_width=50),
+    "post-norm": dict(norm_position="post", norm="rmsnorm"),
+    "two axes": dict(axes=2),
+}
+
+
+def batch_for(model: SequenceModel, name: str) -> dict[str, Any]:
+    torch.manual_seed(1)
+    ids, rows = torch.randint(3, 19, (5, 41)), torch.rand(5, 41)
+    weight = rows * (rows > 0.3)
+    batch: dict[str, Any] = dict(ids=ids, weight=weight)
+    if name == "two axes":
+        batch["positions"] = torch.randint(0, 40, (5, 41, 2))
+    if name == "grouped, capped":
+        batch["segments"] = torch.randint(0, 2, ids.shape).cumsum(1)
+        low = torch.randint(0, 3, ids.shape)
+        batch["support"] = torch.stack((low, torch.randint(19, 23, ids.shape)), dim=-1)
+    return batch
+
+
+def learned(model: SequenceModel, total: Callable[[], Tensor]) -> dict[str, Tensor]:
+    model.zero_grad()
+    out = total()
+    out.backward()
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return {"": out.detach(), **found}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_model_learns_the_same(name: str, library: Any) -> None:
+    model = lively(**{**dict(heads=4, context=40), **CASES[name]})
+    batch = batch_for(model, name)
+    kernels.use(None)
+    plain = learned(model, lambda: (token_nll(model, **batch) * batch["weight"][:, 1:]).sum())
+    kernels.use(library)
+    ours = learned(model, lambda: weighted_nll(model, **batch))
+    assert ours.keys() == plain.keys()
+    for key, expected in plain.items():
+        size = max(1, float(expected.abs().max()))
+        assert float((ours[key] - expected).abs().max()) <= 2e-5 * size, key
+
+
+@pytest.mark.parametrize("name", ["arch transformer", "grouped, capped"])
+def test_in_half_precision_it_is_as_near_as_without(name: str, library: Any) -> None:
+    model = lively(**{**dict(width=64, heads=4, context=40), **CASES[name]})
+    batch = batch_for(model, name)
+
+    def half() -> Tensor:
+        with autocast(torch.device("cpu"), "bfloat16"):
+            return weighted_nll(model, **batch)
+
+    kernels.use(None)
+    exact, plain = learned(model, lambda: weighted_nll(model, **batch)), learned(model, half)
+    kernels.use(library)
+    ours = learned(model, half)
+    for key, expected in exact.items():
+        scale = float(expected.square().mean().sqrt())
+        off, of_plain = (float((x[key] - expected).square().mean().sqrt()) for x in (ours, plain))
+        assert off <= max(1.5 * of_plain, 1e-3 * scale), key
+
+
+def test_no_bit_hangs_on_the_threads() -> None:
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            x, weight = some(600, 64), some(64, seed=1)
+            out = kernels.rms_norm(x, weight, 1e-6)
+            torch.manual_seed(0)
+            out = kernels.add(out, out.to(HALF), 0.3)
+            out.backward(some(600, 64, seed=2))
+            logits = some(600, 50, seed=3).detach().clone()
+            loss = kernels.nll_(logits, torch.arange(600) % 50, torch.ones(600), None, 0.0)
+            found.append([out.detach(), x.grad, weight.grad, logits, loss])
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
