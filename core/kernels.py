@@ -262,7 +262,7 @@ def nll_(
     ids legal (N, 2) alone; the logits become its gradient."""
     rows, vocab = logits.shape
     losses = torch.empty(rows)
-    spare = torch.empty(shares(), vocab + SPARE)
+    spare = torch.empty(shares(), 2, vocab + SPARE)
     _call(
         "nll", rows, vocab, KINDS[logits.dtype], logits, targets.contiguous(), weight.contiguous(),
         None if legal is None else legal.contiguous(), float(softcap), losses, spare,

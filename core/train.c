@@ -60,10 +60,27 @@ INLINE void put(void *p, int kind, int64_t i, int64_t count, vec v) {
     else memcpy(to, &s, there * 2);
 }
 
-INLINE float sum(vec v) {
-    float total = 0;
-    for (int i = 0; i < LANES; i++) total += v[i];
-    return total;
+/* Lane numbers from i on. */
+INLINE ints counted(int i) {
+    ints n;
+    for (int lane = 0; lane < LANES; lane++) n[lane] = lane;
+    return n + i;
+}
+
+INLINE float sum(vec v) { /* as a tree: a chain of additions would be waited for */
+    float a[LANES];
+    store(a, v);
+    for (int half = LANES / 2; half; half /= 2)
+        for (int i = 0; i < half; i++) a[i] += a[i + half];
+    return a[0];
+}
+
+INLINE float largest(vec v) {
+    float a[LANES];
+    store(a, v);
+    for (int half = LANES / 2; half; half /= 2)
+        for (int i = 0; i < half; i++) a[i] = a[i + half] > a[i] ? a[i + half] : a[i];
+    return a[0];
 }
 
 INLINE const void *at(const void *p, int kind, int64_t i) {
@@ -83,8 +100,7 @@ typedef uint32_t words __attribute__((vector_size(4 * LANES)));
 /* The factors, 0 or scale, of numbers i ... i + LANES - 1: a hash of the number and the seed
    (Wellons' lowbias32), so that the backward pass finds them again. */
 INLINE vec kept(const Drop *drop, int64_t i) {
-    words x;
-    for (int lane = 0; lane < LANES; lane++) x[lane] = lane;
+    words x = (words)counted(0);
     x = (x + (uint32_t)i) * 0x9e3779b9u ^ (drop->seed + (uint32_t)(i >> 32));
     x = (x ^ x >> 16) * 0x7feb352du;
     x = (x ^ x >> 15) * 0x846ca68bu;
@@ -315,50 +331,30 @@ INLINE void softmax_(const Heads *h, int kind, void *scores, float factor, const
     PARALLEL((int64_t)h->batch * h->heads * length * length)
     for (int64_t r = 0; r < (int64_t)h->batch * h->heads * length; r++) {
         const int64_t t = r % length, b = r / length / h->heads;
-        const int low = first ? first[b * length + t] / LANES * LANES : 0, end = t + 1;
+        const int begin = first ? first[b * length + t] : 0, end = t + 1;
         void *p = (void *)at(scores, kind, r * length);
         void *left = dropped ? (void *)at(dropped, kind, r * length) : 0;
-        float row[LANES], top = -INFINITY;
-        vec most = (vec){0} - INFINITY, total = {0};
-        for (int i = low; i < end; i += LANES) {
-            vec s = get(p, kind, i, end) * factor;
-            if (i + LANES > end || (first && i < first[b * length + t])) {
-                store(row, s);
-                for (int n = 0; n < LANES; n++)
-                    if (i + n >= end || (first && i + n < first[b * length + t])) row[n] = -INFINITY;
-                s = load(row);
-            }
-            most = choose(s > most, s, most);
+        const vec zero = {0}, nothing = zero - INFINITY;
+        float row[length + LANES];
+        vec most = nothing, total = zero;
+        for (int i = begin / LANES * LANES; i < end; i += LANES) {
+            const ints n = counted(i);
+            const vec s = get(p, kind, i, length) * factor;
+            const vec seen = choose((n >= begin) & (n < end), s, nothing);
+            most = choose(seen > most, seen, most);
+            store(row + i, seen);
         }
-        for (int n = 0; n < LANES; n++) top = most[n] > top ? most[n] : top;
-        /* the exponentials are worked out twice: cheaper than a second buffer, and of one rounding */
-        for (int pass = 0; pass < 2; pass++) {
-            const float share = pass ? 1 / sum(total) : 1;
-            for (int i = low; i < end; i += LANES) {
-                vec e = exponential(get(p, kind, i, end) * factor - top);
-                if (i + LANES > end || (first && i < first[b * length + t])) {
-                    store(row, e);
-                    for (int n = 0; n < LANES; n++)
-                        if (i + n >= end || (first && i + n < first[b * length + t])) row[n] = 0;
-                    e = load(row);
-                }
-                if (!pass) {
-                    total += e;
-                    continue;
-                }
-                e *= share;
-                put(p, kind, i, length, e);
-                if (left) put(left, kind, i, length, e * kept(drop, r * length + i));
-            }
+        const float top = largest(most);
+        for (int i = begin / LANES * LANES; i < end; i += LANES) {
+            const vec s = load(row + i), e = choose(s == nothing, zero, exponential(s - top));
+            total += e;
+            store(row + i, e);
         }
-        const vec zero = {0};
-        for (int i = 0; i < low; i += LANES) {
-            put(p, kind, i, length, zero);
-            if (left) put(left, kind, i, length, zero);
-        }
-        for (int64_t i = low + (end - low + LANES - 1) / LANES * LANES; i < length; i += LANES) {
-            put(p, kind, i, length, zero);
-            if (left) put(left, kind, i, length, zero);
+        const float share = 1 / sum(total);
+        for (int i = 0; i < length; i += LANES) {
+            const vec e = i + LANES > begin && i < end ? load(row + i) * share : zero;
+            put(p, kind, i, length, e);
+            if (left) put(left, kind, i, length, e * kept(drop, r * length + i));
         }
     }
 }
@@ -411,36 +407,35 @@ INLINE void nll_(int64_t rows, int vocab, int kind, void *logits, const int64_t 
                  float *spare, int threads) {
     PARALLEL(rows * vocab)
     for (int share = 0; share < SHARES; share++) {
-        float *row = spare + (int64_t)share * (vocab + 16);
+        float *row = spare + (int64_t)share * 2 * (vocab + 16), *slope = row + vocab + 16;
         for (int64_t r = rows * share / SHARES; r < rows * (share + 1) / SHARES; r++) {
             void *x = (void *)at(logits, kind, r * vocab);
-            const int64_t low = legal ? legal[2 * r] : 0, high = legal ? legal[2 * r + 1] : vocab;
-            vec most = (vec){0} - INFINITY, total = {0};
+            const int low = legal ? legal[2 * r] : 0, high = legal ? legal[2 * r + 1] : vocab;
+            const vec zero = {0};
+            vec most = zero - INFINITY, total = zero;
             for (int i = 0; i < vocab; i += LANES) {
+                const ints n = counted(i);
                 vec v = get(x, kind, i, vocab);
                 if (softcap > 0) v = softcap * (2.0f * sigmoid(2.0f / softcap * v) - 1.0f);
-                store(row + i, v);
-                if (i < low || i + LANES > high)
-                    for (int n = 0; n < LANES; n++)
-                        if (i + n < low || i + n >= high) row[i + n] = -INFINITY;
-                v = load(row + i);
+                if (softcap > 0) store(slope + i, 1.0f - v * v / (softcap * softcap));
+                v = choose((n >= low) & (n < high), v, zero - INFINITY);
                 most = choose(v > most, v, most);
+                store(row + i, v);
             }
-            float top = -INFINITY;
-            for (int n = 0; n < LANES; n++) top = most[n] > top ? most[n] : top;
-            const float wanted = row[targets[r]] - top;
+            const float top = largest(most), wanted = row[targets[r]] - top;
             for (int i = 0; i < vocab; i += LANES) {
                 const vec v = load(row + i);
-                total += choose(v == -INFINITY, (vec){0}, exponential(v - top));
+                const vec e = choose(v == zero - INFINITY, zero, exponential(v - top));
+                total += e;
+                store(row + i, e);
             }
             const float mass = sum(total), w = weight[r];
             losses[r] = w * (logf(mass) - wanted);
+            for (int i = 0; i < vocab; i += LANES) store(row + i, load(row + i) * (w / mass));
+            row[targets[r]] -= w;
             for (int i = 0; i < vocab; i += LANES) {
-                const vec v = load(row + i);
-                vec p = choose(v == -INFINITY, (vec){0}, exponential(v - top) * (w / mass));
-                if (targets[r] >= i && targets[r] < i + LANES) p[targets[r] - i] -= w;
-                if (softcap > 0) p *= choose(v == -INFINITY, (vec){0}, 1.0f - v / softcap * (v / softcap));
-                put(x, kind, i, vocab, p);
+                const vec p = load(row + i);
+                put(x, kind, i, vocab, softcap > 0 ? p * load(slope + i) : p);
             }
         }
     }
