@@ -1,6 +1,6 @@
 """What the planner's rules rest on: held-out bits per byte over corpora of different size and kind.
 
-python benchmarks/sweep.py [--only sizes|rates|passes|vocabulary] [--jobs 2]
+python benchmarks/sweep.py [--only sizes|rates|passes|decay|vocabulary] [--jobs 2]
 
 Each run has a thread of its own and a number of tokens, not of seconds, so that what it reaches
 does not depend on what else the machine does; "core seconds" say what it cost, and rows of one
@@ -35,6 +35,7 @@ class Run:
     rate: float = 0.04
     dropout: float = 0.0
     bytes: int = 0
+    decay: float = 0.01
 
 
 SHAKESPEARE, WIKITEXT = "tinyshakespeare", "wikitext-2"
@@ -63,6 +64,24 @@ SWEEP: dict[str, list[Run]] = {
     ] + [
         Run(BOOK, "nano", 320, 48, 2400, 0.04, 0.2, 60_000),
         Run(BOOK, "small", 320, 48, 150, 0.04, 0.1, 60_000),
+    ],
+    "decay": [
+        *[
+            Run(SHAKESPEARE, "tiny", 1024, 48, thousands, 0.02, dropout, decay=decay)
+            for thousands, dropout, decay in (
+                (1230, 0.0, 0.01), (1230, 0.0, 0.5), (3565, 0.0, 0.01), (3565, 0.0, 0.5),
+                (3565, 0.0, 1.0), (3565, 0.05, 0.01), (3565, 0.05, 0.5),
+            )
+        ],
+        *[
+            Run(corpus, "tiny", v, 48, thousands, 0.02, decay=decay)
+            for corpus, v, thousands in ((WIKITEXT, 2048, 700), (SMILES, 1024, 600))
+            for decay in (0.01, 0.5)
+        ],
+        *[
+            Run(BOOK, "tiny", 320, 48, 600, 0.02, dropout, 60_000, decay=0.5)
+            for dropout in (0.0, 0.1, 0.2)
+        ],
     ],
     "vocabulary": [
         Run(corpus, "tiny", v, 48, thousands)
@@ -97,12 +116,13 @@ def trained(run: Run, folder: Path) -> list[object]:
         "train", "--task", "text", "--data", data, "--steps", steps, "--size", run.size,
         "--context", 64, "--tokenizer", f"bpe:{run.vocabulary}", "--set", f"train.batch={run.rows}",
         "--set", f"train.lr={run.rate}", "--set", f"model.dropout={run.dropout}",
-        "--run", folder / f"{abs(hash(run))}", "-q", folder=folder,
+        "--set", f"train.weight_decay={run.decay}", "--run", folder / f"{abs(hash(run))}", "-q",
+        folder=folder,
     )  # fmt: skip
     seconds = time.monotonic() - began
     return [
         run.corpus, f"{data.stat().st_size / 1e6:.2f}", run.size, run.vocabulary, run.rows * 64,
-        steps, run.rate, run.dropout, f"{seconds:.0f}", f"{scores['bits_per_byte']:.3f}",
+        steps, run.rate, run.dropout, run.decay, f"{seconds:.0f}", f"{scores['bits_per_byte']:.3f}",
     ]  # fmt: skip
 
 
@@ -122,8 +142,8 @@ def main() -> None:
     args = parser.parse_args()
     heading()
     head: list[object] = [
-        "corpus", "MB", "size", "ids", "tokens a step", "steps", "rate", "dropout", "core seconds",
-        "bits per byte",
+        "corpus", "MB", "size", "ids", "tokens a step", "steps", "rate", "dropout", "decay",
+        "core seconds", "bits per byte",
     ]  # fmt: skip
     for name in [args.only] if args.only else SWEEP:
         print(f"{name}\n")

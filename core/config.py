@@ -126,7 +126,7 @@ class TrainConfig:
     momentum: float = 0.95  # of Muon
     beta1: float = 0.9
     beta2: float = 0.95
-    weight_decay: float = 0.01
+    weight_decay: float = 0.5  # times the rate, of each weight, a step
     clip: float = 1.0  # norm of the gradient (0: off)
     average: float = 0.0  # of the weights, decay a step (0: off); what is scored and saved for use
     seed: int = 0

@@ -19,7 +19,7 @@ SIGNATURES = {  # of train.c
     "add": "lippppi",
     "add_backward": "lipppi",
     "norm": "liippfppi",
-    "norm_backward": "liippppppi",
+    "norm_backward": "liipppppppi",
     "relu2": "lipppi",
     "split": "pipppppi",
     "split_backward": "pippppppi",
@@ -94,29 +94,33 @@ def _activations(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """`fused.rms_norm` of a stream x (..., D) in float32, in the dtype of the products."""
-    out: Tensor = _RmsNorm.apply(x, weight, eps, _activations(x))  # type: ignore[no-untyped-call]
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """A stream x (..., D) in float32, to go on with, and `fused.rms_norm` of it in the dtype of
+    the products: one gradient for both."""
+    out: tuple[Tensor, Tensor] = _RmsNorm.apply(x, weight, eps, _activations(x))  # type: ignore[no-untyped-call]
     return out
 
 
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Any:
         x = x.contiguous()
         out, width = torch.empty(x.shape, dtype=dtype), x.shape[-1]
         scales = torch.empty(x.shape[:-1])
         ctx.shape = scales.numel(), width, KINDS[dtype]
         _call("norm", *ctx.shape, x, weight, eps, out, scales)
         ctx.save_for_backward(x, weight, scales)
-        return out
+        ctx.set_materialize_grads(False)
+        return x.view_as(x), out
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
+    def backward(ctx: Any, beside: Tensor | None, gradient: Tensor | None) -> Any:
         x, weight, scales = ctx.saved_tensors
+        if gradient is None:
+            return beside, None, None, None
         to_x, parts = torch.empty_like(x), torch.empty(shares(), x.shape[-1])
-        gradient = gradients[0].contiguous()
-        _call("norm_backward", *ctx.shape, x, weight, scales, gradient, to_x, parts)
+        gradient, beside = gradient.contiguous(), None if beside is None else beside.contiguous()
+        _call("norm_backward", *ctx.shape, x, weight, scales, gradient, beside, to_x, parts)
         return to_x, parts.sum(0), None, None
 
 

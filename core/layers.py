@@ -38,17 +38,22 @@ class NoNorm(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """Zhang & Sennrich 2019, over the width. `inner`: what comes out goes into products alone."""
+    """Zhang & Sennrich 2019, over the width."""
 
-    def __init__(self, width: int, eps: float, inner: bool = False) -> None:
+    def __init__(self, width: int, eps: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
-        self.eps, self.inner = eps, inner
+        self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.inner and x.dtype == torch.float32 and kernels.serve(x):
-            return kernels.rms_norm(x, self.weight, self.eps)
         return rms_norm(x, self.weight, self.eps)
+
+
+def beside(norm: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The stream x, to go on with, and its norm, to go into products."""
+    if isinstance(norm, RMSNorm) and x.dtype == torch.float32 and kernels.serve(x):
+        return kernels.rms_norm(x, norm.weight, norm.eps)
+    return x, norm(x)
 
 
 def make_norm(config: ModelConfig) -> nn.Module:
@@ -56,7 +61,7 @@ def make_norm(config: ModelConfig) -> nn.Module:
     if config.norm == "layernorm":
         return nn.LayerNorm(config.width, eps=config.norm_eps, bias=config.bias)
     if config.norm == "rmsnorm":
-        return RMSNorm(config.width, config.norm_eps, inner=config.norm_position == "pre")
+        return RMSNorm(config.width, config.norm_eps)
     return NoNorm()
 
 

@@ -37,13 +37,18 @@ def weighted_nll(
         None if segments is None else segments[:, :-1],
     )
     counted = weight[:, 1:] != 0
+    every = bool(counted.all())  # to choose would be a pass of its own, and one back
+
+    def chosen(x: Tensor) -> Tensor:
+        return x.flatten(0, 1) if every else x[counted]
+
     low, high = support if isinstance(support, tuple) else (0, model.config.vocab_size)
-    legal = support[:, 1:][counted] if isinstance(support, Tensor) else None
+    legal = chosen(support[:, 1:]) if isinstance(support, Tensor) else None
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     total: Tensor = _HeadNll.apply(  # type: ignore[no-untyped-call]
-        hidden[counted].to(dtype), model.head.weight[low:high].to(dtype),
-        ids[:, 1:][counted] - low, weight[:, 1:][counted], legal, model.config.softcap,
+        chosen(hidden).to(dtype), model.head.weight[low:high].to(dtype),
+        chosen(ids[:, 1:]) - low, chosen(weight[:, 1:]), legal, model.config.softcap,
     )  # fmt: skip
     return total
 

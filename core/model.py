@@ -18,6 +18,7 @@ from .layers import (
     Dropout,
     FeedForward,
     Linear,
+    beside,
     between_knots,
     make_norm,
     rotary_angles,
@@ -46,11 +47,12 @@ class Block(nn.Module):
             return self.mixer.step(x, place, memory)
 
         if self.pre:
-            x = self.dropout.added(x, mix(self.mixer_norm(x)))
-            return self.dropout.added(x, self.ffn(self.ffn_norm(x)))
+            x, normed = beside(self.mixer_norm, x)
+            x, normed = beside(self.ffn_norm, self.dropout.added(x, mix(normed)))
+            return self.dropout.added(x, self.ffn(normed))
         x = self.mixer_norm(self.dropout.added(x, mix(x)))
-        normed: Tensor = self.ffn_norm(self.dropout.added(x, self.ffn(x)))
-        return normed
+        out: Tensor = self.ffn_norm(self.dropout.added(x, self.ffn(x)))
+        return out
 
 
 @dataclass
@@ -173,7 +175,7 @@ class SequenceModel(nn.Module):
             place = Place(place.rotary, first, visible)
         for block in self.blocks:
             x = _recomputed(block, x, place) if self.recompute else block(x, place)
-        return self.norm(x) if self.norm is not None else x
+        return beside(self.norm, x)[1] if self.norm is not None else x
 
     def logits(self, hidden: Tensor, low: int = 0, high: int | None = None) -> Tensor:
         """(..., high - low) float32 scores of the ids low ... high - 1 after hidden (..., D)."""

@@ -24,11 +24,11 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan's quintic, five times: singu
 BATCHED_ROWS = 192  # on a CPU, wider matrices multiply faster one at a time than in a batch
 
 
-def orthogonalise(matrices: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+def orthogonalise(matrices: Tensor) -> Iterable[Tensor]:
     """(N, rows, columns) with rows <= columns: each matrix's singular values moved to about 1."""
     if matrices.device.type == "cpu" and matrices.shape[1] >= BATCHED_ROWS:
-        return torch.stack([_newton_schulz(matrix.to(dtype)) for matrix in matrices])
-    return _newton_schulz(matrices.to(dtype))
+        return map(_newton_schulz, matrices)
+    return _newton_schulz(matrices)
 
 
 def _newton_schulz(x: Tensor) -> Tensor:
@@ -203,8 +203,11 @@ class Muon(Optimizer):
                     w, u = w.mT, u.mT
                 by_shape[w.shape[0], w.shape[1]].append((w, u, scale))
         for matrices in by_shape.values():
-            found = orthogonalise(torch.stack([u for _, u, _ in matrices]), self.dtype)
-            for (w, _, scale), u in zip(matrices, found.to(matrices[0][0].dtype), strict=True):
+            first = matrices[0][1]
+            batch = first.new_empty((len(matrices), *first.shape), dtype=self.dtype)
+            for into, (_, u, _) in zip(batch, matrices, strict=True):
+                into.copy_(u)
+            for (w, _, scale), u in zip(matrices, orthogonalise(batch), strict=True):
                 w.mul_(1 - lr * decay).add_(u, alpha=-lr * scale)
 
 

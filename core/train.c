@@ -158,10 +158,11 @@ void norm(int64_t rows, int width, int kind, const float *x, const float *weight
     KINDS(norm_(rows, width, KIND, x, weight, eps, out, scales, threads))
 }
 
-/* parts (SHARES, width): of each share of the rows, the weight's gradient. */
+/* to_x gets what comes by the norm and, where there is such, what comes beside it; parts (SHARES,
+   width): of each share of the rows, the weight's gradient. */
 INLINE void norm_backward_(int64_t rows, int width, int kind, const float *x, const float *weight,
-                           const float *scales, const void *gradient, float *to_x, float *parts,
-                           int threads) {
+                           const float *scales, const void *gradient, const float *beside,
+                           float *to_x, float *parts, int threads) {
     PARALLEL(rows * width)
     for (int share = 0; share < SHARES; share++) {
         float *part = parts + share * width;
@@ -179,16 +180,19 @@ INLINE void norm_backward_(int64_t rows, int width, int kind, const float *x, co
             for (int i = 0; i < width; i += LANES) {
                 const vec n = get(from, FLOAT32, i, width) * scale;
                 const vec h = get(g, kind, i, width) * get(weight, FLOAT32, i, width);
-                put(to_x + r * width, FLOAT32, i, width, (h - n * mean) * scale);
+                vec d = (h - n * mean) * scale;
+                if (beside) d += get(beside + r * width, FLOAT32, i, width);
+                put(to_x + r * width, FLOAT32, i, width, d);
             }
         }
     }
 }
 
 void norm_backward(int64_t rows, int width, int kind, const float *x, const float *weight,
-                   const float *scales, const void *gradient, float *to_x, float *parts,
-                   int threads) {
-    KINDS(norm_backward_(rows, width, KIND, x, weight, scales, gradient, to_x, parts, threads))
+                   const float *scales, const void *gradient, const float *beside, float *to_x,
+                   float *parts, int threads) {
+    KINDS(norm_backward_(rows, width, KIND, x, weight, scales, gradient, beside, to_x, parts,
+                         threads))
 }
 
 /* ---- relu squared --------------------------------------------------------------------------- */
