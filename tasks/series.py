@@ -169,7 +169,8 @@ class SeriesTask:
         less inert steps. Few points are seen many times: dropout."""
         points = sum(map(len, train.series))
         rate = next((rate for most, rate in DROPOUT if points <= most), 0.0)
-        return {"model": {"dropout": rate}, "train": {"lr": 0.01, "momentum": 0.9}}
+        train = {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.01}
+        return {"model": {"dropout": rate}, "train": train}
 
     def longest(self, train: Collection, tokenizer: BinsTokenizer) -> int:
         return 1 + tokenizer.history + tokenizer.horizon
