@@ -166,11 +166,13 @@ class SeriesTask:
 
     def defaults(self, train: Collection, tokenizer: BinsTokenizer) -> dict[str, dict[str, object]]:
         """A step holds few windows, and neighbours in a window say much the same: shorter and
-        less inert steps. Few points are seen many times: dropout."""
+        less inert steps, and little decay. Few points are seen many times: dropout."""
         points = sum(map(len, train.series))
         rate = next((rate for most, rate in DROPOUT if points <= most), 0.0)
-        train = {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.01}
-        return {"model": {"dropout": rate}, "train": train}
+        return {
+            "model": {"dropout": rate},
+            "train": {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.01},
+        }
 
     def longest(self, train: Collection, tokenizer: BinsTokenizer) -> int:
         return 1 + tokenizer.history + tokenizer.horizon

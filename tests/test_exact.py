@@ -4,6 +4,7 @@ every domain, with all that a step could hang on switched on."""
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from conftest import prose
 
 from tfm.cli.training import Stop, train_to_end
 from tfm.core import checkpoints as checkpoints_module
+from tfm.core import kernels
+from tfm.core.compiled import library
 from tfm.core.config import ModelConfig, TrainConfig
 from tfm.core.errors import DamagedError
 from tfm.core.experiment import Request, describe_config, fresh_state, prepare, resume
@@ -69,6 +72,8 @@ def whole(
     """A run that nothing interrupts, with a checkpoint of every step, and its cache."""
     monkeypatch.setattr(checkpoints_module, "KEEP", STEPS)
     monkeypatch.setattr("tfm.core.files.os.fsync", lambda _: None)
+    kernels.use(library(tmp_path / "cache", os.environ.get("CC") or "cc"))
+    request.addfinalizer(lambda: kernels.use(None))
     monkeypatch.setattr("tfm.tasks._series_windows.EVALUATION_PATHS", 3)
     task, cache = request.param, tmp_path / "cache"
     asked = Request(
