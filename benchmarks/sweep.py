@@ -70,7 +70,7 @@ SWEEP: dict[str, list[Run]] = {
             Run(SHAKESPEARE, "tiny", 1024, 48, thousands, 0.02, dropout, decay=decay)
             for thousands, dropout, decay in (
                 (1230, 0.0, 0.01), (1230, 0.0, 0.5), (3565, 0.0, 0.01), (3565, 0.0, 0.5),
-                (3565, 0.0, 1.0), (3565, 0.05, 0.01), (3565, 0.05, 0.5),
+                (3565, 0.05, 0.5),
             )
         ],
         *[

@@ -191,9 +191,11 @@ class ImageTask:
         return tokenizer.length(train.form.height, train.form.width)
 
     def defaults(self, train: Pictures, tokenizer: PatchTokenizer) -> dict[str, dict[str, object]]:
-        """Few pictures are seen many times: dropout keeps them from being learned by heart."""
+        """Few pictures are seen many times: dropout, rather than decay, keeps them from being
+        learned by heart."""
         tokens = len(train) * self.longest(train, tokenizer)
-        return {"model": {"dropout": next((rate for most, rate in DROPOUT if tokens <= most), 0.0)}}
+        rate = next((rate for most, rate in DROPOUT if tokens <= most), 0.0)
+        return {"model": {"dropout": rate}, "train": {"weight_decay": 0.01}}
 
     def dataset(
         self, train: Pictures, tokenizer: PatchTokenizer, context: int, tokens: int | None,
