@@ -14,7 +14,7 @@ import subprocess
 import sys
 from typing import Any
 
-from _common import heading, table
+from _common import heading, table, use_kernels
 
 TINY = {"layers": 4, "width": 128, "heads": 4}
 ROWS: dict[str, list[dict[str, Any]]] = {
@@ -51,6 +51,7 @@ def one(row: dict[str, Any], seconds: float) -> dict[str, float | None]:
         steps=1_000_000, batch=row["batch"], threads=threads, recompute=row.get("recompute", False),
         dtype=default_dtype(device, config.width),
     )  # fmt: skip
+    use_kernels()
     ran = bench.training(config, train, device, seconds)
     return {"tokens_per_second": ran.tokens_per_second, "peak": ran.peak_bytes}
 
