@@ -8,8 +8,10 @@
 #include "vectors.h"
 
 #ifdef _OPENMP
-#define PARALLEL(work) _Pragma(TEXT(omp parallel for schedule(static) num_threads(threads) if (threads > 1 && (work) > ALONE)))
 #define TEXT(...) #__VA_ARGS__
+#define PARALLEL(work)                                                   \
+    _Pragma(TEXT(omp parallel for schedule(static) num_threads(threads) \
+                 if (threads > 1 && (work) > ALONE)))
 #else
 #define PARALLEL(work)
 #endif
