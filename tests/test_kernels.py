@@ -241,3 +241,17 @@ def test_a_run_says_by_what_it_learned(tfm: Tfm, tmp_path: Path) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=2e-3) and len(losses[0]) == 6
     again = tfm("rerun", tmp_path / "torch", "--run", tmp_path / "again", "--json", code=5)
     assert again.json()["versions"] == ["kernels torch then, C now"]
+
+
+def test_what_is_worked_out_again_drops_the_same() -> None:
+    model = lively(width=64, heads=4, context=40, dropout=0.3).train()
+    batch = batch_for(model, "")
+
+    def total() -> Tensor:
+        torch.manual_seed(5)
+        return weighted_nll(model, **batch)
+
+    kept = learned(model, total)
+    model.recompute = True
+    again = learned(model, total)
+    assert all(torch.equal(again[name], gradient) for name, gradient in kept.items())
