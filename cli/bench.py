@@ -40,7 +40,6 @@ def command(quiet: bool, as_json: bool, **flags: Any) -> None:
     import torch
 
     from ..core import bench
-    from ..core.compiled import library
     from ..core.config import TrainConfig, model_config, with_fields
     from ..core.device import default_dtype, pick_device, use_threads
     from ..core.plan import SHAPES
@@ -63,7 +62,7 @@ def command(quiet: bool, as_json: bool, **flags: Any) -> None:
         "matmul_flops_per_second": peaks, "read_bytes_per_second": bench.bandwidth(device),
         "training": [], "decoding": [],
     }  # fmt: skip
-    compiled = library(opt.cache_folder(), opt.compiler())
+    compiled = opt.compiled()
     for context in contexts or [usual]:
         say(f"training, context {context:,} ...", quiet)
         model = model_config(

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 import click
 from click.core import ParameterSource
@@ -17,6 +18,9 @@ from click.shell_completion import CompletionItem
 from ..core.config import ModelConfig, SampleConfig, TrainConfig
 from ..core.errors import ConfigError, UsageError, nearest
 from . import names
+
+if TYPE_CHECKING:
+    from ctypes import CDLL
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -225,12 +229,25 @@ def compiler() -> str:
     return os.environ.get("CC") or "cc"
 
 
-def use_kernels() -> None:
-    """Has what is trained here go through core/train.c, where there is a compiler for it."""
-    from ..core import kernels
+def compile_aside() -> None:
+    """Has the compiler work while torch is being imported."""
+    from ..core.compiled import build
+
+    threading.Thread(target=build, args=(cache_folder(), compiler())).start()
+
+
+def compiled() -> CDLL | None:
+    """core/step.c and train.c as a library, where there is a compiler for them."""
     from ..core.compiled import library
 
-    kernels.use(library(cache_folder(), compiler()))
+    return library(cache_folder(), compiler())
+
+
+def use_kernels() -> None:
+    """Has what is trained here go through core/train.c."""
+    from ..core import kernels
+
+    kernels.use(compiled())
 
 
 def read_settings(file: str | None) -> tuple[dict[str, Any], dict[str, str]]:

@@ -6,7 +6,6 @@ import io
 import json
 import shutil
 import sys
-import threading
 from dataclasses import fields as fields_of
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any, BinaryIO
 
 import click
 
-from ..core.compiled import build, library
 from ..core.config import SampleConfig, with_fields
 from ..core.errors import UsageError
 from ..core.protocols import DrawsWhole
@@ -104,8 +102,7 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
     prompt = one_prompt(flags["prompt"], whole)  # none: as many as are piped
     lines = Lines(flags["null"], flags["json_in"]) if prompt is None else None
 
-    cache, compiler = opt.cache_folder(), opt.compiler()
-    threading.Thread(target=build, args=(cache, compiler)).start()  # while torch is imported
+    opt.compile_aside()
 
     from ..core.device import pick_device
 
@@ -114,7 +111,7 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
     length_given = flags["length"] is not None or "length" in sets["sample"]
     sampler = Sampler(
         task, tokenizer, model, config, asked, flags["stop"], flags["strict"], quiet, length_given,
-        flags["dtype"], library(cache, compiler),
+        flags["dtype"], opt.compiled(),
     )  # fmt: skip
     out: BinaryIO = io.BytesIO() if to_file else sys.stdout.buffer
     on_terminal = sys.stdout.isatty() and not to_file

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..core.compiled import build
 from ..core.errors import AnswerNo, UsageError
 from . import options as opt
 from .main import STARTED
@@ -116,8 +114,7 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
         say(text, quiet)
 
     stop = Stop()
-    compiling = (opt.cache_folder(), opt.compiler())
-    threading.Thread(target=build, args=compiling).start()  # while torch is imported
+    opt.compile_aside()
     if flags["resume"] is not None:
         run, task, planned, state = _resume(ctx, flags, note)
         left = None

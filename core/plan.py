@@ -39,7 +39,8 @@ SHAPES = {
 }
 TOKENS_PER_PARAMETER = 1.4  # that a size must see within the budget to be worth choosing
 ENOUGH_STEPS, LEAST_TOKENS = 400, 768  # with fewer steps, a step is better half as large
-SEEN_OFTEN, DROPOUT = 10, 0.2  # passes over the data from which dropout sets in; its limit
+SEEN_OFTEN = 10  # passes over the data from which dropout sets in
+A_DOUBLING, DROPOUT = 0.12, 0.2  # what it grows by with each doubling of them; its limit
 EVALUATION_SHARE = 0.05  # of the budget, at most, for the final score
 MEASURING = 0.02  # of the budget, for each size that is tried; marks on the way correct the steps
 TEARDOWN = 0.5  # seconds from the last word to the exit, saving and a sample included
@@ -132,7 +133,7 @@ def rows_for(tokens: float, rows: int, context: int) -> int:
 
 def dropout_for(passes: float) -> float:
     """What is seen again and again is learned by heart without it."""
-    return min(DROPOUT, round(0.12 * math.log2(max(1.0, passes / SEEN_OFTEN)), 2))
+    return min(DROPOUT, round(A_DOUBLING * math.log2(max(1.0, passes / SEEN_OFTEN)), 2))
 
 
 @dataclass

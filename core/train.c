@@ -118,10 +118,10 @@ INLINE void add_(int64_t count, int kind, const float *x, const void *y, void *o
     PARALLEL(count)
     for (int64_t v = 0; v < vectors; v++) {
         const int64_t i = v * LANES;
-        vec sum = get(y, kind, i, count);
-        if (drop->below) sum *= kept(drop, i);
-        if (x) sum += get(x, FLOAT32, i, count);
-        put(out, out_kind, i, count, sum);
+        vec total = get(y, kind, i, count);
+        if (drop->below) total *= kept(drop, i);
+        if (x) total += get(x, FLOAT32, i, count);
+        put(out, out_kind, i, count, total);
     }
 }
 
@@ -233,6 +233,20 @@ INLINE void turn(vec *a, vec *b, vec cos, vec sin) {
     *a = first;
 }
 
+/* Of a token, counted over all rows: its cosines or sines, from the i-th on. */
+INLINE const float *angles(const Heads *h, const float *table, int64_t token, int i) {
+    return table ? table + token / h->length * h->turned + token % h->length * h->width + i : 0;
+}
+
+/* Where its n-th head lies among queries, keys and values. */
+INLINE const void *place(const Heads *h, int kind, int64_t token, int n, const void *q,
+                         const void *k, const void *v) {
+    const int query = n < h->heads, head = query ? n : (n - h->heads) % h->groups;
+    const int64_t first = token / h->length * (query ? h->heads : h->groups) + head;
+    return at(query ? q : n < h->heads + h->groups ? k : v, kind,
+              (first * h->length + token % h->length) * h->width);
+}
+
 /* (B, T, heads + 2 groups, width) -> queries (B, heads, T, width), keys and values (B, groups, T,
    width); queries and keys normalised and turned. scales (B, T, heads + groups). */
 INLINE void split_(const Heads *h, int kind, const void *qkv, void *q, void *k, void *v,
@@ -240,16 +254,11 @@ INLINE void split_(const Heads *h, int kind, const void *qkv, void *q, void *k, 
     const int width = h->width, half = width / 2, all = h->heads + 2 * h->groups;
     PARALLEL((int64_t)h->batch * h->length * all * width)
     for (int64_t row = 0; row < (int64_t)h->batch * h->length; row++) {
-        const int64_t b = row / h->length, t = row % h->length;
-        const float *cos = h->cos ? h->cos + b * h->turned + t * width : 0;
-        const float *sin = h->cos ? h->sin + b * h->turned + t * width + half : 0;
+        const float *cos = angles(h, h->cos, row, 0), *sin = angles(h, h->sin, row, half);
         for (int n = 0; n < all; n++) {
             const void *x = at(qkv, kind, (row * all + n) * width);
-            const int query = n < h->heads, value = n >= h->heads + h->groups;
-            const int head = query ? n : (n - h->heads) % h->groups;
-            const int64_t place = (b * (query ? h->heads : h->groups) + head) * h->length + t;
-            void *out = (void *)at(query ? q : value ? v : k, kind, place * width);
-            if (value) {
+            void *out = (void *)place(h, kind, row, n, q, k, v);
+            if (n >= h->heads + h->groups) {
                 memcpy(out, x, width * (kind == FLOAT32 ? 4 : 2));
                 continue;
             }
@@ -286,17 +295,12 @@ INLINE void split_backward_(const Heads *h, int kind, const void *qkv, const flo
     const int width = h->width, half = width / 2, all = h->heads + 2 * h->groups;
     PARALLEL((int64_t)h->batch * h->length * all * width)
     for (int64_t row = 0; row < (int64_t)h->batch * h->length; row++) {
-        const int64_t b = row / h->length, t = row % h->length;
-        const float *cos = h->cos ? h->cos + b * h->turned + t * width : 0;
-        const float *sin = h->cos ? h->sin + b * h->turned + t * width + half : 0;
+        const float *cos = angles(h, h->cos, row, 0), *sin = angles(h, h->sin, row, half);
         for (int n = 0; n < all; n++) {
-            const int query = n < h->heads, value = n >= h->heads + h->groups;
-            const int head = query ? n : (n - h->heads) % h->groups;
-            const int64_t place = (b * (query ? h->heads : h->groups) + head) * h->length + t;
-            const void *g = at(query ? q : value ? v : k, kind, place * width);
+            const void *g = place(h, kind, row, n, q, k, v);
             const void *x = at(qkv, kind, (row * all + n) * width);
             void *to = (void *)at(out, kind, (row * all + n) * width);
-            if (value) {
+            if (n >= h->heads + h->groups) {
                 memcpy(to, g, width * (kind == FLOAT32 ? 4 : 2));
                 continue;
             }
@@ -407,7 +411,8 @@ void softmax_backward(const Heads *h, int kind, const void *p, void *gradient, f
 /* ---- loss ----------------------------------------------------------------------------------- */
 
 /* logits (rows, vocab), in place to their gradient: of weight * -log p(target) over the ids legal
-   (rows, 2), low ... high - 1, or none for all. losses (rows). spare: (SHARES, vocab + 16). */
+   (rows, 2), low ... high - 1, or none for all. losses (rows). spare: (SHARES, 2, vocab + 16), each
+   row's scores and softcap's slopes. */
 INLINE void nll_(int64_t rows, int vocab, int kind, void *logits, const int64_t *targets,
                  const float *weight, const int64_t *legal, float softcap, float *losses,
                  float *spare, int threads) {
@@ -422,8 +427,10 @@ INLINE void nll_(int64_t rows, int vocab, int kind, void *logits, const int64_t 
             for (int i = 0; i < vocab; i += LANES) {
                 const ints n = counted(i);
                 vec v = get(x, kind, i, vocab);
-                if (softcap > 0) v = softcap * (2.0f * sigmoid(2.0f / softcap * v) - 1.0f);
-                if (softcap > 0) store(slope + i, 1.0f - v * v / (softcap * softcap));
+                if (softcap > 0) {
+                    v = softcap * (2.0f * sigmoid(2.0f / softcap * v) - 1.0f);
+                    store(slope + i, 1.0f - v * v / (softcap * softcap));
+                }
                 v = choose((n >= low) & (n < high), v, zero - INFINITY);
                 most = choose(v > most, v, most);
                 store(row + i, v);

@@ -221,7 +221,13 @@ def test_no_bit_hangs_on_the_threads() -> None:
             out.backward(some(600, 64, seed=2))
             logits = some(600, 50, seed=3).detach().clone()
             loss = kernels.nll_(logits, torch.arange(600) % 50, torch.ones(600), None, 0.0)
-            found.append([out.detach(), x.grad, weight.grad, logits, loss])
+            qkv = some(6, 100, 6, 32, seed=4)
+            heads = kernels.split(qkv, 2, 2, angles(1, 100, 16), 1e-6)
+            torch.cat(heads, 1).backward(some(6, 6, 100, 32, seed=5).detach())
+            scores = kernels.attention(*(h.detach().requires_grad_() for h in heads), None, 0.3)
+            found.append(
+                [out.detach(), x.grad, weight.grad, logits, loss, *heads, qkv.grad, scores]
+            )
     finally:
         torch.set_num_threads(before)
     for other in found[1:]:
