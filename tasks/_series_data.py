@@ -15,6 +15,7 @@ from ..tokenizers.bins import FIRST, BinsTokenizer, Values
 from ._series_time import following
 
 JITTER = 0.15  # of training windows
+MIXED = 0.5  # of them, the sum of two
 HISTORY_WEIGHT = 0.2  # of a point of history in the loss, where one to forecast counts 1
 
 
@@ -144,16 +145,17 @@ class Windows:
     """Every window of `history` points and the horizon after it; a series with less history gives
     what it has, padded at its end.
 
-    `jitter`: how far the normalisation of each is moved, in scales, so that neighbouring bins
-    learn of each other.
+    To train on, windows are varied, so that the few that there are say more. Half are the mean of
+    two, each in scales of its own, by a weight that is drawn too (TSMixup, Ansari et al. 2024,
+    algorithm 1). The normalisation of each is moved by up to `JITTER` scales, so that
+    neighbouring bins learn of each other, and every other one is upside down.
     """
 
     def __init__(
         self, train: Collection, tokenizer: BinsTokenizer | None, history: int, seed: int = 0,
-        jitter: float = 0.0,
     ) -> None:  # fmt: skip
         self.tokenizer, self.history, self.horizon = tokenizer, history, train.horizon
-        self.seed, self.jitter = seed, jitter
+        self.seed = seed
         self.context = history + train.horizon
         lengths = np.array([len(one) for one in train.series], np.int64)
         for least in (min(history, train.season + 1), 1):
@@ -188,12 +190,12 @@ class Windows:
         if self.tokenizer is None:
             raise ValueError("windows without a tokenizer have no ids")
         values, history = self.rows(indices)
+        values = self._mixed(indices, values, history, self.tokenizer)
+        size, shift, sign = (
+            2 * self._drawn(indices, name) - 1 for name in ("size", "shift", "sign")
+        )
         scales = self.tokenizer.scales(values, history)
-        if self.jitter:
-            size, shift = (
-                2 * (mix(indices, key(self.seed, name)) / 2.0**64) - 1 for name in ("size", "shift")
-            )
-            scales = scales.moved(self.jitter * size, self.jitter * shift)
+        scales = scales.moved(JITTER * size, JITTER * shift, np.where(sign < 0, -1.0, 1.0))
         ids = self.tokenizer.encode_rows(values, scales)
         weight = (ids >= FIRST).astype(np.float32)
         # history is normalised by its own end, and so tells where it goes: the horizon does not
@@ -201,3 +203,27 @@ class Windows:
         weight[:, 0] = 0
         weight[scales.scale == 0] = 0  # nothing moved: no bin but one
         return Batch(ids, weight, support=(FIRST, self.tokenizer.vocab_size))
+
+    def _mixed(
+        self, indices: Ids, values: Values, history: Ids, tokenizer: BinsTokenizer
+    ) -> Values:
+        """Half of the windows as the mean of themselves and of another, as long."""
+        others = (self._drawn(indices, "other") * len(self)).astype(np.int64)
+        also, known = self.rows(others)
+        scales = [tokenizer.scales(*window) for window in ((values, history), (also, known))]
+        mixed = (self._drawn(indices, "mixed") < MIXED) & (history == known)
+        for each in scales:
+            mixed &= each.scale > 0
+        at = np.flatnonzero(mixed)
+        share = self._drawn(indices[at], "share")[:, None]
+        with np.errstate(over="ignore", invalid="ignore"):
+            ours, theirs = (
+                (window[at] - each.location[at, None]) / each.scale[at, None]
+                for window, each in zip((values, also), scales, strict=True)
+            )
+            values[at] = (1 - share) * ours + share * theirs
+        return values
+
+    def _drawn(self, indices: Ids, name: str) -> Values:
+        """(B,) numbers in [0, 1), a window's own."""
+        return mix(indices, key(self.seed, name)) / 2.0**64

@@ -16,7 +16,7 @@ from ..core.errors import ConfigError, DataError, UsageError
 from ..core.protocols import Dataset, Sequence
 from ..core.source import Source
 from ..tokenizers.bins import BinsTokenizer, Window, parse
-from ._series_data import JITTER, Collection, Series, Windows, fingerprint, follow, halves, split
+from ._series_data import Collection, Series, Windows, fingerprint, follow, halves, split
 from ._series_drawn import Forecast, write_values
 from ._series_floors import floors, last_cases
 from ._series_metrics import QUANTILES
@@ -188,7 +188,7 @@ class SeriesTask:
                 f"horizon; use --history {max(1, context - horizon)} instead"
             )
         train = replace(train, horizon=horizon)
-        return Windows(train, tokenizer, history, seed, JITTER)
+        return Windows(train, tokenizer, history, seed)
 
     def sequences(self, items: Collection, tokenizer: BinsTokenizer) -> Iterator[Sequence]:
         """Windows whose horizons lie end to end over what is held out."""

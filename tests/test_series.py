@@ -228,7 +228,7 @@ def fitted(items: Collection, history: int) -> BinsTokenizer:
 
 def test_windows_are_a_pure_function_of_their_index() -> None:
     items = collection(np.random.default_rng(0).normal(size=50), np.arange(20.0))
-    data = Windows(items, fitted(items, 8), 8, 3, 0.15)
+    data = Windows(items, fitted(items, 8), 8, 3)
     together = data.batch(np.array([5, 40, 41]))
     alone = data.batch(np.array([40]))
     np.testing.assert_array_equal(together.ids[1], alone.ids[0])
@@ -239,6 +239,57 @@ def test_windows_are_a_pure_function_of_their_index() -> None:
     first = values[0]
     np.testing.assert_array_equal(first[:8], items.series[0].values[:8])
     assert np.isnan(first[8:]).all()  # a short history is padded behind its horizon
+
+
+def test_half_of_the_windows_are_the_mean_of_two() -> None:
+    """Every mixed one lies between itself and another as long, in scales of each; others are as
+    they were, and so is a gap in either."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=150).cumsum()
+    values[70] = np.nan
+    items = collection(values, 1e6 + rng.normal(size=50), np.full(30, 7.0))
+    tokenizer = fitted(items, 8)
+    data = Windows(items, tokenizer, 8, 3)
+    index = np.arange(len(data))
+    plain, history = data.rows(index)
+    mixed = data._mixed(index, plain.copy(), history, tokenizer)
+    scales = tokenizer.scales(plain, history)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        normal = (plain - scales.location[:, None]) / scales.scale[:, None]
+    changed = [i for i in index if not np.array_equal(mixed[i], plain[i], equal_nan=True)]
+    possible = (scales.scale > 0) & (history == 8)
+    assert all(scales.scale[i] > 0 for i in changed)
+    assert 0.35 < np.isin(changed, index[possible]).sum() / possible.sum() < 0.6
+    shares = []
+    for i in changed:
+        found = []
+        for j in np.flatnonzero(history == history[i]):
+            apart = normal[j] - normal[i]
+            known = np.isfinite(apart)
+            if not (np.isfinite(mixed[i]) == known).all() or not known.any() or j == i:
+                continue
+            share = (mixed[i] - normal[i])[known] @ apart[known] / (apart[known] @ apart[known])
+            if np.allclose(mixed[i][known], (normal[i] + share * apart)[known], atol=1e-9):
+                found.append(share)
+        assert found or np.allclose(mixed[i], normal[i], equal_nan=True)  # or with itself
+        shares += found[:1]
+    assert -1e-9 < min(shares) < 0.1 and 0.9 < max(shares) < 1 + 1e-9
+
+
+def test_every_other_window_is_upside_down() -> None:
+    """A rise is seen as often as a fall, in training and in what a forecast reads."""
+    items = collection(np.arange(300.0) + np.random.default_rng(0).normal(size=300))
+    tokenizer = fitted(items, 16)
+    ids = Windows(items, tokenizer, 16).batch(np.arange(200)).ids
+    rising = ids[:, 17] > ids[:, 1]
+    assert 0.4 < rising.mean() < 0.6
+    history = Window(np.arange(16.0), 16)
+    views = seen(tokenizer, history, 10)
+    assert sum(view.ids[-1] > view.ids[1] for view in views) == 5
+    for view in views:
+        back = tokenizer.decode(view.ids, view.side).values
+        np.testing.assert_allclose(back, history.values, atol=0.2)
+    assert seen(tokenizer, history, 1)[0].ids[-1] > views[0].ids[1]
 
 
 def test_missing_values_and_padding_have_no_weight() -> None:
