@@ -19,7 +19,7 @@ import numpy as np
 
 from ..core.data import Packed, Windows
 from ..core.errors import DataError, UsageError
-from ..core.hashing import uniform
+from ..core.hashing import key, mix, uniform
 from ..core.protocols import Dataset, NoOptions, Sequence
 from ..core.source import ByteStream, Source, scratch_file
 from ..core.store import cached_store
@@ -28,6 +28,7 @@ from ._spans import PIECE, Spans, beginning, lines
 FIT_BYTES = 8 << 20  # bytes that a tokenizer learns from
 HOLDOUT = 0.1
 HOLDOUT_BYTES = 10_000_000  # of a running text, at most, unless --holdout says more
+SEEN_OFTEN, WAYS = 10, 64  # passes from which a text is cut in several ways; how many, at most
 FLOOR_TRAIN, FLOOR_HELD = 10_000_000, 1_000_000  # bytes
 
 
@@ -187,20 +188,29 @@ class Running:
         self, train: Spans, tokenizer: Any, context: int, tokens: int | None, seed: int, cache: Path
     ) -> Dataset:
         wanted = train.size if tokens is None else self._bytes_for(tokens, train, tokenizer)
+        ways = self._ways(tokenizer, wanted / train.size)
+        wanted = int(1.1 * wanted) + PIECE
         if not train.running:
             train = train.some(wanted)
         pieces = train.sample(wanted)
-        key = hashlib.sha256(
+        name = hashlib.sha256(
             json.dumps(
-                [2, train.fingerprint, train.running, len(train.spans), pieces[0], pieces[-1],
-                 len(pieces), tokenizer.state()[0], type(tokenizer).__name__, str(self.options)]
+                [3, train.fingerprint, train.running, len(train.spans), pieces[0], pieces[-1],
+                 len(pieces), ways, tokenizer.state()[0], type(tokenizer).__name__,
+                 str(self.options)]
             ).encode()
         )  # fmt: skip
         store = cached_store(
             cache / "ids",
-            key.hexdigest()[:32],
-            self._stretches(train, pieces, tokenizer) if train.running
-            else self.sequences(train, tokenizer),
+            name.hexdigest()[:32],
+            (
+                sequence
+                for cut in (self._way(tokenizer, number) for number in range(ways))
+                for sequence in (
+                    self._stretches(train, pieces, cut) if train.running
+                    else self.sequences(train, cut)
+                )
+            ),
             tokenizer.vocab_size,
         )  # fmt: skip
         if not train.running:
@@ -208,10 +218,23 @@ class Running:
         support = tokenizer.support(context, {})
         return Windows(store.ids, context, seed, tokenizer.begin, support)
 
+    def _ways(self, tokenizer: Any, passes: float) -> int:
+        """In how many ways a text is cut that is read so often: one a pass, where there is more
+        than one."""
+        varied = getattr(self.options, "bpe_dropout", 0.0) and getattr(tokenizer, "merge_count", 0)
+        return min(round(passes), WAYS) if varied and passes >= SEEN_OFTEN else 1
+
+    def _way(self, tokenizer: Any, number: int) -> Any:
+        """A tokenizer of the same ids: every other one as it will be scored by."""
+        if number % 2 == 0:
+            return tokenizer
+        drawn = mix(np.arange(tokenizer.merge_count), key("merges", number)) / 2.0**64
+        return tokenizer.without(drawn < self.options.bpe_dropout)
+
     def _bytes_for(self, tokens: int, train: Spans, tokenizer: Any) -> int:
         start, stop, _ = train.sample(1)[0]
         ids = tokenizer.tokens(self.value(train.stream.read(start, stop), (train.stream, start)))
-        return int(1.1 * tokens * (stop - start) / max(len(ids), 1)) + PIECE
+        return int(tokens * (stop - start) / max(len(ids), 1))
 
     def _stretches(
         self, train: Spans, pieces: Iterable[tuple[int, int, bool]], tokenizer: Any

@@ -30,6 +30,17 @@ class TextOptions(RunningOptions):
             "choices": ("strict", "replace"),
         },
     )
+    bpe_dropout: float = field(
+        default=0.05,
+        metadata={
+            "help": "Share of the BPE merges left out every other time that a text is read, "
+            "where it is read more than ten times."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.bpe_dropout < 1:
+            raise ConfigError(f"--bpe-dropout {self.bpe_dropout}: must be at least 0, below 1")
 
 
 class TextTask(Running):

@@ -59,6 +59,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+BPE = BpeTokenizer.fit(TEXTS, 300)
 MAKERS: dict[str, Callable[[Path, bool], Any]] = {
     "byte": lambda _, ends: ByteTokenizer(ends, text=True),
     "char": lambda _, ends: CharTokenizer.fit(TEXTS, ends),
@@ -117,6 +118,35 @@ def test_a_tokenizer_written_down_is_the_same(tokenizer: Any, text: str) -> None
     assert again.vocab_size == tokenizer.vocab_size
     assert again.encode(text).ids.tolist() == tokenizer.encode(text).ids.tolist()
     assert again.state()[0] == state
+
+
+def merged(word: str, merges: list[tuple[str, str]]) -> list[str]:
+    """A word cut by merges, the first in order wherever it is (Sennrich et al. 2016, algorithm
+    1): slow and plain."""
+    parts = list(word)
+    for pair in merges:
+        at = 0
+        while at + 1 < len(parts):
+            if (parts[at], parts[at + 1]) == pair:
+                parts[at : at + 2] = ["".join(pair)]
+            at += 1
+    return parts
+
+
+@given(text=strings, seed=st.integers(0, 99), rate=st.sampled_from((0.0, 0.1, 0.5, 1.0)))
+@settings(deadline=None, max_examples=50)
+def test_a_text_is_cut_otherwise_without_some_merges(text: str, seed: int, rate: float) -> None:
+    whole = BPE
+    out = np.random.default_rng(seed).random(whole.merge_count) < rate
+    other = whole.without(out)
+    assert (other.vocab_size, other.begin) == (whole.vocab_size, whole.begin)
+    ids = other.tokens(text)
+    assert other.decode(ids, {}) == text == whole.decode(ids, {})
+    merges = [tuple(pair) for pair in json.loads(whole.inner.to_str())["model"]["merges"]]
+    left = [pair for pair, skipped in zip(merges, out, strict=True) if not skipped]
+    words = whole.inner.pre_tokenizer.pre_tokenize_str(text)
+    names = [part for word, _ in words for part in merged(word, left)]
+    assert [whole.inner.id_to_token(id) for id in ids.tolist()] == names
 
 
 @pytest.mark.parametrize("spelled", SPECIAL)

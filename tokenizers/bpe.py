@@ -60,6 +60,7 @@ class BpeTokenizer(TextTokenizer):
         pieces = [piece(id, name) for id, name in enumerate(names)]
         super().__init__(pieces, ends)
         self.lossless = self.by_bytes and _keeps_text(spec)
+        self.merge_count = len(json.loads(spec)["model"].get("merges", ()))
 
     @classmethod
     def fit(cls, texts: Iterable[str], vocab_size: int, ends: bool = False) -> BpeTokenizer:
@@ -96,6 +97,17 @@ class BpeTokenizer(TextTokenizer):
             raise DataError(
                 f"--tokenizer hf:{name}: no such file, and not to be had from the hub"
             ) from error
+
+    def without(self, merges: npt.NDArray[np.bool_]) -> BpeTokenizer:
+        """The same ids, with the merges (`merge_count`,) that are marked left out: a text is cut
+        in another way, what words consist of is learned too. BPE-dropout (Provilkov et al. 2020)
+        draws for each word; here it is once for a whole text."""
+        spec = json.loads(self.inner.to_str())
+        spec["model"]["merges"] = [
+            merge for merge, out in zip(spec["model"]["merges"], merges.tolist(), strict=True)
+            if not out
+        ]  # fmt: skip
+        return BpeTokenizer(json.dumps(spec), self.ends)
 
     def tokens(self, item: str) -> Ids:
         cuts = [item] if len(item) <= PIECE else _cut_at_lines(item)
