@@ -1,6 +1,6 @@
 """What the planner's rules rest on: held-out bits per byte over corpora of different size and kind.
 
-python benchmarks/sweep.py [--only sizes|rates|passes|decay|vocabulary] [--jobs 2]
+python benchmarks/sweep.py [--only sizes|rates|passes|decay|ways|vocabulary] [--jobs 2]
 
 Each run has a thread of its own and a number of tokens, not of seconds, so that what it reaches
 does not depend on what else the machine does; "core seconds" say what it cost, and rows of one
@@ -36,6 +36,7 @@ class Run:
     dropout: float = 0.0
     bytes: int = 0
     decay: float = 0.01
+    bpe_dropout: float = 0.0
 
 
 SHAKESPEARE, WIKITEXT = "tinyshakespeare", "wikitext-2"
@@ -83,6 +84,16 @@ SWEEP: dict[str, list[Run]] = {
             for dropout in (0.0, 0.1, 0.2)
         ],
     ],
+    "ways": [
+        *[
+            Run(SHAKESPEARE, "tiny", 1024, 48, 10_690, 0.02, dropout, decay=0.5, bpe_dropout=merges)
+            for dropout, merges in ((0.1, 0.0), (0.05, 0.1))
+        ],
+        *[
+            Run(BOOK, "tiny", 320, 48, 600, 0.02, dropout, 60_000, decay=0.5, bpe_dropout=merges)
+            for dropout, merges in ((0.1, 0.0), (0.2, 0.0), (0.1, 0.1), (0.05, 0.1), (0.05, 0.2))
+        ],
+    ],
     "vocabulary": [
         Run(corpus, "tiny", v, 48, thousands)
         for corpus, vs, thousands in (
@@ -116,13 +127,14 @@ def trained(run: Run, folder: Path) -> list[object]:
         "train", "--task", "text", "--data", data, "--steps", steps, "--size", run.size,
         "--context", 64, "--tokenizer", f"bpe:{run.vocabulary}", "--set", f"train.batch={run.rows}",
         "--set", f"train.lr={run.rate}", "--set", f"model.dropout={run.dropout}",
-        "--set", f"train.weight_decay={run.decay}", "--run", folder / f"{abs(hash(run))}", "-q",
-        folder=folder,
+        "--set", f"train.weight_decay={run.decay}", "--bpe-dropout", run.bpe_dropout,
+        "--run", folder / f"{abs(hash(run))}", "-q", folder=folder,
     )  # fmt: skip
     seconds = time.monotonic() - began
     return [
         run.corpus, f"{data.stat().st_size / 1e6:.2f}", run.size, run.vocabulary, run.rows * 64,
-        steps, run.rate, run.dropout, run.decay, f"{seconds:.0f}", f"{scores['bits_per_byte']:.3f}",
+        steps, run.rate, run.dropout, run.bpe_dropout, run.decay, f"{seconds:.0f}",
+        f"{scores['bits_per_byte']:.3f}",
     ]  # fmt: skip
 
 
@@ -142,8 +154,8 @@ def main() -> None:
     args = parser.parse_args()
     heading()
     head: list[object] = [
-        "corpus", "MB", "size", "ids", "tokens a step", "steps", "rate", "dropout", "decay",
-        "core seconds", "bits per byte",
+        "corpus", "MB", "size", "ids", "tokens a step", "steps", "rate", "dropout",
+        "merges left out", "decay", "core seconds", "bits per byte",
     ]  # fmt: skip
     for name in [args.only] if args.only else SWEEP:
         print(f"{name}\n")

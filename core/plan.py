@@ -38,9 +38,10 @@ SHAPES = {
     "large": (1024, 32768),
 }
 TOKENS_PER_PARAMETER = 1.4  # that a size must see within the budget to be worth choosing
+TOO_OFTEN, THEN_PER_PARAMETER = 24, 1.0  # passes that the size below would make; then so many do
 ENOUGH_STEPS, LEAST_TOKENS = 400, 768  # with fewer steps, a step is better half as large
 SEEN_OFTEN = 10  # passes over the data from which dropout sets in
-A_DOUBLING, DROPOUT = 0.12, 0.2  # what it grows by with each doubling of them; its limit
+A_DOUBLING, DROPOUT = 0.08, 0.1  # what it grows by with each doubling of them; its limit
 EVALUATION_SHARE = 0.05  # of the budget, at most, for the final score
 MEASURING = 0.02  # of the budget, for each size that is tried; marks on the way correct the steps
 TEARDOWN = 0.5  # seconds from the last word to the exit, saving and a sample included
@@ -115,11 +116,15 @@ def tokens_seen(
     return {size: seconds * rate * (products(measured) / products(size)) ** 0.9 for size in SIZES}
 
 
-def choose_size(seen: Mapping[str, float], config_of: Callable[[str], ModelConfig]) -> str:
-    """The largest size that sees enough tokens."""
+def choose_size(
+    seen: Mapping[str, float], config_of: Callable[[str], ModelConfig], ids: float = math.inf
+) -> str:
+    """The largest size that sees enough tokens, of `ids` of training data."""
     best = "nano"
     for size in SIZES:
-        if seen[size] >= TOKENS_PER_PARAMETER * parameters_of(config_of(size)):
+        often = seen[best] > TOO_OFTEN * ids
+        enough = THEN_PER_PARAMETER if often else TOKENS_PER_PARAMETER
+        if seen[size] >= enough * parameters_of(config_of(size)):
             best = size
     return best
 
@@ -195,7 +200,7 @@ def make_plan(
     speed = measure(model, train, data, device, min(5.0, MEASURING * budget))
     seen = tokens_seen(size, speed, left(), model_of)
     if request.size is None and request.init is None:
-        size = choose_size(seen, model_of)
+        size = choose_size(seen, model_of, ids)
     chosen, as_chosen = configs(size, seen[size])
     if (chosen, as_chosen.batch) != (usual, train.batch):
         data = dataset(chosen, sample)
@@ -214,6 +219,7 @@ def make_plan(
     if prepared.train.size <= 4 * sample:  # all of it is prepared anyhow
         steps = max(1, int(seconds / speed.step_seconds))
     wanted = steps * per_step
+    model = replace(model, dropout=configs(size, wanted)[0].dropout)  # now that passes are known
     data = dataset(model, wanted)
     train = replace(train, steps=max(1, min(steps, int((left() - reserve) / speed.step_seconds))))
     about = {

@@ -28,7 +28,8 @@ from ._spans import PIECE, Spans, beginning, lines
 FIT_BYTES = 8 << 20  # bytes that a tokenizer learns from
 HOLDOUT = 0.1
 HOLDOUT_BYTES = 10_000_000  # of a running text, at most, unless --holdout says more
-SEEN_OFTEN, WAYS = 10, 64  # passes from which a text is cut in several ways; how many, at most
+SEEN_OFTEN, WAYS = 16, 64  # passes from which a text is cut in several ways; how many, at most
+WAYS_BYTES = 1 << 30  # of text, at most, that all ways together are of
 FLOOR_TRAIN, FLOOR_HELD = 10_000_000, 1_000_000  # bytes
 
 
@@ -188,7 +189,10 @@ class Running:
         self, train: Spans, tokenizer: Any, context: int, tokens: int | None, seed: int, cache: Path
     ) -> Dataset:
         wanted = train.size if tokens is None else self._bytes_for(tokens, train, tokenizer)
-        ways = self._ways(tokenizer, wanted / train.size)
+        passes = wanted / train.size
+        ways = self._ways(train, tokenizer, passes)
+        if tokens is not None and tokens <= passes * context:
+            ways = 1  # a window must not hold the same place twice
         wanted = int(1.1 * wanted) + PIECE
         if not train.running:
             train = train.some(wanted)
@@ -218,11 +222,13 @@ class Running:
         support = tokenizer.support(context, {})
         return Windows(store.ids, context, seed, tokenizer.begin, support)
 
-    def _ways(self, tokenizer: Any, passes: float) -> int:
+    def _ways(self, train: Spans, tokenizer: Any, passes: float) -> int:
         """In how many ways a text is cut that is read so often: one a pass, where there is more
         than one."""
         varied = getattr(self.options, "bpe_dropout", 0.0) and getattr(tokenizer, "merge_count", 0)
-        return min(round(passes), WAYS) if varied and passes >= SEEN_OFTEN else 1
+        if not varied or passes < SEEN_OFTEN:
+            return 1
+        return max(1, min(round(passes), WAYS, WAYS_BYTES // train.size))
 
     def _way(self, tokenizer: Any, number: int) -> Any:
         """A tokenizer of the same ids: every other one as it will be scored by."""

@@ -31,10 +31,10 @@ class TextOptions(RunningOptions):
         },
     )
     bpe_dropout: float = field(
-        default=0.05,
+        default=0.1,
         metadata={
             "help": "Share of the BPE merges left out every other time that a text is read, "
-            "where it is read more than ten times."
+            "where it is read sixteen times or more."
         },
     )
 

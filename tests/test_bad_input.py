@@ -85,6 +85,7 @@ NAMES = {
 }
 NUMBERS = {
     "steps": (("--steps", 0), "positive whole number"),
+    "merges left out": (("--bpe-dropout", 1), "below 1"),
     "steps of a fraction": (("--steps", 1.5), "positive whole number"),
     "steps of nothing": (("--steps", "many"), "'many'"),
     "budget": (("--budget", "soon"), "90s, 2m or 1h"),

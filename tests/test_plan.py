@@ -26,15 +26,25 @@ def config_of(size: str) -> ModelConfig:
     return model_config("transformer", size, vocab_size=300)
 
 
-def chosen(step: float, seconds: float) -> str:
-    return choose_size(tokens_seen("tiny", Speed(step, 1.0), seconds, config_of), config_of)
+def chosen(step: float, seconds: float, ids: float = math.inf) -> str:
+    seen = tokens_seen("tiny", Speed(step, 1.0), seconds, config_of)
+    return choose_size(seen, config_of, ids)
 
 
-@given(st.floats(0.01, 1.0), st.floats(1, 1e5), st.floats(1, 1e5))
-def test_more_time_never_buys_a_smaller_model(step: float, a: float, b: float) -> None:
+@given(st.floats(0.01, 1.0), st.floats(1, 1e5), st.floats(1, 1e5), st.floats(1e3, 1e12))
+def test_more_time_never_buys_a_smaller_model(step: float, a: float, b: float, ids: float) -> None:
     order = list(SIZES)
-    sizes = [chosen(step, t) for t in sorted((a, b))]
+    sizes = [chosen(step, t, ids) for t in sorted((a, b))]
     assert order.index(sizes[0]) <= order.index(sizes[1])
+
+
+@given(st.floats(0.01, 1.0), st.floats(1, 1e5), st.floats(1e3, 1e9), st.floats(1, 100))
+def test_less_data_never_buys_a_smaller_model(
+    step: float, seconds: float, ids: float, more: float
+) -> None:
+    """What is seen again and again is better learned by a larger model that sees it less."""
+    order = list(SIZES)
+    assert order.index(chosen(step, seconds, ids)) >= order.index(chosen(step, seconds, ids * more))
 
 
 @given(st.floats(0.001, 1.0), st.floats(1.0, 10.0), st.floats(1, 1e5))

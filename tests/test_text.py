@@ -264,14 +264,19 @@ def test_floors_of_tiny_shakespeare() -> None:
 
 
 def ways_of(
-    folder: Path, tokens: int | None, each: str = "stream", rate: float = 0.2, cache: str = "cache"
+    folder: Path,
+    tokens: int | None,
+    each: str = "stream",
+    rate: float = 0.2,
+    cache: str = "cache",
+    context: int = 16,
 ) -> tuple[Any, list[np.ndarray], str]:
     """(tokenizer, the ids of each item or of each time that a text is read, the training text)."""
     (folder / "a.txt").write_text(TEXT, newline="")
     task = TextTask(TextOptions(each=each, bpe_dropout=rate))
     train, _ = task.split(task.items(Source((str(folder / "a.txt"),))), 0.2)
     tokenizer = task.fit_tokenizer("bpe:300", train)
-    data = task.dataset(train, tokenizer, 16, tokens, 0, folder / cache)
+    data = task.dataset(train, tokenizer, context, tokens, 0, folder / cache)
     text = "\n".join(item.decode() for item in content(train))
     if each == "line":
         return tokenizer, [data.store[i].ids[1:-1] for i in range(len(data.store))], text
@@ -288,27 +293,29 @@ def test_a_text_read_often_is_cut_in_another_way_every_other_time(tmp_path: Path
     tokenizer, (once,), text = ways_of(tmp_path, None)
     plain = once[1:]
     np.testing.assert_array_equal(plain, tokenizer.tokens(text))
-    _, seldom, _ = ways_of(tmp_path, 9 * len(plain))
+    _, seldom, _ = ways_of(tmp_path, 15 * len(plain))
     assert len(seldom) == 1
-    _, ways, _ = ways_of(tmp_path, 12 * len(plain))
-    assert len(ways) == 12
+    _, ways, _ = ways_of(tmp_path, 18 * len(plain))
+    assert len(ways) == 18
     assert all(tokenizer.decode(ids[1:], {}) == text for ids in ways)
     assert all(np.array_equal(ids[1:], plain) for ids in ways[::2])
     varied = {ids.tobytes() for ids in ways[1::2]}
-    assert len(varied) == 6 and plain.tobytes() not in varied
-    _, again, _ = ways_of(tmp_path, 12 * len(plain), cache="other")
+    assert len(varied) == 9 and plain.tobytes() not in varied
+    _, again, _ = ways_of(tmp_path, 18 * len(plain), cache="other")
     assert all(map(np.array_equal, ways, again)), "a function of what was asked, nothing else"
-    _, off, _ = ways_of(tmp_path, 12 * len(plain), rate=0.0)
+    _, off, _ = ways_of(tmp_path, 18 * len(plain), rate=0.0)
     assert len(off) == 1
     _, most, _ = ways_of(tmp_path, 1000 * len(plain))
     assert len(most) == WAYS
+    _, short, _ = ways_of(tmp_path, 18 * len(plain), context=len(plain))
+    assert len(short) == 1, "no window holds the same place twice"
 
 
 def test_lines_read_often_are_cut_in_other_ways_too(tmp_path: Path) -> None:
     tokenizer, once, text = ways_of(tmp_path, None, "line")
-    _, ways, _ = ways_of(tmp_path, 12 * sum(len(ids) + 2 for ids in once), "line")
+    _, ways, _ = ways_of(tmp_path, 18 * sum(len(ids) + 2 for ids in once), "line")
     passes = len(ways) // len(once)
-    assert passes in (11, 12, 13) and len(ways) == passes * len(once)
+    assert passes in (17, 18, 19) and len(ways) == passes * len(once)
     for number in range(passes):
         here = ways[number * len(once) : (number + 1) * len(once)]
         assert [tokenizer.decode(ids, {}) for ids in here] == text.split("\n")
