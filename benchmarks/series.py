@@ -1,11 +1,14 @@
 """Forecasts beside seasonal naive and published figures: M4 hourly, ETTh1 24 and 96 hours ahead.
 
-python benchmarks/series.py [--budget 15m] [--only m4|etth1|ltsf] [--size tiny] [--seed 0]
-                            [--stride 24]
+python benchmarks/series.py [--budget 15m] [--only m4|etth1|rolling|ltsf] [--size tiny]
+                            [--seed 0] [--stride 24]
 
 m4, etth1: the last window of each series, as Ansari et al. 2024 (Chronos): MASE by the seasonal
 error of the history, WQL over the quantiles 0.1 ... 0.9. Nothing is trained on or chosen by what is
 forecast: M4's test file, and the last 24 rows of ETTh1.
+
+rolling: many days in place of ETTh1's last one, `--stride` hours apart over the last tenth of the
+file without that day, which is held out. What a change to training does shows here.
 
 ltsf: MSE and MAE of windows over the test months, z-scored by the training months, as Zhou et al.
 2021 (Informer) and Zeng et al. 2023 (DLinear) split them: 12, 4 and 4 months of 30 days. Their
@@ -39,6 +42,11 @@ TASKS: dict[str, dict[str, Any]] = {
                  "--horizon", 24),
         "reference": [],
     },
+    "rolling": {
+        "title": "ETTh1 before its last day, windows of 24 hours over its last tenth",
+        "args": ("--data", "before.csv", "--holdout", 0.1, "--season", 24, "--horizon", 24),
+        "reference": [],
+    },
 }  # fmt: skip
 
 
@@ -48,7 +56,9 @@ def main() -> None:
     parser.add_argument("--only", choices=[*TASKS, "ltsf"])
     parser.add_argument("--size", default="tiny")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--stride", type=int, default=24, help="of ltsf's windows, in hours")
+    parser.add_argument(
+        "--stride", type=int, default=24, help="of the windows of rolling and ltsf, in hours"
+    )
     args = parser.parse_args()
     heading()
     for name in [args.only] if args.only else [*TASKS, "ltsf"]:
@@ -57,8 +67,12 @@ def main() -> None:
             ltsf(folder, args)
             continue
         task = TASKS[name]
+        rolling = ("--protocol", "rolling", "--stride", args.stride) if name == "rolling" else ()
+        if rolling:
+            lines = (SERIES / "ETTh1.csv").read_text().splitlines()
+            (folder / "before.csv").write_text("\n".join(lines[:-24]) + "\n")
         seconds = trained(folder, args, *task["args"])
-        scores = tfm_json("eval", "run", folder=folder)
+        scores = tfm_json("eval", "run", *rolling, folder=folder)
         print(f"{task['title']}; trained for {seconds:.0f} s in all, {scores['step']} steps\n")
         floor = scores["floor"]
         rows: list[list[object]] = [["", "MASE", "WQL"]]

@@ -15,7 +15,8 @@ from ..tokenizers.bins import FIRST, BinsTokenizer, Values
 from ._series_time import following
 
 JITTER = 0.15  # of training windows
-MIXED = 0.5  # of them, the sum of two
+MIXED = 0.5  # of them, the mean of two
+FEW = 200_000  # points of training data, at most, that are seen so often that windows are mixed
 HISTORY_WEIGHT = 0.2  # of a point of history in the loss, where one to forecast counts 1
 
 
@@ -145,10 +146,9 @@ class Windows:
     """Every window of `history` points and the horizon after it; a series with less history gives
     what it has, padded at its end.
 
-    To train on, windows are varied, so that the few that there are say more. Half are the mean of
-    two, each in scales of its own, by a weight that is drawn too (TSMixup, Ansari et al. 2024,
-    algorithm 1). The normalisation of each is moved by up to `JITTER` scales, so that
-    neighbouring bins learn of each other, and every other one is upside down.
+    Where there are few points, half of the windows are the mean of two, each in scales of its own,
+    by a weight that is drawn too (TSMixup, Ansari et al. 2024, algorithm 1). The normalisation of
+    each is moved by up to `JITTER` scales, so that neighbouring bins learn of each other.
     """
 
     def __init__(
@@ -190,12 +190,10 @@ class Windows:
         if self.tokenizer is None:
             raise ValueError("windows without a tokenizer have no ids")
         values, history = self.rows(indices)
-        values = self._mixed(indices, values, history, self.tokenizer)
-        size, shift, sign = (
-            2 * self._drawn(indices, name) - 1 for name in ("size", "shift", "sign")
-        )
-        scales = self.tokenizer.scales(values, history)
-        scales = scales.moved(JITTER * size, JITTER * shift, np.where(sign < 0, -1.0, 1.0))
+        if len(self.values) <= FEW:
+            values = self._mixed(indices, values, history, self.tokenizer)
+        size, shift = (2 * self._drawn(indices, name) - 1 for name in ("size", "shift"))
+        scales = self.tokenizer.scales(values, history).moved(JITTER * size, JITTER * shift)
         ids = self.tokenizer.encode_rows(values, scales)
         weight = (ids >= FIRST).astype(np.float32)
         # history is normalised by its own end, and so tells where it goes: the horizon does not

@@ -43,16 +43,14 @@ def forecast_values(
 
 
 def seen(tokenizer: BinsTokenizer, history: Window, count: int) -> list[Sequence]:
-    """`count` encodings, sizes and shifts spread evenly over what training moves by, every other
-    one upside down; one: as it is."""
+    """`count` encodings, sizes and shifts spread evenly over what training moves by; one: as it
+    is."""
     at = (np.arange(count) + 0.5).astype(np.float64)
     size, shift = 2 * at / count - 1, 2 * (at * GOLDEN % 1) - 1
     values = np.repeat(np.asarray(history.values, np.float64)[None], count, 0)
     scales = tokenizer.scales(values, np.full(count, len(history.values)))
     if count > 1:
-        scales = scales.moved(
-            JITTER * size, JITTER * shift, np.where(np.arange(count) % 2, -1.0, 1.0)
-        )
+        scales = scales.moved(JITTER * size, JITTER * shift)
     ids = tokenizer.encode_rows(values, scales)
     name = history.about.get("id", "")
     return [

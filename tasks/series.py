@@ -16,7 +16,7 @@ from ..core.errors import ConfigError, DataError, UsageError
 from ..core.protocols import Dataset, Sequence
 from ..core.source import Source
 from ..tokenizers.bins import BinsTokenizer, Window, parse
-from ._series_data import Collection, Series, Windows, fingerprint, follow, halves, split
+from ._series_data import FEW, Collection, Series, Windows, fingerprint, follow, halves, split
 from ._series_drawn import Forecast, write_values
 from ._series_floors import floors, last_cases
 from ._series_metrics import QUANTILES
@@ -35,7 +35,7 @@ from ._series_windows import (
 )
 
 HOLDOUT = 0.1
-DROPOUT = ((200_000, 0.1),)  # points of training data, at most -> rate
+DROPOUT = 0.1  # where points are few
 SEASONS = 8  # of history that a window holds
 SHORTEST, LONGEST = 64, 512  # points of history, where nothing says how many
 
@@ -167,10 +167,9 @@ class SeriesTask:
     def defaults(self, train: Collection, tokenizer: BinsTokenizer) -> dict[str, dict[str, object]]:
         """A step holds few windows, and neighbours in a window say much the same: shorter and
         less inert steps, and little decay. Few points are seen many times: dropout."""
-        points = sum(map(len, train.series))
-        rate = next((rate for most, rate in DROPOUT if points <= most), 0.0)
+        few = sum(map(len, train.series)) <= FEW
         return {
-            "model": {"dropout": rate},
+            "model": {"dropout": DROPOUT if few else 0.0},
             "train": {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.01},
         }
 

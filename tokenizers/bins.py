@@ -42,8 +42,8 @@ class Window:
 
 @dataclass(frozen=True)
 class Scales:
-    """How B windows are normalised, each (B,): scale 0 where the history is constant, below 0 where
-    it is seen upside down; lag 0 where values are binned as they stand."""
+    """How B windows are normalised, each (B,): scale 0 where the history is constant; lag 0 where
+    values are binned as they stand."""
 
     location: Values
     scale: Values
@@ -57,13 +57,11 @@ class Scales:
             self.bucket[which],
         )  # fmt: skip
 
-    def moved(self, size: Values, shift: Values, sign: Values) -> Scales:
-        """Wider by exp(size) (B,), moved by shift (B,) scales, upside down where sign (B,) is
-        -1."""
-        factor = sign * np.exp(size)
+    def moved(self, size: Values, shift: Values) -> Scales:
+        """Wider by exp(size) (B,), moved by shift (B,) scales."""
         return replace(
-            self, location=self.location + shift * self.scale, scale=self.scale * factor,
-            lag_scale=self.lag_scale * factor,
+            self, location=self.location + shift * self.scale, scale=self.scale * np.exp(size),
+            lag_scale=self.lag_scale * np.exp(size),
         )  # fmt: skip
 
     def side(self, row: int) -> dict[str, Any]:
@@ -159,7 +157,7 @@ class BinsTokenizer:
         for at, base, scale, known in seasons(values.shape, scales, lag):
             now = values[:, at]
             with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-                steps = np.where(scale != 0, (now - base) / scale, 0.0)
+                steps = np.where(scale > 0, (now - base) / scale, 0.0)
             bins = np.searchsorted(self.edges[1:-1], steps, side="right")
             missing = np.isnan(now)
             ids[:, at] = np.where(missing, MISSING, bins + FIRST)
