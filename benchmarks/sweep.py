@@ -1,6 +1,7 @@
 """What the planner's rules rest on: held-out bits per byte over corpora of different size and kind.
 
-python benchmarks/sweep.py [--only sizes|rates|passes|decay|ways|vocabulary] [--jobs 2]
+python benchmarks/sweep.py [--only sizes|rates|passes|decay|ways|often|
+                            vocabulary] [--jobs 2]
 
 Each run has a thread of its own and a number of tokens, not of seconds, so that what it reaches
 does not depend on what else the machine does; "core seconds" say what it cost, and rows of one
@@ -85,14 +86,16 @@ SWEEP: dict[str, list[Run]] = {
         ],
     ],
     "ways": [
-        *[
-            Run(SHAKESPEARE, "tiny", 1024, 48, 10_690, 0.02, dropout, decay=0.5, bpe_dropout=merges)
-            for dropout, merges in ((0.1, 0.0), (0.05, 0.1))
-        ],
-        *[
-            Run(BOOK, "tiny", 320, 48, 600, 0.02, dropout, 60_000, decay=0.5, bpe_dropout=merges)
-            for dropout, merges in ((0.1, 0.0), (0.2, 0.0), (0.1, 0.1), (0.05, 0.1), (0.05, 0.2))
-        ],
+        Run(BOOK, "tiny", 320, 48, thousands, 0.02, dropout, 60_000, decay=0.5, bpe_dropout=merges)
+        for thousands, dropout, merges in (
+            (600, 0.1, 0.0), (600, 0.2, 0.0), (600, 0.1, 0.1), (600, 0.05, 0.1), (600, 0.05, 0.2),
+            (3072, 0.1, 0.1), (3072, 0.2, 0.1),
+        )
+    ],
+    "often": [  # minutes each: what a text of a megabyte comes to that is read 12 or 26 times
+        Run(SHAKESPEARE, "tiny", 1024, 48, 10_690, 0.02, 0.1, decay=0.5),
+        Run(SHAKESPEARE, "tiny", 1024, 48, 10_690, 0.02, 0.05, decay=0.5, bpe_dropout=0.1),
+        Run(SHAKESPEARE, "small", 1024, 64, 4_915, 0.02, 0.05, decay=0.5, bpe_dropout=0.1),
     ],
     "vocabulary": [
         Run(corpus, "tiny", v, 48, thousands)
