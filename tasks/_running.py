@@ -191,7 +191,7 @@ class Running:
         wanted = train.size if tokens is None else self._bytes_for(tokens, train, tokenizer)
         passes = wanted / train.size
         ways = self._ways(train, tokenizer, passes)
-        if tokens is not None and tokens <= passes * context:
+        if train.running and tokens is not None and tokens <= passes * context:
             ways = 1  # a window must not hold the same place twice
         wanted = int(1.1 * wanted) + PIECE
         if not train.running:

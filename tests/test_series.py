@@ -19,6 +19,7 @@ from tfm.core.config import ModelConfig
 from tfm.core.errors import DataError, UsageError
 from tfm.core.model import SequenceModel
 from tfm.core.source import Source
+from tfm.tasks import _series_data
 from tfm.tasks._series_data import FEW, Collection, Series, Windows, follow, split
 from tfm.tasks._series_floors import floors, last_cases, seasonal_naive
 from tfm.tasks._series_forecast import VIEWS, forecast, forecast_values, seen
@@ -276,16 +277,21 @@ def test_half_of_the_windows_are_the_mean_of_two() -> None:
     assert -1e-9 < min(shares) < 0.1 and 0.9 < max(shares) < 1 + 1e-9
 
 
-def test_windows_are_mixed_where_points_are_few() -> None:
+def test_windows_are_mixed_where_points_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond that a series is learned as it is: its own values, moved, and nothing else."""
     rng = np.random.default_rng(0)
     few = collection(rng.normal(size=200))
     many = collection(few.series[0].values, rng.normal(size=FEW))
     tokenizer = fitted(few, 8)
-    index = np.arange(100)
-    ours, theirs = (Windows(each, tokenizer, 8, 3).batch(index).ids for each in (few, many))
-    same = (ours == theirs).all(1)
-    assert 0.3 < same.mean() < 0.7
+
+    def ids_of(items: Collection) -> np.ndarray:
+        return Windows(items, tokenizer, 8, 3).batch(np.arange(100)).ids
+
+    mixed, alone = ids_of(few), ids_of(many)
+    monkeypatch.setattr(_series_data, "MIXED", 0.0)
+    plain = ids_of(few)
+    np.testing.assert_array_equal(alone, plain)
+    assert 0.3 < (mixed == plain).all(1).mean() < 0.7
 
 
 def test_missing_values_and_padding_have_no_weight() -> None:

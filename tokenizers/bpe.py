@@ -60,7 +60,7 @@ class BpeTokenizer(TextTokenizer):
         pieces = [piece(id, name) for id, name in enumerate(names)]
         super().__init__(pieces, ends)
         self.lossless = self.by_bytes and _keeps_text(spec)
-        self.merge_count = len(json.loads(spec)["model"].get("merges", ()))
+        self.merge_count = len(json.loads(spec)["model"].get("merges") or ())
 
     @classmethod
     def fit(cls, texts: Iterable[str], vocab_size: int, ends: bool = False) -> BpeTokenizer:
