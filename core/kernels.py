@@ -26,6 +26,8 @@ SIGNATURES = {  # of train.c
     "softmax": "pipfpppi",
     "softmax_backward": "pippfpi",
     "nll": "liippppfppi",
+    "nesterov": "lippfpi",
+    "move": "lippffi",
     "shares": "",
 }
 _library: ctypes.CDLL | None = None
@@ -272,3 +274,15 @@ def nll_(
         None if legal is None else legal.contiguous(), float(softcap), losses, spare,
     )  # fmt: skip
     return losses.sum()
+
+
+def nesterov(gradient: Tensor, mean: Tensor, out: Tensor, momentum: float) -> None:
+    """`optim.nesterov` of one matrix."""
+    kind = KINDS[out.dtype]
+    _call("nesterov", out.numel(), kind, gradient.contiguous(), mean, momentum, out)
+
+
+def move(weight: Tensor, update: Tensor, keep: float, by: float) -> None:
+    """`optim.moved_by` of one matrix."""
+    kind = KINDS[update.dtype]
+    _call("move", update.numel(), kind, weight, update.contiguous(), keep, by)

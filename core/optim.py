@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import kernels
 from .config import TrainConfig
 from .layers import Linear, between_knots
 from .model import SequenceModel
@@ -25,21 +26,23 @@ BATCHED_ROWS = 192  # in float32 some CPUs multiply wider matrices faster one at
 
 
 def orthogonalise(matrices: Tensor) -> Iterable[Tensor]:
-    """(N, rows, columns) with rows <= columns: each matrix's singular values moved to about 1."""
+    """(N, rows, columns): each matrix's singular values moved to about 1."""
     exact = matrices.dtype == torch.float32
-    if exact and matrices.device.type == "cpu" and matrices.shape[1] >= BATCHED_ROWS:
+    if exact and matrices.device.type == "cpu" and min(matrices.shape[1:]) >= BATCHED_ROWS:
         return map(_newton_schulz, matrices)
     return _newton_schulz(matrices)
 
 
 def _newton_schulz(x: Tensor) -> Tensor:
-    """(rows, columns), or a batch of such."""
+    """(rows, columns), or a batch of such; the products are of the shorter side."""
     a, b, c = NEWTON_SCHULZ
+    tall = x.shape[-2] > x.shape[-1]
     multiply_add = torch.addmm if x.ndim == 2 else torch.baddbmm
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(5):
-        gram = x @ x.mT
-        x = multiply_add(x, multiply_add(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        gram = x.mT @ x if tall else x @ x.mT
+        power = multiply_add(gram, gram, gram, beta=b, alpha=c)
+        x = multiply_add(x, x, power, beta=a) if tall else multiply_add(x, power, x, beta=a)
     return x
 
 
@@ -188,28 +191,41 @@ class Muon(Optimizer):
 
     def _move(self, moved: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
         lr, momentum, decay = group["lr"], group["momentum"], group["weight_decay"]
-        buffers = [self.state[p]["momentum"] for p in moved]
-        torch._foreach_lerp_(buffers, gradients, 1 - momentum)
-        updates = torch._foreach_lerp(gradients, buffers, momentum)  # Nesterov
+        # every matrix as (weight, gradient, momentum), beside the others of its shape
+        by_shape: dict[tuple[int, int], list[tuple[Tensor, ...]]] = defaultdict(list)
+        for p, gradient in zip(moved, gradients, strict=True):
+            rows = list(self.rows[p])
+            whole = p, gradient, self.state[p]["momentum"]
+            for parts in zip(*(torch.split(each, rows) for each in whole), strict=True):
+                by_shape[parts[0].shape[0], parts[0].shape[1]].append(parts)
+        for shape, matrices in by_shape.items():
+            weights, given, means = (list(each) for each in zip(*matrices, strict=True))
+            updates = weights[0].new_empty((len(matrices), *shape), dtype=self.dtype)
+            nesterov(given, means, momentum, updates)
+            scale = max(1.0, shape[0] / shape[1]) ** 0.5
+            moved_by(weights, orthogonalise(updates), 1 - lr * decay, -lr * scale)
 
-        # every matrix as (weight, update, scale), lying wide, beside the others of its shape
-        by_shape: dict[tuple[int, int], list[tuple[Tensor, Tensor, float]]] = defaultdict(list)
-        for p, update in zip(moved, updates, strict=True):
-            rows = self.rows[p]
-            for w, u in zip(
-                torch.split(p, list(rows)), torch.split(update, list(rows)), strict=True
-            ):
-                scale = max(1.0, w.shape[0] / w.shape[1]) ** 0.5
-                if w.shape[0] > w.shape[1]:
-                    w, u = w.mT, u.mT
-                by_shape[w.shape[0], w.shape[1]].append((w, u, scale))
-        for matrices in by_shape.values():
-            first = matrices[0][1]
-            batch = first.new_empty((len(matrices), *first.shape), dtype=self.dtype)
-            for into, (_, u, _) in zip(batch, matrices, strict=True):
-                into.copy_(u)
-            for (w, _, scale), u in zip(matrices, orthogonalise(batch), strict=True):
-                w.mul_(1 - lr * decay).add_(u, alpha=-lr * scale)
+
+def nesterov(gradients: list[Tensor], means: list[Tensor], momentum: float, out: Tensor) -> None:
+    """The running means take up the gradients; out (N, ...) gets the gradients as far on towards
+    their means."""
+    if kernels.known(out) and kernels.known(gradients[0]):
+        for each in zip(gradients, means, out, strict=True):
+            kernels.nesterov(*each, momentum)
+        return
+    torch._foreach_lerp_(means, gradients, 1 - momentum)
+    torch._foreach_copy_(list(out), torch._foreach_lerp(gradients, means, momentum))
+
+
+def moved_by(weights: list[Tensor], updates: Iterable[Tensor], keep: float, by: float) -> None:
+    """keep * weight + by * update, in place."""
+    updates = list(updates)
+    if kernels.known(updates[0]) and kernels.known(weights[0]):
+        for each in zip(weights, updates, strict=True):
+            kernels.move(*each, keep, by)
+        return
+    torch._foreach_mul_(weights, keep)
+    torch._foreach_add_(weights, updates, alpha=by)
 
 
 class Average(Optimizer):

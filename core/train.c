@@ -460,4 +460,40 @@ void nll(int64_t rows, int vocab, int kind, void *logits, const int64_t *targets
     KINDS(nll_(rows, vocab, KIND, logits, targets, weight, legal, softcap, losses, spare, threads))
 }
 
+/* ---- optimiser ------------------------------------------------------------------------------ */
+
+INLINE void nesterov_(int64_t count, int kind, const float *gradient, float *mean, float momentum,
+                      void *out, int threads) {
+    const int64_t vectors = (count + LANES - 1) / LANES;
+    PARALLEL(count)
+    for (int64_t v = 0; v < vectors; v++) {
+        const int64_t i = v * LANES;
+        const vec g = get(gradient, FLOAT32, i, count), old = get(mean, FLOAT32, i, count);
+        const vec m = old + (g - old) * (1 - momentum);
+        put(mean, FLOAT32, i, count, m);
+        put(out, kind, i, count, g + (m - g) * momentum);
+    }
+}
+
+void nesterov(int64_t count, int kind, const float *gradient, float *mean, float momentum,
+              void *out, int threads) {
+    KINDS(nesterov_(count, KIND, gradient, mean, momentum, out, threads))
+}
+
+INLINE void move_(int64_t count, int kind, float *weight, const void *update, float keep, float by,
+                  int threads) {
+    const int64_t vectors = (count + LANES - 1) / LANES;
+    PARALLEL(count)
+    for (int64_t v = 0; v < vectors; v++) {
+        const int64_t i = v * LANES;
+        put(weight, FLOAT32, i, count,
+            get(weight, FLOAT32, i, count) * keep + get(update, kind, i, count) * by);
+    }
+}
+
+void move(int64_t count, int kind, float *weight, const void *update, float keep, float by,
+          int threads) {
+    KINDS(move_(count, KIND, weight, update, keep, by, threads))
+}
+
 int shares(void) { return SHARES; }

@@ -18,9 +18,11 @@ from torch import Tensor
 from tfm.core import compiled, fused, kernels
 from tfm.core.config import ARCHS
 from tfm.core.device import autocast
+from tfm.core.layers import Linear
 from tfm.core.loss import weighted_nll
 from tfm.core.mixers import plain_attention
 from tfm.core.model import SequenceModel, token_nll
+from tfm.core.optim import Muon
 
 HALF = torch.bfloat16
 
@@ -261,3 +263,26 @@ def test_what_is_worked_out_again_drops_the_same() -> None:
     model.recompute = True
     again = learned(model, total)
     assert all(torch.equal(again[name], gradient) for name, gradient in kept.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, HALF], ids=str)
+def test_muon_moves_weights_as_by_torch(dtype: torch.dtype, library: Any) -> None:
+    """Of a fused weight, a tall one, and one whose numbers fill no whole vector."""
+    rows = [(12, 4, 20), (60,), (7,)]
+    layers = {kind: [Linear(9, each, bias=False) for each in rows] for kind in ("C", "torch")}
+    for ours, plain in zip(*layers.values(), strict=True):
+        plain.load_state_dict(ours.state_dict())
+    muons = {kind: Muon(each, 0.1, 0.9, 0.2, dtype) for kind, each in layers.items()}
+    for step in range(4):
+        for kind, muon in muons.items():
+            torch.manual_seed(step)
+            for each in layers[kind]:
+                each.weight.grad = torch.randn(each.weight.shape)
+            kernels.use(library if kind == "C" else None)
+            muon.step()
+    kernels.use(library)
+    tolerance = 2e-5 if dtype == torch.float32 else 3e-3  # a step moves a weight by about 0.02
+    for ours, plain in zip(*layers.values(), strict=True):
+        torch.testing.assert_close(ours.weight, plain.weight, rtol=0, atol=tolerance)
+    for name, state in muons["C"].tensors().items():
+        torch.testing.assert_close(state, muons["torch"].tensors()[name], rtol=0, atol=1e-6)

@@ -13,7 +13,7 @@ from tfm.core.layers import Linear, between_knots
 from tfm.core.model import SequenceModel
 from tfm.core.optim import AdamW, Muon, Neighbours, lr_factor, make_optimizers, orthogonalise
 
-SHAPES = [(1, 1), (4, 4), (24, 24), (8, 40), (64, 256)]
+SHAPES = [(1, 1), (4, 4), (24, 24), (8, 40), (40, 8), (64, 256), (800, 200)]
 
 
 def quintic(singular: np.ndarray) -> np.ndarray:
@@ -52,7 +52,8 @@ def test_singular_values_are_moved_near_one(condition: float, dtype: torch.dtype
 
 
 def test_nothing_to_move_is_not_moved() -> None:
-    assert all((each == 0).all() for each in orthogonalise(torch.zeros(2, 4, 6)))
+    for shape in ((2, 4, 6), (2, 6, 4)):
+        assert all((each == 0).all() for each in orthogonalise(torch.zeros(*shape)))
 
 
 # -- Muon ----------------------------------------------------------------------------------------
