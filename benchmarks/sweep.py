@@ -92,10 +92,17 @@ SWEEP: dict[str, list[Run]] = {
             (3072, 0.1, 0.1), (3072, 0.2, 0.1),
         )
     ],
-    "often": [  # minutes each: what a text of a megabyte comes to that is read 12 or 26 times
-        Run(SHAKESPEARE, "tiny", 1024, 48, 10_690, 0.02, 0.1, decay=0.5),
-        Run(SHAKESPEARE, "tiny", 1024, 48, 10_690, 0.02, 0.05, decay=0.5, bpe_dropout=0.1),
-        Run(SHAKESPEARE, "small", 1024, 64, 4_915, 0.02, 0.05, decay=0.5, bpe_dropout=0.1),
+    "often": [  # read 20 to 360 times, by models of different size
+        Run(BOOK, size, v, rows, thousands, 0.02, dropout, bytes, decay=0.5, bpe_dropout=0.1)
+        for bytes, v, size, rows, thousands, rates in (
+            (60_000, 320, "nano", 48, 6144, (0.2, 0.3)),
+            (60_000, 320, "tiny", 48, 3072, (0.2, 0.3, 0.4)),
+            (60_000, 320, "tiny", 48, 9216, (0.4,)),
+            (60_000, 320, "small", 64, 2048, (0.3, 0.4)),
+            (300_000, 512, "tiny", 48, 7373, (0.12,)),
+            (300_000, 512, "small", 64, 2540, (0.1, 0.25)),
+        )
+        for dropout in rates
     ],
     "vocabulary": [
         Run(corpus, "tiny", v, 48, thousands)

@@ -39,9 +39,10 @@ SHAPES = {
 }
 TOKENS_PER_PARAMETER = 1.4  # that a size must see within the budget to be worth choosing
 TOO_OFTEN, THEN_PER_PARAMETER = 24, 1.0  # passes that the size below would make; then so many do
+TOO_LARGE = 30  # parameters for each id of training data: a size with more is not chosen
 ENOUGH_STEPS, LEAST_TOKENS = 400, 768  # with fewer steps, a step is better half as large
-SEEN_OFTEN = 10  # passes over the data from which dropout sets in
-A_DOUBLING, DROPOUT = 0.08, 0.2  # what it grows by with each doubling of them; its limit
+LEARNED_BY_HEART = 90  # passes times parameters for each id, from which dropout sets in
+A_DOUBLING, DROPOUT = 0.055, 0.5  # what it grows by with each doubling of that; its limit
 EVALUATION_SHARE = 0.05  # of the budget, at most, for the final score
 MEASURING = 0.02  # of the budget, for each size that is tried; marks on the way correct the steps
 TEARDOWN = 0.5  # seconds from the last word to the exit, saving and a sample included
@@ -100,31 +101,33 @@ def parameters_of(config: ModelConfig) -> int:
 
 
 def tokens_seen(
-    measured: str, speed: Speed, seconds: float, config_of: Callable[[str], ModelConfig]
+    measured: str, tokens: float, config_of: Callable[[str], ModelConfig]
 ) -> dict[str, float]:
-    """How many tokens each size would see in `seconds`, judged from the speed of one.
+    """How many tokens each size would see in the time in which one sees `tokens`.
 
     A wider model does more work a token, at a better rate: work is taken to grow with the
-    parameters of blocks and head to the power 0.9.
+    parameters of blocks and head to the power 0.9. That is only a guess: what is chosen by it is
+    measured too, and may be left again.
     """
 
     def products(size: str) -> int:
         config = config_of(size)
         return parameters_of(config) + config.vocab_size * config.width
 
-    rate = SHAPES[measured][1] / speed.step_seconds
-    return {size: seconds * rate * (products(measured) / products(size)) ** 0.9 for size in SIZES}
+    return {size: tokens * (products(measured) / products(size)) ** 0.9 for size in SIZES}
 
 
 def choose_size(
     seen: Mapping[str, float], config_of: Callable[[str], ModelConfig], ids: float = math.inf
 ) -> str:
-    """The largest size that sees enough tokens, of `ids` of training data."""
+    """The largest size that sees enough tokens of `ids` of training data, and has not far more
+    parameters than those can fix."""
     best = "nano"
     for size in SIZES:
         often = seen[best] > TOO_OFTEN * ids
         enough = THEN_PER_PARAMETER if often else TOKENS_PER_PARAMETER
-        if seen[size] >= enough * parameters_of(config_of(size)):
+        parameters = parameters_of(config_of(size))
+        if seen[size] >= enough * parameters and parameters <= TOO_LARGE * ids:
             best = size
     return best
 
@@ -136,9 +139,11 @@ def rows_for(tokens: float, rows: int, context: int) -> int:
     return rows
 
 
-def dropout_for(passes: float) -> float:
-    """What is seen again and again is learned by heart without it."""
-    return min(DROPOUT, round(A_DOUBLING * math.log2(max(1.0, passes / SEEN_OFTEN)), 2))
+def dropout_for(passes: float, parameters: float) -> float:
+    """What is seen again and again is learned by heart without it, the sooner the more `parameters`
+    there are for each id of training data."""
+    doublings = math.log2(max(1.0, passes * parameters / LEARNED_BY_HEART))
+    return min(DROPOUT, round(A_DOUBLING * doublings, 2))
 
 
 @dataclass
@@ -181,32 +186,33 @@ def make_plan(
         )
 
     size = request.size or "tiny"
-    usual, train = configs(size)
+    model, train = configs(size)
     if left is None:
-        per_step = train.batch * train.accumulate * usual.context
+        per_step = train.batch * train.accumulate * model.context
         model, train = configs(size, (request.steps or 0) * per_step or request.tokens or 0)
-        steps = request.steps or steps_for(request.tokens or 0, train, usual.context)
+        steps = request.steps or steps_for(request.tokens or 0, train, model.context)
         wanted = steps * train.batch * train.accumulate * model.context
         data = dataset(model, wanted)
         model = fit_context(model, data, note)
         return Planned(model, replace(train, steps=steps), size, wanted, data, device, {})
 
     began = time.perf_counter()
-    sample = 64 * train.batch * usual.context
-    data = dataset(usual, sample)
+    sample = 64 * train.batch * model.context
+    data = dataset(model, sample)
     encoding = (time.perf_counter() - began) / sample  # seconds a token, at most
-    model = fit_context(usual, data, note)
     budget = left()
-    speed = measure(model, train, data, device, min(5.0, MEASURING * budget))
-    seen = tokens_seen(size, speed, left(), model_of)
-    if request.size is None and request.init is None:
-        size = choose_size(seen, model_of, ids)
-    chosen, as_chosen = configs(size, seen[size])
-    if (chosen, as_chosen.batch) != (usual, train.batch):
-        data = dataset(chosen, sample)
-        model = fit_context(chosen, data, note)
-        speed = measure(model, as_chosen, data, device, min(10.0, MEASURING * budget))
-    train = as_chosen
+    speeds: dict[tuple[object, ...], Speed] = {}
+    while (shaped := (size, train.batch, model.dropout > 0)) not in speeds:
+        fitted = fit_context(model, data, lambda _: None)
+        speed = measure(fitted, train, data, device, min(5.0, MEASURING * budget))
+        speeds[shaped] = speed
+        rate = train.batch * train.accumulate * fitted.context / speed.step_seconds
+        seen = tokens_seen(size, left() * rate, model_of)
+        if request.size is None and request.init is None:
+            size = choose_size(seen, model_of, ids)
+        model, train = configs(size, seen[size])
+        data = dataset(model, sample)
+    speed, model = speeds[shaped], fit_context(model, data, note)
     final = prepared.heldout[prepared.final_split]
     held = sum(map(len, final))
     if hasattr(prepared.task, "probe_tokens"):
@@ -266,7 +272,8 @@ def make_configs(
             context=context, ordered_from=low, ordered_to=high,
         )  # fmt: skip
         if tokens is not None:
-            model = replace(model, dropout=dropout_for(tokens / ids))
+            rate = dropout_for(tokens / ids, parameters_of(model) / ids)
+            model = replace(model, dropout=rate)
             if request.steps is None:
                 rows = rows_for(tokens, rows, context)
     model = with_fields(model, "model", sets)
