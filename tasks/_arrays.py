@@ -16,6 +16,7 @@ from ..core.source import unpacked
 
 Array = npt.NDArray[Any]
 
+CALLED_LABELS = {"y", "label", "labels", "target", "targets", "class", "classes"}
 NUMPY, ZIP, GZIP = b"\x93NUMPY", b"PK\x03\x04", b"\x1f\x8b"
 
 
@@ -100,12 +101,29 @@ def _choose(arrays: dict[str, Array], path: Path, column: str | None) -> tuple[A
         raise DataError(f"--data {path}: no array of pictures in it, only {', '.join(arrays)}")
     pictures = arrays[name]
     tail = name.removeprefix("x").removeprefix("X").removeprefix("images").removeprefix("data")
-    flat = [
-        n for n, a in arrays.items()
-        if a.ndim == 1 and len(a) == len(pictures) and a.dtype.kind in "iuUb"
-    ]  # fmt: skip
-    flat.sort(key=lambda n: (not n.endswith(tail), n))  # y_train beside x_train
-    return pictures, arrays[flat[0]] if flat else None
+    called = [n for n in arrays if n.lower().removesuffix(tail.lower()) in CALLED_LABELS]
+    called.sort(key=lambda n: not n.endswith(tail))  # y_train beside x_train
+    flat = [n for n, a in arrays.items() if n != name and _are_classes(a, len(pictures))]
+    if called:
+        return pictures, _as_labels(arrays[called[0]], f"--data {path}: {called[0]}")
+    return pictures, _as_labels(arrays[flat[0]], str(path)) if len(flat) == 1 else None
+
+
+def _are_classes(array: Array, count: int) -> bool:
+    """Whether an array may be labels of `count` pictures: one each, some more than once."""
+    plain = array.ndim == 1 and len(array) == count and array.dtype.kind in "iuUb"
+    return plain and len(np.unique(array)) < count
+
+
+def _as_labels(array: Array, where: str) -> Array:
+    """(N,) of one number or name each; whole numbers where they are written as fractions."""
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.dtype.kind == "f" and np.isfinite(array).all() and not (array % 1).any():
+        array = array.astype(np.int64)
+    if array.ndim != 1 or array.dtype.kind not in "iuUSb":
+        raise DataError(f"{where}: must be one label a picture, whole numbers or names")
+    return array
 
 
 def as_pictures(array: Array, name: str, labels: int | None = None) -> Array:

@@ -185,7 +185,9 @@ def _flat(image: Any) -> Any:
 
     if image.mode in WIDE_MODES:
         wide = np.asarray(image).astype(np.float64)
-        top = 255 if wide.size and wide.max() <= 255 and image.mode in ("I", "F") else 65535
+        top = 65535.0
+        if wide.size and wide.max() <= 255 and image.mode in ("I", "F"):
+            top = 1.0 if wide.max() <= 1 and (wide % 1).any() else 255.0
         return Image.fromarray((np.clip(wide, 0, top) * (255 / top)).astype(np.uint8))
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         over = image.convert("RGBA")

@@ -35,6 +35,7 @@ class Pictures:
     found: tuple[Found, ...]
     fingerprint: str
     about: str
+    classes: tuple[str, ...] = ()  # of the whole that these are a part of
     kept: dict[str, Any] = field(default_factory=dict)  # what was worked out, by name
 
     def __len__(self) -> int:
@@ -45,9 +46,10 @@ class Pictures:
         return int(self.raw.size)
 
     def names(self) -> tuple[str, ...]:
-        """Every label, numbers in order of value; none where a picture has none."""
-        if None in self.labels:
-            return ()
+        """Every label, of the whole too, numbers in order of value; none where a picture has
+        none."""
+        if None in self.labels or self.classes:
+            return self.classes
         found = {str(label) for label in self.labels}
         whole = all(name.isdecimal() for name in found)
         return tuple(sorted(found, key=lambda n: (int(n), n)) if whole else sorted(found))
@@ -64,7 +66,7 @@ class Pictures:
         return Pictures(
             self.raw[which], tuple(self.labels[i] for i in chosen), self.form,
             tuple(self.found[i] for i in chosen), f"{self.fingerprint}/{name}",
-            f"{len(chosen):,} of {len(self):,} pictures",
+            f"{len(chosen):,} of {len(self):,} pictures", self.names(),
         )  # fmt: skip
 
     def brought_to(self, form: Form) -> Pictures:

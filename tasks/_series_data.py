@@ -77,6 +77,11 @@ def split(items: Collection, fraction: float) -> tuple[Collection, Collection]:
             f"--data {items.about}: its longest series has {longest} points, need more than "
             f"{2 * items.horizon} so that a horizon is held out; lower --horizon, or give --valid"
         )
+    if not _has_last_value(items, cuts):
+        raise DataError(
+            f"--data {items.about}: no value among the last {items.horizon} points of any series, "
+            "so that no forecast can be judged; cut off what is empty, or lower --horizon"
+        )
     first = tuple(replace(s, values=s.values[:c]) for s, c in zip(items.series, cuts, strict=True))
     points = sum(len(s) - c for s, c in zip(items.series, cuts, strict=True))
     train = replace(
@@ -88,6 +93,13 @@ def split(items: Collection, fraction: float) -> tuple[Collection, Collection]:
         about=f"the last {points:,}",
     )  # fmt: skip
     return train, held_out
+
+
+def _has_last_value(items: Collection, starts: Iterable[int]) -> bool:
+    return any(
+        np.isfinite(one.values[max(start, len(one) - items.horizon) :]).any()
+        for one, start in zip(items.series, starts, strict=True)
+    )
 
 
 def halves(held: Collection) -> tuple[Collection, Collection]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -13,6 +14,8 @@ import numpy as np
 from ..tokenizers.bins import Values, Window
 from ._series_metrics import QUANTILES
 from ._series_time import following
+
+DIGITS, MOST = 10, 17
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,10 @@ class Forecast:
         """Rows id, time, mean, 0.1 ... 0.9."""
         name = harmless(self.id)
         figures = np.vstack((self.paths.mean(0), np.quantile(self.paths, QUANTILES, axis=0)))
+        known = self.history[np.isfinite(self.history)]
+        digits = digits_for(np.concatenate((known, figures.ravel())))
         for time, column in zip(self.times, figures.T, strict=True):
-            yield [name, time, *(f"{value:.10g}" for value in column)]
+            yield [name, time, *(f"{value:.{digits}g}" for value in column)]
 
     def record(self) -> dict[str, Any]:
         """The rows as columns, for JSON."""
@@ -37,6 +42,15 @@ class Forecast:
         named = {str(q): line.tolist() for q, line in zip(QUANTILES, quantiles, strict=True)}
         mean = self.paths.mean(0).tolist()
         return {"id": self.id, "time": self.times, "mean": mean, "quantiles": named}
+
+
+def digits_for(values: Values) -> int:
+    """Significant digits that tell values apart: ten, more where they move little far from 0."""
+    largest = float(np.abs(values).max(initial=0))
+    spread = float(np.ptp(values)) if len(values) else 0.0
+    if spread:
+        return min(MOST, DIGITS + max(0, round(math.log10(largest / spread))))
+    return next((d for d in range(DIGITS, MOST) if float(f"{largest:.{d}g}") == largest), MOST)
 
 
 def harmless(cell: str) -> str:
@@ -51,8 +65,9 @@ def write_values(items: Iterable[tuple[Window, Mapping[str, Any]]], out: BinaryI
         text = io.StringIO()
         name = harmless(side["id"])
         times = following(side["start"], side["freq"], 0, len(window.values))
+        digits = digits_for(window.values[np.isfinite(window.values)])
         csv.writer(text, lineterminator="\n").writerows(
-            [name, time, "" if np.isnan(value) else f"{value:.10g}"]
+            [name, time, "" if np.isnan(value) else f"{value:.{digits}g}"]
             for time, value in zip(times, window.values.tolist(), strict=True)
         )
         out.write(text.getvalue().encode())

@@ -14,15 +14,19 @@ import numpy as np
 
 from ..core.errors import DataError
 from ..core.source import Source, unpacked
+from ..tokenizers.bins import Values
 from ._series_data import Series
-from ._series_table import NAMES, Columns, Table, is_number
-from ._series_time import regular
+from ._series_table import NAMES, THOUSANDS, Columns, Table, is_number
+from ._series_time import has_step, regular
 from ._series_tsf import from_tsf
 
 TIMES = {"time", "date", "datetime", "timestamp", "ds", "t", "day", "week", "month", "year",
          "quarter", "date_time"}  # fmt: skip
+MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
+OFTEN = 0.05  # of times, that are there twice where a table has several series
 DIGITS = {4: "%Y", 6: "%Y%m", 8: "%Y%m%d"}
 DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+,\d+\s*")
+DAY_OR_MONTH_FIRST = re.compile(r"\d{1,2}([-/.])\d{1,2}\1(\d{4}|\d{2})([T ].*)?")
 LOOKS_LIKE_TIME = re.compile(r"\d{1,4}[-/.]\d{1,2}([-/.]\d{1,4})?([T ].*)?|\d{4}\s?-?[QM]\d{1,2}")
 
 
@@ -82,28 +86,36 @@ def _from_text(text: str, where: str) -> Table:
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     if not lines:
         raise DataError(f"{where}: empty, need at least 2 points")
-    mark = max(",;\t", key=lambda c: min(line.count(c) for line in lines[:20]))
+    mark = max(";\t,", key=lambda c: min(line.count(c) for line in lines[:20]))
     if mark in lines[0]:
         rows = [list(row) for row in csv.reader(lines, delimiter=mark, skipinitialspace=True)]
     else:
         rows = [line.split() for line in lines]
-    if mark != ",":
-        rows = [[c.replace(",", ".") if DECIMAL_COMMA.fullmatch(c) else c for c in row]
-                for row in rows]  # fmt: skip
-    plain = [is_number(c) or bool(LOOKS_LIKE_TIME.fullmatch(c.strip())) for c in rows[0]]
-    below = [is_number(c) or bool(LOOKS_LIKE_TIME.fullmatch(c.strip())) for c in rows[1]] if (
-        len(rows) > 1
-    ) else []  # fmt: skip
-    heading = sum(plain) < sum(below) or (not any(plain) and len(rows) > 1)
+    forms = [LOOKS_LIKE_TIME] if mark == "," else [LOOKS_LIKE_TIME, DECIMAL_COMMA]
+    plain, below = (
+        sum(is_number(c) or any(form.fullmatch(c.strip()) for form in forms) for c in row)
+        for row in (rows[0], rows[1] if len(rows) > 1 else [])
+    )
+    heading = plain < below or (not plain and len(rows) > 1)
     width = max(map(len, rows))
     names = [name.strip() for name in rows[0]] if heading else []
     names += [f"column {at + 1}" for at in range(len(names), width)]
     body = rows[1:] if heading else rows
     columns = [[row[at] if at < len(row) else "" for row in body] for at in range(width)]
+    if mark != ",":
+        columns = [_with_points(cells) for cells in columns]
     kept = [at for at in range(width) if any(cell.strip() for cell in columns[at])]
     return Table(
         [names[at] for at in kept], [columns[at] for at in kept], where, 2 if heading else 1
     )  # fmt: skip
+
+
+def _with_points(cells: list[str]) -> list[str]:
+    """A column's decimal commas as points, if they are such and separate no thousands."""
+    with_comma = [cell.strip() for cell in cells if DECIMAL_COMMA.fullmatch(cell)]
+    if all(map(THOUSANDS.fullmatch, with_comma)):
+        return cells
+    return [c.replace(",", ".") if DECIMAL_COMMA.fullmatch(c) else c for c in cells]
 
 
 def _from_frame(frame: Any, where: str) -> Table:
@@ -134,6 +146,8 @@ def _from_rows(rows: Iterable[dict[str, Any]], where: str) -> Table:
 def from_table(table: Table, asked: Columns) -> list[Series]:
     """Wide, long, or one series a row, by which columns are times, names and numbers."""
     table = _without_row_numbers(table)
+    if not asked.time:
+        table = _with_one_time(table)
     time = table.column(asked.time, "--time") if asked.time else _find_time(table)
     name = table.column(asked.id, "--id") if asked.id else _find_name(table, time)
     rest = [at for at in range(len(table.names)) if at not in (time, name)]
@@ -155,7 +169,7 @@ def from_table(table: Table, asked: Columns) -> list[Series]:
         groups = {}
         for row, cell in enumerate(table.cells[name]):
             groups.setdefault(cell.strip(), []).append(row)
-    stamps = _times(table, time) if time is not None else None
+    stamps = _times(table, time, groups.values()) if time is not None else None
     series = []
     for at in rest:
         values = table.numbers(at)
@@ -189,6 +203,27 @@ def _without_row_numbers(table: Table) -> Table:
     )  # fmt: skip
 
 
+def _with_one_time(table: Table) -> Table:
+    """With columns called year and month, and day where there is one, as one column of times."""
+    at = {name.lower(): number for number, name in enumerate(table.names)}
+    parts = [at[part] for part in ("year", "month", "day") if part in at]
+    if "year" not in at or "month" not in at:
+        return table
+    times = []
+    for year, month, *day in zip(*(table.cells[part] for part in parts), strict=True):
+        named = month.strip()[:3].lower()
+        number = MONTHS.index(named) + 1 if named in MONTHS else month.strip().removesuffix(".0")
+        cells = [year.strip().removesuffix(".0"), str(number), *(d.strip() for d in day)]
+        if not all(cell.isdigit() for cell in cells):
+            return table
+        times.append("-".join(cell.zfill(2) for cell in cells))
+    kept = [number for number in range(len(table.names)) if number not in parts]
+    return replace(
+        table, names=["time", *(table.names[number] for number in kept)],
+        cells=[times, *(table.cells[number] for number in kept)],
+    )  # fmt: skip
+
+
 def _by_row(table: Table, name: int, rest: list[int]) -> list[Series]:
     """M4's format: an id, then the values; what is empty behind the last value is no point."""
     columns = np.stack([table.numbers(at) for at in rest], axis=1)
@@ -214,20 +249,27 @@ def _find_time(table: Table) -> int | None:
 
 def _find_name(table: Table, time: int | None) -> int | None:
     """The column that is called an id, else the first that is neither numbers nor times; beside
-    times it must name something twice."""
+    times, if many of those are there twice and it tells most of them apart."""
     for at, name in enumerate(table.names):
         if at != time and name.lower().replace(" ", "_") in NAMES:
             return at
     for at, cells in enumerate(table.cells):
-        repeats = time is None or len(set(cells)) < len(cells)
-        if at != time and repeats and not any(is_number(c) for c in cells[:50]):
+        if at == time or any(is_number(c) for c in cells[:50]):
+            continue
+        if time is None:
+            return at
+        times = table.cells[time]
+        twice = len(times) - len(set(times))
+        still = len(times) - len(set(zip(cells, times, strict=True)))
+        if twice >= OFTEN * len(times) and still < twice / 2:
             return at
     return None
 
 
-def _times(table: Table, column: int) -> Any:
+def _times(table: Table, column: int, groups: Iterable[list[int]]) -> Any:
     """A column as a pandas DatetimeIndex in UTC without a zone; digits by their number: 2024,
-    202401, 20240131, Unix seconds or milliseconds. None where they merely count 0, 1, 2 ..."""
+    202401, 20240131, Unix seconds or milliseconds. None where they merely count, each of the
+    groups of rows by itself, by steps of one length."""
     import pandas as pd
 
     cells = [cell.strip().removesuffix(".0") for cell in table.cells[column]]
@@ -235,22 +277,66 @@ def _times(table: Table, column: int) -> Any:
     try:
         if all(cell.isdigit() for cell in known):
             size = max(map(len, known), default=0)
-            if size in DIGITS and min(map(len, known)) == size:
+            if size in DIGITS and min(map(len, known)) == size and _is_date(known, size):
                 return pd.DatetimeIndex(pd.to_datetime(cells, format=DIGITS[size]))
             if size in (10, 13):
                 numbers = pd.to_numeric(pd.Series(cells))
                 unit = "s" if size == 10 else "ms"
                 return pd.DatetimeIndex(pd.to_datetime(numbers, unit=unit))
-            counts = np.array([int(cell or -1) for cell in cells])
-            if len(counts) < 2 or (np.diff(counts) == 1).all():
+        if len(known) == len(cells) and all(map(is_number, cells)):
+            counts = np.array(cells, np.float64)
+            if all(_is_even(counts[rows]) for rows in groups):
                 return None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # mixed formats are read cell by cell, or refused
+            if all(DAY_OR_MONTH_FIRST.fullmatch(cell) for cell in known):
+                rows = next((rows for rows in groups if len(rows) > 2), [0])
+                return _day_or_month_first(
+                    cells, rows, f"{table.where}: column {table.names[column]}"
+                )
             times = pd.to_datetime(pd.Series(cells), utc=True, format=None if known else "ISO8601")
         return pd.DatetimeIndex(times).tz_localize(None)
     except (ValueError, OverflowError) as error:
-        line = str(error).splitlines()[0]
+        line = str(error).splitlines()[0].removesuffix(" You might want to try:")
         raise DataError(
             f"{table.where}: column {table.names[column]} is not readable as times ({line}); "
             "write them as 2024-01-31 or 2024-01-31T12:00:00, or name another with --time"
         ) from None
+
+
+def _is_date(cells: list[str], size: int) -> bool:
+    """Whether digits are dates, by their years: what else may count, from any number on."""
+    return all(1678 <= int(cell[:4]) <= 2261 for cell in cells) and (
+        size == 4 or all(1 <= int(cell[4:6]) <= 12 for cell in cells)
+    )
+
+
+def _is_even(counts: Values) -> bool:
+    steps = np.diff(counts)
+    return not len(steps) or bool(steps[0] > 0 and np.allclose(steps, steps[0], rtol=1e-3))
+
+
+def _day_or_month_first(cells: list[str], rows: list[int], where: str) -> Any:
+    """Times whose year comes last: the order that all can be read by, else the one by which those
+    of `rows` lie a step apart; between points, as in 31.12.2024, the day is first."""
+    import pandas as pd
+
+    read = {}
+    for first in ("day", "month"):
+        try:
+            times = pd.to_datetime(pd.Series(cells), utc=True, dayfirst=first == "day")
+            read[first] = pd.DatetimeIndex(times).tz_localize(None)
+        except ValueError as error:
+            if first == "month" and not read:
+                raise error
+    if "." in cells[0].split()[0] and "day" in read:
+        return read["day"]
+    if len(read) == 2 and not read["day"].equals(read["month"]):
+        even = {first: times for first, times in read.items() if has_step(times[rows])}
+        if len(even) == 2:
+            raise DataError(
+                f"{where} may have the day first or the month ({cells[0]}); write times as "
+                "2024-01-31"
+            )
+        read = even or read
+    return read.get("month", read.get("day"))

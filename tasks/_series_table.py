@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from ..tokenizers.bins import Values
 
 NAMES = {"id", "unique_id", "item_id", "series_id", "series", "series_name", "name"}
 ABSENT = {"", "na", "n/a", "nan", "null", "none", "?", "-", "nat"}
+THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}(,\d{3})+")  # or a decimal comma: nobody knows
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,11 @@ def number(cell: str, where: str, row: int, column: str) -> float:
     try:
         value = float(text)
     except ValueError:
+        advice = "leave missing values empty, or choose columns with --target"
+        if THOUSANDS.fullmatch(text):
+            advice = f"{text.replace(',', '')} or {text.replace(',', '.')}? write it so"
         raise DataError(
-            f"{where}: row {row}, column {column}: {text!r} is no number; leave missing values "
-            "empty, or choose columns with --target"
+            f"{where}: row {row}, column {column}: {text!r} is no number; {advice}"
         ) from None
     if np.isinf(value):
         raise DataError(f"{where}: row {row}, column {column}: infinite; leave it empty if missing")
@@ -67,7 +71,8 @@ def number(cell: str, where: str, row: int, column: str) -> float:
 
 
 def is_number(cell: str) -> bool:
-    if cell.strip().lower() in ABSENT:
+    """Whether a cell is there to be one, if only `number` can read it."""
+    if cell.strip().lower() in ABSENT or THOUSANDS.fullmatch(cell.strip()):
         return True
     try:
         float(cell)

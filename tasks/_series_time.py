@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from typing import Any
 
@@ -16,9 +17,20 @@ SEASONS = {"Y": (1, 6), "Q": (4, 8), "M": (12, 18), "W": (52, 52), "B": (5, 30),
            "h": (24, 48), "min": (1440, 60), "s": (3600, 60)}  # fmt: skip
 SEARCHED = (4, 5, 6, 7, 8, 12, 13, 24, 48, 52, 60, 96, 144, 168, 288, 336, 365)
 WORDS = {"yearly": "YS", "quarterly": "QS", "monthly": "MS", "weekly": "W", "daily": "D",
-         "hourly": "h", "half_hourly": "30min", "minutely": "min", "10_minutes": "10min",
-         "4_seconds": "4s"}  # fmt: skip
+         "hourly": "h", "half_hourly": "30min", "minutely": "min"}  # fmt: skip
+UNITS = {"second": "s", "minute": "min", "hour": "h", "day": "D", "week": "W", "month": "MS",
+         "year": "YS"}  # fmt: skip
+STEPS = {"W": ("weeks", 1), "M": ("months", 1), "Q": ("months", 3), "Y": ("years", 1)}
+NUMBERED = re.compile(r"(\d+)_(second|minute|hour|day|week|month|year)s?")  # of .tsf files
 EXAMINED = 200  # series that a season is looked for in
+
+
+def word(freq: str) -> str | None:
+    """The frequency that a word of the Monash archive's stands for (half_hourly, 15_minutes)."""
+    if freq.lower() in WORDS:
+        return WORDS[freq.lower()]
+    found = NUMBERED.fullmatch(freq.lower())
+    return found and found[1] + UNITS[found[2]]
 
 
 def offset(freq: str, flag: str = "--freq") -> Any:
@@ -26,7 +38,7 @@ def offset(freq: str, flag: str = "--freq") -> Any:
     import pandas as pd
 
     try:
-        return pd.tseries.frequencies.to_offset(WORDS.get(freq.lower(), freq))
+        return pd.tseries.frequencies.to_offset(word(freq) or freq)
     except ValueError:
         raise ConfigError(
             f"{flag} {freq}: no such frequency; such as h, D, W, MS, QS, YS, 15min"
@@ -131,6 +143,11 @@ def regular(
     return values, times[0].isoformat(), known.freqstr
 
 
+def has_step(times: Any) -> bool:
+    """Whether times go on by one frequency; fewer than three may."""
+    return len(times) < 3 or _step(times) is not None
+
+
 def _step(times: Any) -> Any:
     """The frequency of times, none where they have no single one; where some are left out, that
     of most."""
@@ -160,9 +177,10 @@ def _roughly(times: Any) -> Any:
 
     steps = np.diff(times.asi8)
     days = float(np.median(steps[steps > 0]) / pd.Timedelta(1, "D").as_unit(times.unit)._value)
-    for low, high, word in ((28, 31, "MS"), (89, 93, "QS"), (365, 366, "YS")):
+    end = bool(times.is_month_end.mean() > 0.5)
+    for low, high, word in ((28, 31, "M"), (89, 93, "Q"), (365, 366, "Y")):
         if low <= days <= high:
-            return offset(word)
+            return offset(word + ("E" if end else "S"))
     return _named(_usual_step(times))
 
 
@@ -180,12 +198,22 @@ def _first_gap(times: Any) -> int:
 
 
 def following(start: str | None, freq: str | None, first: int, count: int) -> list[str]:
-    """The times of points first ... first + count - 1, or their numbers."""
+    """The times of points first ... first + count - 1, or their numbers. Where the first time is
+    no point of the frequency (months counted from the 15th), whole steps from it on."""
     if start is None or freq is None:
         return [str(first + number) for number in range(count)]
     import pandas as pd
 
-    times = pd.date_range(start, periods=first + count, freq=offset(freq))[first:]
-    whole_days = all(t == t.normalize() for t in (*times[:1], pd.Timestamp(start)))
+    began, step = pd.Timestamp(start), offset(freq)
+    name, many = kind(freq)
+    if step.is_on_offset(began) or name not in STEPS:
+        times = pd.date_range(began, periods=first + count, freq=step)[first:]
+    else:
+        unit, each = STEPS[name]
+        steps = range(first, first + count)
+        times = pd.DatetimeIndex(
+            [began + pd.DateOffset(**{unit: each * many * at}) for at in steps]
+        )
+    whole_days = all(t == t.normalize() for t in (*times[:1], began))
     form = "%Y-%m-%d" if whole_days and times[-1] == times[-1].normalize() else "%Y-%m-%dT%H:%M:%S"
     return [str(t.strftime(form)) for t in times]

@@ -7,7 +7,7 @@ import numpy as np
 from ..core.errors import DataError
 from ._series_data import Series
 from ._series_table import NAMES, Columns, number
-from ._series_time import WORDS
+from ._series_time import word
 
 
 def from_tsf(text: str, where: str, asked: Columns) -> list[Series]:
@@ -26,7 +26,7 @@ def from_tsf(text: str, where: str, asked: Columns) -> list[Series]:
             if words[0].lower() == "@attribute" and len(words) >= 3:
                 attributes.append((words[1], words[2].lower()))
             elif words[0].lower() == "@frequency" and len(words) > 1 and freq is None:
-                freq = words[1] if words[1].lower() in WORDS else None
+                freq = words[1] if word(words[1]) else None
             in_data = words[0].lower() == "@data"
             continue
         *heads, body = line.split(":")

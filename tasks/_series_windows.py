@@ -25,7 +25,8 @@ def end_to_end(items: Collection, tokenizer: BinsTokenizer) -> Iterator[Sequence
     """Windows of each series from its last to its first, whose history may reach back before what
     is held out. `mean` and `deviation` in a window's side are of the training part, the seasonal
     error too, but of the last window, as forecasters count: there of all before it. `past`, what
-    is known before a window, is kept where no other window has it."""
+    is known before a window, is kept where no other window has it. Of a series of which nothing is
+    held out there is one window, of no future: it is not scored, but it is forecast from."""
     history, most, season = tokenizer.history, tokenizer.horizon, tokenizer.season
     for one, start, learned in zip(items.series, items.starts, items.learned, strict=True):
         start = start or max(1, len(one) - most)
@@ -33,8 +34,7 @@ def end_to_end(items: Collection, tokenizer: BinsTokenizer) -> Iterator[Sequence
         error = seasonal_error(before, season)
         known = before[np.isfinite(before)]
         mean, deviation = (known.mean(), known.std()) if len(known) else (0.0, 1.0)
-        end = len(one)
-        while end > start:
+        for end in range(len(one), start, -most) or (start,):
             first = max(start, end - most)
             past = one.values[max(0, first - history) : first]
             if np.isfinite(past).any():
@@ -46,7 +46,6 @@ def end_to_end(items: Collection, tokenizer: BinsTokenizer) -> Iterator[Sequence
                     "freq": one.freq, "seasonal_error": _plain(error_here if last else error),
                     "mean": float(mean), "deviation": float(deviation or 1.0),
                 }, last or first == start)  # fmt: skip
-            end = first
 
 
 def _encoded(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import io
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -125,7 +126,8 @@ class SeriesTask:
 
     def _collect(self, series: list[Series], about: str) -> Collection:
         options = self.options
-        known = usual(options.freq or series[0].freq)
+        said = Counter(one.freq for one in series if one.freq)
+        known = usual(options.freq or (said.most_common(1)[0][0] if said else None))
         season = options.season or (known[0] if known else find_season([s.values for s in series]))
         horizon = options.horizon or (known[1] if known else 2 * season if season > 1 else 24)
         return Collection(
@@ -242,6 +244,7 @@ class SeriesTask:
         horizon = asked.horizon or config.length or tokenizer.horizon
         if data is not None:
             series = parse_series(data, "the prompt", self.options.columns)
+            series = [at_frequency(one, own) if len(one) < 3 else one for one in series]
             ends = [(one.start, one.freq, len(one)) for one in series]
         else:
             series, ends = [], []
@@ -306,6 +309,19 @@ class SeriesTask:
 
     def drawn(self, tokenizer: BinsTokenizer, prompt: Sequence) -> Any:
         raise UsageError("series are forecast whole")
+
+
+def at_frequency(short: Series, own: Iterable[Sequence]) -> Series:
+    """One or two points, which do not say their frequency for sure (a month may be 31 days), at
+    that of the run's own series if they fit it."""
+    freq = next((sequence.side["freq"] for sequence in own if sequence.side["freq"]), None)
+    last = len(short) - 1
+    if freq is None or short.start is None:
+        return short
+    fits = last == 0 or following(short.start, freq, 1, 1) == following(
+        short.start, short.freq, 1, 1
+    )
+    return replace(short, freq=freq) if fits else short
 
 
 Task = SeriesTask

@@ -54,6 +54,45 @@ def test_subfolders_are_labels(tmp_path: Path) -> None:
     assert found.form == Form(5, 6, 1, 256, 256)
 
 
+def test_labels_of_an_npz_are_called_so_or_are_the_only_ones(tmp_path: Path) -> None:
+    pictures, y = noise(4, 3, 3), np.array([1, 0, 1, 0])
+    for number, (arrays, labels) in enumerate([
+        (dict(images=pictures, index=np.arange(4), labels=y), ("1", "0", "1", "0")),
+        (dict(x=pictures, age=np.array([7, 7, 8, 8]), y=y[:, None].astype(float)),
+         ("1", "0", "1", "0")),
+        (dict(x=pictures, kind=np.array(["a", "a", "b", "b"])), ("a", "a", "b", "b")),
+        (dict(x=pictures, index=np.arange(4)), (None,) * 4),
+        (dict(x=pictures, age=y, sex=y), (None,) * 4),
+    ]):  # fmt: skip
+        np.savez(tmp_path / f"{number}.npz", **arrays)
+        assert read(tmp_path / f"{number}.npz").labels == labels
+    for name, wrong in (("short", y[:3]), ("fractions", y / 2)):
+        np.savez(tmp_path / f"{name}.npz", x=pictures, y=wrong)
+        with pytest.raises(DataError, match="label"):
+            read(tmp_path / f"{name}.npz")
+
+
+def test_a_label_held_out_whole_is_known(tmp_path: Path) -> None:
+    """Where a class has one picture, that may be the one held out."""
+    pixels = noise(40, 3, 3)
+    np.savez(tmp_path / "a.npz", x=pixels, y=np.array([0, 0, *range(1, 39)]))
+    task = ImageTask(ImageOptions(labels="first"))
+    items = task.items(Source((str(tmp_path / "a.npz"),)))
+    train, held = task.split(items, 0.2)
+    tokenizer = task.fit_tokenizer("patches", train)
+    assert set(held.labels) - set(train.labels) and held.names() == train.names() == items.names()
+    assert len(list(task.sequences(held, tokenizer))) == len(held)
+
+
+def test_fractions_in_a_tiff_are_shades(tmp_path: Path) -> None:
+    shades = np.array([[0.0, 0.25], [0.5, 1.0]], np.float32)
+    Image.fromarray(shades, mode="F").save(tmp_path / "a.tif")
+    Image.fromarray(shades * 255, mode="F").save(tmp_path / "b.tif")
+    found = read(tmp_path).raw[..., 0]
+    np.testing.assert_array_equal(found[0], [[0, 63], [127, 255]])
+    np.testing.assert_array_equal(found[1], found[0])
+
+
 def test_npz_with_labels(tmp_path: Path) -> None:
     """As Keras names them: the labels that belong to the chosen pictures."""
     x = noise(3, 4, 4, 3)

@@ -15,19 +15,21 @@ import numpy as np
 import pytest
 import torch
 
-from tfm.core.config import ModelConfig
+from tfm.core.config import ModelConfig, SampleConfig
 from tfm.core.errors import DataError, UsageError
 from tfm.core.model import SequenceModel
+from tfm.core.protocols import Sequence
 from tfm.core.source import Source
 from tfm.tasks import _series_data
 from tfm.tasks._series_data import FEW, Collection, Series, Windows, follow, split
+from tfm.tasks._series_drawn import digits_for
 from tfm.tasks._series_floors import floors, last_cases, seasonal_naive
 from tfm.tasks._series_forecast import VIEWS, forecast, forecast_values, seen
 from tfm.tasks._series_metrics import METRICS, QUANTILES, scores, seasonal_error
 from tfm.tasks._series_read import parse, read
 from tfm.tasks._series_table import Columns
 from tfm.tasks._series_time import find_season, following, usual
-from tfm.tasks.series import SeriesOptions, SeriesTask
+from tfm.tasks.series import SeriesOptions, SeriesTask, at_frequency
 from tfm.tokenizers.bins import FIRST, MISSING, BinsTokenizer, Window
 
 PUBLISHED = Path(__file__).parent.parent.parent / "shared" / "data" / "timeseries"
@@ -128,6 +130,168 @@ def test_parquet_and_gz(tmp_path: Path) -> None:
     (tmp_path / "x.csv.gz").write_bytes(gzip.compress(frame.to_csv(index=False).encode()))
     (two,) = read(Source((str(tmp_path / "x.csv.gz"),)), Columns())
     assert two.start == one.start and two.values.tolist() == one.values.tolist()
+
+
+def times(
+    count: int, form: str = "%Y-%m-%d", freq: str = "D", start: str = "2024-01-01"
+) -> list[str]:
+    import pandas as pd
+
+    return [str(t) for t in pd.date_range(start, periods=count, freq=freq).strftime(form)]
+
+
+def test_a_column_of_words_beside_times_is_no_id() -> None:
+    """Unless times are there again and again, and it tells them apart."""
+    week = ["Mon", "Tue", "Wed", "Thu", "Fri"]
+    rows = "\n".join(
+        f"{t},{word},{i}" for i, (t, word) in enumerate(zip(times(30), 6 * week, strict=True))
+    )
+    (one,) = text(f"date,dow,sales\n{rows}\n")
+    assert (one.id, len(one)) == ("sales", 30)
+    once_more = rows.replace("2024-01-15", "2024-01-14")
+    with pytest.raises(DataError, match="appears twice"):
+        text(f"date,dow,sales\n{once_more}\n")
+    assert len(text(f"date,dow,sales\n{once_more}\n", resample=True)) == 1
+    both = "\n".join(f"{t},{shop},{i}" for shop in "ab" for i, t in enumerate(times(5)))
+    assert [(s.id, len(s)) for s in text(f"date,shop,sales\n{both}\n")] == [("a", 5), ("b", 5)]
+
+
+def test_a_year_and_a_month_are_one_time() -> None:
+    months = "Jan Feb March April May June July Aug Sep October Nov Dec Jan".split()
+    rows = [f"{1949 + i // 12},{name},{i}" for i, name in enumerate(months)]
+    (one,) = text("year,month,passengers\n" + "\n".join(rows))
+    assert (one.id, one.start, one.freq, len(one)) == (
+        "passengers", "1949-01-01T00:00:00", "MS", 13
+    )  # fmt: skip
+    (two,) = text("x,month,year,day\n1,12,2023,30\n2,12,2023,31\n3,1,2024,1\n")
+    assert (two.id, two.start, two.freq) == ("x", "2023-12-30T00:00:00", "D")
+
+
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_thousands_are_not_taken_for_fractions(mark: str) -> None:
+    assert text(f"1{mark}0,125\n2{mark}1,250\n")[1].values.tolist() == [0.125, 1.25]
+    with pytest.raises(DataError, match="row 2, column x: '1,002' is no number; 1002 or 1.002?"):
+        text(f"t{mark}x\n1{mark}1,002\n2{mark}993\n3{mark}1,004\n")
+    with pytest.raises(DataError, match="'1,002' is no number"):
+        text('t,y,x\n1,5,"1,002"\n2,6,993\n')
+
+
+def test_decimal_commas_without_a_heading() -> None:
+    rows = "\n".join(f"{t};{i},5" for i, t in enumerate(times(4)))
+    (one,) = text(rows)
+    assert one.start == "2024-01-01T00:00:00" and one.values.tolist() == [0.5, 1.5, 2.5, 3.5]
+
+
+@pytest.mark.parametrize("counts", [range(1, 6), range(0, 25, 5), (0.0, 0.1, 0.2, 0.3, 0.4),
+                                    range(1000, 1005)])  # fmt: skip
+def test_times_that_only_count(counts: range) -> None:
+    rows = "".join(f"{name},{at},{at}\n" for name in "ab" for at in counts)
+    found = text(f"unique_id,ds,y\n{rows}")
+    assert [(s.id, s.start, len(s)) for s in found] == [("a", None, 5), ("b", None, 5)]
+    assert text("year,y\n1990,1\n1991,2\n1992,3\n")[0].start == "1990-01-01T00:00:00"
+
+
+@pytest.mark.parametrize(
+    "form, freq, start, count",
+    [
+        ("%d.%m.%Y", "D", "2015-01-05", 8),
+        ("%d/%m/%Y", "D", "2015-01-05", 20),
+        ("%m/%d/%Y", "D", "2015-01-05", 20),
+        ("%d/%m/%Y", "MS", "2015-01-01", 24),
+        ("%m/%d/%Y", "MS", "2015-01-01", 24),
+        ("%d-%m-%Y %H:%M", "h", "2015-02-01", 500),
+    ],
+)
+def test_the_day_or_the_month_first(form: str, freq: str, start: str, count: int) -> None:
+    (one,) = text("t,x\n" + "".join(f"{t},1\n" for t in times(count, form, freq, start)))
+    assert (one.start, one.freq, len(one)) == (f"{start}T00:00:00", freq, count)
+
+
+def test_a_day_that_may_be_a_month_is_refused() -> None:
+    rows = "".join(f"{t},1\n" for t in times(8, "%m/%d/%Y", "MS", "2015-05-01"))
+    with pytest.raises(DataError, match="may have the day first or the month .05/01/2015."):
+        text(f"t,x\n{rows}")
+
+
+@pytest.mark.parametrize(
+    "start, freq, second",
+    [
+        ("1996-03-18T00:00:00", "weekly", "1996-03-25"),
+        ("1979-01-31T00:00:00", "monthly", "1979-02-28"),
+        ("1979-01-15T00:00:00", "monthly", "1979-02-15"),
+        ("1975-12-31T00:00:00", "yearly", "1976-12-31"),
+        ("1975-11-15T00:00:00", "quarterly", "1976-02-15"),
+        ("2020-01-01T00:15:00", "15_minutes", "2020-01-01T00:30:00"),
+        ("2020-01-01T00:00:00", "monthly", "2020-02-01"),
+    ],
+)
+def test_times_go_on_from_where_a_series_begins(start: str, freq: str, second: str) -> None:
+    assert following(start, freq, 1, 1) == [second]
+    assert following(start, freq, 0, 3)[1] == second
+
+
+def test_what_cannot_be_judged_is_refused_before_training() -> None:
+    late = collection([1.0, 2, 3, 4, 5, 6, 7, 8, 9, *[np.nan] * 6])
+    with pytest.raises(DataError, match="no value among the last 3 points"):
+        split(late, 0.1)
+
+
+def test_a_series_trained_on_whole_is_forecast_from_too() -> None:
+    task = SeriesTask(SeriesOptions(season=4, horizon=3, history=8))
+    items = collection(np.sin(np.arange(60.0)), np.arange(5.0))
+    train, held = split(items, 0.1)
+    assert held.starts[1] == 5, "too short to lose a horizon"
+    tokenizer = task.fit_tokenizer("bins:16", train)
+    windows = list(task.sequences(held, tokenizer))
+    short = [w for w in windows if w.side["id"] == "s1"]
+    assert [(w.side["first"], w.side["future"], w.side["past"]) for w in short] == [
+        (5, [], [0, 1, 2, 3, 4])
+    ]
+    assert not short[0].target_weight().any(), "nothing to score"
+    model = SequenceModel(
+        ModelConfig(vocab_size=tokenizer.vocab_size, context=12, layers=1, width=8, heads=1)
+    )
+    forecasts = task.draw(
+        model, tokenizer, None, windows, SampleConfig(length=0), task.SampleOptions()
+    )
+    assert [(f.id, f.times) for f in forecasts] == [
+        ("s0", ["60", "61", "62"]),
+        ("s1", ["5", "6", "7"]),
+    ]
+    assert len(task.slide(windows, tokenizer, 1)) == 4
+
+
+@pytest.mark.parametrize("values", [[1e12 + 0.5, 1e12 + 1.5], [1e12 + 1], [0.1], [3, 5.25], [0.0]])
+def test_what_moves_little_far_from_nothing_is_written_out(values: list[float]) -> None:
+    digits = digits_for(np.array(values))
+    assert [float(f"{value:.{digits}g}") for value in values] == values
+    assert len(f"{0.1:.{digits_for(np.array([0.1]))}g}") == 3
+
+
+def test_one_or_two_points_are_at_the_frequency_of_the_run() -> None:
+    own = [Sequence(np.zeros(1, np.int64), 1, None, {"freq": "MS"})]
+    (two,) = text("t,x\n2024-01-01,1\n2024-02-01,2\n")
+    assert two.freq == "31D" and at_frequency(two, own).freq == "MS"
+    (other,) = text("t,x\n2024-01-01,1\n2024-01-02,2\n")
+    assert at_frequency(other, own).freq == "D", "which is not the run's"
+    (one,) = text("t,x\n2024-01-01,1\n")
+    assert one.freq is None and at_frequency(one, own).freq == "MS"
+
+
+def test_the_season_is_that_of_most_series() -> None:
+    rows = "".join(
+        f"{name},{t},1\n" for name, n in (("new", 1), ("a", 9), ("b", 9)) for t in times(n)
+    )
+    task = SeriesTask(SeriesOptions())
+    items = task._collect(text(f"id,t,y\n{rows}"), "x")
+    assert (items.season, items.horizon) == usual("D")
+
+
+def test_month_ends_stay_month_ends() -> None:
+    ends = times(9, freq="ME")
+    rows = "".join(f"{t},{i}\n" for i, t in enumerate(ends) if i != 4)
+    (one,) = text(f"t,x\n{rows}", resample=True)
+    assert (one.freq, one.start, len(one)) == ("ME", f"{ends[0]}T00:00:00", 9)
 
 
 @pytest.mark.parametrize(
