@@ -68,7 +68,6 @@ def command(
 
     from ..core.compare import CONFIDENCE, RESAMPLES, difference, scored
     from ..core.device import pick_device, use_threads
-    from ..core.source import Source
 
     use_threads(0)
     where = pick_device(device)
@@ -76,7 +75,7 @@ def command(
     for run, task, tokenizer in zip(opened, tasks, tokenizers, strict=True):
         sequences: Any = run.heldout(run.config["final_split"])
         if data:
-            sequences = task.sequences(task.items(Source(data, column)), tokenizer)
+            sequences = task.sequences(task.items(run.source_like(data, column)), tokenizer)
         model = run.load_model("last", where)
         units = _units_of(task)
         streams.append(scored(model, tokenizer, sequences, units, as_ids=alike))

@@ -61,8 +61,8 @@ def command(
     sequences: Any
     if data:
         split = "data"
-        items = [] if as_coded else task.sequences(task.items(Source(data, column)), tokenizer)
-        sequences = list(items)
+        items = None if as_coded else task.items(opened.source_like(data, column))
+        sequences = [] if items is None else list(task.sequences(items, tokenizer))
     else:
         split = split or final
         sequences = opened.heldout(split)
@@ -110,5 +110,7 @@ def _number(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
+        if abs(value) >= 1e15:
+            return f"{value:.3g}"
         return f"{value:,.0f}" if abs(value) >= 1e5 or value == int(value) else f"{value:.4f}"
     return f"{value:,}" if isinstance(value, int) else str(value)

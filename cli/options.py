@@ -260,7 +260,10 @@ def read_settings(file: str | None) -> tuple[dict[str, Any], dict[str, str]]:
         for key, value in _toml(path).items():
             if key in SECTIONS:
                 if not isinstance(value, Mapping):
-                    raise ConfigError(f"{path}: [{key}] must be a table")
+                    named = "; the task itself is named by --task or TFM_TASK"
+                    raise ConfigError(
+                        f"{path}: [{key}] must be a table{named if key == 'task' else ''}"
+                    )
                 settings[key] = {**settings.get(key, {}), **value}
                 origins.update({f"{key}.{name}": str(path) for name in value})
             else:

@@ -6,7 +6,7 @@ import json
 import math
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,7 +96,8 @@ def command(
     if heldout:
         items = _held(run, task, tokenizer, split)
     elif len(names) > 1 or not isinstance(task, OfBytes):
-        items = _files(task, tokenizer, names[1:] or ("-",), column)
+        paths = names[1:] or ("-",)
+        items = _files(task, tokenizer, [run.source_like((path,), column) for path in paths])
     else:
         end = b"\0" if null else b"\n"
         items = _lines(task, tokenizer, Arriving(sys.stdin.buffer, end, PIECE))
@@ -145,15 +146,10 @@ def _lines(task: Any, tokenizer: Any, arriving: Arriving) -> Iterator[Item | Non
             number, name = number + 1, None
 
 
-def _files(
-    task: Any, tokenizer: Any, paths: tuple[str, ...], column: str | None
-) -> Iterator[Item | None]:
+def _files(task: Any, tokenizer: Any, sources: Iterable[Source]) -> Iterator[Item | None]:
     """The items of each file, by the task; a running text is one item."""
-    from ..core.source import Source
-
-    for path in paths:
+    for source in sources:
         try:
-            source = Source((path,), column)
             held: Item | None = None
             for item in _of(task, tokenizer, source):
                 if held is not None:

@@ -180,10 +180,14 @@ def _request(ctx: click.Context, flags: dict[str, Any]) -> Any:
         for name in ("tokenizer", "size", "context", "arch"):
             if opt.origin(ctx, name) == "flag":
                 raise UsageError(f"--{name} and --init exclude each other: the run has its own")
+        if flags["task"] not in (None, init.config["task"]):
+            raise UsageError(
+                f"--task {flags['task']}: --init {init.path} is a {init.config['task']} run"
+            )
     from ..core.experiment import Request
 
     return Request(
-        task=flags["task"] or (init.config["task"] if init and not flags["data"] else None),
+        task=init.config["task"] if init else flags["task"],
         task_options={**sets["task"], **task_options},
         data=flags["data"], column=flags["column"], valid=flags["valid"], test=flags["test"],
         holdout=flags["holdout"], tokenizer=flags["tokenizer"],

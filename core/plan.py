@@ -271,11 +271,10 @@ def make_configs(
             request.arch, size, vocab_size=tokenizer.vocab_size, axes=tokenizer.axes,
             context=context, ordered_from=low, ordered_to=high,
         )  # fmt: skip
-        if tokens is not None:
-            rate = dropout_for(tokens / ids, parameters_of(model) / ids)
-            model = replace(model, dropout=rate)
-            if request.steps is None:
-                rows = rows_for(tokens, rows, context)
+        if tokens is not None and request.steps is None:
+            rows = rows_for(tokens, rows, context)
+    if tokens is not None:
+        model = replace(model, dropout=dropout_for(tokens / ids, parameters_of(model) / ids))
     model = with_fields(model, "model", sets)
     train = TrainConfig(
         batch=rows, seed=request.seed, dtype=default_dtype(device, model.width),

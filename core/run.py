@@ -32,6 +32,7 @@ from .files import (
     write_durably,
     write_manifest,
 )
+from .source import Source
 from .store import Store
 
 if TYPE_CHECKING:
@@ -161,6 +162,11 @@ class Run:
         task = find("tasks", self.config["task"])
         options = from_json(task.Options, self.config["task_options"], f"{self.path}: task")
         return task(options)
+
+    def source_like(self, paths: tuple[str, ...], column: str | None) -> Source:
+        """Data for the run: of tables that column, by default the one it was trained on."""
+        source = Source(paths, column or self.config["data"].get("column"))
+        return source if column or source.is_table() else Source(paths)
 
     def heldout(self, split: str) -> Store:
         folder = self.path / "heldout" / split

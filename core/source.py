@@ -77,6 +77,7 @@ class Source:
         import datasets
 
         datasets.disable_progress_bars()
+        datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what is wrong is raised too
         for name in self.paths:
             try:
                 if name.startswith("hf:"):
@@ -185,8 +186,9 @@ def unpacked(path: Path) -> Path:
 class ByteStream:
     """Files end to end as one run of bytes, mapped, not read."""
 
-    def __init__(self, files: list[Path]) -> None:
-        self.names = [str(path) for path in files]
+    def __init__(self, files: list[Path], names: list[str] | None = None) -> None:
+        """names: what the files are called in messages, if not so."""
+        self.names = names or [str(path) for path in files]
         self.parts: list[mmap.mmap | bytes] = [_map(unpacked(path)) for path in files]
         self.starts = [0]
         for part in self.parts:

@@ -27,6 +27,7 @@ from ._spans import PIECE, Spans, beginning, lines
 
 FIT_BYTES = 8 << 20  # bytes that a tokenizer learns from
 HOLDOUT = 0.1
+JUDGED = 1 << 16  # bytes, at least, by which it is judged how many make an id
 HOLDOUT_BYTES = 10_000_000  # of a running text, at most, unless --holdout says more
 SEEN_OFTEN, WAYS = 16, 64  # passes from which a text is cut in several ways; how many, at most
 WAYS_BYTES = 1 << 30  # of text, at most, that all ways together are of
@@ -67,6 +68,7 @@ class Running:
     def items(self, source: Source) -> Spans:
         if source.is_table() or self.options.each == "record":
             if not source.is_table():
+                source.files()  # if they are there
                 raise UsageError(
                     "--each record: needs rows (.jsonl, .csv, .parquet or hf:); "
                     f"{source.describe()} is none; use --each line or file"
@@ -102,9 +104,8 @@ class Running:
         spans = spans[spans[:, 1] > spans[:, 0]]
         if not len(spans):
             raise DataError(f"--data {source.describe()}: no text in it")
-        return Spans(
-            ByteStream([path]), spans, self.running, digest.hexdigest(), source.describe()
-        )  # fmt: skip
+        about = source.describe()
+        return Spans(ByteStream([path], [about]), spans, self.running, digest.hexdigest(), about)
 
     def split(self, items: Spans, holdout: float | None) -> tuple[Spans, Spans]:
         """A running text by place, the last part held out; items by a hash of their content, so
@@ -238,9 +239,11 @@ class Running:
         return tokenizer.without(drawn < self.options.bpe_dropout)
 
     def _bytes_for(self, tokens: int, train: Spans, tokenizer: Any) -> int:
-        start, stop, _ = train.sample(1)[0]
-        ids = tokenizer.tokens(self.value(train.stream.read(start, stop), (train.stream, start)))
-        return int(tokens * (stop - start) / max(len(ids), 1))
+        size = count = 0
+        for start, stop, first in train.sample(JUDGED):
+            data = self.value(train.stream.read(start, stop), (train.stream, start))
+            size, count = size + stop - start, count + len(tokenizer.tokens(data)) + first
+        return int(tokens * size / max(count, 1))
 
     def _stretches(
         self, train: Spans, pieces: Iterable[tuple[int, int, bool]], tokenizer: Any

@@ -65,12 +65,16 @@ class Spans:
         return replace(self, spans=self.spans[::every])
 
     def sample(self, size: int) -> list[tuple[int, int, bool]]:
-        """Pieces evenly spread over all, of about `size` bytes in all."""
+        """Pieces evenly spread over all, of `size` bytes or more in all, as far as there are."""
         pieces = list(self.pieces(PIECE))
-        wanted = max(1, -(-size // PIECE))
-        if wanted >= len(pieces):
-            return pieces
-        return [pieces[i] for i in np.linspace(0, len(pieces) - 1, wanted).astype(int).tolist()]
+        wanted = max(1, len(pieces) * size // self.size)
+        while wanted < len(pieces):
+            at = np.linspace(0, len(pieces) - 1, wanted).astype(int)
+            chosen = [pieces[i] for i in at.tolist()]
+            if sum(stop - start for start, stop, _ in chosen) >= size:
+                return chosen
+            wanted += -(-wanted // 8)  # items differ in length
+        return pieces
 
 
 def beginning(items: Spans, size: int, glue: bytes) -> bytes:

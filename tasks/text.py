@@ -75,7 +75,8 @@ class TextTask(Running):
             if where is not None:
                 name, offset = where[0].where(where[1] + error.start)
             raise DataError(
-                f"{name}: not UTF-8 text at byte {offset}; use --task byte, or --errors replace"
+                f"{name}: not UTF-8 text at byte {offset}; the byte task takes any bytes, and a "
+                "text run trained with --errors replace whatever it meets"
             ) from None
 
     def fit_tokenizer(self, spec: str, train: Spans) -> Any:

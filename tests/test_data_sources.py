@@ -217,6 +217,21 @@ def test_trains_on_columns(tfm: Tfm, tmp_path: Path) -> None:
     assert "--column: id, said" in tfm.error("train", *named, *QUICK)
 
 
+def test_the_column_of_a_run_is_its_column_for_all(tfm: Tfm, tmp_path: Path) -> None:
+    write_table(tmp_path / "a.csv", [{"id": i, "said": f"fish {i:04}"} for i in range(100)])
+    trained_on(tfm, "--data", "a.csv", "--column", "said", "--run", "run")
+    assert tfm("eval", "run", "--data", "a.csv", "--json").json()["units"] == 900
+    scored = tfm("score", "run", "a.csv").out
+    assert json.loads(scored.splitlines()[0])["item"] == "a.csv", "not the file that is read from"
+    assert "no column 'what'" in tfm.error("eval", "run", "--data", "a.csv", "--column", "what")
+
+
+def test_a_table_that_is_none_is_one_line(tfm: Tfm, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a b"}\n{bad\n')
+    result = tfm("train", "--data", "a.jsonl", *QUICK, code=2)
+    assert result.err.count("\n") == 1 and "a.jsonl: not readable as a table" in result.err
+
+
 def test_trains_on_a_hub_dataset_that_is_here(tfm: Tfm, tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     write_table(tmp_path / "set/train.parquet", [{"text": f"fish {i:04}"} for i in range(100)])

@@ -213,3 +213,7 @@ def test_fine_tuning_starts_from_the_weights_of_a_run(tfm: Tfm, whole: Path) -> 
     for flag, value in (("--size", "tiny"), ("--tokenizer", "char"), ("--context", 32)):
         error = tfm.error(*common, "no", "--init", whole, flag, value)
         assert f"{flag} and --init exclude each other" in error
+    assert "is a text run" in tfm.error(*common, "no", "--init", whole, "--task", "byte")
+    (tfm.folder / "noise.bin").write_bytes(bytes(range(256)) * 20)
+    error = tfm.error("train", "--init", whole, "--data", "noise.bin", "--steps", 2)
+    assert "noise.bin: not UTF-8" in error, "the task is that of the run"

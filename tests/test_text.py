@@ -133,6 +133,26 @@ def test_a_sample_is_evenly_spread(tmp_path: Path) -> None:
     assert some[0] == whole[0] and some[-1] == whole[-1]
 
 
+def test_a_sample_of_many_small_items_holds_as_much(tmp_path: Path) -> None:
+    """By bytes, not by pieces: of a thousand notes as of one book."""
+    items = ByteTask(RunningOptions()).items(
+        written(tmp_path, [b"%04d\n" % n * 20 for n in range(999)])
+    )
+    for size in (1, 500, 20_000, items.size // 2, items.size):
+        found = sum(stop - start for start, stop, _ in items.sample(size))
+        assert size <= found <= 1.3 * size + 200
+
+
+def test_many_small_files_are_all_trained_on(tmp_path: Path) -> None:
+    task = ByteTask(RunningOptions())
+    items = task.items(written(tmp_path, [b"%04d\n" % n * 20 for n in range(999)]))
+    tokenizer = task.fit_tokenizer("byte", items)
+    data = task.dataset(items, tokenizer, 32, 10_000, 0, tmp_path / "cache")
+    assert 10_000 <= len(data.stream) < 20_000 + 2 * PIECE
+    whole = task.dataset(items, tokenizer, 32, 10 * items.size, 0, tmp_path / "cache")
+    assert len(whole.stream) == items.size + 999, "a begin token a file"
+
+
 def test_words_are_counted_as_word_perplexities_count_them(tmp_path: Path) -> None:
     task = TextTask(TextOptions())
     items = task.items(written(tmp_path, [b"one two\nthree\n\n"]))
@@ -307,7 +327,7 @@ def test_a_text_read_often_is_cut_in_another_way_every_other_time(tmp_path: Path
     assert len(off) == 1
     _, most, _ = ways_of(tmp_path, 1000 * len(plain))
     assert len(most) == WAYS
-    _, short, _ = ways_of(tmp_path, 18 * len(plain), context=len(plain))
+    _, short, _ = ways_of(tmp_path, 18 * len(plain), context=len(plain) + 2)
     assert len(short) == 1, "no window holds the same place twice"
 
 
