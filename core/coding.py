@@ -116,6 +116,8 @@ def decode(
     """The `count` ids that `encode` made `data` of. DamagedError where it cannot have."""
     decoder, low = Decoder(data), support[0]
     if not count:
+        if data:
+            raise DamagedError("the coded bytes are damaged: something follows their end")
         return np.zeros(0, np.int64)
     lengths = sizes(count)
     padded = np.zeros((len(lengths), max(lengths)), np.int64)
@@ -129,6 +131,8 @@ def decode(
             raise DamagedError("the coded bytes are damaged: they end too early")
         if at + 1 < max(lengths):
             table = tables.send(padded[:, at] + low)
+    if decoder.at < len(data):
+        raise DamagedError("the coded bytes are damaged: something follows their end")
     return np.concatenate(
         [row[:length] for row, length in zip(padded, lengths, strict=True)]
     ) + low  # fmt: skip

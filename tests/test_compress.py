@@ -170,6 +170,7 @@ def test_a_file_comes_back(run: Path, tfm: Tfm) -> None:
     broken[len(coded) // 2] ^= 4
     assert "damaged" in tfm.error("decompress", run, "-", stdin=bytes(broken), code=3)
     assert "damaged" in tfm.error("decompress", run, "-", stdin=coded[:-40], code=3)
+    assert "follows" in tfm.error("decompress", run, "-", stdin=coded + b"more\n", code=3)
     assert "damaged" in tfm.error("decompress", run, "-", stdin=coded[:20], code=3)
     header = coded.index(b"cpu") + 20
     for at in (7, 20, header, header + 6):  # names, the count of ids
