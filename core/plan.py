@@ -6,7 +6,6 @@ from flags and data.
 
 from __future__ import annotations
 
-import functools
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -93,11 +92,15 @@ def measure(
     return Speed(sum(times) / len(times), evaluating)
 
 
-@functools.cache
 def parameters_of(config: ModelConfig) -> int:
-    """Parameters of the blocks: embedding and head learn from few tokens."""
-    with torch.device("meta"):
-        return SequenceModel(config).blocks_parameter_count()
+    """Parameters of the blocks: embedding and head learn from few tokens. Counted without making
+    any, which even on the meta device imports torch's compiler (a second or two)."""
+    width, kv = config.width, config.groups * config.head_width
+    ups = config.hidden * (2 if config.ffn == "swiglu" else 1)
+    weights = width * (width + 2 * kv + width + ups + config.hidden)
+    biases = (width + 2 * kv + width + ups + width) * config.bias
+    norm = {"none": 0, "rmsnorm": width, "layernorm": width * (1 + config.bias)}[config.norm]
+    return config.layers * (weights + biases + 2 * norm)
 
 
 def tokens_seen(

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfm.core.config import SIZES, ModelConfig, TrainConfig, model_config
+from tfm.core.config import ARCHS, SIZES, ModelConfig, TrainConfig, model_config
+from tfm.core.model import SequenceModel
 from tfm.core.plan import (
     ENOUGH_STEPS,
     LEAST_TOKENS,
@@ -109,6 +110,16 @@ def test_a_shape_fills_its_tokens_a_step(size: str) -> None:
     assert shape(size, 100, None)[0] == 99, "an item of 100 ids is seen with a context of 99"
     assert shape(size, 100, 7)[0] == 7, "--context decides"
     assert shape(size, None, 10**6)[1] == 1, "a row at least"
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("ffn", ["relu2", "swiglu"])
+@pytest.mark.parametrize("norm", ["none", "rmsnorm", "layernorm"])
+@pytest.mark.parametrize("bias", [False, True])
+def test_parameters_are_counted_as_there_are(arch: str, ffn: str, norm: str, bias: bool) -> None:
+    config = model_config(arch, "nano", vocab_size=9, context=8)
+    config = replace(config, ffn=ffn, norm=norm, bias=bias, kv_heads=1)
+    assert parameters_of(config) == SequenceModel(config).blocks_parameter_count()
 
 
 def test_tokens_become_whole_steps() -> None:
