@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.argument("a", metavar="A", shell_complete=of_run)
 @click.argument("b", metavar="B", shell_complete=of_run)
 @opt.option("--data", multiple=True, metavar="PATH", help="Other items than what was held out.")
-@opt.option("--column", help="The column of a table that holds the items.")
+@opt.option("--column", help="The column of a table that holds the items; default: the run's.")
 @opt.option(
     "--margin",
     type=click.FloatRange(0),

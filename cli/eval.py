@@ -16,7 +16,7 @@ from .render import columns, say
 @click.command("eval", cls=opt.Command)
 @opt.run_argument
 @opt.option("--data", multiple=True, metavar="PATH", help="Other data than what was held out.")
-@opt.option("--column", help="The column of a table that holds the items.")
+@opt.option("--column", help="The column of a table that holds the items; default: the run's.")
 @opt.option("--split", help="valid or test, of what the run keeps.  [default: the final score's]")
 @opt.option(
     "--stride",

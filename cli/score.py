@@ -61,7 +61,7 @@ by_token_option = click.option("--tokens", "by_token", is_flag=True, help="With 
 @by_token_option
 @opt.option("--tsv", is_flag=True, help="nll, bits per unit, item: for sort.")
 @opt.option("-0", "--null", is_flag=True, help="NUL between the items of standard input.")
-@opt.option("--column", help="The column of a table that holds the items.")
+@opt.option("--column", help="The column of a table that holds the items; default: the run's.")
 @opt.checkpoint_option
 @opt.device_option
 @opt.runs_option

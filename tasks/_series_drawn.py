@@ -47,9 +47,9 @@ class Forecast:
 def digits_for(values: Values) -> int:
     """Significant digits that tell values apart: ten, more where they move little far from 0."""
     largest = float(np.abs(values).max(initial=0))
-    spread = float(np.ptp(values)) if len(values) else 0.0
-    if spread:
-        return min(MOST, DIGITS + max(0, round(math.log10(largest / spread))))
+    spread = float(values.max()) - float(values.min()) if len(values) else 0.0
+    if spread:  # beyond the largest number there is: infinite
+        return min(MOST, DIGITS + round(math.log10(max(1.0, largest / spread))))
     return next((d for d in range(DIGITS, MOST) if float(f"{largest:.{d}g}") == largest), MOST)
 
 

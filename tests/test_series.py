@@ -261,7 +261,9 @@ def test_a_series_trained_on_whole_is_forecast_from_too() -> None:
     assert len(task.slide(windows, tokenizer, 1)) == 4
 
 
-@pytest.mark.parametrize("values", [[1e12 + 0.5, 1e12 + 1.5], [1e12 + 1], [0.1], [3, 5.25], [0.0]])
+@pytest.mark.parametrize(
+    "values", [[1e12 + 0.5, 1e12 + 1.5], [1e12 + 1], [0.1], [3, 5.25], [0.0], [-1e308, 1e308]]
+)
 def test_what_moves_little_far_from_nothing_is_written_out(values: list[float]) -> None:
     digits = digits_for(np.array(values))
     assert [float(f"{value:.{digits}g}") for value in values] == values
