@@ -42,6 +42,7 @@ def command(quiet: bool, as_json: bool, **flags: Any) -> None:
     from ..core import bench
     from ..core.config import TrainConfig, model_config, with_fields
     from ..core.device import default_dtype, pick_device, use_threads
+    from ..core.passes import can_compile
     from ..core.plan import SHAPES
 
     model_config(flags["arch"], flags["size"])  # names that are none are said at once
@@ -50,7 +51,8 @@ def command(quiet: bool, as_json: bool, **flags: Any) -> None:
     usual, tokens = SHAPES[flags["size"]]
     shape = model_config(flags["arch"], flags["size"], vocab_size=flags["vocab"])
     dtype = flags["dtype"] or default_dtype(device, shape.width)
-    config = with_fields(TrainConfig(steps=1_000_000, threads=threads), "train", {"dtype": dtype})
+    config = TrainConfig(steps=1_000_000, threads=threads, compile=can_compile(device))
+    config = with_fields(config, "train", {"dtype": dtype})
 
     say("matrix products ...", quiet)
     peaks = {
@@ -59,6 +61,7 @@ def command(quiet: bool, as_json: bool, **flags: Any) -> None:
     found: dict[str, Any] = {
         "schema": 1, "device": device.type, "threads": threads, "torch": torch.__version__,
         "arch": flags["arch"], "size": flags["size"], "vocab_size": flags["vocab"], "dtype": dtype,
+        "compile": config.compile,
         "matmul_flops_per_second": peaks, "read_bytes_per_second": bench.bandwidth(device),
         "training": [], "decoding": [],
     }  # fmt: skip

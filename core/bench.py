@@ -34,9 +34,9 @@ from .train import train
 if TYPE_CHECKING:
     from ctypes import CDLL
 
-SIDE = 2048  # of the square matrices whose product is the peak
+SIDE = {"cpu": 2048, "cuda": 8192}  # of the square matrices whose product is the peak
 PROMPT = 16  # ids that decoding goes on from
-READ_BYTES = 256 << 20
+READ_BYTES = {"cpu": 256 << 20, "cuda": 4 << 30}  # far more than a cache holds
 
 
 class RandomRows:
@@ -85,14 +85,16 @@ def median_seconds(call: Callable[[], object], device: torch.device, seconds: fl
 
 def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) -> float:
     """FLOP/s of a large square product."""
-    a, b = (torch.randn(SIDE, SIDE, device=device).to(dtype) for _ in range(2))
-    return 2 * SIDE**3 / median_seconds(lambda: a @ b, device, seconds)
+    side = SIDE.get(device.type, 4096)
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    return 2 * side**3 / median_seconds(lambda: a @ b, device, seconds)
 
 
 def bandwidth(device: torch.device, seconds: float = 0.3) -> float:
     """Bytes a second that a sum reads from memory."""
-    x = torch.ones(READ_BYTES // 4, device=device)
-    return READ_BYTES / median_seconds(x.sum, device, seconds)
+    size = READ_BYTES.get(device.type, 1 << 30)
+    x = torch.ones(size // 4, device=device)
+    return size / median_seconds(x.sum, device, seconds)
 
 
 @dataclass(frozen=True)

@@ -132,6 +132,7 @@ class TrainConfig:
     seed: int = 0
     dtype: str = "float32"  # of the passes: float32, bfloat16
     recompute: bool = False  # activations in the backward pass: less memory, a third more work
+    compile: bool = False  # the blocks, by torch.compile: pays on a GPU, in a training of minutes
     threads: int = 0  # of the CPU (0: the machine's); it changes the bits of a result
     eval_every: int = 0  # steps (0: about eight times in a run)
     save_every: int = 0  # steps (0: at the end, and every few minutes)

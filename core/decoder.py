@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from ctypes import CDLL
 
 
+FEW = 1 << 20  # logits of a step that are taken off a GPU
+
+
 @dataclass
 class _Row:
     ids: list[int]  # in the window
@@ -118,6 +121,8 @@ class Decoder:
         logits = self.memory.logits()
         if len(rows) < self.rows:
             logits = logits[numbers]
+        if logits.numel() <= FEW:  # from here on a GPU would only be asked, and waited for
+            logits = logits.cpu()
         if any(each != everything for each in support):
             kept = [each if ok else everything for each, ok in zip(support, legal, strict=True)]
             logits = masked_to_support(logits, torch.tensor(kept, device=logits.device))

@@ -106,7 +106,12 @@ def as_tensors(batch: Batch, device: torch.device) -> dict[str, Any]:
     """A batch as the arguments of `token_nll`, on the device."""
 
     def moved(array: npt.NDArray[Any] | None) -> torch.Tensor | None:
-        return None if array is None else torch.from_numpy(array).to(device, non_blocking=True)
+        if array is None:
+            return None
+        tensor = torch.from_numpy(array)
+        if device.type == "cuda":  # from pinned memory, so that nothing waits for the copy
+            tensor = tensor.pin_memory()
+        return tensor.to(device, non_blocking=True)
 
     support = batch.support
     return {

@@ -3,7 +3,8 @@
 On a CPU a step of a small model is element-wise work for the larger part, and each pass over a
 tensor that leaves the cache costs as much as a small matrix product. Each function equals its
 plain form (tests/test_fused.py), and is it where no gradient is wanted: a
-`Function` costs more to call than a small tensor costs to work out.
+`Function` costs more to call than a small tensor costs to work out. On a GPU, and for a compiler,
+it is torch's own form, which those fuse themselves.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import functools
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
@@ -19,6 +21,8 @@ WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
 
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     """`F.rms_norm` over the last dimension (Zhang & Sennrich 2019): x (..., D), weight (D,)."""
+    if _torchs_own(x):
+        return F.rms_norm(x, x.shape[-1:], weight, eps).to(x.dtype)
     if not torch.is_grad_enabled():
         exact = torch.promote_types(x.dtype, torch.float32)
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=exact)
@@ -27,6 +31,10 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
         return (normed if weight is None else normed.mul_(weight)).to(x.dtype)
     out: Tensor = _RmsNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
     return out
+
+
+def _torchs_own(x: Tensor) -> bool:
+    return x.device.type != "cpu" or torch.compiler.is_compiling()
 
 
 @functools.cache
@@ -66,6 +74,8 @@ class _RmsNorm(torch.autograd.Function):
 
 def relu_squared(x: Tensor) -> Tensor:
     """max(x, 0)^2 (So et al. 2021, Primer)."""
+    if _torchs_own(x):
+        return torch.relu(x).square()
     if not torch.is_grad_enabled():
         return torch.relu(x).square_()
     out: Tensor = _ReluSquared.apply(x)  # type: ignore[no-untyped-call]
@@ -87,7 +97,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """x (B, H, T, head_width) turned by its position, halves as pairs (Su et al. 2021). cos and
     sin broadcast to (B, 1, T, head_width), each pair's angle twice, the first sine negative."""
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-    if not torch.is_grad_enabled():
+    if not torch.is_grad_enabled() or _torchs_own(x):
         return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
     half = x.shape[-1] // 2
     out: Tensor = _Rotate.apply(x, cos[..., :half], sin[..., half:])  # type: ignore[no-untyped-call]
@@ -123,6 +133,8 @@ def dropout(x: Tensor, rate: float) -> Tensor:
     of_256 = min(255, round(256 * rate))
     if not of_256:
         return x
+    if _torchs_own(x):
+        return F.dropout(x, rate)
     out: Tensor = _Dropout.apply(x, of_256)  # type: ignore[no-untyped-call]
     return out
 

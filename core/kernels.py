@@ -70,7 +70,7 @@ def known(x: Tensor) -> bool:
 
 def serve(x: Tensor) -> bool:
     """Whether they work out what follows from x, of which a gradient is wanted."""
-    return torch.is_grad_enabled() and known(x)
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling() and known(x)
 
 
 def _call(name: str, *arguments: Any) -> None:

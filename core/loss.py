@@ -8,6 +8,8 @@ chunk's are made (as Hsu et al. 2024, Liger Kernel, do on a GPU).
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,7 +18,8 @@ from torch import Tensor
 from . import kernels
 from .model import SequenceModel, masked_to_support
 
-CHUNK = 1 << 19  # logits that are there at once
+CHUNK = 1 << 19  # logits that are there at once: as many as fit a cache
+GPU_PART = 64  # on a GPU one for so many bytes of its memory: mostly all that a pass has
 
 
 def weighted_nll(
@@ -26,31 +29,78 @@ def weighted_nll(
     positions: Tensor | None = None,
     segments: Tensor | None = None,
     support: tuple[int, int] | Tensor | None = None,
+    compiled: bool = False,
 ) -> Tensor:
     """sum(weight[:, 1:] * token_nll(...)), a scalar in float32; arguments as of `token_nll`.
 
-    Positions of weight 0 cost no logits.
+    Positions of weight 0 cost no logits on a CPU. compiled: by torch.compile what follows them.
     """
     hidden = model(
         ids[:, :-1],
         None if positions is None else positions[:, :-1],
         None if segments is None else segments[:, :-1],
     )
-    counted = weight[:, 1:] != 0
-    every = bool(counted.all())  # to choose would be a pass of its own, and one back
+    low, high = support if isinstance(support, tuple) else (0, model.config.vocab_size)
+    legal = support[:, 1:] if isinstance(support, Tensor) else None
+    targets, counted = ids[:, 1:] - low, weight[:, 1:] != 0
+    device = hidden.device.type
+    every = True
+    if device == "cpu":
+        every = bool(counted.all())  # to choose would be a pass of its own, and one back
+    else:  # nothing that depends on what is counted: a GPU repeats the same calls
+        targets = torch.where(counted, targets, 0)
+        if legal is not None:
+            low_, high_ = legal.unbind(-1)
+            legal = torch.stack(
+                (torch.where(counted, low_, 0), torch.where(counted, high_, high)), dim=-1
+            )
 
     def chosen(x: Tensor) -> Tensor:
         return x.flatten(0, 1) if every else x[counted]
 
-    low, high = support if isinstance(support, tuple) else (0, model.config.vocab_size)
-    legal = chosen(support[:, 1:]) if isinstance(support, Tensor) else None
-    device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     total: Tensor = _HeadNll.apply(  # type: ignore[no-untyped-call]
         chosen(hidden).to(dtype), model.head.weight[low:high].to(dtype),
-        chosen(ids[:, 1:]) - low, chosen(weight[:, 1:]), legal, model.config.softcap,
+        chosen(targets), chosen(weight[:, 1:]), None if legal is None else chosen(legal),
+        model.config.softcap, compiled,
     )  # fmt: skip
     return total
+
+
+def slopes(
+    products: Tensor, targets: Tensor, weight: Tensor, legal: Tensor | None, softcap: float
+) -> tuple[Tensor, Tensor]:
+    """What `kernels.nll_` works out of logits (N, V): the loss, and the logits' gradient."""
+    logits = products.float()
+    if softcap:
+        logits = softcap * torch.tanh(logits / softcap)
+    slope = 1 - (logits / softcap).square() if softcap else None
+    if legal is not None:
+        logits = masked_to_support(logits, legal)
+    logits = logits - logits.amax(-1, keepdim=True)
+    p = logits.exp()
+    mass, weight = p.sum(-1, keepdim=True), weight[:, None]
+    loss = (weight * (mass.log() - logits.gather(-1, targets[:, None]))).sum()
+    at_target = torch.arange(logits.shape[-1], device=logits.device) == targets[:, None]
+    gradient = p * (weight / mass) - weight * at_target
+    if slope is not None:
+        gradient = gradient * slope
+    return loss, gradient.to(products.dtype)
+
+
+@functools.cache
+def _compiled_slopes() -> Callable[..., tuple[Tensor, Tensor]]:
+    return torch.compile(slopes, fullgraph=True, dynamic=False)
+
+
+def _rows(rows: int, vocab_size: int, device: torch.device) -> int:
+    """Rows of a chunk; on a GPU all chunks are alike where they can be, so that one is compiled."""
+    if device.type != "cuda":
+        return max(1, CHUNK // vocab_size)
+    room = torch.cuda.get_device_properties(device).total_memory // GPU_PART
+    least = -(-rows * vocab_size // room)
+    chunks = next((n for n in range(least, 2 * least) if rows % n == 0), least)
+    return -(-rows // chunks)
 
 
 class _HeadNll(torch.autograd.Function):
@@ -59,46 +109,37 @@ class _HeadNll(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, weight: Tensor,
-        legal: Tensor | None, softcap: float,
+        legal: Tensor | None, softcap: float, compiled: bool,
     ) -> Tensor:  # fmt: skip
         total = torch.zeros((), device=hidden.device)
         learns = any(ctx.needs_input_grad[:2])
         to_hidden = torch.empty_like(hidden)
-        to_head = torch.zeros(head.shape, device=head.device)
-        rows = max(1, CHUNK // len(head))
+        rows = _rows(len(hidden), len(head), hidden.device)
+        to_head = None  # of one chunk; of several their sum in float32
+        if rows < len(hidden) or not len(hidden):
+            to_head = torch.zeros(head.shape, device=hidden.device)
+        rest = _compiled_slopes() if compiled else slopes
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(hidden), rows):
                 at = slice(start, start + rows)
-                products = hidden[at] @ head.T
+                products, w = hidden[at] @ head.T, weight[at]
+                allowed = None if legal is None else legal[at]
                 if learns and kernels.known(products):
-                    allowed = None if legal is None else legal[at]
-                    total += kernels.nll_(products, targets[at], weight[at], allowed, softcap)
-                    torch.mm(products, head, out=to_hidden[at])
-                    to_head += products.T @ hidden[at]
-                    continue
-                target, w = targets[at, None], weight[at, None]
-                logits = products.float()
-                if softcap:
-                    logits.div_(softcap).tanh_().mul_(softcap)
-                slope = (1 - (logits / softcap).square_()) if softcap else None
-                if legal is not None:
-                    logits = masked_to_support(logits, legal[at])
-                highest = logits.amax(-1, keepdim=True)
-                wanted = logits.gather(-1, target) - highest
-                p = logits.sub_(highest).exp_()
-                mass = p.sum(-1, keepdim=True)
-                total += (w * (mass.log() - wanted)).sum()
-                if not learns:
-                    continue
-                p.mul_(w / mass).scatter_add_(-1, target, -w)
-                gradient = (p if slope is None else p.mul_(slope)).to(hidden.dtype)
-                torch.mm(gradient, head, out=to_hidden[at])
-                to_head += gradient.T @ hidden[at]
-        ctx.save_for_backward(to_hidden, to_head.to(head.dtype))
+                    total += kernels.nll_(products, targets[at], w, allowed, softcap)
+                    gradient = products
+                else:
+                    loss, gradient = rest(products, targets[at], w, allowed, softcap)
+                    total += loss
+                if learns:
+                    torch.mm(gradient, head, out=to_hidden[at])
+                    part = gradient.T @ hidden[at]
+                    to_head = part if to_head is None else to_head.add_(part)
+        if to_head is not None:
+            ctx.save_for_backward(to_hidden, to_head.to(head.dtype))
         return total
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         to_hidden, to_head = ctx.saved_tensors
         (by,) = gradients
-        return to_hidden * by, to_head * by, None, None, None, None
+        return to_hidden * by, to_head * by, None, None, None, None, None

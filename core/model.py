@@ -6,6 +6,7 @@ Shapes: B rows, T positions, D width, V vocabulary.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +56,9 @@ class Block(nn.Module):
         return out
 
 
+Through = Callable[[nn.Module, Tensor, Place], Tensor]
+
+
 @dataclass
 class DecodingState:
     """What has been read so far: each block's memory, and how many positions they hold."""
@@ -68,7 +72,7 @@ class SequenceModel(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.recompute = False  # blocks in the backward pass rather than keep what is inside them
+        self.through: Through | None = None  # how training passes a block, if not by its call
         self._angles: tuple[Tensor, Tensor] | None = None
         self.embedding = nn.Embedding(config.vocab_size, config.width)
         learned = config.positions == "learned"
@@ -174,7 +178,7 @@ class SequenceModel(nn.Module):
             visible = (at[:, None] >= at) & (first[:, None, :, None] <= at)
             place = Place(place.rotary, first, visible)
         for block in self.blocks:
-            x = _recomputed(block, x, place) if self.recompute else block(x, place)
+            x = self.through(block, x, place) if self.training and self.through else block(x, place)
         return beside(self.norm, x)[1] if self.norm is not None else x
 
     def logits(self, hidden: Tensor, low: int = 0, high: int | None = None) -> Tensor:
@@ -232,14 +236,6 @@ class SequenceModel(nn.Module):
     def blocks_parameter_count(self) -> int:
         """Without embedding and head."""
         return sum(parameter.numel() for parameter in self.blocks.parameters())
-
-
-def _recomputed(block: nn.Module, x: Tensor, place: Place) -> Tensor:
-    """Activation checkpointing (Chen et al. 2016); dropout draws the same again."""
-    from torch.utils.checkpoint import checkpoint
-
-    out: Tensor = checkpoint(block, x, place, use_reentrant=False)
-    return out
 
 
 def masked_to_support(logits: Tensor, support: Tensor) -> Tensor:

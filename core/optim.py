@@ -58,6 +58,18 @@ class Optimizer:
         self.param_groups = [{"peak_lr": group["lr"], **group} for group in groups]
         self.state: dict[Tensor, dict[str, Tensor]] = {}
 
+    def at(self, factor: float, device: torch.device | None = None) -> None:
+        """Sets the rates of the next step to `factor` of their peaks. device: where they are kept
+        in place as tensors, for a step that is recorded (none: numbers)."""
+        for group in self.param_groups:
+            rate = group["peak_lr"] * factor
+            if device is None:
+                group["lr"] = rate
+            elif isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = torch.full((), rate, device=device)
+
     @torch.no_grad()
     def step(self) -> None:
         """Moves every parameter that has a gradient."""
@@ -217,15 +229,19 @@ def nesterov(gradients: list[Tensor], means: list[Tensor], momentum: float, out:
     torch._foreach_copy_(list(out), torch._foreach_lerp(gradients, means, momentum))
 
 
-def moved_by(weights: list[Tensor], updates: Iterable[Tensor], keep: float, by: float) -> None:
+def moved_by(
+    weights: list[Tensor], updates: Iterable[Tensor], keep: float | Tensor, by: float | Tensor
+) -> None:
     """keep * weight + by * update, in place."""
+    if isinstance(updates, Tensor) and not kernels.known(updates):
+        updates = updates.to(weights[0].dtype)  # of two kinds they would be added one at a time
     updates = list(updates)
     if kernels.known(updates[0]) and kernels.known(weights[0]):
         for each in zip(weights, updates, strict=True):
-            kernels.move(*each, keep, by)
+            kernels.move(*each, float(keep), float(by))
         return
     torch._foreach_mul_(weights, keep)
-    torch._foreach_add_(weights, updates, alpha=by)
+    torch._foreach_add_(weights, torch._foreach_mul(updates, by))
 
 
 class Average(Optimizer):
@@ -240,13 +256,14 @@ class Average(Optimizer):
         super().__init__([dict(params=list(parameters), lr=0.0, decay=decay)])
 
     def _fresh(self, parameter: Tensor) -> dict[str, Tensor]:
-        return {"step": torch.zeros(()), "mean": parameter.detach().clone()}
+        step = torch.zeros((), device=parameter.device)
+        return {"step": step, "mean": parameter.detach().clone()}
 
     def _move(self, moved: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
         for p in moved:
             state = self.state[p]
-            n = float(state["step"].add_(1))
-            state["mean"].lerp_(p, 1 - min(group["decay"], (1 + n) / (10 + n)))
+            n = state["step"].add_(1)
+            state["mean"].lerp_(p, 1 - ((1 + n) / (10 + n)).clamp(max=group["decay"]))
 
     @torch.no_grad()
     def swap(self) -> None:

@@ -22,6 +22,7 @@ from .errors import ConfigError
 from .evaluate import batch_nll
 from .model import SequenceModel
 from .optim import make_optimizers
+from .passes import can_compile, warming_up
 from .protocols import Dataset, Tokenizer
 from .train import train
 
@@ -44,6 +45,8 @@ LEARNED_BY_HEART = 90  # passes times parameters for each id, from which dropout
 A_DOUBLING, DROPOUT = 0.055, 0.5  # what it grows by with each doubling of that; its limit
 EVALUATION_SHARE = 0.05  # of the budget, at most, for the final score
 MEASURING = 0.02  # of the budget, for each size that is tried; marks on the way correct the steps
+COMPILED_FROM = 90  # seconds of training on a GPU, about: it takes up to 20 and halves a step
+GPU_STEP, GPU_FLOPS = 0.004, 2e14  # of a step not compiled: what calls take, and the work a second
 TEARDOWN = 0.5  # seconds from the last word to the exit, saving and a sample included
 
 
@@ -79,15 +82,15 @@ def measure(
     until = time.perf_counter() + seconds
     config = replace(config, steps=1_000_000)
     for step in train(model, data, config, make_optimizers(model, config)):
-        if step.index > 1:
+        if step.index > warming_up(device):
             times.append(step.seconds)
         if len(times) >= 3 and time.perf_counter() > until:
             break
     batch = step_batch(data, 0, config.batch, 0)
     model.eval()
-    batch_nll(model, batch)
+    batch_nll(model, batch).sum().item()
     began = time.perf_counter()
-    batch_nll(model, batch)
+    batch_nll(model, batch).sum().item()
     evaluating = batch.ids.size / (time.perf_counter() - began)
     return Speed(sum(times) / len(times), evaluating)
 
@@ -140,6 +143,12 @@ def rows_for(tokens: float, rows: int, context: int) -> int:
     while tokens < ENOUGH_STEPS * rows * context and rows * context >= 2 * LEAST_TOKENS:
         rows //= 2
     return rows
+
+
+def seconds_on_gpu(model: ModelConfig, tokens: float, rows: int) -> float:
+    """What a training of so many tokens takes, roughly."""
+    work = 6 * (parameters_of(model) + model.vocab_size * model.width) * tokens
+    return GPU_STEP * tokens / (rows * model.context) + work / GPU_FLOPS
 
 
 def dropout_for(passes: float, parameters: float) -> float:
@@ -205,7 +214,7 @@ def make_plan(
     encoding = (time.perf_counter() - began) / sample  # seconds a token, at most
     budget = left()
     speeds: dict[tuple[object, ...], Speed] = {}
-    while (shaped := (size, train.batch, model.dropout > 0)) not in speeds:
+    while (shaped := (size, train.batch, model.dropout > 0, train.compile)) not in speeds:
         fitted = fit_context(model, data, lambda _: None)
         speed = measure(fitted, train, data, device, min(5.0, MEASURING * budget))
         speeds[shaped] = speed
@@ -228,7 +237,8 @@ def make_plan(
     if prepared.train.size <= 4 * sample:  # all of it is prepared anyhow
         steps = max(1, int(seconds / speed.step_seconds))
     wanted = steps * per_step
-    model = replace(model, dropout=configs(size, wanted)[0].dropout)  # now that passes are known
+    if not train.compile:  # what is compiled is so for the rate that it was measured with
+        model = replace(model, dropout=configs(size, wanted)[0].dropout)  # as passes are known now
     data = dataset(model, wanted)
     train = replace(train, steps=max(1, min(steps, int((left() - reserve) / speed.step_seconds))))
     about = {
@@ -279,11 +289,16 @@ def make_configs(
     if tokens is not None:
         model = replace(model, dropout=dropout_for(tokens / ids, parameters_of(model) / ids))
     model = with_fields(model, "model", sets)
+    long = tokens is not None and seconds_on_gpu(model, tokens, rows) >= COMPILED_FROM
     train = TrainConfig(
         batch=rows, seed=request.seed, dtype=default_dtype(device, model.width),
-        threads=torch.get_num_threads(),
+        threads=torch.get_num_threads(), compile=long and can_compile(device),
     )  # fmt: skip
     train = with_fields(train, "train", request.sets.get("train", {}))
+    if train.compile and not can_compile(device):
+        raise ConfigError(
+            "--set train.compile: only on a GPU, with Triton and a C compiler; leave it away"
+        )
     return model, replace(train, threads=torch.get_num_threads())
 
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .model import DecodingState, SequenceModel
+from .recorded import BEFORE, Recorded
 
 Step = Callable[..., Tensor]
 
@@ -29,10 +31,12 @@ class _StepRows(nn.Module):
 def traced(model: SequenceModel, state: DecodingState, *inputs: Tensor) -> Step:
     """`model.step_rows` of this state, for inputs (ids, at) or (ids, at, positions) of these
     shapes. As it is, where torch cannot write it down (weights ordered by oneDNN) or no longer
-    will (torch.jit is to go)."""
+    will (torch.jit is to go). On a GPU, as a CUDA graph."""
     step = _StepRows(model, state).eval()
-    on_cpu = inputs[0].device.type == "cpu"  # elsewhere torch may fuse what it wrote down
-    if not on_cpu or any(parameter.requires_grad for parameter in model.parameters()):
+    kind = inputs[0].device.type
+    if kind == "cuda":
+        return _recorded(step, *inputs)
+    if kind != "cpu" or any(parameter.requires_grad for parameter in model.parameters()):
         return step
     try:
         with warnings.catch_warnings():
@@ -43,3 +47,13 @@ def traced(model: SequenceModel, state: DecodingState, *inputs: Tensor) -> Step:
             return found
     except (RuntimeError, AttributeError):  # what is really wrong, the step as it is says too
         return step
+
+
+def _recorded(step: Step, *inputs: Tensor) -> Step:
+    def by_name(*tensors: Tensor) -> dict[str, Any]:
+        return {str(number): x for number, x in enumerate(tensors)}
+
+    for _ in range(BEFORE):
+        step(*inputs)
+    recorded = Recorded(lambda given: step(*given.values()), by_name(*inputs))
+    return lambda *given: recorded(by_name(*given)).clone()

@@ -8,18 +8,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from .config import TrainConfig
 from .data import step_batch
-from .device import autocast, keep_freed_memory
+from .device import keep_freed_memory
 from .errors import DivergedError, TfmError
 from .evaluate import as_tensors
 from .hashing import key
-from .loss import weighted_nll
 from .memory import halved, is_out_of_memory, release
 from .model import SequenceModel
 from .optim import Optimizer, lr_factor
+from .passes import Moves, Pass, make_pass
 from .protocols import Dataset
 
 SKIPS_IN_A_ROW = 10  # steps without a finite gradient after which training has diverged
@@ -67,29 +68,28 @@ def train(
 
     DivergedError after SKIPS_IN_A_ROW steps whose loss or gradient is not finite.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
     model.train()
-    model.recompute = config.recompute
+    once, moves = make_pass(model, config), Moves(model, optimizers, config)
     keep_freed_memory()
     for index in range(start, config.steps):
         began = time.perf_counter()
         try:
-            loss, tokens = _gradients(model, data, config, index)
+            summed, tokens = _gradients(model, once, data, config, index)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            loss = None
-        if loss is None:  # behind the except, so that what the step held is free
+            summed = None
+        if summed is None:  # behind the except, so that what the step held is free
+            del once
             raise _out_of_memory(model, data, config, optimizers, index)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip or math.inf)
+        norm = moves.clip()
+        # the one place where a GPU is waited for: it moves the weights while the next batch is read
+        loss, gradient_norm = torch.stack((summed, norm.float())).tolist()
 
         factor = lr_factor(index, config)
-        finite = bool(torch.isfinite(loss) & torch.isfinite(norm))
+        finite = math.isfinite(loss) and math.isfinite(gradient_norm)
         if finite:
-            for optimizer in optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = group["peak_lr"] * factor
-                optimizer.step()
+            moves.move(factor)
         for optimizer in optimizers:
             optimizer.zero_grad()
 
@@ -100,36 +100,30 @@ def train(
                 f"lower --set train.lr (now {config.lr}) and train.adam_lr ({config.adam_lr})"
             )
         yield Step(
-            index + 1, float(loss), config.lr * factor, float(norm), tokens,
+            index + 1, loss, config.lr * factor, gradient_norm, tokens,
             time.perf_counter() - began, skipped,
         )  # fmt: skip
 
 
 def _gradients(
-    model: SequenceModel, data: Dataset, config: TrainConfig, index: int
+    model: SequenceModel, once: Pass, data: Dataset, config: TrainConfig, index: int
 ) -> tuple[torch.Tensor, int]:
     """Adds the gradients of a step's passes to the parameters'; its loss, and how many targets
     counted."""
     device = model.head.weight.device
     micro = [
-        as_tensors(
-            step_batch(data, index * config.accumulate + k, config.batch, config.seed), device
-        )
+        step_batch(data, index * config.accumulate + k, config.batch, config.seed)
         for k in range(config.accumulate)
     ]
-    weights = [batch["weight"][:, 1:] for batch in micro]
-    total = float(sum(weight.sum() for weight in weights))
-    tokens = int(sum((weight > 0).sum() for weight in weights))
+    total = sum(float(batch.weight[:, 1:].sum()) for batch in micro)
+    tokens = sum(int((batch.weight[:, 1:] > 0).sum()) for batch in micro)
 
     loss = torch.zeros((), device=device)
     for number, batch in enumerate(micro):
         if model.config.dropout:
             torch.manual_seed(key(config.seed, "dropout", index, number))
-        with autocast(device, config.dtype):
-            share = batch["weight"] / max(total, 1e-9)
-            part = weighted_nll(model, **{**batch, "weight": share})
-        part.backward()  # type: ignore[no-untyped-call]
-        loss += part.detach()
+        share = (batch.weight / max(total, 1e-9)).astype(np.float32)
+        loss += once(as_tensors(replace(batch, weight=share), device))
     return loss, tokens
 
 
@@ -148,7 +142,8 @@ def _out_of_memory(
             for optimizer in optimizers:
                 optimizer.allocate()
             two = replace(smaller, accumulate=min(2, smaller.accumulate))  # the second adds to the
-            _gradients(model, data, two, index)  # gradients of the first; further ones do as it
+            # gradients of the first; further ones do as it
+            _gradients(model, make_pass(model, two), data, two, index)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise

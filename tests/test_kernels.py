@@ -16,13 +16,14 @@ from test_sample import lively
 from torch import Tensor
 
 from tfm.core import compiled, fused, kernels
-from tfm.core.config import ARCHS
+from tfm.core.config import ARCHS, TrainConfig
 from tfm.core.device import autocast
 from tfm.core.layers import Linear
 from tfm.core.loss import weighted_nll
 from tfm.core.mixers import plain_attention
 from tfm.core.model import SequenceModel, token_nll
 from tfm.core.optim import Muon
+from tfm.core.passes import make_pass
 
 HALF = torch.bfloat16
 
@@ -260,7 +261,7 @@ def test_what_is_worked_out_again_drops_the_same() -> None:
         return weighted_nll(model, **batch)
 
     kept = learned(model, total)
-    model.recompute = True
+    make_pass(model, TrainConfig(recompute=True))
     again = learned(model, total)
     assert all(torch.equal(again[name], gradient) for name, gradient in kept.items())
 

@@ -16,6 +16,7 @@ from tfm.core.errors import DivergedError
 from tfm.core.evaluate import as_tensors
 from tfm.core.model import SequenceModel, token_nll
 from tfm.core.optim import lr_factor, make_optimizers
+from tfm.core.passes import make_pass
 from tfm.core.protocols import Batch, Ids
 from tfm.core.run import Run
 from tfm.core.train import SKIPS_IN_A_ROW, Step, train
@@ -123,7 +124,7 @@ def test_recomputing_changes_no_bit(dtype: str) -> None:
     config = replace(CONFIG, dtype=dtype)
     kept, steps = trained(config, dropout=0.3)
     again, same_steps = trained(replace(config, recompute=True), dropout=0.3)
-    assert again.recompute and same_bits(weights(again), weights(kept))
+    assert again.through and same_bits(weights(again), weights(kept))
     assert [step.loss for step in steps] == [step.loss for step in same_steps]
 
 
@@ -132,7 +133,8 @@ def test_recomputing_keeps_less() -> None:
 
     def kept(recompute: bool) -> int:
         model, _ = fresh(CONFIG)
-        model.recompute, held = recompute, 0
+        make_pass(model, replace(CONFIG, recompute=recompute))
+        held = 0
 
         def hold(x: Tensor) -> Tensor:
             nonlocal held

@@ -1,0 +1,104 @@
+"""Blocks as a compiler sees them, and rates kept as tensors: what a GPU's passes rest on."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from tfm.core import kernels, loss
+from tfm.core.config import ARCHS, ModelConfig, TrainConfig, model_config
+from tfm.core.device import autocast
+from tfm.core.loss import weighted_nll
+from tfm.core.model import SequenceModel
+from tfm.core.optim import make_optimizers
+from tfm.core.passes import compiled_block
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.filterwarnings("ignore")  # of the compiler's own
+def test_all_blocks_are_one_program_that_computes_what_they_do(arch: str, half: bool) -> None:
+    """Traced whole, with its gradients, by torch's compiler; not turned into machine code."""
+    from torch._dynamo.utils import counters
+
+    torch.manual_seed(0)
+    model = SequenceModel(model_config(arch, "nano", vocab_size=30, context=16)).train()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    ids = torch.randint(0, 30, (3, 17))
+
+    def gradients() -> dict[str, torch.Tensor]:
+        model.zero_grad()
+        with autocast(CPU, "bfloat16" if half else "float32"):
+            weighted_nll(model, ids, torch.ones(3, 17)).backward()  # type: ignore[no-untyped-call]
+        return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+    assert kernels.version() == "torch"
+    plain = gradients()
+    counters.clear()
+    model.through = compiled_block("aot_eager")
+    compiled = gradients()
+    assert counters["stats"]["unique_graphs"] == 1, "of two blocks"
+    for name, value in plain.items():
+        off = float((compiled[name] - value).norm() / value.norm())
+        assert off < (0.02 if half else 1e-5), name
+    model.eval()
+    counters.clear()
+    model(ids[:, :9])
+    assert not counters["stats"], "scoring, of any shape, compiles nothing"
+
+
+@pytest.mark.parametrize("softcap", [0.0, 5.0])
+@pytest.mark.parametrize("ranges", [False, True])
+def test_slopes_are_autograds(softcap: float, ranges: bool) -> None:
+    torch.manual_seed(0)
+    products = (3 * torch.randn(7, 20, dtype=torch.float64)).float().requires_grad_()
+    targets, weight = torch.randint(5, 9, (7,)), torch.rand(7)
+    legal = torch.tensor([[5, 9]] * 7) if ranges else None
+    total, gradient = loss.slopes(products.detach(), targets, weight, legal, softcap)
+    logits = softcap * torch.tanh(products / softcap) if softcap else products
+    first = 5 if ranges else 0
+    nll = torch.nn.functional.cross_entropy(
+        logits[:, 5:9] if ranges else logits, targets - first, reduction="none"
+    )
+    expected = (weight * nll).sum()
+    expected.backward()  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(total, expected.detach())
+    assert products.grad is not None
+    torch.testing.assert_close(gradient, products.grad)
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_rates_as_tensors_move_weights_as_numbers_do(optimizer: str) -> None:
+    shape = ModelConfig(vocab_size=40, layers=1, width=16, heads=2, context=8, ordered_to=40)
+    config = replace(TrainConfig(optimizer=optimizer), average=0.9)
+
+    def moved(device: Any) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        model = SequenceModel(shape)
+        optimizers = make_optimizers(model, config)
+        for number in range(4):
+            for parameter in model.parameters():
+                parameter.grad = torch.randn_like(parameter)
+            for each in optimizers:
+                each.at(1 - number / 4, device)
+                each.step()
+        state = [value for each in optimizers for value in each.tensors().values()]
+        return [*model.state_dict().values(), *state]
+
+    for a, b in zip(moved(None), moved(CPU), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_chunks_are_alike_where_they_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda")
+    memory = SimpleNamespace(total_memory=1000 * loss.GPU_PART)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: memory)
+    assert loss._rows(64, 10, gpu) == 64, "one chunk"
+    assert loss._rows(120, 50, gpu) == 20, "six"
+    assert loss._rows(200, 15, gpu) == 50, "four, where three would not be alike"
+    assert loss._rows(217, 10, gpu) == 73, "three, the last one shorter"
