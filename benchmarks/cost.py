@@ -43,15 +43,15 @@ def one(row: dict[str, Any], seconds: float) -> dict[str, float | None]:
 
     device = torch.device("cpu")
     threads = use_threads(0)
+    use_kernels()
     shape = {k: row[k] for k in ("layers", "width", "heads", "context")}
     config = ModelConfig(vocab_size=VOCAB, **shape)
     if "position" in row:
         return {"ms": 1000 * _position(config, row["position"], seconds)}
     train = TrainConfig(
         steps=1_000_000, batch=row["batch"], threads=threads, recompute=row.get("recompute", False),
-        dtype=default_dtype(device, config.width),
+        dtype=default_dtype(device, config),
     )  # fmt: skip
-    use_kernels()
     ran = bench.training(config, train, device, seconds)
     return {"tokens_per_second": ran.tokens_per_second, "peak": ran.peak_bytes}
 

@@ -33,17 +33,20 @@ CPU = torch.device("cpu")
 SHAPES = {"10.65M": (6, 6, 384, 256, 16), "0.8M": (4, 4, 128, 64, 12)}
 
 
+def wiring(shape: tuple[int, ...]) -> ModelConfig:
+    layers, heads, width, context, _ = shape
+    return ModelConfig(vocab_size=VOCAB, context=context, layers=layers, width=width, heads=heads)
+
+
 def ours(
     shape: tuple[int, ...], dtype: str, optimizer: str = "muon"
 ) -> tuple[Callable[[], object], float]:
     """(one step, FLOPs a token)."""
-    layers, heads, width, context, batch = shape
+    *_, context, batch = shape
     config = TrainConfig(
         steps=1_000_000, batch=batch, dtype=dtype, threads=use_threads(0), optimizer=optimizer
     )
-    model = SequenceModel(
-        ModelConfig(vocab_size=VOCAB, context=context, layers=layers, width=width, heads=heads)
-    )
+    model = SequenceModel(wiring(shape))
     data: Any = bench.RandomRows(VOCAB, context)
     steps = train(model, data, config, make_optimizers(model, config))
     return lambda: next(steps), bench.train_flops(model)
@@ -87,7 +90,7 @@ def main() -> None:
     for name in [args.only] if args.only else SHAPES:
         shape = SHAPES[name]
         tokens = shape[3] * shape[4]
-        dtype = default_dtype(CPU, shape[2])
+        dtype = default_dtype(CPU, wiring(shape))
         calls: dict[str, Callable[[], object]] = {}
         calls[f"tfm, {dtype}, the default"], flops = ours(shape, dtype)
         calls[f"tfm, {dtype}, AdamW"], _ = ours(shape, dtype, "adamw")

@@ -39,7 +39,7 @@ def command(quiet: bool, as_json: bool, **flags: Any) -> None:
     contexts = _contexts(flags["context"])
     import torch
 
-    from ..core import bench
+    from ..core import bench, kernels
     from ..core.config import TrainConfig, model_config, with_fields
     from ..core.device import default_dtype, pick_device, use_threads
     from ..core.passes import can_compile
@@ -50,7 +50,9 @@ def command(quiet: bool, as_json: bool, **flags: Any) -> None:
     threads = use_threads(flags["threads"])
     usual, tokens = SHAPES[flags["size"]]
     shape = model_config(flags["arch"], flags["size"], vocab_size=flags["vocab"])
-    dtype = flags["dtype"] or default_dtype(device, shape.width)
+    compiled = opt.compiled()
+    kernels.use(compiled)
+    dtype = flags["dtype"] or default_dtype(device, shape)
     config = TrainConfig(steps=1_000_000, threads=threads, compile=can_compile(device))
     config = with_fields(config, "train", {"dtype": dtype})
 
@@ -65,7 +67,6 @@ def command(quiet: bool, as_json: bool, **flags: Any) -> None:
         "matmul_flops_per_second": peaks, "read_bytes_per_second": bench.bandwidth(device),
         "training": [], "decoding": [],
     }  # fmt: skip
-    compiled = opt.compiled()
     for context in contexts or [usual]:
         say(f"training, context {context:,} ...", quiet)
         model = model_config(

@@ -237,14 +237,14 @@ def compile_aside() -> None:
 
 
 def compiled() -> CDLL | None:
-    """core/step.c and train.c as a library, where there is a compiler for them."""
+    """core/step.c, train.c and block.c as a library, where there is a compiler for them."""
     from ..core.compiled import library
 
     return library(cache_folder(), compiler())
 
 
 def use_kernels() -> None:
-    """Has what is trained here go through core/train.c."""
+    """Has what is trained here go through core/train.c and block.c."""
     from ..core import kernels
 
     kernels.use(compiled())

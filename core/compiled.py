@@ -1,5 +1,6 @@
-"""core/step.c and train.c as a library: compiled by the machine's C compiler when it is first asked
-for, and kept in a cache folder. Where that cannot be, there is none, and torch does the work.
+"""core/step.c, train.c and block.c as a library: compiled by the machine's C compiler when it is
+first asked for, and kept in a cache folder. Where that cannot be, there is none, and torch does the
+work.
 
 This file imports no torch, so that a compiler can work while torch is being imported.
 """
@@ -19,8 +20,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("step.c", "train.c"))
-HEADER = Path(__file__).with_name("vectors.h")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("step.c", "train.c", "block.c"))
+HEADERS = tuple(Path(__file__).with_name(name) for name in ("vectors.h", "train.h"))
 FLAGS = ("-O2", "-march=native", "-ffp-contract=fast", "-fopenmp-simd", "-fPIC", "-shared")
 PARALLEL = ("-fopenmp",)  # tried first; Apple's compiler has none, and one thread is what is left
 PATIENCE = 60  # seconds that a compiler gets; it takes about one
@@ -56,7 +57,7 @@ def _build(folder: Path, command: list[str]) -> Path | None:
     if not command or shutil.which(command[0]) is None:
         return None
     said = subprocess.run([*command, "--version"], capture_output=True, timeout=PATIENCE).stdout
-    sources = [source.read_bytes() for source in (*SOURCES, HEADER)]
+    sources = [source.read_bytes() for source in (*SOURCES, *HEADERS)]
     about = (*sources, *FLAGS, *PARALLEL, *command, said, *_processor())
     key = hashlib.sha256(repr(about).encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)

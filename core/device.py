@@ -11,6 +11,8 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from . import kernels, whole
+from .config import ModelConfig
 from .errors import UsageError
 
 MEASURED_THREADS_MAX = 64
@@ -64,9 +66,12 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     return best[torch.float32] > FASTER * best[torch.bfloat16]
 
 
-def default_dtype(device: torch.device, width: int) -> str:
-    """bfloat16 where the device gains from it; a narrow model's step on a CPU is all overhead."""
-    wide_enough = device.type != "cpu" or width >= 96
+def default_dtype(device: torch.device, model: ModelConfig) -> str:
+    """bfloat16 where the device gains from it; on a CPU a narrow model's step is all overhead, but
+    for blocks by tiles."""
+    wide_enough = device.type != "cpu" or model.width >= 96 or (
+        kernels.has_tiles() and whole.knows(model)
+    )  # fmt: skip
     return "bfloat16" if wide_enough and has_fast_bfloat16(device) else "float32"
 
 

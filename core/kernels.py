@@ -30,14 +30,20 @@ SIGNATURES = {  # of train.c
     "move": "lippffi",
     "shares": "",
 }
+OF_TILES = {  # of block.c, where there are such
+    "block": "ppppi",
+    "block_backward": "pppppi",
+    "orthogonalise": "iiipfffpi",
+}
 _library: ctypes.CDLL | None = None
+_tiles = False
 
 
-class _Drop(ctypes.Structure):
+class Drop(ctypes.Structure):
     _fields_ = [("below", ctypes.c_int32), ("seed", ctypes.c_uint32), ("scale", ctypes.c_float)]
 
 
-class _Heads(ctypes.Structure):
+class Heads(ctypes.Structure):
     _fields_ = [
         *((n, ctypes.c_int32) for n in ("batch", "length", "heads", "groups", "width", "normed")),
         ("turned", ctypes.c_int64), ("cos", ctypes.c_void_p), ("sin", ctypes.c_void_p),
@@ -46,21 +52,46 @@ class _Heads(ctypes.Structure):
 
 
 SPARE = 16  # numbers behind a row that a whole vector may touch
-NOTHING = _Drop(0, 0, 1.0)
+NOTHING = Drop(0, 0, 1.0)
 
 
 def use(library: ctypes.CDLL | None) -> None:
     """From now on gradients on a CPU are worked out by what compiled.library gave; by torch where
     that is none."""
-    global _library
-    _library = library
-    for name, letters in SIGNATURES.items() if library is not None else ():
+    global _library, _tiles
+    _library, _tiles = library, False
+    if library is None:
+        return
+    _tiles = bool(library.tiles())
+    for name, letters in {**SIGNATURES, **(OF_TILES if _tiles else {})}.items():
         getattr(library, name).argtypes = [_TYPES[letter] for letter in letters]
+    if _tiles:
+        library.block_chunks.argtypes = [ctypes.c_void_p, ctypes.c_int32]
+        library.block_spare.argtypes = [ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32]
+        library.orthogonal_spare.argtypes = [ctypes.c_int32, ctypes.c_int32]
+        library.block_spare.restype = library.orthogonal_spare.restype = ctypes.c_int64
+
+
+def has_tiles() -> bool:
+    """Whether block.c has something to work with."""
+    return _tiles
+
+
+def chunks_of_a_block(heads: Heads) -> int:
+    """Parts that block.c takes a batch in."""
+    threads = torch.get_num_threads()
+    return int(_library.block_chunks(ctypes.byref(heads), threads))  # type: ignore[union-attr]
+
+
+def spare_of_a_block(heads: Heads, hidden: int) -> int:
+    """Bytes that a call of block.c works in."""
+    threads = torch.get_num_threads()
+    return int(_library.block_spare(ctypes.byref(heads), hidden, threads))  # type: ignore[union-attr]
 
 
 def version() -> str:
     """By what gradients on a CPU are worked out."""
-    return "torch" if _library is None else "C"
+    return "torch" if _library is None else "C with tiles" if _tiles else "C"
 
 
 def known(x: Tensor) -> bool:
@@ -73,7 +104,7 @@ def serve(x: Tensor) -> bool:
     return torch.is_grad_enabled() and not torch.compiler.is_compiling() and known(x)
 
 
-def _call(name: str, *arguments: Any) -> None:
+def call(name: str, *arguments: Any) -> None:
     """Tensors by their addresses, structures by reference; the number of threads comes last."""
     given = (
         x.data_ptr() if isinstance(x, Tensor)
@@ -83,12 +114,12 @@ def _call(name: str, *arguments: Any) -> None:
     getattr(_library, name)(*given, torch.get_num_threads())
 
 
-def _drawn(rate: float) -> _Drop:
+def drawn(rate: float) -> Drop:
     """What is dropped of one tensor, from torch's generator."""
     if not rate:
         return NOTHING
     seed = int(torch.randint(1 << 32, ()))
-    return _Drop(round(rate * (1 << 31)), seed, 1 / (1 - rate))
+    return Drop(round(rate * (1 << 31)), seed, 1 / (1 - rate))
 
 
 def _activations(x: Tensor) -> torch.dtype:
@@ -110,7 +141,7 @@ class _RmsNorm(torch.autograd.Function):
         out, width = torch.empty(x.shape, dtype=dtype), x.shape[-1]
         scales = torch.empty(x.shape[:-1])
         ctx.shape = scales.numel(), width, KINDS[dtype]
-        _call("norm", *ctx.shape, x, weight, eps, out, scales)
+        call("norm", *ctx.shape, x, weight, eps, out, scales)
         ctx.save_for_backward(x, weight, scales)
         ctx.set_materialize_grads(False)
         return x.view_as(x), out
@@ -122,7 +153,7 @@ class _RmsNorm(torch.autograd.Function):
             return beside, None, None, None
         to_x, parts = torch.empty_like(x), torch.empty(shares(), x.shape[-1])
         gradient, beside = gradient.contiguous(), None if beside is None else beside.contiguous()
-        _call("norm_backward", *ctx.shape, x, weight, scales, gradient, beside, to_x, parts)
+        call("norm_backward", *ctx.shape, x, weight, scales, gradient, beside, to_x, parts)
         return to_x, parts.sum(0), None, None
 
 
@@ -143,8 +174,8 @@ class _Add(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, rate: float) -> Tensor:
         x, y, out = x.contiguous(), y.contiguous(), torch.empty(x.shape)
-        ctx.dtype, ctx.drop = y.dtype, _drawn(rate)
-        _call("add", y.numel(), KINDS[y.dtype], x, y, out, ctx.drop)
+        ctx.dtype, ctx.drop = y.dtype, drawn(rate)
+        call("add", y.numel(), KINDS[y.dtype], x, y, out, ctx.drop)
         return out
 
     @staticmethod
@@ -153,7 +184,7 @@ class _Add(torch.autograd.Function):
         if ctx.dtype == torch.float32 and not ctx.drop.below:
             return gradient, gradient, None
         to_y = torch.empty(gradient.shape, dtype=ctx.dtype)
-        _call("add_backward", to_y.numel(), KINDS[ctx.dtype], gradient, to_y, ctx.drop)
+        call("add_backward", to_y.numel(), KINDS[ctx.dtype], gradient, to_y, ctx.drop)
         return gradient, to_y, None
 
 
@@ -169,14 +200,14 @@ class _ReluSquared(torch.autograd.Function):
         x = x.contiguous()
         ctx.save_for_backward(x)
         out = torch.empty_like(x)
-        _call("relu2", x.numel(), KINDS[x.dtype], x, None, out)
+        call("relu2", x.numel(), KINDS[x.dtype], x, None, out)
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (x,) = ctx.saved_tensors
         out = torch.empty_like(x)
-        _call("relu2", x.numel(), KINDS[x.dtype], x, gradients[0].contiguous(), out)
+        call("relu2", x.numel(), KINDS[x.dtype], x, gradients[0].contiguous(), out)
         return out
 
 
@@ -204,13 +235,13 @@ class _Split(torch.autograd.Function):
         if cos is not None and sin is not None:
             cos, sin = cos.contiguous(), sin.contiguous()
         ctx.save_for_backward(qkv, scales, cos, sin)
-        ctx.heads = _Heads(
+        ctx.heads = Heads(
             batch, length, heads, groups, width, eps is not None,
             0 if cos is None or len(cos) == 1 else length * width,
             None if cos is None else cos.data_ptr(), None if sin is None else sin.data_ptr(),
             eps or 0.0,
         )  # fmt: skip
-        _call("split", ctx.heads, KINDS[qkv.dtype], qkv, q, k, v, scales)
+        call("split", ctx.heads, KINDS[qkv.dtype], qkv, q, k, v, scales)
         return q, k, v
 
     @staticmethod
@@ -218,7 +249,7 @@ class _Split(torch.autograd.Function):
         qkv, scales, _, _ = ctx.saved_tensors
         q, k, v = (gradient.contiguous() for gradient in gradients)
         out = torch.empty_like(qkv)
-        _call("split_backward", ctx.heads, KINDS[qkv.dtype], qkv, scales, q, k, v, out)
+        call("split_backward", ctx.heads, KINDS[qkv.dtype], qkv, scales, q, k, v, out)
         return out, None, None, None, None, None
 
 
@@ -236,13 +267,13 @@ class _Attention(torch.autograd.Function):
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, first: Tensor | None, dropout: float
     ) -> Tensor:
         batch, heads, length, width = q.shape
-        ctx.heads = _Heads(batch, length, heads, k.shape[1], width)
-        ctx.drop = _drawn(dropout)
+        ctx.heads = Heads(batch, length, heads, k.shape[1], width)
+        ctx.drop = drawn(dropout)
         q, k, v = (x.contiguous().view(batch * k.shape[1], -1, width) for x in (q, k, v))
         p = torch.bmm(q, k.mT)
         left = torch.empty_like(p) if dropout else None
         kind, factor = KINDS[p.dtype], width**-0.5
-        _call("softmax", ctx.heads, kind, p, factor, first, left, ctx.drop)
+        call("softmax", ctx.heads, kind, p, factor, first, left, ctx.drop)
         ctx.save_for_backward(q, k, v, p, left)
         return torch.bmm(p if left is None else left, v).view(batch, heads, length, width)
 
@@ -255,7 +286,7 @@ class _Attention(torch.autograd.Function):
         gradient = gradients[0].contiguous().view_as(q)
         to_v = torch.bmm((p if left is None else left).mT, gradient)
         to_p = torch.bmm(gradient, v.mT)
-        _call("softmax_backward", ctx.heads, KINDS[p.dtype], p, to_p, width**-0.5, ctx.drop)
+        call("softmax_backward", ctx.heads, KINDS[p.dtype], p, to_p, width**-0.5, ctx.drop)
         to_q, to_k = torch.bmm(to_p, k), torch.bmm(to_p.mT, q)
         to_k, to_v = (x.view(batch, groups, length, width) for x in (to_k, to_v))
         return to_q.view(batch, heads, length, width), to_k, to_v, None, None
@@ -269,7 +300,7 @@ def nll_(
     rows, vocab = logits.shape
     losses = torch.empty(rows)
     spare = torch.empty(shares(), 2, vocab + SPARE)
-    _call(
+    call(
         "nll", rows, vocab, KINDS[logits.dtype], logits, targets.contiguous(), weight.contiguous(),
         None if legal is None else legal.contiguous(), float(softcap), losses, spare,
     )  # fmt: skip
@@ -279,10 +310,25 @@ def nll_(
 def nesterov(gradient: Tensor, mean: Tensor, out: Tensor, momentum: float) -> None:
     """`optim.nesterov` of one matrix."""
     kind = KINDS[out.dtype]
-    _call("nesterov", out.numel(), kind, gradient.contiguous(), mean, momentum, out)
+    call("nesterov", out.numel(), kind, gradient.contiguous(), mean, momentum, out)
 
 
 def move(weight: Tensor, update: Tensor, keep: float, by: float) -> None:
     """`optim.moved_by` of one matrix."""
     kind = KINDS[update.dtype]
-    _call("move", update.numel(), kind, weight, update.contiguous(), keep, by)
+    call("move", update.numel(), kind, weight, update.contiguous(), keep, by)
+
+
+SIDE = 32  # of tiles: two by two, of what sizes are multiples
+
+
+def orthogonalise(matrices: Tensor, coefficients: tuple[float, float, float]) -> Tensor | None:
+    """`optim._newton_schulz` of matrices (N, rows, columns) in bfloat16, in place; none where there
+    are no tiles for them."""
+    count, rows, columns = matrices.shape
+    if not (_tiles and matrices.dtype == torch.bfloat16 and rows % SIDE == columns % SIDE == 0):
+        return None
+    each = int(_library.orthogonal_spare(rows, columns))  # type: ignore[union-attr]
+    spare = torch.empty(each * torch.get_num_threads(), dtype=torch.uint8)
+    call("orthogonalise", count, rows, columns, matrices, *coefficients, spare)
+    return matrices

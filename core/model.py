@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import whole
 from .config import ModelConfig
 from .layers import (
     Dropout,
@@ -38,9 +39,21 @@ class Block(nn.Module):
         self.mixer_norm, self.mixer = make_norm(config), make_mixer(config)
         self.ffn_norm, self.ffn = make_norm(config), FeedForward(config)
         self.dropout = Dropout(config.dropout)
+        self.config = config if whole.knows(config) else None
+
+    def _weights(self) -> list[Tensor]:
+        """As `whole.WEIGHTS` has them."""
+        parts = (
+            self.mixer_norm, self.mixer.qkv, self.mixer.out, self.ffn_norm, self.ffn.up,
+            self.ffn.down,
+        )  # fmt: skip
+        return [part.weight for part in parts]  # type: ignore[misc]
 
     def forward(self, x: Tensor, place: Place, memory: Any = None) -> Tensor:
         """x (B, T, D); with a memory, the T positions that follow what it holds."""
+        if memory is None and self.config is not None and whole.serves(x):
+            rates = (self.mixer.dropout, self.dropout.rate) if self.training else (0.0, 0.0)
+            return whole.block(x, self._weights(), self.config, place.rotary, place.first, rates)
 
         def mix(x: Tensor) -> Tensor:
             if memory is None:

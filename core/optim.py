@@ -26,7 +26,11 @@ BATCHED_ROWS = 192  # in float32 some CPUs multiply wider matrices faster one at
 
 
 def orthogonalise(matrices: Tensor) -> Iterable[Tensor]:
-    """(N, rows, columns): each matrix's singular values moved to about 1."""
+    """(N, rows, columns): each matrix's singular values moved to about 1; maybe in place."""
+    if kernels.known(matrices):
+        by_tiles = kernels.orthogonalise(matrices, NEWTON_SCHULZ)
+        if by_tiles is not None:
+            return by_tiles
     exact = matrices.dtype == torch.float32
     if exact and matrices.device.type == "cpu" and min(matrices.shape[1:]) >= BATCHED_ROWS:
         return map(_newton_schulz, matrices)

@@ -27,6 +27,7 @@ from .optim import Optimizer
 from .recorded import BEFORE, Recorded, Repeated, shapes
 
 Pass = Callable[[dict[str, Any]], Tensor]
+SURE = 1e-5  # below a bound by that, gradients are not scaled down
 COMPILERS = ("cc", "gcc", "clang")  # torch.compile's own parts for a GPU are in C
 
 
@@ -117,7 +118,8 @@ class Moves:
         norm = torch.nn.utils.get_total_norm(
             [p.grad for p in self.parameters if p.grad is not None]
         )
-        if self.bound:
+        # what is multiplied by one stays what it is: only a GPU is not asked, and waited for
+        if self.bound and (self.repeats or not float(norm) <= self.bound - SURE):
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.bound, norm)
         return norm
 

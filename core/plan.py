@@ -291,7 +291,7 @@ def make_configs(
     model = with_fields(model, "model", sets)
     long = tokens is not None and seconds_on_gpu(model, tokens, rows) >= COMPILED_FROM
     train = TrainConfig(
-        batch=rows, seed=request.seed, dtype=default_dtype(device, model.width),
+        batch=rows, seed=request.seed, dtype=default_dtype(device, model),
         threads=torch.get_num_threads(), compile=long and can_compile(device),
     )  # fmt: skip
     train = with_fields(train, "train", request.sets.get("train", {}))

@@ -15,6 +15,68 @@
 #define omp_get_thread_num() 0
 #endif
 
+/* ---- products of a few tokens with a matrix -------------------------------------------------- */
+
+/* Weights are (panels, inputs, PANEL), zeros beyond the last output. Every sum has one order, however
+   many tokens there are: i counts up. */
+
+typedef struct { /* scale: of each output (int8); scale and bias padded to whole panels, or none */
+    int32_t inputs, outputs, kind;
+    const void *weight;
+    const float *scale, *bias;
+} Linear;
+
+/* `count` tokens (a constant) times one panel. */
+static inline __attribute__((always_inline)) void tile(
+    const Linear *linear, int kind, int count, int panel, const float *x, int stride, float *y,
+    int columns, int add) {
+    const int size = (kind == FLOAT32 ? 4 : kind == INT8 ? 1 : 2) * LANES, inputs = linear->inputs;
+    const char *weight = (const char *)linear->weight + (int64_t)panel * inputs * VECTORS * size;
+    vec total[MOST][VECTORS];
+    memset(total, 0, sizeof total);
+    for (int i = 0; i < inputs; i++, weight += VECTORS * size) {
+        vec w[VECTORS];
+#pragma GCC unroll 4
+        for (int v = 0; v < VECTORS; v++) w[v] = widen(weight + v * size, kind);
+#pragma GCC unroll 6
+        for (int t = 0; t < count; t++)
+#pragma GCC unroll 4
+            for (int v = 0; v < VECTORS; v++) total[t][v] += w[v] * x[(int64_t)t * stride + i];
+    }
+#pragma GCC unroll 6
+    for (int t = 0; t < count; t++)
+#pragma GCC unroll 4
+        for (int v = 0; v < VECTORS; v++) {
+            const int first = panel * PANEL + v * LANES;
+            float *out = y + (int64_t)t * columns + first;
+            vec value = total[t][v];
+            if (linear->scale) value *= load(linear->scale + first);
+            if (linear->bias) value += load(linear->bias + first);
+            store(out, add ? load(out) + value : value);
+        }
+}
+
+/* y (count, columns) = or, where `add`, += x (count, stride) times the weight. */
+static void product(const Linear *linear, int count, const float *x, int stride, float *y,
+                    int columns, int add) {
+    const int panels = (linear->outputs + PANEL - 1) / PANEL;
+#define TILE(KIND, COUNT)                                                                  \
+    for (; count - t >= COUNT; t += COUNT)                                                 \
+    tile(linear, KIND, COUNT, panel, x + (int64_t)t * stride, stride, y + (int64_t)t * columns, \
+         columns, add)
+#define TILES(KIND) TILE(KIND, MOST); TILE(KIND, 2); TILE(KIND, 1)
+#pragma omp for schedule(static)
+    for (int panel = 0; panel < panels; panel++) {
+        int t = 0;
+        if (linear->kind == FLOAT32) { TILES(FLOAT32); }
+        if (linear->kind == BFLOAT16) { TILES(BFLOAT16); }
+        if (linear->kind == FLOAT16) { TILES(FLOAT16); }
+        if (linear->kind == INT8) { TILES(INT8); }
+    }
+}
+
+/* ---- the model ------------------------------------------------------------------------------ */
+
 enum { NO_NORM, RMSNORM, LAYERNORM };
 enum { RELU, GELU, RELU2, SWIGLU };
 

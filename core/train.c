@@ -5,111 +5,7 @@
    A row is done by one thread and what is summed over rows is summed in SHARES parts, so that no
    bit depends on how many threads there are. */
 
-#include "vectors.h"
-
-#ifdef _OPENMP
-#define TEXT(...) #__VA_ARGS__
-#define PARALLEL(work)                                                   \
-    _Pragma(TEXT(omp parallel for schedule(static) num_threads(threads) \
-                 if (threads > 1 && (work) > ALONE)))
-#else
-#define PARALLEL(work)
-#endif
-enum { ALONE = 16384, SHARES = 32 }; /* numbers for which a second thread is not woken */
-
-#define INLINE static inline __attribute__((always_inline))
-#define KINDS(call)                  \
-    if (kind == BFLOAT16) {          \
-        enum { KIND = BFLOAT16 };    \
-        call;                        \
-    } else {                         \
-        enum { KIND = FLOAT32 };     \
-        call;                        \
-    }
-
-/* Numbers i ... i + LANES - 1 of `count`, 0 beyond its end. */
-INLINE vec get(const void *p, int kind, int64_t i, int64_t count) {
-    const int size = kind == FLOAT32 ? 4 : 2;
-    const char *from = (const char *)p + i * size;
-    if (count - i >= LANES) return widen(from, kind);
-    char padded[4 * LANES] = {0};
-    memcpy(padded, from, (count - i) * size);
-    return widen(padded, kind);
-}
-
-INLINE shorts to_bfloat16(vec v) {
-    shorts s;
-#if defined(CONVERT) && defined(__AVX512BF16__)
-    CONVERT("vcvtneps2bf16", s, v);
-#else
-    ints bits = (ints)v;
-    s = __builtin_convertvector((bits + 0x7fff + (bits >> 16 & 1)) >> 16, shorts);
-#endif
-    return s;
-}
-
-INLINE void put(void *p, int kind, int64_t i, int64_t count, vec v) {
-    const int size = kind == FLOAT32 ? 4 : 2;
-    const int64_t there = count - i < LANES ? count - i : LANES;
-    char *to = (char *)p + i * size;
-    if (kind == FLOAT32) {
-        if (there == LANES) store((float *)to, v);
-        else memcpy(to, &v, there * 4);
-        return;
-    }
-    const shorts s = to_bfloat16(v);
-    if (there == LANES) memcpy(to, &s, sizeof s);
-    else memcpy(to, &s, there * 2);
-}
-
-/* Lane numbers from i on. */
-INLINE ints counted(int i) {
-    ints n;
-    for (int lane = 0; lane < LANES; lane++) n[lane] = lane;
-    return n + i;
-}
-
-INLINE float sum(vec v) { /* as a tree: a chain of additions would be waited for */
-    float a[LANES];
-    store(a, v);
-    for (int half = LANES / 2; half; half /= 2)
-        for (int i = 0; i < half; i++) a[i] += a[i + half];
-    return a[0];
-}
-
-INLINE float largest(vec v) {
-    float a[LANES];
-    store(a, v);
-    for (int half = LANES / 2; half; half /= 2)
-        for (int i = 0; i < half; i++) a[i] = a[i + half] > a[i] ? a[i + half] : a[i];
-    return a[0];
-}
-
-INLINE const void *at(const void *p, int kind, int64_t i) {
-    return (const char *)p + i * (kind == FLOAT32 ? 4 : 2);
-}
-
-/* ---- dropout -------------------------------------------------------------------------------- */
-
-typedef struct { /* of 2^31 equally likely numbers, those below `below` drop; the rest by `scale` */
-    int32_t below;
-    uint32_t seed;
-    float scale;
-} Drop;
-
-typedef uint32_t words __attribute__((vector_size(4 * LANES)));
-
-/* The factors, 0 or scale, of numbers i ... i + LANES - 1: a hash of the number and the seed
-   (Wellons' lowbias32), so that the backward pass finds them again. */
-INLINE vec kept(const Drop *drop, int64_t i) {
-    words x = (words)counted(0);
-    x = (x + (uint32_t)i) * 0x9e3779b9u ^ (drop->seed + (uint32_t)(i >> 32));
-    x = (x ^ x >> 16) * 0x7feb352du;
-    x = (x ^ x >> 15) * 0x846ca68bu;
-    x ^= x >> 16;
-    const vec zero = {0};
-    return choose((ints)(x >> 1) < drop->below, zero, zero + drop->scale);
-}
+#include "train.h"
 
 /* out = x + kept * y, x a float32 stream or none. */
 INLINE void add_(int64_t count, int kind, const float *x, const void *y, void *out, int out_kind,
@@ -160,41 +56,50 @@ void norm(int64_t rows, int width, int kind, const float *x, const float *weight
     KINDS(norm_(rows, width, KIND, x, weight, eps, out, scales, threads))
 }
 
-/* to_x gets what comes by the norm and, where there is such, what comes beside it; parts (SHARES,
-   width): of each share of the rows, the weight's gradient. */
-INLINE void norm_backward_(int64_t rows, int width, int kind, const float *x, const float *weight,
-                           const float *scales, const void *gradient, const float *beside,
-                           float *to_x, float *parts, int threads) {
-    PARALLEL(rows * width)
-    for (int share = 0; share < SHARES; share++) {
-        float *part = parts + share * width;
-        memset(part, 0, width * sizeof *part);
-        for (int64_t r = rows * share / SHARES; r < rows * (share + 1) / SHARES; r++) {
-            const float *from = x + r * width, scale = scales[r];
-            const void *g = at(gradient, kind, r * width);
-            vec along = {0};
-            for (int i = 0; i < width; i += LANES) {
-                const vec n = get(from, FLOAT32, i, width) * scale, h = get(g, kind, i, width) * n;
-                along += h * get(weight, FLOAT32, i, width);
-                put(part, FLOAT32, i, width, get(part, FLOAT32, i, width) + h);
-            }
-            const float mean = sum(along) / width;
-            for (int i = 0; i < width; i += LANES) {
-                const vec n = get(from, FLOAT32, i, width) * scale;
-                const vec h = get(g, kind, i, width) * get(weight, FLOAT32, i, width);
-                vec d = (h - n * mean) * scale;
-                if (beside) d += get(beside + r * width, FLOAT32, i, width);
-                put(to_x + r * width, FLOAT32, i, width, d);
-            }
+/* to_x gets what comes by the norm and, where there is such, what comes beside it; part (width):
+   what the rows add to the weight's gradient. */
+INLINE void norm_rows_backward_(int64_t rows, int width, int kind, const float *x,
+                                const float *weight, const float *scales, const void *gradient,
+                                const float *beside, float *to_x, float *part) {
+    for (int64_t r = 0; r < rows; r++) {
+        const float *from = x + r * width, scale = scales[r];
+        const void *g = at(gradient, kind, r * width);
+        vec along = {0};
+        for (int i = 0; i < width; i += LANES) {
+            const vec n = get(from, FLOAT32, i, width) * scale, h = get(g, kind, i, width) * n;
+            along += h * get(weight, FLOAT32, i, width);
+            put(part, FLOAT32, i, width, get(part, FLOAT32, i, width) + h);
+        }
+        const float mean = sum(along) / width;
+        for (int i = 0; i < width; i += LANES) {
+            const vec n = get(from, FLOAT32, i, width) * scale;
+            const vec h = get(g, kind, i, width) * get(weight, FLOAT32, i, width);
+            vec d = (h - n * mean) * scale;
+            if (beside) d += get(beside + r * width, FLOAT32, i, width);
+            put(to_x + r * width, FLOAT32, i, width, d);
         }
     }
 }
 
+void norm_rows_backward(int64_t rows, int width, int kind, const float *x, const float *weight,
+                        const float *scales, const void *gradient, const float *beside,
+                        float *to_x, float *part) {
+    KINDS(norm_rows_backward_(rows, width, KIND, x, weight, scales, gradient, beside, to_x, part))
+}
+
+/* parts (SHARES, width): of each share of the rows, the weight's gradient. */
 void norm_backward(int64_t rows, int width, int kind, const float *x, const float *weight,
                    const float *scales, const void *gradient, const float *beside, float *to_x,
                    float *parts, int threads) {
-    KINDS(norm_backward_(rows, width, KIND, x, weight, scales, gradient, beside, to_x, parts,
-                         threads))
+    PARALLEL(rows * width)
+    for (int share = 0; share < SHARES; share++) {
+        const int64_t from = rows * share / SHARES, i = from * width;
+        float *part = parts + share * width;
+        memset(part, 0, width * sizeof *part);
+        norm_rows_backward(rows * (share + 1) / SHARES - from, width, kind, x + i, weight,
+                           scales + from, at(gradient, kind, i), beside ? beside + i : 0, to_x + i,
+                           part);
+    }
 }
 
 /* ---- relu squared --------------------------------------------------------------------------- */
@@ -219,13 +124,6 @@ void relu2(int64_t count, int kind, const void *x, const void *gradient, void *o
 
 /* ---- attention ------------------------------------------------------------------------------ */
 
-typedef struct { /* each: heads of queries that share a head of keys and values */
-    int32_t batch, length, heads, groups, width, normed;
-    int64_t turned;         /* numbers of cos and sin from one row to the next, 0 if they share */
-    const float *cos, *sin; /* (batch or 1, length, width), each pair's angle twice; or none */
-    float eps;
-} Heads;
-
 /* Half of a head and the other half: turned by the angle, or back. */
 INLINE void turn(vec *a, vec *b, vec cos, vec sin) {
     const vec first = *a * cos - *b * sin;
@@ -233,18 +131,18 @@ INLINE void turn(vec *a, vec *b, vec cos, vec sin) {
     *a = first;
 }
 
-/* Of a token, counted over all rows: its cosines or sines, from the i-th on. */
-INLINE const float *angles(const Heads *h, const float *table, int64_t token, int i) {
-    return table ? table + token / h->length * h->turned + token % h->length * h->width + i : 0;
+/* The cosines or sines of position t of row b, from the i-th on. */
+INLINE const float *angles(const Heads *h, const float *table, int64_t b, int64_t t, int i) {
+    return table ? table + b * h->turned + t * h->width + i : 0;
 }
 
-/* Where its n-th head lies among queries, keys and values. */
-INLINE const void *place(const Heads *h, int kind, int64_t token, int n, const void *q,
+/* Where the n-th head of position t of row b lies among queries, keys and values. */
+INLINE const void *place(const Heads *h, int kind, int64_t b, int64_t t, int n, const void *q,
                          const void *k, const void *v) {
-    const int query = n < h->heads, head = query ? n : (n - h->heads) % h->groups;
-    const int64_t first = token / h->length * (query ? h->heads : h->groups) + head;
-    return at(query ? q : n < h->heads + h->groups ? k : v, kind,
-              (first * h->length + token % h->length) * h->width);
+    const int query = n < h->heads, key = n < h->heads + h->groups;
+    const int heads = query ? h->heads : h->groups;
+    const int head = query ? n : n - h->heads - (key ? 0 : h->groups);
+    return at(query ? q : key ? k : v, kind, ((b * heads + head) * h->length + t) * h->width);
 }
 
 /* (B, T, heads + 2 groups, width) -> queries (B, heads, T, width), keys and values (B, groups, T,
@@ -254,10 +152,11 @@ INLINE void split_(const Heads *h, int kind, const void *qkv, void *q, void *k, 
     const int width = h->width, half = width / 2, all = h->heads + 2 * h->groups;
     PARALLEL((int64_t)h->batch * h->length * all * width)
     for (int64_t row = 0; row < (int64_t)h->batch * h->length; row++) {
-        const float *cos = angles(h, h->cos, row, 0), *sin = angles(h, h->sin, row, half);
+        const int64_t b = row / h->length, t = row % h->length;
+        const float *cos = angles(h, h->cos, b, t, 0), *sin = angles(h, h->sin, b, t, half);
         for (int n = 0; n < all; n++) {
             const void *x = at(qkv, kind, (row * all + n) * width);
-            void *out = (void *)place(h, kind, row, n, q, k, v);
+            void *out = (void *)place(h, kind, b, t, n, q, k, v);
             if (n >= h->heads + h->groups) {
                 memcpy(out, x, width * (kind == FLOAT32 ? 4 : 2));
                 continue;
@@ -295,9 +194,10 @@ INLINE void split_backward_(const Heads *h, int kind, const void *qkv, const flo
     const int width = h->width, half = width / 2, all = h->heads + 2 * h->groups;
     PARALLEL((int64_t)h->batch * h->length * all * width)
     for (int64_t row = 0; row < (int64_t)h->batch * h->length; row++) {
-        const float *cos = angles(h, h->cos, row, 0), *sin = angles(h, h->sin, row, half);
+        const int64_t b = row / h->length, t = row % h->length;
+        const float *cos = angles(h, h->cos, b, t, 0), *sin = angles(h, h->sin, b, t, half);
         for (int n = 0; n < all; n++) {
-            const void *g = place(h, kind, row, n, q, k, v);
+            const void *g = place(h, kind, b, t, n, q, k, v);
             const void *x = at(qkv, kind, (row * all + n) * width);
             void *to = (void *)at(out, kind, (row * all + n) * width);
             if (n >= h->heads + h->groups) {
