@@ -6,8 +6,8 @@
    A thread takes a few sequences at a time, forward or back through all of the block, so that what
    lies between is still in its cache. Gradients of few weights it sums on its way, those of many are
    summed behind it, by all threads. A product's second operand is packed as the tiles take it: (columns / 16, inputs / 2, 16) pairs of
-   numbers of neighbouring inputs. Sizes are multiples of SIDE, but for the length of a sequence,
-   which is padded. Results are the same to the last bit for the same number of threads. */
+   numbers of neighbouring inputs. Widths are multiples of SIDE; what is summed over tokens is padded
+   with zeros, and of products only rows that there are are kept, though more may be read. Results are the same to the last bit for the same number of threads. */
 
 #include "train.h"
 
@@ -91,11 +91,22 @@ static inline __m512i pairs(__m256i even, __m256i odd) {
 
 static inline __m256i sixteen(const half *p) { return _mm256_loadu_si256((const void *)p); }
 
-/* Columns n ... n + 15 of x (inputs, columns), whose rows lie `next` apart. */
-static inline void pack_rows(int inputs, const half *x, int64_t next, int n, uint32_t *out) {
+static int up_to_side(int n) { return (n + SIDE - 1) / SIDE * SIDE; }
+
+static const half NOTHING[16] = {0};
+
+/* Sixteen numbers of a row, 0 where there is no such row. */
+static inline const half *row_of(const half *x, int64_t next, int row, int rows) {
+    return row < rows ? x + row * next : NOTHING;
+}
+
+/* Columns n ... n + 15 of x (rows, columns), whose rows lie `next` apart. */
+static inline void pack_rows(int rows, const half *x, int64_t next, int n, uint32_t *out) {
+    const int inputs = up_to_side(rows);
     out += (int64_t)n * (inputs / 2), x += n;
-    for (int p = 0; p < inputs / 2; p++, x += 2 * next)
-        _mm512_storeu_si512(out + 16 * p, pairs(sixteen(x), sixteen(x + next)));
+    for (int p = 0; p < inputs; p += 2)
+        _mm512_storeu_si512(out + 8 * p, pairs(sixteen(row_of(x, next, p, rows)),
+                                               sixteen(row_of(x, next, p + 1, rows))));
 }
 
 /* The same of the transpose of x: its rows n ... n + 15. */
@@ -130,15 +141,14 @@ static void pack_weight_back(int outputs, int inputs, const float *w, uint32_t *
         }
 }
 
-/* Rows m ... m + 15 of the transpose of x (length, columns): out (16, length). */
-static inline void transposed(int length, const half *x, int64_t next, int m, half *out,
-                              int64_t to) {
-    for (int k = 0; k < length; k += 32) {
+/* Rows m ... m + 15 of the transpose of x (rows, columns). */
+static inline void transposed(int rows, const half *x, int64_t next, int m, half *out, int64_t to) {
+    x += m;
+    for (int k = 0; k < rows; k += 32) {
         uint32_t block[256];
-        for (int p = 0; p < 16; p++) {
-            const half *row = x + (int64_t)(k + 2 * p) * next + m;
-            _mm512_storeu_si512(block + 16 * p, pairs(sixteen(row), sixteen(row + next)));
-        }
+        for (int p = k; p < k + 32; p += 2)
+            _mm512_storeu_si512(block + 8 * (p - k), pairs(sixteen(row_of(x, next, p, rows)),
+                                                           sixteen(row_of(x, next, p + 1, rows))));
         transpose16(block, 16, (uint32_t *)(out + k), to / 2);
     }
 }
@@ -232,7 +242,7 @@ static inline __attribute__((always_inline)) void linear(
     for (int m = 0; m < rows; m += SIDE)
         for (int n = 0; n < columns; n += SIDE) {
             product(inputs, a + (int64_t)m * inputs, inputs, b, n, c, SIDE);
-            for (int r = 0; r < SIDE; r++)
+            for (int r = 0; r < SIDE && m + r < rows; r++)
                 for (int i = 0; i < SIDE; i += 16)
                     then(t, (int64_t)(m + r) * columns + n + i, load(c + SIDE * r + i));
         }
@@ -244,24 +254,26 @@ static inline __m256i squares(const half *p) {
     return (__m256i)_mm512_cvtneps_pbh(v * v);
 }
 
-static inline void pack_squares(int inputs, const half *x, int64_t next, int n, uint32_t *out) {
+static inline void pack_squares(int rows, const half *x, int64_t next, int n, uint32_t *out) {
+    const int inputs = up_to_side(rows);
     out += (int64_t)n * (inputs / 2), x += n;
-    for (int p = 0; p < inputs / 2; p++, x += 2 * next)
-        _mm512_storeu_si512(out + 16 * p, pairs(squares(x), squares(x + next)));
+    for (int p = 0; p < inputs; p += 2)
+        _mm512_storeu_si512(out + 8 * p, pairs(squares(row_of(x, next, p, rows)),
+                                               squares(row_of(x, next, p + 1, rows))));
 }
 
 /* Sums of a weight's gradient, out (outputs, inputs) += g' x, of a chunk's g (size, outputs) and x
    (size, inputs), or x's squared ReLU: in three steps, each for a share of the work. `fresh`: = . */
 typedef struct {
-    int size, outputs, inputs, squared, fresh;
+    int size, padded, outputs, inputs, squared, fresh;
     const half *g, *x;
-    half *turned;     /* (outputs, size) */
-    uint32_t *packed; /* as inputs x size */
+    half *turned;     /* (outputs, padded) */
+    uint32_t *packed; /* as inputs x padded */
     float *out;
 } Sums;
 
 static void turn_g(const Sums *s, int m) {
-    transposed(s->size, s->g, s->outputs, m, s->turned + (int64_t)m * s->size, s->size);
+    transposed(s->size, s->g, s->outputs, m, s->turned + (int64_t)m * s->padded, s->padded);
 }
 
 static void pack_x(const Sums *s, int n) {
@@ -272,11 +284,11 @@ static void pack_x(const Sums *s, int n) {
 static void sum_rows(const Sums *s, int m) { /* SIDE of the outputs */
     for (int n = 0; n < s->inputs; n += SIDE) {
         float *c = s->out + (int64_t)m * s->inputs + n;
-        const uint32_t *panel = s->packed + (int64_t)n * (s->size / 2);
+        const uint32_t *panel = s->packed + (int64_t)n * (s->padded / 2);
         if (s->fresh) zeros();
         else again(c, s->inputs);
-        multiply(s->size, s->turned + (int64_t)m * s->size, s->size, panel,
-                 panel + 8 * (int64_t)s->size);
+        multiply(s->padded, s->turned + (int64_t)m * s->padded, s->padded, panel,
+                 panel + 8 * (int64_t)s->padded);
         keep(c, s->inputs);
     }
 }
@@ -289,7 +301,7 @@ static void weight_gradient(int rows, int outputs, int inputs, const half *g, co
         begin_tiles();
         for (int from = 0; from < rows; from += TOKENS) {
             const int size = rows - from < TOKENS ? rows - from : TOKENS;
-            const Sums s = {size, outputs, inputs, squared, !from, g + (int64_t)from * outputs,
+            const Sums s = {size, up_to_side(size), outputs, inputs, squared, !from, g + (int64_t)from * outputs,
                             x + (int64_t)from * inputs, spare,
                             (uint32_t *)(spare + (int64_t)TOKENS * outputs), out};
 #pragma omp for schedule(static) nowait
@@ -306,9 +318,10 @@ static void weight_gradient(int rows, int outputs, int inputs, const half *g, co
 /* By one thread, of a chunk. */
 static void chunk_gradient(int size, int outputs, int inputs, const half *g, const half *x,
                            int squared, int fresh, float *out, char *spare) {
-    half *turned = take(&spare, (int64_t)size * outputs);
-    const Sums s = {size, outputs, inputs, squared, fresh, g, x, turned,
-                    (uint32_t *)take(&spare, (int64_t)size * inputs), out};
+    const int padded = up_to_side(size);
+    half *turned = take(&spare, (int64_t)padded * outputs);
+    const Sums s = {size, padded, outputs, inputs, squared, fresh, g, x, turned,
+                    (uint32_t *)take(&spare, (int64_t)padded * inputs), out};
     for (int m = 0; m < outputs; m += 16) turn_g(&s, m);
     for (int n = 0; n < inputs; n += 16) pack_x(&s, n);
     for (int m = 0; m < outputs; m += SIDE) sum_rows(&s, m);
@@ -349,7 +362,7 @@ static void probabilities(const Heads *h, int padded, int64_t sequence, int t, c
 }
 
 int64_t attention_spare(int length, int width) {
-    const int64_t padded = (length + SIDE - 1) / SIDE * SIDE;
+    const int64_t padded = up_to_side(length);
     return 9 * align(2 * padded * width) + 2 * align(4 * padded * width) +
            2 * align(4 * SIDE * padded) + 4 * align(2 * padded * padded);
 }
@@ -359,7 +372,7 @@ int64_t attention_spare(int length, int width) {
 static void attend(const Heads *h, int64_t before, const half *q, const half *k, const half *v,
                    const int32_t *first, const Drop *drop, half *out, char *own) {
     const int width = h->width, length = h->length, each = h->heads / h->groups;
-    const int padded = (length + SIDE - 1) / SIDE * SIDE, stream = h->heads * width;
+    const int padded = up_to_side(length), stream = h->heads * width;
     const float factor = 1 / sqrtf(width);
     half *rows = take(&own, padded * width), *kp = take(&own, padded * width);
     half *vp = take(&own, padded * width), *p = take(&own, SIDE * padded);
@@ -408,7 +421,7 @@ static void attend_backward(const Heads *h, int64_t before, const half *q, const
                             const int32_t *first, const Drop *drop, const half *gradient,
                             half *to_q, half *to_k, half *to_v, char *own) {
     const int width = h->width, length = h->length, each = h->heads / h->groups;
-    const int padded = (length + SIDE - 1) / SIDE * SIDE, stream = h->heads * width;
+    const int padded = up_to_side(length), stream = h->heads * width;
     const float factor = 1 / sqrtf(width);
     half *rows = take(&own, padded * width), *given = take(&own, padded * width);
     half *kc = take(&own, padded * width), *vc = take(&own, padded * width);
@@ -531,18 +544,11 @@ typedef struct { /* packed weights, and sizes */
 static int stream_width(const Heads *h) { return h->heads * h->width; }
 static int qkv_width(const Heads *h) { return (h->heads + 2 * h->groups) * h->width; }
 
-/* Sequences that have a multiple of SIDE tokens together. */
-static int unit(const Heads *h) {
-    int n = SIDE;
-    for (int odd = h->length; n > 1 && odd % 2 == 0; odd /= 2) n /= 2;
-    return n;
-}
-
 /* Sequences of a chunk: about TOKENS tokens, as many chunks for each thread. */
 static int chunk(const Heads *h, int threads) {
-    const int n = unit(h), units = (h->batch / n + threads - 1) / threads;
-    const int chunks = (units * n * h->length + TOKENS - 1) / TOKENS;
-    return n * ((units + chunks - 1) / chunks);
+    const int sequences = (h->batch + threads - 1) / threads;
+    const int chunks = (sequences * h->length + TOKENS - 1) / TOKENS;
+    return (sequences + chunks - 1) / chunks;
 }
 
 int block_chunks(const Heads *h, int threads) {
@@ -557,12 +563,12 @@ static int64_t weights(const Heads *h, int hidden) {
 
 /* Bytes that a thread needs: of a chunk what is not kept, and sums of few weights. */
 static int64_t chunk_spare(const Heads *h, int hidden, int threads) {
-    const int64_t n = (int64_t)chunk(h, threads) * h->length, d = stream_width(h);
+    const int64_t n = up_to_side(chunk(h, threads) * h->length), d = stream_width(h);
     const int64_t q = qkv_width(h), few = weights(h, hidden) <= FEW ? weights(h, hidden) : 0;
     const int64_t widest = hidden > q ? hidden : q, summing = 2 * n * (widest + d);
     const int64_t attending = attention_spare(h->length, h->width);
     return 2 * n * (6 * d + 3 * q + hidden) + 4 * n * d + 4 * few +
-           (summing > attending ? summing : attending) + 4096;
+           (summing > attending ? summing : attending) + 2 * SIDE * widest + 4096;
 }
 
 /* Bytes that a call needs beside what it keeps. */
@@ -570,7 +576,7 @@ int64_t block_spare(const Heads *h, int hidden, int threads) {
     const int64_t n = (int64_t)h->batch * h->length, d = stream_width(h), q = qkv_width(h);
     const int64_t widest = hidden > q ? hidden : q;
     return 2 * weights(h, hidden) + 2 * n * (2 * d + q + hidden) + 2 * TOKENS * (widest + d) +
-           threads * align(chunk_spare(h, hidden, threads)) + 4096;
+           threads * align(chunk_spare(h, hidden, threads)) + 2 * SIDE * widest + 4096;
 }
 
 static Packed packed(const Heads *h, const Block *b, int back, char **spare, int threads) {
