@@ -26,8 +26,9 @@ SIGNATURES = {  # of train.c
     "softmax": "pipfpppi",
     "softmax_backward": "pippfpi",
     "nll": "liippppfppi",
-    "nesterov": "lippfpi",
-    "move": "lippffi",
+    "nesterov": "llippfpi",
+    "move": "llippffi",
+    "squares": "lpppi",
     "shares": "",
 }
 OF_TILES = {  # of block.c, where there are such
@@ -307,16 +308,34 @@ def nll_(
     return losses.sum()
 
 
-def nesterov(gradient: Tensor, mean: Tensor, out: Tensor, momentum: float) -> None:
-    """`optim.nesterov` of one matrix."""
-    kind = KINDS[out.dtype]
-    call("nesterov", out.numel(), kind, gradient.contiguous(), mean, momentum, out)
+def nesterov(
+    gradients: list[Tensor], means: list[Tensor], momentum: float, outs: list[Tensor]
+) -> None:
+    """`optim.nesterov` of matrices of one size."""
+    gradients = [each.contiguous() for each in gradients]
+    many, size, kind = len(outs), outs[0].numel(), KINDS[outs[0].dtype]
+    call("nesterov", many, size, kind, _all(gradients), _all(means), momentum, _all(outs))
 
 
-def move(weight: Tensor, update: Tensor, keep: float, by: float) -> None:
-    """`optim.moved_by` of one matrix."""
-    kind = KINDS[update.dtype]
-    call("move", update.numel(), kind, weight, update.contiguous(), keep, by)
+def move(weights: list[Tensor], updates: list[Tensor], keep: float, by: float) -> None:
+    """`optim.moved_by` of matrices of one size."""
+    updates = [each.contiguous() for each in updates]
+    many, size, kind = len(weights), weights[0].numel(), KINDS[updates[0].dtype]
+    call("move", many, size, kind, _all(weights), _all(updates), keep, by)
+
+
+def norm_of(tensors: list[Tensor]) -> Tensor:
+    """The norm of all of them as one vector, () in float32."""
+    tensors = [each.contiguous() for each in tensors]
+    sums = torch.empty(len(tensors), shares(), dtype=torch.float64)
+    counts = (ctypes.c_int64 * len(tensors))(*(each.numel() for each in tensors))
+    call("squares", len(tensors), _all(tensors), counts, sums)
+    return sums.sum().sqrt().float()
+
+
+def _all(tensors: list[Tensor]) -> Any:
+    """Their addresses."""
+    return (ctypes.c_void_p * len(tensors))(*(each.data_ptr() for each in tensors))
 
 
 SIDE = 32  # of tiles: two by two, of what sizes are multiples

@@ -226,8 +226,7 @@ def nesterov(gradients: list[Tensor], means: list[Tensor], momentum: float, out:
     """The running means take up the gradients; out (N, ...) gets the gradients as far on towards
     their means."""
     if kernels.known(out) and kernels.known(gradients[0]):
-        for each in zip(gradients, means, out, strict=True):
-            kernels.nesterov(*each, momentum)
+        kernels.nesterov(gradients, means, momentum, list(out))
         return
     torch._foreach_lerp_(means, gradients, 1 - momentum)
     torch._foreach_copy_(list(out), torch._foreach_lerp(gradients, means, momentum))
@@ -241,8 +240,7 @@ def moved_by(
         updates = updates.to(weights[0].dtype)  # of two kinds they would be added one at a time
     updates = list(updates)
     if kernels.known(updates[0]) and kernels.known(weights[0]):
-        for each in zip(weights, updates, strict=True):
-            kernels.move(*each, float(keep), float(by))
+        kernels.move(weights, updates, float(keep), float(by))
         return
     torch._foreach_mul_(weights, keep)
     torch._foreach_add_(weights, torch._foreach_mul(updates, by))

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import kernels
 from .config import TrainConfig
 from .device import autocast
 from .loss import weighted_nll
@@ -115,9 +116,9 @@ class Moves:
         return tuple(0 if p.grad is None else p.grad.data_ptr() for p in self.parameters)
 
     def _clipped(self, _: dict[str, Any]) -> Tensor:
-        norm = torch.nn.utils.get_total_norm(
-            [p.grad for p in self.parameters if p.grad is not None]
-        )
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        known = all(kernels.known(g) and g.dtype == torch.float32 for g in gradients)
+        norm = kernels.norm_of(gradients) if known else torch.nn.utils.get_total_norm(gradients)
         # what is multiplied by one stays what it is: only a GPU is not asked, and waited for
         if self.bound and (self.repeats or not float(norm) <= self.bound - SURE):
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.bound, norm)

@@ -362,38 +362,66 @@ void nll(int64_t rows, int vocab, int kind, void *logits, const int64_t *targets
 
 /* ---- optimiser ------------------------------------------------------------------------------ */
 
-INLINE void nesterov_(int64_t count, int kind, const float *gradient, float *mean, float momentum,
-                      void *out, int threads) {
-    const int64_t vectors = (count + LANES - 1) / LANES;
-    PARALLEL(count)
-    for (int64_t v = 0; v < vectors; v++) {
+/* Each of `many` matrices in SHARES parts: vector `v` of matrix `m`. */
+#define EACH_VECTOR(many, count)                                                          \
+    for (int64_t part = 0; part < (many) * SHARES; part++)                                \
+        for (int64_t m = part / SHARES, vectors = ((count) + LANES - 1) / LANES,          \
+                     v = vectors * (part % SHARES) / SHARES;                              \
+             v < vectors * (part % SHARES + 1) / SHARES; v++)
+
+INLINE void nesterov_(int64_t many, int64_t count, int kind, const float *const *gradients,
+                      float *const *means, float momentum, void *const *outs, int threads) {
+    PARALLEL(many * count)
+    EACH_VECTOR(many, count) {
         const int64_t i = v * LANES;
-        const vec g = get(gradient, FLOAT32, i, count), old = get(mean, FLOAT32, i, count);
-        const vec m = old + (g - old) * (1 - momentum);
-        put(mean, FLOAT32, i, count, m);
-        put(out, kind, i, count, g + (m - g) * momentum);
+        const vec g = get(gradients[m], FLOAT32, i, count), old = get(means[m], FLOAT32, i, count);
+        const vec mean = old + (g - old) * (1 - momentum);
+        put(means[m], FLOAT32, i, count, mean);
+        put(outs[m], kind, i, count, g + (mean - g) * momentum);
     }
 }
 
-void nesterov(int64_t count, int kind, const float *gradient, float *mean, float momentum,
-              void *out, int threads) {
-    KINDS(nesterov_(count, KIND, gradient, mean, momentum, out, threads))
+/* `many` matrices of `count` numbers each. */
+void nesterov(int64_t many, int64_t count, int kind, const float *const *gradients,
+              float *const *means, float momentum, void *const *outs, int threads) {
+    KINDS(nesterov_(many, count, KIND, gradients, means, momentum, outs, threads))
 }
 
-INLINE void move_(int64_t count, int kind, float *weight, const void *update, float keep, float by,
-                  int threads) {
-    const int64_t vectors = (count + LANES - 1) / LANES;
-    PARALLEL(count)
-    for (int64_t v = 0; v < vectors; v++) {
+INLINE void move_(int64_t many, int64_t count, int kind, float *const *weights,
+                  const void *const *updates, float keep, float by, int threads) {
+    PARALLEL(many * count)
+    EACH_VECTOR(many, count) {
         const int64_t i = v * LANES;
-        put(weight, FLOAT32, i, count,
-            get(weight, FLOAT32, i, count) * keep + get(update, kind, i, count) * by);
+        put(weights[m], FLOAT32, i, count,
+            get(weights[m], FLOAT32, i, count) * keep + get(updates[m], kind, i, count) * by);
     }
 }
 
-void move(int64_t count, int kind, float *weight, const void *update, float keep, float by,
-          int threads) {
-    KINDS(move_(count, KIND, weight, update, keep, by, threads))
+void move(int64_t many, int64_t count, int kind, float *const *weights, const void *const *updates,
+          float keep, float by, int threads) {
+    KINDS(move_(many, count, KIND, weights, updates, keep, by, threads))
+}
+
+/* sums (many, SHARES): squares of the numbers of each of `many` tensors, in parts. */
+void squares(int64_t many, const float *const *tensors, const int64_t *counts, double *sums,
+             int threads) {
+    PARALLEL(many * ALONE)
+    for (int64_t part = 0; part < many * SHARES; part++) {
+        const int64_t m = part / SHARES, share = part % SHARES, count = counts[m];
+        const int64_t vectors = (count + LANES - 1) / LANES;
+        double total = 0;
+        for (int64_t v = vectors * share / SHARES; v < vectors * (share + 1) / SHARES;) {
+            vec some = {0}; /* of a few at a time, so that no small one is lost in a large sum */
+            const int64_t until = vectors * (share + 1) / SHARES;
+            const int64_t end = v + 256 < until ? v + 256 : until;
+            for (; v < end; v++) {
+                const vec x = get(tensors[m], FLOAT32, v * LANES, count);
+                some += x * x;
+            }
+            total += sum(some);
+        }
+        sums[part] = total;
+    }
 }
 
 int shares(void) { return SHARES; }

@@ -289,3 +289,12 @@ def test_muon_moves_weights_as_by_torch(dtype: torch.dtype, library: Any) -> Non
         torch.testing.assert_close(ours.weight, plain.weight, rtol=0, atol=tolerance)
     for name, state in muons["C"].tensors().items():
         torch.testing.assert_close(state, muons["torch"].tensors()[name], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("sizes", [[1], [5, 100, 3000], [70_000, 16]], ids=str)
+def test_the_norm_of_all_gradients(sizes: list[int]) -> None:
+    tensors = [some(size, seed=seed).detach() for seed, size in enumerate(sizes)]
+    exact = torch.cat(tensors).double().norm()
+    torch.testing.assert_close(kernels.norm_of(tensors).double(), exact, rtol=1e-6, atol=0)
+    tensors[-1][-1] = float("nan")
+    assert kernels.norm_of(tensors).isnan()
