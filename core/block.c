@@ -335,9 +335,24 @@ static void copied(int length, int padded, int width, const half *from, int64_t 
     memset(to + length * width, 0, 2 * (int64_t)(padded - length) * width);
 }
 
-/* Rows t ... t + SIDE - 1 of the scores, in place: to probabilities, over what each position sees. */
-static void probabilities(const Heads *h, int padded, int64_t sequence, int t, const int32_t *first,
-                          float *scores, float factor) {
+/* exp of what is not above 0, within 1e-4: 2^n times a polynomial. No less than 2^-120: numbers that
+   are not normal take a hundred times as long. */
+static inline vec shrunk(vec x) {
+    const __m512 t = _mm512_max_ps(_mm512_set1_ps(-120.0f), (__m512)(x * 1.44269504f));
+    const __m512 n = _mm512_roundscale_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const vec f = (vec)(t - n), zero = {0};
+    vec p = zero + 9.6181291e-3f;
+    p = p * f + 5.5504109e-2f;
+    p = p * f + 2.4022651e-1f;
+    p = p * f + 6.9314718e-1f;
+    p = p * f + 1.0f;
+    return (vec)_mm512_scalef_ps((__m512)p, n);
+}
+
+/* Rows t ... t + SIDE - 1 of the scores, in place: to exponentials of `factor` times each over what
+   its position sees, 0 elsewhere; shares: what makes probabilities of them. */
+static void exponentials(const Heads *h, int padded, int64_t sequence, int t, const int32_t *first,
+                         float *scores, float factor, float *shares) {
     const vec zero = {0}, nothing = zero - INFINITY;
     for (int r = 0; r < SIDE; r++) {
         float *row = scores + (int64_t)r * padded;
@@ -345,19 +360,25 @@ static void probabilities(const Heads *h, int padded, int64_t sequence, int t, c
         const int end = t + r + 1, all = t + SIDE;
         vec most = nothing, total = zero;
         for (int i = 0; i < all; i += 16) {
-            const ints n = counted(i);
-            const vec s = choose((n >= begin) & (n < end), load(row + i) * factor, nothing);
-            most = choose(s > most, s, most);
+            vec s = load(row + i) * factor;
+            if (i < begin || i + 16 > end) {
+                const ints n = counted(i);
+                s = choose((n >= begin) & (n < end), s, nothing);
+            }
+            most = (vec)_mm512_max_ps((__m512)most, (__m512)s);
             store(row + i, s);
         }
         const float top = largest(most);
         for (int i = 0; i < all; i += 16) {
-            const vec s = load(row + i), e = choose(s == nothing, zero, exponential(s - top));
+            vec e = shrunk(load(row + i) - top);
+            if (i < begin || i + 16 > end) {
+                const ints n = counted(i);
+                e = choose((n >= begin) & (n < end), e, zero);
+            }
             total += e;
             store(row + i, e);
         }
-        const float share = 1 / sum(total);
-        for (int i = 0; i < all; i += 16) store(row + i, load(row + i) * share);
+        shares[r] = 1 / sum(total);
     }
 }
 
@@ -376,7 +397,7 @@ static void attend(const Heads *h, int64_t before, const half *q, const half *k,
     const float factor = 1 / sqrtf(width);
     half *rows = take(&own, padded * width), *kp = take(&own, padded * width);
     half *vp = take(&own, padded * width), *p = take(&own, SIDE * padded);
-    float *s = (float *)take(&own, 2 * SIDE * padded), c[SIDE * SIDE];
+    float *s = (float *)take(&own, 2 * SIDE * padded), c[SIDE * SIDE], shares[SIDE];
     for (int64_t job = 0; job < (int64_t)h->batch * h->groups; job++) {
         const int64_t b = job / h->groups, g = job % h->groups;
         copied(length, padded, width, k + job * length * width, width, rows);
@@ -389,10 +410,10 @@ static void attend(const Heads *h, int64_t before, const half *q, const half *k,
             for (int t = 0; t < padded; t += SIDE) {
                 for (int n = 0; n <= t; n += SIDE)
                     product(width, rows + t * width, width, (uint32_t *)kp, n, s + n, padded);
-                probabilities(h, padded, b, t, first, s, factor);
+                exponentials(h, padded, b, t, first, s, factor, shares);
                 for (int r = 0; r < SIDE; r++)
                     for (int i = 0; i < t + SIDE; i += 16) {
-                        vec e = load(s + r * padded + i);
+                        vec e = load(s + r * padded + i) * shares[r];
                         if (drop->below)
                             e *= kept(drop, (drawn * length + t + r) * length + i);
                         put16(p + r * padded + i, e);
@@ -433,7 +454,7 @@ static void attend_backward(const Heads *h, int64_t before, const half *q, const
     float *d = (float *)take(&own, 2 * SIDE * padded);
     half *p = take(&own, (int64_t)padded * padded), *ds = take(&own, (int64_t)padded * padded);
     half *pt = take(&own, (int64_t)padded * padded), *dst = take(&own, (int64_t)padded * padded);
-    float c[SIDE * SIDE];
+    float c[SIDE * SIDE], shares[SIDE];
     for (int64_t job = 0; job < (int64_t)h->batch * h->groups; job++) {
         const int64_t b = job / h->groups, g = job % h->groups;
         copied(length, padded, width, k + job * length * width, width, rows);
@@ -456,14 +477,14 @@ static void attend_backward(const Heads *h, int64_t before, const half *q, const
                     product(width, rows + t * width, width, (uint32_t *)kc, n, s + n, padded);
                     product(width, given + t * width, width, (uint32_t *)vc, n, d + n, padded);
                 }
-                probabilities(h, padded, b, t, first, s, factor);
+                exponentials(h, padded, b, t, first, s, factor, shares);
                 for (int r = 0; r < SIDE; r++) {
                     const int64_t from = (drawn * length + t + r) * length;
                     const float *e = s + r * padded;
                     float *along = d + r * padded;
                     vec total = {0};
                     for (int i = 0; i < t + SIDE; i += 16) {
-                        const vec share = load(e + i);
+                        const vec share = load(e + i) * shares[r];
                         vec left = share, change = load(along + i);
                         if (drop->below) {
                             const vec factors = kept(drop, from + i);
@@ -476,7 +497,7 @@ static void attend_backward(const Heads *h, int64_t before, const half *q, const
                     const float mean = sum(total);
                     for (int i = 0; i < t + SIDE; i += 16)
                         put16(slope + r * padded + i,
-                              (load(along + i) - mean) * load(e + i) * factor);
+                              (load(along + i) - mean) * load(e + i) * (factor * shares[r]));
                 }
                 for (int n = 0; n < width; n += SIDE) {
                     const uint32_t *panel = (uint32_t *)kr + (int64_t)n * (padded / 2);
