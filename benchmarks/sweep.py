@@ -92,7 +92,7 @@ SWEEP: dict[str, list[Run]] = {
             (3072, 0.1, 0.1), (3072, 0.2, 0.1),
         )
     ],
-    "often": [  # read 20 to 360 times, by models of different size
+    "often": [  # read 15 to 360 times, by models of different size
         Run(BOOK, size, v, rows, thousands, 0.02, dropout, bytes, decay=0.5, bpe_dropout=0.1)
         for bytes, v, size, rows, thousands, rates in (
             (60_000, 320, "nano", 48, 6144, (0.2, 0.3)),
@@ -103,6 +103,9 @@ SWEEP: dict[str, list[Run]] = {
             (300_000, 512, "small", 64, 2540, (0.1, 0.25)),
         )
         for dropout in rates
+    ] + [
+        Run(SHAKESPEARE, "tiny", 1024, 48, 5837, 0.02, dropout, decay=0.5)
+        for dropout in (0.0, 0.05, 0.1)
     ],
     "vocabulary": [
         Run(corpus, "tiny", v, 48, thousands)

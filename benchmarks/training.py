@@ -4,7 +4,8 @@ python benchmarks/training.py [--nanogpt CLONE] [--rounds 7]
 
 Two shapes of nanoGPT's own: 10.65M parameters at 16 x 256 tokens, and its CPU recipe's 0.8M at
 12 x 64; 65 ids. CLONE is a checkout of karpathy/nanoGPT, as it ships (float32, AdamW) and under
-bfloat16 autocast. tfm trains as it does by default (Muon and AdamW, bfloat16 where that is faster).
+bfloat16 autocast. tfm trains as it does by default (Muon and AdamW, bfloat16 where that is faster),
+and where a processor has tiles (AMX) also as where there are none.
 Utilisation is model FLOPs (core/bench.py) beside a large matrix product's in the same dtype.
 """
 
@@ -20,7 +21,7 @@ from typing import Any
 import torch
 from _common import heading, interleaved, table, use_kernels
 
-from tfm.core import bench
+from tfm.core import bench, kernels
 from tfm.core.config import ModelConfig, TrainConfig
 from tfm.core.device import default_dtype, use_threads
 from tfm.core.model import SequenceModel
@@ -50,6 +51,15 @@ def ours(
     data: Any = bench.RandomRows(VOCAB, context)
     steps = train(model, data, config, make_optimizers(model, config))
     return lambda: next(steps), bench.train_flops(model)
+
+
+def without_tiles(step: Callable[[], object]) -> Callable[[], object]:
+    def call() -> None:
+        kernels._tiles = False
+        step()
+        kernels._tiles = True
+
+    return call
 
 
 def nanogpt(clone: Path, shape: tuple[int, ...], half: bool) -> Callable[[], object]:
@@ -94,6 +104,9 @@ def main() -> None:
         calls: dict[str, Callable[[], object]] = {}
         calls[f"tfm, {dtype}, the default"], flops = ours(shape, dtype)
         calls[f"tfm, {dtype}, AdamW"], _ = ours(shape, dtype, "adamw")
+        if kernels.has_tiles():
+            step, _ = ours(shape, dtype)
+            calls[f"tfm, {dtype}, the default, without core/block.c"] = without_tiles(step)
         if dtype != "float32":
             calls["tfm, float32"], _ = ours(shape, "float32")
         if args.nanogpt:

@@ -31,6 +31,7 @@ SIGNATURES = {  # of train.c
     "squares": "lpppi",
     "shares": "",
 }
+SIDE = 32  # of two by two tiles: of what sizes are multiples
 OF_TILES = {  # of block.c, where there are such
     "block": "ppppi",
     "block_backward": "pppppi",
@@ -336,9 +337,6 @@ def norm_of(tensors: list[Tensor]) -> Tensor:
 def _all(tensors: list[Tensor]) -> Any:
     """Their addresses."""
     return (ctypes.c_void_p * len(tensors))(*(each.data_ptr() for each in tensors))
-
-
-SIDE = 32  # of tiles: two by two, of what sizes are multiples
 
 
 def orthogonalise(matrices: Tensor, coefficients: tuple[float, float, float]) -> Tensor | None:
