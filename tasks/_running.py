@@ -29,7 +29,7 @@ FIT_BYTES = 8 << 20  # bytes that a tokenizer learns from
 HOLDOUT = 0.1
 JUDGED = 1 << 16  # bytes, at least, by which it is judged how many make an id
 HOLDOUT_BYTES = 10_000_000  # of a running text, at most, unless --holdout says more
-SEEN_OFTEN, WAYS = 16, 64  # passes from which a text is cut in several ways; how many, at most
+SEEN_OFTEN, WAYS = 24, 64  # passes from which a text is cut in several ways; how many, at most
 WAYS_BYTES = 1 << 30  # of text, at most, that all ways together are of
 FLOOR_TRAIN, FLOOR_HELD = 10_000_000, 1_000_000  # bytes
 

@@ -34,7 +34,7 @@ class TextOptions(RunningOptions):
         default=0.1,
         metadata={
             "help": "Share of the BPE merges left out every other time that a text is read, "
-            "where it is read sixteen times or more."
+            "where it is read 24 times or more."
         },
     )
 
