@@ -88,11 +88,11 @@ def test_dropout_comes_with_passes_and_with_parameters() -> None:
 
 
 @pytest.mark.parametrize(
-    "size, passes, best", [("nano", 240, 0.2), ("tiny", 120, 0.35), ("tiny", 360, 0.4)]
+    "size, passes, best", [("nano", 240, 0.2), ("tiny", 120, 0.3), ("tiny", 360, 0.4)]
 )
 def test_dropout_is_about_what_was_best(size: str, passes: float, best: float) -> None:
     """Of a text of 60,000 characters, 25,000 ids (benchmarks/sweep.py --only often)."""
-    assert dropout_for(passes, parameters(size) / 25_000) == pytest.approx(best, abs=0.06)
+    assert dropout_for(passes, parameters(size) / 25_000) == pytest.approx(best, abs=0.03)
 
 
 def test_a_size_far_beyond_its_data_is_not_chosen() -> None:

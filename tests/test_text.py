@@ -335,7 +335,7 @@ def test_lines_read_often_are_cut_in_other_ways_too(tmp_path: Path) -> None:
     tokenizer, once, text = ways_of(tmp_path, None, "line")
     _, ways, _ = ways_of(tmp_path, 26 * sum(len(ids) + 2 for ids in once), "line")
     passes = len(ways) // len(once)
-    assert 24 <= passes <= 28 and len(ways) == passes * len(once)
+    assert passes in (26, 27, 28) and len(ways) == passes * len(once)
     for number in range(passes):
         here = ways[number * len(once) : (number + 1) * len(once)]
         assert [tokenizer.decode(ids, {}) for ids in here] == text.split("\n")
