@@ -140,8 +140,9 @@ def choose_size(
 
 def rows_for(tokens: float, rows: int, context: int) -> int:
     """Rows a step, of a training of so many tokens: half as many while there are few steps."""
-    while tokens < ENOUGH_STEPS * rows * context and rows * context >= 2 * LEAST_TOKENS:
-        rows //= 2
+    few = 2 * LEAST_TOKENS
+    while rows > 1 and tokens < ENOUGH_STEPS * rows * context and rows * context >= few:
+        rows = (rows + 1) // 2
     return rows
 
 

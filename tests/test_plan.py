@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tfm.core.config import ARCHS, SIZES, ModelConfig, TrainConfig, model_config
@@ -69,7 +69,9 @@ def test_any_time_buys_something() -> None:
     assert chosen(1e-6, 1e9) == "large"
 
 
-@given(st.floats(1, 1e9), st.sampled_from([48, 32, 16, 1]), st.sampled_from([64, 256, 1024]))
+@given(st.floats(1, 1e9), st.sampled_from([48, 32, 16, 1]), st.sampled_from([64, 256, 1024, 4096]))
+@example(819200.0, 48, 1024)  # through three rows to two, not to one
+@example(1.0, 1, 4096)  # one row is the least there is
 def test_a_step_shrinks_only_where_steps_are_few(tokens: float, rows: int, context: int) -> None:
     found = rows_for(tokens, rows, context)
     assert 1 <= found <= rows
