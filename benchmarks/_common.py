@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import platform
@@ -52,11 +53,26 @@ def heading() -> None:
     )
 
 
-def use_kernels() -> None:
+def use_kernels() -> Any:
     """Training in this process as the command trains."""
     from tfm.core import compiled, kernels
 
-    kernels.use(compiled.library(Path(tempfile.mkdtemp(prefix="tfm-bench-"))))
+    library = compiled.library(Path(tempfile.mkdtemp(prefix="tfm-bench-")))
+    kernels.use(library)
+    return library
+
+
+def nanogpt(clone: Path, layers: int, heads: int, width: int, vocab: int, context: int) -> Any:
+    """karpathy/nanoGPT's model, from a checkout."""
+    name = "nanogpt_model"
+    spec = importlib.util.spec_from_file_location(name, clone / "model.py")
+    assert spec and spec.loader
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.GPT(module.GPTConfig(
+        block_size=context, vocab_size=vocab, n_layer=layers, n_head=heads, n_embd=width,
+        dropout=0.0, bias=False,
+    ))  # fmt: skip
 
 
 def table(rows: Sequence[Sequence[object]]) -> None:

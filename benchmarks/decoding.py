@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import _common
 import torch
 from _common import heading, interleaved, table
 
@@ -61,16 +61,7 @@ def ours(
 
 
 def nanogpt(clone: Path, rows: int) -> Callable[[], object]:
-    spec = importlib.util.spec_from_file_location("nanogpt_model", clone / "model.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["nanogpt_model"] = module
-    spec.loader.exec_module(module)
-    config = module.GPTConfig(
-        block_size=CONTEXT, vocab_size=VOCAB, n_layer=6, n_head=6, n_embd=384, dropout=0.0,
-        bias=False,
-    )  # fmt: skip
-    model = module.GPT(config).eval()
+    model = _common.nanogpt(clone, 6, 6, 384, VOCAB, CONTEXT).eval()
     return lambda: model.generate(torch.zeros(rows, 1, dtype=torch.long), NEW)
 
 

@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import argparse
 import gc
-import importlib.util
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import _common
 import numpy as np
 import torch
 from _common import heading, table
@@ -63,16 +62,8 @@ def ours(
     return lambda: next(steps), bench.train_flops(model)
 
 
-def gpt(clone: Path, layers: int, heads: int, width: int, vocab: int, context: int) -> Any:
-    name = "nanogpt_model"
-    spec = importlib.util.spec_from_file_location(name, clone / "model.py")
-    assert spec and spec.loader
-    sys.modules[name] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.GPT(module.GPTConfig(
-        block_size=context, vocab_size=vocab, n_layer=layers, n_head=heads, n_embd=width,
-        dropout=0.0, bias=False,
-    )).to(GPU)  # fmt: skip
+def gpt(clone: Path, *dims: int) -> Any:
+    return _common.nanogpt(clone, *dims).to(GPU)
 
 
 def nanogpt(clone: Path, shape: tuple[int, ...]) -> Callable[[], object]:

@@ -12,12 +12,11 @@ Utilisation is model FLOPs (core/bench.py) beside a large matrix product's in th
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import _common
 import torch
 from _common import heading, interleaved, table, use_kernels
 
@@ -53,26 +52,18 @@ def ours(
     return lambda: next(steps), bench.train_flops(model)
 
 
-def without_tiles(step: Callable[[], object]) -> Callable[[], object]:
+def without_tiles(step: Callable[[], object], library: Any) -> Callable[[], object]:
     def call() -> None:
-        kernels._tiles = False
+        kernels.use(library, tiles=False)
         step()
-        kernels._tiles = True
+        kernels.use(library)
 
     return call
 
 
 def nanogpt(clone: Path, shape: tuple[int, ...], half: bool) -> Callable[[], object]:
-    spec = importlib.util.spec_from_file_location("nanogpt_model", clone / "model.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["nanogpt_model"] = module
-    spec.loader.exec_module(module)
     layers, heads, width, context, batch = shape
-    model = module.GPT(module.GPTConfig(
-        block_size=context, vocab_size=VOCAB, n_layer=layers, n_head=heads, n_embd=width,
-        dropout=0.0, bias=False,
-    )).train()  # fmt: skip
+    model = _common.nanogpt(clone, layers, heads, width, VOCAB, context).train()
     optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), "cpu")
     ids = torch.randint(0, VOCAB, (batch, context + 1))
 
@@ -94,7 +85,7 @@ def main() -> None:
     parser.add_argument("--only", choices=SHAPES)
     args = parser.parse_args()
     heading()
-    use_kernels()
+    library = use_kernels()
     peaks = {d: bench.matmul_peak(CPU, getattr(torch, d), 1.0) for d in ("float32", "bfloat16")}
     print(", ".join(f"{d} {p / 1e9:,.0f} GFLOP/s" for d, p in peaks.items()) + "\n")
     for name in [args.only] if args.only else SHAPES:
@@ -106,7 +97,7 @@ def main() -> None:
         calls[f"tfm, {dtype}, AdamW"], _ = ours(shape, dtype, "adamw")
         if kernels.has_tiles():
             step, _ = ours(shape, dtype)
-            calls[f"tfm, {dtype}, the default, without core/block.c"] = without_tiles(step)
+            calls[f"tfm, {dtype}, the default, without core/block.c"] = without_tiles(step, library)
         if dtype != "float32":
             calls["tfm, float32"], _ = ours(shape, "float32")
         if args.nanogpt:

@@ -263,7 +263,7 @@ static inline void pack_squares(int rows, const half *x, int64_t next, int n, ui
 }
 
 /* Sums of a weight's gradient, out (outputs, inputs) += g' x, of a chunk's g (size, outputs) and x
-   (size, inputs), or x's squared ReLU: in three steps, each for a share of the work. `fresh`: = . */
+   (size, inputs), or x's squared ReLU: in three steps, each for a share of the work. `fresh`: out is what they come to. */
 typedef struct {
     int size, padded, outputs, inputs, squared, fresh;
     const half *g, *x;

@@ -57,14 +57,14 @@ SPARE = 16  # numbers behind a row that a whole vector may touch
 NOTHING = Drop(0, 0, 1.0)
 
 
-def use(library: ctypes.CDLL | None) -> None:
+def use(library: ctypes.CDLL | None, tiles: bool = True) -> None:
     """From now on gradients on a CPU are worked out by what compiled.library gave; by torch where
-    that is none."""
+    that is none. tiles: whether by those too, where the processor has them."""
     global _library, _tiles
     _library, _tiles = library, False
     if library is None:
         return
-    _tiles = bool(library.tiles())
+    _tiles = tiles and bool(library.tiles())
     for name, letters in {**SIGNATURES, **(OF_TILES if _tiles else {})}.items():
         getattr(library, name).argtypes = [_TYPES[letter] for letter in letters]
     if _tiles:

@@ -50,10 +50,9 @@ def weighted_nll(
     else:  # nothing that depends on what is counted: a GPU repeats the same calls
         targets = torch.where(counted, targets, 0)
         if legal is not None:
-            low_, high_ = legal.unbind(-1)
-            legal = torch.stack(
-                (torch.where(counted, low_, 0), torch.where(counted, high_, high)), dim=-1
-            )
+            first, end = legal.unbind(-1)
+            first, end = torch.where(counted, first, 0), torch.where(counted, end, high)
+            legal = torch.stack((first, end), dim=-1)
 
     def chosen(x: Tensor) -> Tensor:
         return x.flatten(0, 1) if every else x[counted]

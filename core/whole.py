@@ -40,7 +40,6 @@ def knows(config: ModelConfig) -> bool:
     return (
         (config.norm, config.norm_position, config.ffn, config.mixer, config.bias)
         == ("rmsnorm", "pre", "relu2", "attention", False)
-        and config.positions in ("rope", "none", "learned", "sinusoidal")
         and config.head_width % SIDE == 0
         and config.hidden % SIDE == 0
         and config.context <= LONGEST
@@ -55,7 +54,6 @@ def serves(x: Tensor) -> bool:
         and x.dtype == torch.float32
         and torch.is_autocast_enabled("cpu")
         and x.shape[0] >= torch.get_num_threads()
-        and x.shape[1] <= LONGEST
     )
 
 

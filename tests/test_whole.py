@@ -79,7 +79,7 @@ def gradients(model: SequenceModel, once: Any) -> dict[str, Tensor]:
     (2, 256, True, {"width": 64, "heads": 2, "dropout": 0.1}),
 ], ids=str)  # fmt: skip
 def test_a_block_is_the_block(
-    batch: int, length: int, packed: bool, fields: dict[str, Any], called: list[str]
+    batch: int, length: int, packed: bool, fields: dict[str, Any], called: list[str], library: Any
 ) -> None:
     """As near to float32 as torch's products in bfloat16 are, within a quarter; what is dropped is
     the same."""
@@ -99,9 +99,11 @@ def test_a_block_is_the_block(
     assert called.count("block") == called.count("block_backward") == 2
     again = gradients(model, lambda: once(True))
     assert all(torch.equal(again[name], value) for name, value in found.items())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernels, "_tiles", False)
+    kernels.use(library, tiles=False)
+    try:
         plain = gradients(model, lambda: once(True))
+    finally:
+        kernels.use(library)
     for name, value in exact.items():
         off, usual = (float((each[name] - value).norm()) for each in (found, plain))
         assert off <= 1.25 * usual + 2e-3 * float(value.norm()), name
