@@ -55,10 +55,10 @@ def heading() -> None:
 
 def use_kernels() -> Any:
     """Training in this process as the command trains."""
-    from tfm.core import compiled, kernels
+    from tfm.core.ops import cpu_kernels, native_library
 
-    library = compiled.library(Path(tempfile.mkdtemp(prefix="tfm-bench-")))
-    kernels.use(library)
+    library = native_library.library(Path(tempfile.mkdtemp(prefix="tfm-bench-")))
+    cpu_kernels.use(library)
     return library
 
 
@@ -69,10 +69,17 @@ def nanogpt(clone: Path, layers: int, heads: int, width: int, vocab: int, contex
     assert spec and spec.loader
     sys.modules[name] = module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.GPT(module.GPTConfig(
-        block_size=context, vocab_size=vocab, n_layer=layers, n_head=heads, n_embd=width,
-        dropout=0.0, bias=False,
-    ))  # fmt: skip
+    return module.GPT(
+        module.GPTConfig(
+            block_size=context,
+            vocab_size=vocab,
+            n_layer=layers,
+            n_head=heads,
+            n_embd=width,
+            dropout=0.0,
+            bias=False,
+        )
+    )
 
 
 def table(rows: Sequence[Sequence[object]]) -> None:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from _common import heading, interleaved, table
 
-from tfm.core.mixers import plain_attention
+from tfm.core.model.attention import plain_attention
 
 
 def main() -> None:
@@ -22,9 +22,15 @@ def main() -> None:
     args = parser.parse_args()
     heading()
     rows: list[list[object]] = [
-        ["batch, heads, positions, head width", "fused, bf16", "plain, bf16", "fused, fp32",
-         "fused bf16 / plain bf16", "with dropout"]
-    ]  # fmt: skip
+        [
+            "batch, heads, positions, head width",
+            "fused, bf16",
+            "plain, bf16",
+            "fused, fp32",
+            "fused bf16 / plain bf16",
+            "with dropout",
+        ]
+    ]
     for shape in ((48, 4, 64, 32), (32, 4, 128, 64), (16, 6, 256, 64), (8, 8, 512, 64)):
         times = interleaved(
             {
@@ -39,8 +45,16 @@ def main() -> None:
         ms = {name: f"{1000 * median:.1f} ms" for name, (median, _, _) in times.items()}
         ratio = times["fused"][0] / times["plain"][0]
         dropped = times["fused, dropout"][0] / times["plain, dropout"][0]
-        rows.append([", ".join(map(str, shape)), ms["fused"], ms["plain"], ms["fused32"],
-                     f"{ratio:.1f}", f"{dropped:.1f}"])  # fmt: skip
+        rows.append(
+            [
+                ", ".join(map(str, shape)),
+                ms["fused"],
+                ms["plain"],
+                ms["fused32"],
+                f"{ratio:.1f}",
+                f"{dropped:.1f}",
+            ]
+        )
     table(rows)
 
 

@@ -55,9 +55,20 @@ def there_and_back(kind: str) -> list[object]:
     folder = workspace()
     (folder / "data").write_bytes(megabyte(kind))
     tfm(
-        "train", "--task", "byte", "--data", "data", "--size", "nano", "--steps", 50, "--run",
-        "run", "-q", folder=folder,
-    )  # fmt: skip
+        "train",
+        "--task",
+        "byte",
+        "--data",
+        "data",
+        "--size",
+        "nano",
+        "--steps",
+        50,
+        "--run",
+        "run",
+        "-q",
+        folder=folder,
+    )
     began = time.monotonic()
     tfm("compress", "run", "data", "-q", folder=folder)
     there = time.monotonic() - began
@@ -86,18 +97,40 @@ def main() -> None:
         table([names, *(there_and_back(kind) for kind in kinds)])
         return
     rows: list[list[object]] = [
-        ["bits per byte", "bytes", "gzip -9", "bzip2", "xz -9e", "xz, knowing", "tfm",
-         "eval --as-coded", "seconds there", "and back", "weights, kB"],
-    ]  # fmt: skip
+        [
+            "bits per byte",
+            "bytes",
+            "gzip -9",
+            "bzip2",
+            "xz -9e",
+            "xz, knowing",
+            "tfm",
+            "eval --as-coded",
+            "seconds there",
+            "and back",
+            "weights, kB",
+        ]
+    ]
     for kind in kinds:
         learned, data = pieces(kind)
         folder = workspace()
         (folder / "learned").write_bytes(learned)
         (folder / "data").write_bytes(data)
         tfm(
-            "train", "--task", "byte", "--data", "learned", "--holdout", 0.01, "--budget",
-            args.budget, "--run", "run", "-q", folder=folder,
-        )  # fmt: skip
+            "train",
+            "--task",
+            "byte",
+            "--data",
+            "learned",
+            "--holdout",
+            0.01,
+            "--budget",
+            args.budget,
+            "--run",
+            "run",
+            "-q",
+            folder=folder,
+        )
         coded = tfm_json("eval", "run", "--data", "data", "--as-coded", folder=folder)
         began = time.monotonic()
         tfm("compress", "run", "data", "-q", folder=folder)
@@ -109,14 +142,24 @@ def main() -> None:
             raise SystemExit(f"{kind}: did not come back")
         weights = max((folder / "run" / "checkpoints").glob("*/model.safetensors"))
         sizes = [
-            len(gzip.compress(data, 9)), len(bz2.compress(data)), xz(data),
-            xz(learned + data) - xz(learned), (folder / "data.tfm").stat().st_size,
-        ]  # fmt: skip
+            len(gzip.compress(data, 9)),
+            len(bz2.compress(data)),
+            xz(data),
+            xz(learned + data) - xz(learned),
+            (folder / "data.tfm").stat().st_size,
+        ]
         bits = [f"{8 * size / len(data):.3f}" for size in sizes]
         rows.append(
-            [kind, f"{len(data):,}", *bits, f"{coded['bits_per_byte']:.3f}", f"{there:.0f}",
-             f"{back:.0f}", f"{weights.stat().st_size // 1000:,}"]
-        )  # fmt: skip
+            [
+                kind,
+                f"{len(data):,}",
+                *bits,
+                f"{coded['bits_per_byte']:.3f}",
+                f"{there:.0f}",
+                f"{back:.0f}",
+                f"{weights.stat().st_size // 1000:,}",
+            ]
+        )
     table(rows)
 
 

@@ -39,7 +39,7 @@ def one(row: dict[str, Any], seconds: float) -> dict[str, float | None]:
 
     from tfm.core import bench
     from tfm.core.config import ModelConfig, TrainConfig
-    from tfm.core.device import default_dtype, use_threads
+    from tfm.core.ops.device import default_dtype, use_threads
 
     device = torch.device("cpu")
     threads = use_threads(0)
@@ -49,9 +49,12 @@ def one(row: dict[str, Any], seconds: float) -> dict[str, float | None]:
     if "position" in row:
         return {"ms": 1000 * _position(config, row["position"], seconds)}
     train = TrainConfig(
-        steps=1_000_000, batch=row["batch"], threads=threads, recompute=row.get("recompute", False),
+        steps=1_000_000,
+        batch=row["batch"],
+        threads=threads,
+        recompute=row.get("recompute", False),
         dtype=default_dtype(device, config),
-    )  # fmt: skip
+    )
     ran = bench.training(config, train, device, seconds)
     return {"tokens_per_second": ran.tokens_per_second, "peak": ran.peak_bytes}
 
@@ -60,7 +63,7 @@ def _position(config: Any, position: int, seconds: float) -> float:
     import torch
 
     from tfm.core.bench import median_seconds
-    from tfm.core.model import SequenceModel
+    from tfm.core.model.sequence_model import SequenceModel
 
     model = SequenceModel(config).eval()
     with torch.no_grad():
@@ -90,15 +93,26 @@ def main() -> None:
     for name in [args.only] if args.only else ROWS:
         position = name == "position"
         lines: list[list[object]] = [
-            ["position", "ms a token"] if position
+            ["position", "ms a token"]
+            if position
             else [name, "batch", "tokens/s", "MB", "MB recomputed", "tokens/s recomputed"]
-            if name == "context" else [name, "tokens/s", "MB"]
-        ]  # fmt: skip
+            if name == "context"
+            else [name, "tokens/s", "MB"]
+        ]
         for row in ROWS[name]:
             done = subprocess.run(
-                [sys.executable, __file__, "--row", json.dumps(row), "--seconds",
-                 str(args.seconds)], capture_output=True, text=True, check=True,
-            )  # fmt: skip
+                [
+                    sys.executable,
+                    __file__,
+                    "--row",
+                    json.dumps(row),
+                    "--seconds",
+                    str(args.seconds),
+                ],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
             found = json.loads(done.stdout)
             if position:
                 lines.append([f"{row['position']:,}", f"{found['ms']:.2f}"])

@@ -3,10 +3,10 @@ HuggingFace, 240 new tokens from one, in turn.
 
 python benchmarks/decoding.py [--nanogpt CLONE] [--rounds 5]
 
-tfm decodes by core/step.c, and once as it does where there is no C compiler. CLONE is a checkout of
-karpathy/nanoGPT; transformers is measured where it is installed. Weights are random: what a token
-costs does not depend on them. The limit is what memory's measured bandwidth leaves if only the
-weights were read.
+tfm decodes by core/ops/c/decode_step.c, and once as it does where there is no C compiler. CLONE is
+a checkout of karpathy/nanoGPT; transformers is measured where it is
+installed. Weights are random: the cost of a token does not depend on them. The limit is what
+memory's measured bandwidth leaves if only the weights were read.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ import _common
 import torch
 from _common import heading, interleaved, table
 
-from tfm.core import bench, compiled
+from tfm.core import bench
 from tfm.core.config import ModelConfig, SampleConfig
-from tfm.core.decoder import Decoder, for_decoding
-from tfm.core.model import SequenceModel
+from tfm.core.decode.batch_decoder import Decoder, for_decoding
+from tfm.core.model.sequence_model import SequenceModel
+from tfm.core.ops import native_library
 from tfm.core.protocols import Sequence
 
 NEW, VOCAB, CONTEXT = 240, 65, 256
@@ -69,15 +70,24 @@ def huggingface(rows: int, dtype: torch.dtype) -> Callable[[], object]:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(
-        vocab_size=VOCAB, n_positions=CONTEXT, n_embd=384, n_layer=6, n_head=6, bos_token_id=0,
-        eos_token_id=0, pad_token_id=0,
-    )  # fmt: skip
+        vocab_size=VOCAB,
+        n_positions=CONTEXT,
+        n_embd=384,
+        n_layer=6,
+        n_head=6,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
     model = GPT2LMHeadModel(config).to(dtype).eval()
     start = torch.zeros(rows, 1, dtype=torch.long)
     return lambda: model.generate(
-        start, attention_mask=torch.ones_like(start), do_sample=True, min_new_tokens=NEW,
+        start,
+        attention_mask=torch.ones_like(start),
+        do_sample=True,
+        min_new_tokens=NEW,
         max_new_tokens=NEW,
-    )  # fmt: skip
+    )
 
 
 def main() -> None:
@@ -87,7 +97,7 @@ def main() -> None:
     parser.add_argument("--only", type=int, choices=(1, 32), help="draws at once")
     args = parser.parse_args()
     heading()
-    library = compiled.library(Path(tempfile.mkdtemp(prefix="tfm-bench-")))
+    library = native_library.library(Path(tempfile.mkdtemp(prefix="tfm-bench-")))
     read = bench.bandwidth(torch.device("cpu"), 1.0)
     print(f"memory gives {read / 1e9:.1f} GB/s to {torch.get_num_threads()} threads\n")
     for rows in [args.only] if args.only else (1, 32):
@@ -111,9 +121,15 @@ def main() -> None:
             times = interleaved({n: c for n, c in calls.items() if n not in slow}, args.rounds)
         base = times[next(iter(calls))][0]
         lines: list[list[object]] = [
-            [f"{rows} at once", "tokens/s", "least", "most", "of reading's limit",
-             "the default is faster by"]
-        ]  # fmt: skip
+            [
+                f"{rows} at once",
+                "tokens/s",
+                "least",
+                "most",
+                "of reading's limit",
+                "the default is faster by",
+            ]
+        ]
         for name, (median, least, most) in times.items():
             rates = [f"{rows * NEW / t:,.0f}" for t in (median, most, least)]
             limit = step_bytes.get(name)

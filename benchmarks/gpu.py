@@ -28,11 +28,11 @@ from _common import heading, table
 
 from tfm.core import bench
 from tfm.core.config import ModelConfig, SampleConfig, TrainConfig, model_config
-from tfm.core.decoder import Decoder, for_decoding
-from tfm.core.model import SequenceModel
-from tfm.core.optim import make_optimizers
+from tfm.core.decode.batch_decoder import Decoder, for_decoding
+from tfm.core.model.sequence_model import SequenceModel
 from tfm.core.protocols import Sequence
-from tfm.core.train import train
+from tfm.core.train.loop import train
+from tfm.core.train.optim import make_optimizers
 
 GPU = torch.device("cuda")
 # name -> layers, heads, width, vocabulary, context, batch
@@ -53,10 +53,16 @@ def ours(
     config = TrainConfig(steps=1_000_000, batch=batch, dtype="bfloat16", **settings)
     model = SequenceModel(
         model_config(
-            arch, "tiny", vocab_size=vocab, context=context, layers=layers, width=width,
-            heads=heads, **(wiring or {}),
+            arch,
+            "tiny",
+            vocab_size=vocab,
+            context=context,
+            layers=layers,
+            width=width,
+            heads=heads,
+            **(wiring or {}),
         )
-    ).to(GPU)  # fmt: skip
+    ).to(GPU)
     data: Any = bench.RandomRows(vocab, context)
     steps = train(model, data, config, make_optimizers(model, config))
     return lambda: next(steps), bench.train_flops(model)
@@ -128,11 +134,16 @@ def training(name: str, peak: float, args: argparse.Namespace) -> None:
         gpt_flops = flops if "GPT-2" in kind else gpt_flops
         times, first, peak_gb = timed(step, args.steps, args.rounds)
         second = statistics.median(times)
-        rows.append([
-            kind, *(f"{1e3 * t:.2f}" for t in (second, min(times), max(times))),
-            f"{tokens / second:,.0f}", f"{tokens / second * (flops or gpt_flops) / peak:.1%}",
-            f"{peak_gb:.1f}", f"{first:.1f}",
-        ])  # fmt: skip
+        rows.append(
+            [
+                kind,
+                *(f"{1e3 * t:.2f}" for t in (second, min(times), max(times))),
+                f"{tokens / second:,.0f}",
+                f"{tokens / second * (flops or gpt_flops) / peak:.1%}",
+                f"{peak_gb:.1f}",
+                f"{first:.1f}",
+            ]
+        )
         del step
         gc.collect()
         torch.cuda.empty_cache()

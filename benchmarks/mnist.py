@@ -35,15 +35,25 @@ def main() -> None:
         scores = run(args.mnist, args.budget, [*LIKELIHOOD, *args.flags])
         floor = scores["floor"]["histogram"] * 784 * 0.6931471805599453
         rows.append(
-            ["nats an image, binarised", f"{scores['nats_per_image']:.2f}", "<= 90",
-             f"{floor:.1f} (per-pixel histogram)", "79.20 (Diagonal BiLSTM)"]
-        )  # fmt: skip
+            [
+                "nats an image, binarised",
+                f"{scores['nats_per_image']:.2f}",
+                "<= 90",
+                f"{floor:.1f} (per-pixel histogram)",
+                "79.20 (Diagonal BiLSTM)",
+            ]
+        )
     if args.only != "likelihood":
         scores = run(args.mnist, args.budget, [*LABELS, *args.flags])
         rows.append(
-            ["labels right", f"{scores['accuracy']:.2%}", ">= 98 %", "11.35 % (always 1)",
-             "99.0 % (TCN)"]
-        )  # fmt: skip
+            [
+                "labels right",
+                f"{scores['accuracy']:.2%}",
+                ">= 98 %",
+                "11.35 % (always 1)",
+                "99.0 % (TCN)",
+            ]
+        )
     table(rows)
 
 
@@ -51,11 +61,22 @@ def run(mnist: Path, budget: str, flags: list[str]) -> dict[str, Any]:
     """The scores on all of the test set."""
     folder = workspace()
     path = tfm(
-        "train", "--task", "image", "--data", mnist / "train-images-idx3-ubyte.gz",
-        "--test", mnist / "t10k-images-idx3-ubyte.gz", "--holdout", 0.02, "--budget", budget,
-        "--run", "mnist",
-        *flags, folder=folder,
-    )  # fmt: skip
+        "train",
+        "--task",
+        "image",
+        "--data",
+        mnist / "train-images-idx3-ubyte.gz",
+        "--test",
+        mnist / "t10k-images-idx3-ubyte.gz",
+        "--holdout",
+        0.02,
+        "--budget",
+        budget,
+        "--run",
+        "mnist",
+        *flags,
+        folder=folder,
+    )
     print(f"{folder / path}: {' '.join(flags)}")
     return tfm_json("eval", path, folder=folder)
 

@@ -11,9 +11,9 @@ import torch
 from _common import heading, interleaved, table
 
 from tfm.core.config import model_config
-from tfm.core.layers import Linear
-from tfm.core.model import SequenceModel
-from tfm.core.optim import Muon
+from tfm.core.model.layers import Linear
+from tfm.core.model.sequence_model import SequenceModel
+from tfm.core.train.muon import Muon
 
 
 def main() -> None:

@@ -15,8 +15,8 @@ import torch
 from _common import heading, interleaved, table
 from torch.nn import functional as F
 
-from tfm.core.layers import Linear
-from tfm.core.packed import Half, Int8, Packed
+from tfm.core.decode.quantized_linear import Half, Int8, Packed
+from tfm.core.model.layers import Linear
 
 SHAPES = [(1152, 384), (384, 384), (1536, 384), (384, 1536)] * 6
 
@@ -41,8 +41,9 @@ def main() -> None:
                 "int8": [Int8(n) for n in layers],
             }
 
-            def run(calls: list[Callable[[torch.Tensor], torch.Tensor]], xs: dict[int, torch.Tensor]
-                    ) -> None:  # fmt: skip
+            def run(
+                calls: list[Callable[[torch.Tensor], torch.Tensor]], xs: dict[int, torch.Tensor]
+            ) -> None:
                 for (_, width), call in zip(SHAPES, calls, strict=True):
                     call(xs[width])
 

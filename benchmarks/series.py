@@ -30,16 +30,34 @@ M4 = SERIES / "m4_hourly"
 TASKS: dict[str, dict[str, Any]] = {
     "m4": {
         "title": "M4 hourly, 414 series, horizon 48",
-        "args": ("--data", M4 / "Hourly-train.csv", "--valid", M4 / "Hourly-test.csv",
-                 "--season", 24, "--horizon", 48),
-        "reference": [("Chronos-T5 tiny, 8M (its repository; trained on M4 hourly)", .817, .0275),
-                      ("Chronos-T5 small, 46M", .730, .0247),
-                      ("Chronos-Bolt tiny, 9M", .935, .0211)],
+        "args": (
+            "--data",
+            M4 / "Hourly-train.csv",
+            "--valid",
+            M4 / "Hourly-test.csv",
+            "--season",
+            24,
+            "--horizon",
+            48,
+        ),
+        "reference": [
+            ("Chronos-T5 tiny, 8M (its repository; trained on M4 hourly)", 0.817, 0.0275),
+            ("Chronos-T5 small, 46M", 0.730, 0.0247),
+            ("Chronos-Bolt tiny, 9M", 0.935, 0.0211),
+        ],
     },
     "etth1": {
         "title": "ETTh1, 7 series, horizon 24",
-        "args": ("--data", SERIES / "ETTh1.csv", "--holdout", 0.001, "--season", 24,
-                 "--horizon", 24),
+        "args": (
+            "--data",
+            SERIES / "ETTh1.csv",
+            "--holdout",
+            0.001,
+            "--season",
+            24,
+            "--horizon",
+            24,
+        ),
         "reference": [],
     },
     "rolling": {
@@ -47,7 +65,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "args": ("--data", "before.csv", "--holdout", 0.1, "--season", 24, "--horizon", 24),
         "reference": [],
     },
-}  # fmt: skip
+}
 
 
 def main() -> None:
@@ -90,9 +108,21 @@ def trained(folder: Path, args: argparse.Namespace, *data: object) -> float:
     """Seconds that training took."""
     began = time.monotonic()
     tfm(
-        "train", "--task", "series", *data, "--budget", args.budget, "--size", args.size,
-        "--seed", args.seed, "--run", "run", "-q", folder=folder,
-    )  # fmt: skip
+        "train",
+        "--task",
+        "series",
+        *data,
+        "--budget",
+        args.budget,
+        "--size",
+        args.size,
+        "--seed",
+        args.seed,
+        "--run",
+        "run",
+        "-q",
+        folder=folder,
+    )
     return time.monotonic() - began
 
 
@@ -108,13 +138,17 @@ def ltsf(folder: Path, args: argparse.Namespace) -> None:
     ends = {"train": (0, 8640), "valid": (8640, 11520), "test": (11520, 14400)}
     for part, (first, end) in ends.items():
         (folder / f"{part}.csv").write_text("\n".join([head, *rows[first:end]]) + "\n")
-    files = [(f"--{flag}", f"{part}.csv") for flag, part in
-             (("data", "train"), ("valid", "valid"), ("test", "test"))]  # fmt: skip
+    files = [
+        (f"--{flag}", f"{part}.csv")
+        for flag, part in (("data", "train"), ("valid", "valid"), ("test", "test"))
+    ]
     data = [word for pair in files for word in pair]
     seconds = trained(folder, args, *data, "--season", 24, "--horizon", 96)
     found = tfm_json("eval", "run", "--protocol", "rolling", "--stride", args.stride, folder=folder)
-    print(f"ETTh1, 7 series, horizon 96, rolling; trained for {seconds:.0f} s in all, "
-          f"{found['step']} steps\n")  # fmt: skip
+    print(
+        f"ETTh1, 7 series, horizon 96, rolling; trained for {seconds:.0f} s in all, "
+        f"{found['step']} steps\n"
+    )
     stride = f"{found['windows']:,} windows {args.stride} h apart"
     rows_: list[list[object]] = [["", "windows", "MSE", "MAE"]]
     rows_.append([f"tfm, {args.size}", stride, f"{found['mse']:.3f}", f"{found['mae']:.3f}"])
@@ -129,8 +163,8 @@ def ltsf(folder: Path, args: argparse.Namespace) -> None:
 
 def every_hour(path: Path) -> tuple[int, dict[str, float]]:
     """How many windows begin an hour apart, and what trivial forecasts reach on them."""
-    from tfm.core.experiment import training_items
-    from tfm.core.run import Run
+    from tfm.core.runs.run import Run
+    from tfm.core.train.prepare import training_items
 
     run = Run(path)
     task, tokenizer = run.task(), run.tokenizer()
@@ -146,8 +180,10 @@ def weights() -> str:
     ]
     largest = sorted(sizes, reverse=True)
     shares = {count: sum(largest[:count]) / sum(largest) for count in (2, 12)}
-    return (f"of WQL's weight the 2 largest series have {shares[2]:.0%}, "
-            f"the 12 largest {shares[12]:.0%}")  # fmt: skip
+    return (
+        f"of WQL's weight the 2 largest series have {shares[2]:.0%}, "
+        f"the 12 largest {shares[12]:.0%}"
+    )
 
 
 if __name__ == "__main__":

@@ -55,15 +55,15 @@ SWEEP: dict[str, list[Run]] = {
                 Run(corpus, "tiny", v, 48, 700),
                 Run(corpus, "tiny", v, 24, 650),
             )
-        ],
+        ]
     ],
-    "rates": [
-        Run(SHAKESPEARE, "tiny", 1024, 48, 700, rate) for rate in (0.02, 0.04, 0.06)
-    ] + [Run(SMILES, "nano", 512, 48, 3000, rate) for rate in (0.02, 0.04)],
+    "rates": [Run(SHAKESPEARE, "tiny", 1024, 48, 700, rate) for rate in (0.02, 0.04, 0.06)]
+    + [Run(SMILES, "nano", 512, 48, 3000, rate) for rate in (0.02, 0.04)],
     "passes": [
         Run(BOOK, "tiny", 320, 48, thousands, 0.04, dropout, 60_000)
         for thousands, dropout in ((200, 0.0), (200, 0.1), (600, 0.0), (600, 0.1), (600, 0.2))
-    ] + [
+    ]
+    + [
         Run(BOOK, "nano", 320, 48, 2400, 0.04, 0.2, 60_000),
         Run(BOOK, "small", 320, 48, 150, 0.04, 0.1, 60_000),
     ],
@@ -71,7 +71,10 @@ SWEEP: dict[str, list[Run]] = {
         *[
             Run(SHAKESPEARE, "tiny", 1024, 48, thousands, 0.02, dropout, decay=decay)
             for thousands, dropout, decay in (
-                (1230, 0.0, 0.01), (1230, 0.0, 0.5), (3565, 0.0, 0.01), (3565, 0.0, 0.5),
+                (1230, 0.0, 0.01),
+                (1230, 0.0, 0.5),
+                (3565, 0.0, 0.01),
+                (3565, 0.0, 0.5),
                 (3565, 0.05, 0.5),
             )
         ],
@@ -88,8 +91,13 @@ SWEEP: dict[str, list[Run]] = {
     "ways": [
         Run(BOOK, "tiny", 320, 48, thousands, 0.02, dropout, 60_000, decay=0.5, bpe_dropout=merges)
         for thousands, dropout, merges in (
-            (600, 0.1, 0.0), (600, 0.2, 0.0), (600, 0.1, 0.1), (600, 0.05, 0.1), (600, 0.05, 0.2),
-            (3072, 0.1, 0.1), (3072, 0.2, 0.1),
+            (600, 0.1, 0.0),
+            (600, 0.2, 0.0),
+            (600, 0.1, 0.1),
+            (600, 0.05, 0.1),
+            (600, 0.05, 0.2),
+            (3072, 0.1, 0.1),
+            (3072, 0.2, 0.1),
         )
     ],
     "often": [  # read 15 to 360 times, by models of different size
@@ -103,7 +111,8 @@ SWEEP: dict[str, list[Run]] = {
             (300_000, 512, "small", 64, 2540, (0.1, 0.25)),
         )
         for dropout in rates
-    ] + [
+    ]
+    + [
         Run(SHAKESPEARE, "tiny", 1024, 48, 5837, 0.02, dropout, decay=0.5)
         for dropout in (0.0, 0.05, 0.1)
     ],
@@ -116,7 +125,7 @@ SWEEP: dict[str, list[Run]] = {
         )
         for v in vs
     ],
-}  # fmt: skip
+}
 
 
 def text_of(corpus: str) -> str:
@@ -137,18 +146,49 @@ def trained(run: Run, folder: Path) -> list[object]:
     steps = run.thousands * 1000 // (64 * run.rows)
     began = time.monotonic()
     scores = tfm_json(
-        "train", "--task", "text", "--data", data, "--steps", steps, "--size", run.size,
-        "--context", 64, "--tokenizer", f"bpe:{run.vocabulary}", "--set", f"train.batch={run.rows}",
-        "--set", f"train.lr={run.rate}", "--set", f"model.dropout={run.dropout}",
-        "--set", f"train.weight_decay={run.decay}", "--bpe-dropout", run.bpe_dropout,
-        "--run", folder / f"{abs(hash(run))}", "-q", folder=folder,
-    )  # fmt: skip
+        "train",
+        "--task",
+        "text",
+        "--data",
+        data,
+        "--steps",
+        steps,
+        "--size",
+        run.size,
+        "--context",
+        64,
+        "--tokenizer",
+        f"bpe:{run.vocabulary}",
+        "--set",
+        f"train.batch={run.rows}",
+        "--set",
+        f"train.lr={run.rate}",
+        "--set",
+        f"model.dropout={run.dropout}",
+        "--set",
+        f"train.weight_decay={run.decay}",
+        "--bpe-dropout",
+        run.bpe_dropout,
+        "--run",
+        folder / f"{abs(hash(run))}",
+        "-q",
+        folder=folder,
+    )
     seconds = time.monotonic() - began
     return [
-        run.corpus, f"{data.stat().st_size / 1e6:.2f}", run.size, run.vocabulary, run.rows * 64,
-        steps, run.rate, run.dropout, run.bpe_dropout, run.decay, f"{seconds:.0f}",
+        run.corpus,
+        f"{data.stat().st_size / 1e6:.2f}",
+        run.size,
+        run.vocabulary,
+        run.rows * 64,
+        steps,
+        run.rate,
+        run.dropout,
+        run.bpe_dropout,
+        run.decay,
+        f"{seconds:.0f}",
         f"{scores['bits_per_byte']:.3f}",
-    ]  # fmt: skip
+    ]
 
 
 def rows_of(runs: list[Run], jobs: int) -> Iterator[list[object]]:
@@ -167,9 +207,19 @@ def main() -> None:
     args = parser.parse_args()
     heading()
     head: list[object] = [
-        "corpus", "MB", "size", "ids", "tokens a step", "steps", "rate", "dropout",
-        "merges left out", "decay", "core seconds", "bits per byte",
-    ]  # fmt: skip
+        "corpus",
+        "MB",
+        "size",
+        "ids",
+        "tokens a step",
+        "steps",
+        "rate",
+        "dropout",
+        "merges left out",
+        "decay",
+        "core seconds",
+        "bits per byte",
+    ]
     for name in [args.only] if args.only else SWEEP:
         print(f"{name}\n")
         table([head, *rows_of(SWEEP[name], args.jobs)])

@@ -20,12 +20,13 @@ import _common
 import torch
 from _common import heading, interleaved, table, use_kernels
 
-from tfm.core import bench, kernels
+from tfm.core import bench
 from tfm.core.config import ModelConfig, TrainConfig
-from tfm.core.device import default_dtype, use_threads
-from tfm.core.model import SequenceModel
-from tfm.core.optim import make_optimizers
-from tfm.core.train import train
+from tfm.core.model.sequence_model import SequenceModel
+from tfm.core.ops import cpu_kernels
+from tfm.core.ops.device import default_dtype, use_threads
+from tfm.core.train.loop import train
+from tfm.core.train.optim import make_optimizers
 
 VOCAB = 65
 CPU = torch.device("cpu")
@@ -54,9 +55,9 @@ def ours(
 
 def without_tiles(step: Callable[[], object], library: Any) -> Callable[[], object]:
     def call() -> None:
-        kernels.use(library, tiles=False)
+        cpu_kernels.use(library, tiles=False)
         step()
-        kernels.use(library)
+        cpu_kernels.use(library)
 
     return call
 
@@ -95,9 +96,9 @@ def main() -> None:
         calls: dict[str, Callable[[], object]] = {}
         calls[f"tfm, {dtype}, the default"], flops = ours(shape, dtype)
         calls[f"tfm, {dtype}, AdamW"], _ = ours(shape, dtype, "adamw")
-        if kernels.has_tiles():
+        if cpu_kernels.has_tiles():
             step, _ = ours(shape, dtype)
-            calls[f"tfm, {dtype}, the default, without core/block.c"] = without_tiles(step, library)
+            calls[f"tfm, {dtype}, the default, without tiles"] = without_tiles(step, library)
         if dtype != "float32":
             calls["tfm, float32"], _ = ours(shape, "float32")
         if args.nanogpt:
@@ -106,9 +107,15 @@ def main() -> None:
         times = interleaved(calls, args.rounds)
         base = times[next(iter(calls))][0]
         rows: list[list[object]] = [
-            [f"{name} at {shape[4]} x {shape[3]}", "tokens/s", "least", "most", "utilisation",
-             "the default is faster by"]
-        ]  # fmt: skip
+            [
+                f"{name} at {shape[4]} x {shape[3]}",
+                "tokens/s",
+                "least",
+                "most",
+                "utilisation",
+                "the default is faster by",
+            ]
+        ]
         for kind, (median, least, most) in times.items():
             rates = [f"{tokens / t:,.0f}" for t in (median, most, least)]
             share = ""

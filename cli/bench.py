@@ -25,9 +25,12 @@ DECODED = {1: 64, 32: 48}  # draws at once -> tokens of each
 @opt.option("--dtype", help="float32 or bfloat16.  [default: as train chooses]")
 @opt.option("--threads", type=click.IntRange(0), default=0, help="Of the CPU.  [default: all]")
 @opt.option(
-    "--seconds", type=click.FloatRange(0), default=4.0, show_default=True,
+    "--seconds",
+    type=click.FloatRange(0),
+    default=4.0,
+    show_default=True,
     help="Of training for each context.",
-)  # fmt: skip
+)
 @opt.device_option
 @opt.json_option
 def command(quiet: bool, as_json: bool, **flags: Any) -> None:
@@ -39,11 +42,12 @@ def command(quiet: bool, as_json: bool, **flags: Any) -> None:
     contexts = _contexts(flags["context"])
     import torch
 
-    from ..core import bench, kernels
+    from ..core import bench
     from ..core.config import TrainConfig, model_config, with_fields
-    from ..core.device import default_dtype, pick_device, use_threads
-    from ..core.passes import can_compile
-    from ..core.plan import SHAPES
+    from ..core.ops import cpu_kernels
+    from ..core.ops.device import default_dtype, pick_device, use_threads
+    from ..core.train.backend import can_compile
+    from ..core.train.budget import SHAPES
 
     model_config(flags["arch"], flags["size"])  # names that are none are said at once
     device = pick_device(flags["device"])
@@ -51,7 +55,7 @@ def command(quiet: bool, as_json: bool, **flags: Any) -> None:
     usual, tokens = SHAPES[flags["size"]]
     shape = model_config(flags["arch"], flags["size"], vocab_size=flags["vocab"])
     compiled = opt.compiled()
-    kernels.use(compiled)
+    cpu_kernels.use(compiled)
     dtype = flags["dtype"] or default_dtype(device, shape)
     config = TrainConfig(steps=1_000_000, threads=threads, compile=can_compile(device))
     config = with_fields(config, "train", {"dtype": dtype})
@@ -61,12 +65,20 @@ def command(quiet: bool, as_json: bool, **flags: Any) -> None:
         name: bench.matmul_peak(device, getattr(torch, name)) for name in ("float32", "bfloat16")
     }
     found: dict[str, Any] = {
-        "schema": 1, "device": device.type, "threads": threads, "torch": torch.__version__,
-        "arch": flags["arch"], "size": flags["size"], "vocab_size": flags["vocab"], "dtype": dtype,
+        "schema": 1,
+        "device": device.type,
+        "threads": threads,
+        "torch": torch.__version__,
+        "arch": flags["arch"],
+        "size": flags["size"],
+        "vocab_size": flags["vocab"],
+        "dtype": dtype,
         "compile": config.compile,
-        "matmul_flops_per_second": peaks, "read_bytes_per_second": bench.bandwidth(device),
-        "training": [], "decoding": [],
-    }  # fmt: skip
+        "matmul_flops_per_second": peaks,
+        "read_bytes_per_second": bench.bandwidth(device),
+        "training": [],
+        "decoding": [],
+    }
     for context in contexts or [usual]:
         say(f"training, context {context:,} ...", quiet)
         model = model_config(
@@ -75,17 +87,24 @@ def command(quiet: bool, as_json: bool, **flags: Any) -> None:
         rows = with_fields(config, "train", {"batch": max(1, tokens // context)})
         ran = bench.training_apart(model, rows, device, flags["seconds"], compiled)
         rate = ran.tokens_per_second * ran.flops_per_token
-        found["training"].append({
-            "context": context, "batch": ran.batch, "tokens_per_second": ran.tokens_per_second,
-            "flops_per_token": ran.flops_per_token, "utilisation": rate / peaks[dtype],
-            "peak_bytes": ran.peak_bytes,
-        })  # fmt: skip
+        found["training"].append(
+            {
+                "context": context,
+                "batch": ran.batch,
+                "tokens_per_second": ran.tokens_per_second,
+                "flops_per_token": ran.flops_per_token,
+                "utilisation": rate / peaks[dtype],
+                "peak_bytes": ran.peak_bytes,
+            }
+        )
     for draws, count in DECODED.items():
         say(f"decoding, {draws} at once ...", quiet)
         model = model_config(
-            flags["arch"], flags["size"], vocab_size=flags["vocab"],
+            flags["arch"],
+            flags["size"],
+            vocab_size=flags["vocab"],
             context=max(usual, bench.PROMPT + count),
-        )  # fmt: skip
+        )
         read = found["read_bytes_per_second"]
         drew = bench.decoding(model, device, draws, count, read, compiled)
         found["decoding"].append(asdict(drew))
@@ -109,27 +128,42 @@ def _tables(found: dict[str, Any]) -> str:
     peaks = found["matmul_flops_per_second"]
     heading = [
         ["device", f"{found['device']}, {found['threads']} threads, torch {found['torch']}"],
-        ["matrix products", ", ".join(f"{name} {peak / 1e9:,.0f} GFLOP/s"
-                                      for name, peak in peaks.items())],
+        [
+            "matrix products",
+            ", ".join(f"{name} {peak / 1e9:,.0f} GFLOP/s" for name, peak in peaks.items()),
+        ],
         ["reading", f"{found['read_bytes_per_second'] / 1e9:.1f} GB/s"],
-        ["model", f"{found['arch']} {found['size']}, {found['vocab_size']:,} ids, "
-                  f"{found['dtype']}"],
-    ]  # fmt: skip
+        [
+            "model",
+            f"{found['arch']} {found['size']}, {found['vocab_size']:,} ids, {found['dtype']}",
+        ],
+    ]
     training = [["context", "batch", "tokens/s", "utilisation", "memory"]]
     for row in found["training"]:
         memory = "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e6:,.0f} MB"
-        training.append([
-            f"{row['context']:,}", str(row["batch"]), f"{row['tokens_per_second']:,.0f}",
-            f"{row['utilisation']:.0%}", memory,
-        ])  # fmt: skip
+        training.append(
+            [
+                f"{row['context']:,}",
+                str(row["batch"]),
+                f"{row['tokens_per_second']:,.0f}",
+                f"{row['utilisation']:.0%}",
+                memory,
+            ]
+        )
     decoding = [["draws", "weights", "tokens/s", "of reading's limit", "first after"]]
     for row in found["decoding"]:
-        decoding.append([
-            str(row["draws"]), row["dtype"], f"{row['tokens_per_second']:,.0f}",
-            f"{row['tokens_per_second'] / row['limit']:.0%}",
-            f"{1000 * row['first_token_seconds']:.1f} ms",
-        ])  # fmt: skip
+        decoding.append(
+            [
+                str(row["draws"]),
+                row["dtype"],
+                f"{row['tokens_per_second']:,.0f}",
+                f"{row['tokens_per_second'] / row['limit']:.0%}",
+                f"{1000 * row['first_token_seconds']:.1f} ms",
+            ]
+        )
     parts = [columns(heading)]
-    parts += [f"{name}\n{columns(rows, numbers=True)}"
-              for name, rows in (("training", training), ("decoding", decoding))]  # fmt: skip
+    parts += [
+        f"{name}\n{columns(rows, numbers=True)}"
+        for name, rows in (("training", training), ("decoding", decoding))
+    ]
     return "\n\n".join(parts)

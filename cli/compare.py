@@ -17,7 +17,7 @@ from .names import of_run
 from .render import columns
 
 if TYPE_CHECKING:
-    from ..core.run import Run
+    from ..core.runs.run import Run
 
 
 @click.command("compare", cls=opt.Command)
@@ -37,15 +37,23 @@ if TYPE_CHECKING:
 @opt.runs_option
 @opt.json_option
 def command(
-    a: str, b: str, data: tuple[str, ...], column: str | None, margin: float, seed: int,
-    device: str, runs: str, quiet: bool, as_json: bool,
-) -> None:  # fmt: skip
+    a: str,
+    b: str,
+    data: tuple[str, ...],
+    column: str | None,
+    margin: float,
+    seed: int,
+    device: str,
+    runs: str,
+    quiet: bool,
+    as_json: bool,
+) -> None:
     """Compare runs A and B on the items that both held out: the difference in bits per unit, with
     its 95 % interval by paired bootstrap over items (of text: over blocks of 1,024 bytes).
 
     Exit code 5 where B is worse: where all of the interval is above the margin.
     """
-    from ..core.runs import open_run
+    from ..core.runs.catalogue import open_run
 
     opened = [open_run(name, Path(runs)) for name in (a, b)]
     for run in opened:
@@ -66,8 +74,8 @@ def command(
 
     import numpy as np
 
-    from ..core.compare import CONFIDENCE, RESAMPLES, difference, scored
-    from ..core.device import pick_device, use_threads
+    from ..core.ops.device import pick_device, use_threads
+    from ..core.score.paired_bootstrap import CONFIDENCE, RESAMPLES, difference, scored
 
     use_threads(0)
     where = pick_device(device)
@@ -83,9 +91,12 @@ def command(
     sizes: list[Any] = []
     items = 0
     for one, other in zip_longest(*streams):
-        if one is None or other is None or one.content != other.content or (
-            one.units.tolist() != other.units.tolist()
-        ):  # fmt: skip
+        if (
+            one is None
+            or other is None
+            or one.content != other.content
+            or (one.units.tolist() != other.units.tolist())
+        ):
             raise UsageError(
                 f"{a} and {b} do not hold out the same items; train both with the same data and "
                 "--holdout, or name other items with --data"
@@ -152,7 +163,9 @@ def _table(result: dict[str, Any]) -> str:
         ],
         numbers=True,
     )
-    what = "B is worse" if result["worse"] else (
-        "B is better" if result["high"] < 0 else "B is not surely worse"
-    )  # fmt: skip
+    what = (
+        "B is worse"
+        if result["worse"]
+        else ("B is better" if result["high"] < 0 else "B is not surely worse")
+    )
     return f"{head}\n\n{what}, by {result['blocks']:,} items or blocks of them"

@@ -20,7 +20,7 @@ from .names import of_run
 from .render import say
 
 if TYPE_CHECKING:
-    from ..core.run import Run
+    from ..core.runs.run import Run
 
 MAGIC = b"tfm\x1a\x01"  # the last byte is the format's version
 NUMBERS = struct.Struct("<HQ16s")  # threads, ids, the beginning of the original's sha256
@@ -51,9 +51,13 @@ class Fingerprint:
         for path in sorted(run.path.glob("tokenizer.*")):
             digest.update(path.read_bytes())
         return cls(
-            weights[:16], digest.hexdigest()[:8], torch.__version__, numpy.__version__,
-            device.type, processor(device),
-        )  # fmt: skip
+            weights[:16],
+            digest.hexdigest()[:8],
+            torch.__version__,
+            numpy.__version__,
+            device.type,
+            processor(device),
+        )
 
 
 def processor(device: Any) -> str:
@@ -106,8 +110,8 @@ class Header:
 
 def open_coder(flags: dict[str, Any], name: str | None) -> tuple[Run, Any, Any, Any]:
     """(run, tokenizer, model, device) for coding. DataError where bytes are not its items."""
-    from ..core.device import pick_device
-    from ..core.runs import open_run
+    from ..core.ops.device import pick_device
+    from ..core.runs.catalogue import open_run
 
     run = open_run(name, Path(flags["runs"]))
     run.check()
@@ -187,24 +191,33 @@ def command(names: tuple[str, ...], quiet: bool, as_json: bool, **flags: Any) ->
     data = read_whole(path)
     run, tokenizer, model, device = open_coder(flags, name)
 
-    from ..core import coding
-    from ..core.device import use_threads
+    from ..core.ops.device import use_threads
+    from ..core.score import arithmetic_coding
 
     threads = use_threads(0)
-    sequence = coding.item(tokenizer, data)
+    sequence = arithmetic_coding.item(tokenizer, data)
     count = len(sequence) - 1
     if tokenizer.decode_bytes(sequence.ids) != data:
         raise DataError(f"{path}: does not come back exactly from the tokens of {run.path}")
-    payload = coding.encode(model, tokenizer.support(count, {}), sequence)
+    payload = arithmetic_coding.encode(model, tokenizer.support(count, {}), sequence)
     fingerprint = Fingerprint.of(run, flags["checkpoint"], device)
     header = Header(fingerprint, threads, count, hashlib.sha256(data).digest()[:16])
     packed = header.pack() + payload
     write_result(target, packed)
     if as_json and target is not None:
-        click.echo(json.dumps({
-            "schema": 1, "run": str(run.path), "file": path, "out": str(target),
-            "bytes": len(data), "compressed": len(packed), "tokens": count,
-        }))  # fmt: skip
+        click.echo(
+            json.dumps(
+                {
+                    "schema": 1,
+                    "run": str(run.path),
+                    "file": path,
+                    "out": str(target),
+                    "bytes": len(data),
+                    "compressed": len(packed),
+                    "tokens": count,
+                }
+            )
+        )
     elif data:
         share = 8 * len(packed) / len(data)
         say(f"{len(data):,} bytes to {len(packed):,}: {share:.3f} bits per byte", quiet)

@@ -29,8 +29,10 @@ def command(ctx: click.Context, quiet: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"schema": 1, "files": [str(opt.user_file())], "settings": found}))
         return
-    say(f"the user's file: {opt.user_file()}"
-        f"{'' if opt.user_file().exists() else ' (not there)'}", quiet)  # fmt: skip
+    say(
+        f"the user's file: {opt.user_file()}{'' if opt.user_file().exists() else ' (not there)'}",
+        quiet,
+    )
     rows = [["setting", "value", "origin"]]
     rows += [
         [e["name"], "-" if e["value"] is None else str(e["value"]), e["origin"]] for e in found
@@ -52,16 +54,22 @@ def settings(ctx: click.Context) -> list[dict[str, Any]]:
         for option, value in inner.params.items():
             if option in options and option not in ("settings", "as_json", "quiet"):
                 shown = option.replace("run_name", "run").replace("_", "-")
-                found.setdefault(shown, {
-                    "name": shown, "value": list(value) if isinstance(value, tuple) else value,
-                    "origin": opt.origin(inner, option),
-                })  # fmt: skip
+                found.setdefault(
+                    shown,
+                    {
+                        "name": shown,
+                        "value": list(value) if isinstance(value, tuple) else value,
+                        "origin": opt.origin(inner, option),
+                    },
+                )
     sets = opt.sets(ctx, ())
     for section, config in FIELDS.items():
         changed = asdict(with_fields(config, section, sets[section]))
         for field, value in changed.items():
             origin = ctx.meta["tfm.origins"].get(f"{section}.{field}", "default")
             found[f"{section}.{field}"] = {
-                "name": f"{section}.{field}", "value": value, "origin": origin,
-            }  # fmt: skip
+                "name": f"{section}.{field}",
+                "value": value,
+                "origin": origin,
+            }
     return list(found.values())

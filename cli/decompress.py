@@ -51,14 +51,14 @@ def command(names: tuple[str, ...], quiet: bool, as_json: bool, **flags: Any) ->
         what = ", ".join(f"{key} {value} (here {here[key]})" for key, value in other.items())
         raise DataError(f"{path}: was not compressed with {run.path} as it is here: {what}")
 
-    from ..core import coding
-    from ..core.device import use_threads
+    from ..core.ops.device import use_threads
+    from ..core.score import arithmetic_coding
 
     use_threads(header.threads)
-    given = coding.item(tokenizer, b"").ids
+    given = arithmetic_coding.item(tokenizer, b"").ids
     support = tokenizer.support(header.ids, {})
     try:
-        ids = coding.decode(model, support, given, header.ids, payload)
+        ids = arithmetic_coding.decode(model, support, given, header.ids, payload)
     except DamagedError as error:
         raise DamagedError(f"{path}: {error}") from None
     data = tokenizer.decode_bytes(ids)
@@ -66,7 +66,14 @@ def command(names: tuple[str, ...], quiet: bool, as_json: bool, **flags: Any) ->
         raise DamagedError(f"{path}: damaged, what came out is not what was compressed")
     write_result(target, data)
     if as_json and target is not None:
-        click.echo(json.dumps({
-            "schema": 1, "run": str(run.path), "file": path, "out": str(target),
-            "bytes": len(data),
-        }))  # fmt: skip
+        click.echo(
+            json.dumps(
+                {
+                    "schema": 1,
+                    "run": str(run.path),
+                    "file": path,
+                    "out": str(target),
+                    "bytes": len(data),
+                }
+            )
+        )

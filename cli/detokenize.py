@@ -72,9 +72,11 @@ def read_ids(coder: Coder) -> Iterator[tuple[int, Any, dict[str, Any]]]:
             if line.lstrip().startswith(b"{"):
                 record = json.loads(line)
                 listed, side = record["ids"], record.get("side", {})
-                if not isinstance(listed, list) or not isinstance(side, dict) or (
-                    not all(type(id) is int for id in listed)
-                ):  # fmt: skip
+                if (
+                    not isinstance(listed, list)
+                    or not isinstance(side, dict)
+                    or (not all(type(id) is int for id in listed))
+                ):
                     raise ValueError
             else:
                 listed = [int(word) for word in line.split()]

@@ -17,8 +17,8 @@ from .render import printable, say
 if TYPE_CHECKING:
     from ctypes import CDLL
 
-    from ..core.decoder import Decoder
-    from ..core.model import SequenceModel
+    from ..core.decode.batch_decoder import Decoder
+    from ..core.model.sequence_model import SequenceModel
     from ..core.protocols import Sequence, Task, Tokenizer
 
 ROWS = 32  # draws side by side
@@ -84,10 +84,19 @@ class Sampler:
     """A model and how to draw from it."""
 
     def __init__(
-        self, task: Task, tokenizer: Tokenizer, model: SequenceModel, config: SampleConfig,
-        asked: Any, stop: str | None = None, strict: bool = False, quiet: bool = True,
-        length_given: bool = True, dtype: str | None = None, compiled: CDLL | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        task: Task,
+        tokenizer: Tokenizer,
+        model: SequenceModel,
+        config: SampleConfig,
+        asked: Any,
+        stop: str | None = None,
+        strict: bool = False,
+        quiet: bool = True,
+        length_given: bool = True,
+        dtype: str | None = None,
+        compiled: CDLL | None = None,
+    ) -> None:
         self.task, self.tokenizer, self.model, self.config = task, tokenizer, model, config
         self.asked, self.stop = asked, stop.encode() if stop else None
         self.strict, self.quiet, self.length_given = strict, quiet, length_given
@@ -103,8 +112,11 @@ class Sampler:
                     f"the prompt has {len(sequence)} tokens, the context {context}; shorten "
                     "it, or leave --strict away to keep its end"
                 )
-            say(f"the prompt has {len(sequence)} tokens: only the last of them fit "
-                f"the context of {context}", self.quiet)  # fmt: skip
+            say(
+                f"the prompt has {len(sequence)} tokens: only the last of them fit "
+                f"the context of {context}",
+                self.quiet,
+            )
         own = None if self.length_given else self.task.length(sequence, self.asked)
         draws = [Draw(self.task.drawn(self.tokenizer, sequence), self.stop) for _ in range(count)]
         length, ends = (self.config.length, "length") if own is None else (own, "end")
@@ -136,7 +148,7 @@ class Sampler:
         return self._drawn(self._decoder(ROWS, None), next_job)
 
     def _decoder(self, rows: int, length: int | None) -> Decoder:
-        from ..core.decoder import Decoder, for_decoding
+        from ..core.decode.batch_decoder import Decoder, for_decoding
 
         model, _ = for_decoding(self.model, rows, self.dtype, self.compiled)
         return Decoder(model, self.tokenizer, self.config, rows, length)
@@ -188,11 +200,7 @@ class Sampler:
 
 
 def show_sample(
-    task: Task,
-    tokenizer: Tokenizer,
-    model: SequenceModel,
-    length: int,
-    own: Iterable[Sequence],
+    task: Task, tokenizer: Tokenizer, model: SequenceModel, length: int, own: Iterable[Sequence]
 ) -> str | None:
     """A short sample for a terminal: the task's picture, or text; none where it is neither.
     own: some of what the run holds out."""

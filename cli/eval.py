@@ -32,27 +32,37 @@ from .render import columns, say
 @opt.runs_option
 @opt.json_option
 def command(
-    run: str | None, data: tuple[str, ...], column: str | None, split: str | None,
-    stride: int | None, as_coded: bool, protocol: str | None, checkpoint: str,
-    dtype: str | None, device: str, runs: str, quiet: bool, as_json: bool,
-) -> None:  # fmt: skip
+    run: str | None,
+    data: tuple[str, ...],
+    column: str | None,
+    split: str | None,
+    stride: int | None,
+    as_coded: bool,
+    protocol: str | None,
+    checkpoint: str,
+    dtype: str | None,
+    device: str,
+    runs: str,
+    quiet: bool,
+    as_json: bool,
+) -> None:
     """Score RUN (the newest by default) on its held-out items, beside trivial answers."""
-    from ..core.runs import open_run
+    from ..core.runs.catalogue import open_run
 
     opened = open_run(run, Path(runs))
     opened.check()
     task = opened.task()
 
-    from ..core.device import pick_device, use_threads
-    from ..core.experiment import training_items
+    from ..core.data.source import Source
+    from ..core.ops.device import pick_device, use_threads
     from ..core.protocols import Slides
-    from ..core.scores import report
-    from ..core.source import Source
+    from ..core.score.report import report
+    from ..core.train.prepare import training_items
 
     use_threads(0)
     model = opened.load_model(checkpoint, pick_device(device))
     if dtype not in (None, "float32"):
-        from ..core.packed import with_weights_in
+        from ..core.decode.quantized_linear import with_weights_in
 
         model = with_weights_in(model, dtype, rows=256)
     tokenizer = opened.tokenizer()
@@ -70,21 +80,32 @@ def command(
         if split == final and same:  # what the floor is of
             floor = opened.config["floor"]
     if as_coded:
-        from ..core import coding
+        from ..core.score import arithmetic_coding
 
         if not hasattr(tokenizer, "ids_of_bytes"):
             raise UsageError(f"--as-coded: compress takes no --task {task.name}")
         if stride is not None:
             raise UsageError("--stride: --as-coded has one of its own")
         if data:
-            sequences = [coding.item(tokenizer, p.read_bytes()) for p in Source(data).files()]
-        sequences = [part for s in sequences for part in coding.segments(s)]
-        stride = coding.stride(model.config.context)
+            sequences = [
+                arithmetic_coding.item(tokenizer, p.read_bytes()) for p in Source(data).files()
+            ]
+        sequences = [part for s in sequences for part in arithmetic_coding.segments(s)]
+        stride = arithmetic_coding.stride(model.config.context)
     scores = report(
-        task, tokenizer, model, sequences, protocol=protocol, stride=stride, floor=floor,
-        training=lambda: training_items(opened, task), note=lambda text: say(text, quiet),
-        run=str(opened.path), step=opened.checkpoint(checkpoint).step, split=split,
-    )  # fmt: skip
+        task,
+        tokenizer,
+        model,
+        sequences,
+        protocol=protocol,
+        stride=stride,
+        floor=floor,
+        training=lambda: training_items(opened, task),
+        note=lambda text: say(text, quiet),
+        run=str(opened.path),
+        step=opened.checkpoint(checkpoint).step,
+        split=split,
+    )
     click.echo(json.dumps(scores) if as_json else table(scores))
 
 

@@ -18,15 +18,24 @@ from .training import score_line
 @opt.json_option
 def command(run: str | None, runs: str, quiet: bool, as_json: bool) -> None:
     """Show what RUN (the newest by default) is made of, how it was made and how it went."""
-    from ..core.runs import open_run
+    from ..core.runs.catalogue import open_run
 
     opened = open_run(run, Path(runs))
     status = opened.status()
     saved = [c.step for c in opened.checkpoints()]
     config = opened.config
     if as_json:
-        click.echo(json.dumps({"schema": 1, "run": str(opened.path), **config,
-                               "status": status, "checkpoints": saved}))  # fmt: skip
+        click.echo(
+            json.dumps(
+                {
+                    "schema": 1,
+                    "run": str(opened.path),
+                    **config,
+                    "status": status,
+                    "checkpoints": saved,
+                }
+            )
+        )
         return
     model, train, data = config["model"], config["train"], config["data"]
     rows = [
@@ -36,12 +45,18 @@ def command(run: str | None, runs: str, quiet: bool, as_json: bool) -> None:
         ["created", f"{config['created']} with tfm {config['tfm']}"],
         ["data", data["about"]],
         ["tokenizer", f"{config['tokenizer']['spec']}, {model['vocab_size']:,} ids"],
-        ["model", f"{config['arch']} {config['size']}: {model['layers']} layers of "
-                  f"{model['width']}, {model['heads']} heads, context {model['context']}"],
-        ["training", f"batch {train['batch']} x {train['accumulate']}, {train['optimizer']}, "
-                     f"lr {train['lr']}, {train['dtype']}, {train['threads']} threads"],
+        [
+            "model",
+            f"{config['arch']} {config['size']}: {model['layers']} layers of "
+            f"{model['width']}, {model['heads']} heads, context {model['context']}",
+        ],
+        [
+            "training",
+            f"batch {train['batch']} x {train['accumulate']}, {train['optimizer']}, "
+            f"lr {train['lr']}, {train['dtype']}, {train['threads']} threads",
+        ],
         ["checkpoints", ", ".join(map(str, saved)) or "none"],
-    ]  # fmt: skip
+    ]
     click.echo(columns(rows))
     losses = [e["loss"] for e in opened.log() if e.get("loss") is not None]
     picture = curve(losses)

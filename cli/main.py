@@ -92,9 +92,9 @@ class LazyGroup(click.Group):
 
 def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     if value:
-        from importlib.metadata import version
+        from ..core.config import tfm_version
 
-        click.echo(f"tfm {version('tfm')}")
+        click.echo(f"tfm {tfm_version()}")
         ctx.exit()
 
 
@@ -104,9 +104,13 @@ def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     epilog="Start with: tfm train --task text && tfm sample",
 )
 @click.option(
-    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_version,
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_version,
     help="Show the version and exit.",
-)  # fmt: skip
+)
 def cli() -> None:
     """One transformer, any sequence: train, score and sample models of token sequences."""
 
@@ -127,7 +131,7 @@ def main() -> NoReturn:
 
 def leave(code: int) -> NoReturn:
     """Exits; a code beyond 128 by the signal's own default action, so that shells see it."""
-    from ..core import source
+    from ..core.data import source
 
     source.clean()
     if code > 128 and os.name == "posix":

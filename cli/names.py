@@ -57,10 +57,15 @@ def checkpoints(ctx: click.Context, incomplete: str) -> list[str]:
 
 
 VALUES: Mapping[str, Callable[[click.Context, str], Iterable[str]]] = {
-    "task": tasks, "tokenizer": tokenizers, "arch": archs, "size": sizes, "resume": runs,
-    "init": runs, "checkpoint": checkpoints,
+    "task": tasks,
+    "tokenizer": tokenizers,
+    "arch": archs,
+    "size": sizes,
+    "resume": runs,
+    "init": runs,
+    "checkpoint": checkpoints,
     "device": lambda ctx, incomplete: ("auto", "cpu", "cuda", "mps"),
-}  # fmt: skip
+}
 FILES = ("data", "valid", "test", "config", "prompt", "out", "plot", "run_name", "runs")
 
 

@@ -82,11 +82,16 @@ class Command(click.Command):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params += [
-            Option(["--config"], type=click.Path(), metavar="FILE.toml", expose_value=False,
-                   help="Read settings from a file."),
+            Option(
+                ["--config"],
+                type=click.Path(),
+                metavar="FILE.toml",
+                expose_value=False,
+                help="Read settings from a file.",
+            ),
             Option(["-q", "--quiet"], is_flag=True, help="Say nothing but errors."),
             Option(["--debug"], is_flag=True, expose_value=False, help="Show tracebacks."),
-        ]  # fmt: skip
+        ]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if ctx.resilient_parsing:
@@ -131,9 +136,9 @@ class TaskCommand(Command):
     task_options = "Options"
 
     def task_class(self, ctx: click.Context, args: list[str]) -> Any:
+        from ..core.data.source import Source
         from ..core.errors import TfmError
         from ..core.plugins import find, guess_task
-        from ..core.source import Source
 
         data = [value for name, value in _pairs(args) if name == "--data"]
         name = _peek(args, "task") or (ctx.default_map or {}).get("task")
@@ -152,16 +157,19 @@ class RunTaskCommand(Command):
     def task_class(self, ctx: click.Context, args: list[str]) -> Any:
         from ..core.errors import TfmError
         from ..core.plugins import find
-        from ..core.runs import open_run
+        from ..core.runs.catalogue import open_run
 
         takes_value = {
-            name for p in self.params if isinstance(p, click.Option) and not p.is_flag
+            name
+            for p in self.params
+            if isinstance(p, click.Option) and not p.is_flag
             for name in p.opts
-        }  # fmt: skip
+        }
         words = [
-            word for at, word in enumerate(args)
+            word
+            for at, word in enumerate(args)
             if not word.startswith("-") and (at == 0 or args[at - 1] not in takes_value)
-        ]  # fmt: skip
+        ]
         root = _peek(args, "runs") or (ctx.default_map or {}).get("runs") or "runs"
         for word in [*words, None]:
             try:
@@ -225,29 +233,29 @@ def cache_folder() -> Path:
 
 
 def compiler() -> str:
-    """The C compiler's command, for core/step.c and train.c."""
+    """The C compiler's command, for core/ops/c."""
     return os.environ.get("CC") or "cc"
 
 
 def compile_aside() -> None:
     """Has the compiler work while torch is being imported."""
-    from ..core.compiled import build
+    from ..core.ops.native_library import build
 
     threading.Thread(target=build, args=(cache_folder(), compiler())).start()
 
 
 def compiled() -> CDLL | None:
-    """core/step.c, train.c and block.c as a library, where there is a compiler for them."""
-    from ..core.compiled import library
+    """The C code of core/ops/c as a library, where there is a compiler for it."""
+    from ..core.ops.native_library import library
 
     return library(cache_folder(), compiler())
 
 
 def use_kernels() -> None:
-    """Has what is trained here go through core/train.c and block.c."""
-    from ..core import kernels
+    """Has what is trained here go through the C code of core/ops/c."""
+    from ..core.ops import cpu_kernels
 
-    kernels.use(compiled())
+    cpu_kernels.use(compiled())
 
 
 def read_settings(file: str | None) -> tuple[dict[str, Any], dict[str, str]]:
@@ -377,6 +385,10 @@ checkpoint_option = option(
     help="Which weights.",
 )
 runs_option = option(
-    "--runs", type=click.Path(), default="runs", show_default=True, metavar="DIR",
+    "--runs",
+    type=click.Path(),
+    default="runs",
+    show_default=True,
+    metavar="DIR",
     help="Where runs are looked for.",
-)  # fmt: skip
+)

@@ -89,9 +89,12 @@ class TrainingProgress:
             self.live = not console.is_dumb_terminal
             if self.live:
                 self.bar = Progress(
-                    TextColumn("{task.fields[at]}"), BarColumn(bar_width=20),
-                    TextColumn("{task.fields[numbers]}"), console=console, transient=True,
-                )  # fmt: skip
+                    TextColumn("{task.fields[at]}"),
+                    BarColumn(bar_width=20),
+                    TextColumn("{task.fields[numbers]}"),
+                    console=console,
+                    transient=True,
+                )
                 self.bar.start()
                 self.task = self.bar.add_task("", total=self.steps, at="", numbers="")
         return self
@@ -109,9 +112,12 @@ class TrainingProgress:
         if self.bar is not None:
             at = f"step {step.index:,}/{self.steps:,}"
             self.bar.update(
-                self.task, completed=step.index, total=self.steps, at=at,
+                self.task,
+                completed=step.index,
+                total=self.steps,
+                at=at,
                 numbers=self._numbers(step.index, now),
-            )  # fmt: skip
+            )
         elif not self.quiet and (now - self.said > 10 or step.index == self.steps):
             self.said = now
             say(f"step {step.index:,}/{self.steps:,}  {self._numbers(step.index, now)}")

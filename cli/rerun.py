@@ -27,16 +27,21 @@ from .render import say
 @opt.runs_option
 @opt.json_option
 def command(
-    run: str | None, run_name: str | None, data: tuple[str, ...], device: str | None, runs: str,
-    quiet: bool, as_json: bool,
-) -> None:  # fmt: skip
+    run: str | None,
+    run_name: str | None,
+    data: tuple[str, ...],
+    device: str | None,
+    runs: str,
+    quiet: bool,
+    as_json: bool,
+) -> None:
     """Repeat RUN (the newest by default) as a run of its own, and compare weights and log.
 
     Exit code 5 where they differ. A run that was interrupted is repeated up to its last
     checkpoint. The new run's path is printed on stdout.
     """
-    from ..core.run import check_free
-    from ..core.runs import open_run
+    from ..core.runs.catalogue import open_run
+    from ..core.runs.run import check_free
 
     original = open_run(run, Path(runs))
     original.check()
@@ -44,29 +49,37 @@ def command(
     path = Path(run_name) if run_name else _next_name(original.path)
     check_free(path)
 
-    from ..core import experiment, repeat
+    from ..core.runs import reproduce
+    from ..core.train.state import resume
     from .training import Stop, train_to_end
 
     def note(text: str) -> None:
         say(text, quiet)
 
     opt.use_kernels()
-    others = repeat.other_versions(original)
+    others = reproduce.other_versions(original)
     if others:
         note(f"not as it was: {'; '.join(others)}; bits may differ for that alone")
     stop = Stop()
-    copy = repeat.fresh_copy(original, path)
+    copy = reproduce.fresh_copy(original, path)
     try:
         copy.lock()
-        task, planned, state = experiment.resume(
+        task, planned, state = resume(
             copy, note, device or original.config["device"], opt.cache_folder(), data
         )
         note(f"{original.path}: again as {path}, to step {end:,}")
         finished = original.status()["final"] is not None
         train_to_end(
-            copy, task, planned, state, None, stop, quiet,
-            replans=repeat.replans(original), end=None if finished else end,
-        )  # fmt: skip
+            copy,
+            task,
+            planned,
+            state,
+            None,
+            stop,
+            quiet,
+            replans=reproduce.replans(original),
+            end=None if finished else end,
+        )
     except BaseException:
         if not stop.armed:
             copy.unlock()
@@ -74,9 +87,16 @@ def command(
         raise
     finally:
         copy.unlock()
-    found = repeat.differences(original, copy)
-    said = {"schema": 1, "run": str(path), "of": str(original.path), "step": end,
-            "same": not found, "differences": found, "versions": others}  # fmt: skip
+    found = reproduce.differences(original, copy)
+    said = {
+        "schema": 1,
+        "run": str(path),
+        "of": str(original.path),
+        "step": end,
+        "same": not found,
+        "differences": found,
+        "versions": others,
+    }
     click.echo(json.dumps(said) if as_json else path)
     if found:
         also = f" ({'; '.join(others)})" if others else ""

@@ -18,7 +18,7 @@ from .render import columns, say
 @opt.json_option
 def command(runs: str, quiet: bool, as_json: bool) -> None:
     """List runs, newest last, with their state and score."""
-    from ..core.runs import all_runs
+    from ..core.runs.catalogue import all_runs
 
     found = [summary(run) for run in all_runs(Path(runs))]
     if as_json:
@@ -30,10 +30,16 @@ def command(runs: str, quiet: bool, as_json: bool) -> None:
     rows = [["run", "task", "size", "step", "score", "state"]]
     for entry in found:
         score = f"{entry['score']:.3f} bits/{entry['unit']}" if entry["score"] else "-"
-        rows.append([
-            entry["run"], entry["task"], entry["size"], f"{entry['step']}/{entry['steps']}",
-            score, entry["state"],
-        ])  # fmt: skip
+        rows.append(
+            [
+                entry["run"],
+                entry["task"],
+                entry["size"],
+                f"{entry['step']}/{entry['steps']}",
+                score,
+                entry["state"],
+            ]
+        )
     click.echo(columns(rows))
     for entry in found:
         if entry["resume"]:
@@ -43,9 +49,12 @@ def command(runs: str, quiet: bool, as_json: bool) -> None:
 def summary(run: Any) -> dict[str, Any]:
     """What one line of `tfm runs` says."""
     about = {
-        "run": str(run.path), "task": run.config.get("task"), "size": run.config.get("size"),
-        "created": run.created, "steps": run.config.get("train", {}).get("steps"),
-    }  # fmt: skip
+        "run": str(run.path),
+        "task": run.config.get("task"),
+        "size": run.config.get("size"),
+        "created": run.created,
+        "steps": run.config.get("train", {}).get("steps"),
+    }
     try:
         status = run.status()
     except TfmError as error:
@@ -56,7 +65,10 @@ def summary(run: Any) -> dict[str, Any]:
     about["steps"] = status["steps"]
     going_on = status["state"] in ("interrupted", "empty")
     return {
-        **about, "resume": f"tfm train --resume {run.path}" if going_on else None,
-        "state": status["state"], "step": status["step"], "unit": unit,
+        **about,
+        "resume": f"tfm train --resume {run.path}" if going_on else None,
+        "state": status["state"],
+        "step": status["step"],
+        "unit": unit,
         "score": scores.get(f"bits_per_{unit}"),
-    }  # fmt: skip
+    }

@@ -76,15 +76,16 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
     """
     sets = opt.sets(ctx, flags["settings"])
     fields = {
-        name: flags[name] for name in ("length", "temperature", "top_k", "top_p", "min_p")
+        name: flags[name]
+        for name in ("length", "temperature", "top_k", "top_p", "min_p")
         if flags[name] is not None
-    }  # fmt: skip
+    }
     config = with_fields(SampleConfig(), "sample", {**sets["sample"], **fields})
     if "seed" in sets["sample"]:
         raise UsageError("--set sample.seed: use --seed")
     config = replace(config, seed=flags["seed"], greedy=flags["greedy"] or config.greedy)
 
-    from ..core.runs import open_run
+    from ..core.runs.catalogue import open_run
 
     run = open_run(flags["run"], Path(flags["runs"]))
     run.check()
@@ -104,15 +105,24 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
 
     opt.compile_aside()
 
-    from ..core.device import pick_device
+    from ..core.ops.device import pick_device
 
     tokenizer = run.tokenizer()
     model = run.load_model(flags["checkpoint"], pick_device(flags["device"]))
     length_given = flags["length"] is not None or "length" in sets["sample"]
     sampler = Sampler(
-        task, tokenizer, model, config, asked, flags["stop"], flags["strict"], quiet, length_given,
-        flags["dtype"], opt.compiled(),
-    )  # fmt: skip
+        task,
+        tokenizer,
+        model,
+        config,
+        asked,
+        flags["stop"],
+        flags["strict"],
+        quiet,
+        length_given,
+        flags["dtype"],
+        opt.compiled(),
+    )
     out: BinaryIO = io.BytesIO() if to_file else sys.stdout.buffer
     on_terminal = sys.stdout.isatty() and not to_file
     width = shutil.get_terminal_size().columns
@@ -137,8 +147,9 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
                 out.write(text + (b"\0" if flags["null"] else b"\n"))
         elif not written:
             shown = on_terminal and isinstance(items[0], bytes)
-            task.write([printable_bytes(i) for i in items] if shown else items, job.sequence, asked,
-                       out)  # fmt: skip
+            task.write(
+                [printable_bytes(i) for i in items] if shown else items, job.sequence, asked, out
+            )
         show(items, job.sequence)
 
     if lines and lines.any():

@@ -21,8 +21,8 @@ from .prompts import Arriving
 from .render import printable
 
 if TYPE_CHECKING:
+    from ..core.data.source import Source
     from ..core.protocols import Sequence
-    from ..core.source import Source
 
 PIECE = 1 << 18  # bytes of a line that are scored as one, as of a running text
 TOGETHER = 1 << 17  # bytes of lines that are scored together
@@ -67,9 +67,19 @@ by_token_option = click.option("--tokens", "by_token", is_flag=True, help="With 
 @opt.runs_option
 @opt.option("--json", "as_json", is_flag=True, envvar="TFM_JSON", help="JSON lines: the default.")
 def command(
-    names: tuple[str, ...], heldout: bool, split: str | None, by_token: bool, tsv: bool, null: bool,
-    column: str | None, checkpoint: str, device: str, runs: str, quiet: bool, as_json: bool,
-) -> None:  # fmt: skip
+    names: tuple[str, ...],
+    heldout: bool,
+    split: str | None,
+    by_token: bool,
+    tsv: bool,
+    null: bool,
+    column: str | None,
+    checkpoint: str,
+    device: str,
+    runs: str,
+    quiet: bool,
+    as_json: bool,
+) -> None:
     """Score items by RUN (the newest by default): nats and bits per unit, an item a line.
 
     Without FILE each line of standard input is an item (of pictures and series: all of it is one
@@ -86,7 +96,7 @@ def command(
     if split is not None and not heldout:
         raise UsageError("--split: goes with --heldout")
 
-    from ..core.runs import open_run
+    from ..core.runs.catalogue import open_run
 
     run = open_run(names[0] if names else None, Path(runs))
     run.check()
@@ -102,7 +112,7 @@ def command(
         end = b"\0" if null else b"\n"
         items = _lines(task, tokenizer, Arriving(sys.stdin.buffer, end, PIECE))
 
-    from ..core.device import pick_device, use_threads
+    from ..core.ops.device import pick_device, use_threads
 
     use_threads(0)
     model = run.load_model(checkpoint, pick_device(device))
@@ -163,7 +173,7 @@ def _files(task: Any, tokenizer: Any, sources: Iterable[Source]) -> Iterator[Ite
 
 
 def _of(task: Any, tokenizer: Any, source: Source) -> Iterator[Item]:
-    from ..core.source import standard_input
+    from ..core.data.source import standard_input
 
     items = task.items(source)
     names = task.names(items) if hasattr(task, "names") else None
@@ -191,7 +201,7 @@ def _scored(
 ) -> Iterator[tuple[Total, bool]]:
     """The total of each item, and whether the next may take a while. What is given together, up
     to a pause, is scored together; an error comes after the scores of what came before it."""
-    from ..core.evaluate import evaluate
+    from ..core.score.likelihood import evaluate
 
     waiting: deque[Item] = deque()
     more, failed = True, None
@@ -240,9 +250,14 @@ class _Form:
             name = total.name.replace("\r", "\\r").replace("\n", "\\n")
             return f"{total.nll:014.4f}\t{'-' if bits is None else f'{bits:.4f}'}\t{name}"
         record = {
-            "schema": 1, "item": total.name, "unit": self.unit, "units": total.units,
-            "tokens": total.tokens, "nll": total.nll, f"bits_per_{self.unit}": bits,
-        }  # fmt: skip
+            "schema": 1,
+            "item": total.name,
+            "unit": self.unit,
+            "units": total.units,
+            "tokens": total.tokens,
+            "nll": total.nll,
+            f"bits_per_{self.unit}": bits,
+        }
         if self.each:
             record |= {"ids": total.ids, "nats": total.nats}
             pieces = getattr(self.tokenizer, "pieces", None)

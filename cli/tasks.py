@@ -31,8 +31,15 @@ def command(task: str | None, quiet: bool, as_json: bool) -> None:
             }
             for f in fields(kind.Options)
         ]
-        found.append({"task": name, "about": kind.about, "unit": kind.unit,
-                      "tokenizer": kind.default_tokenizer, "options": options})  # fmt: skip
+        found.append(
+            {
+                "task": name,
+                "about": kind.about,
+                "unit": kind.unit,
+                "tokenizer": kind.default_tokenizer,
+                "options": options,
+            }
+        )
     if as_json:
         click.echo(json.dumps({"schema": 1, "tasks": found}))
         return

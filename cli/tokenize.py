@@ -31,7 +31,7 @@ class Coder:
 
 def open_coder(named: str | None, run: str | None, runs: str) -> Coder:
     if named is None:
-        from ..core.runs import open_run
+        from ..core.runs.catalogue import open_run
 
         opened = open_run(run, Path(runs))
         opened.check()
@@ -47,9 +47,11 @@ def open_coder(named: str | None, run: str | None, runs: str) -> Coder:
 
         return Coder(BpeTokenizer.load(named.removeprefix("hf:")), None)
     learned = named.partition(":")[0] in names("tokenizers")
-    why = "is learned from data; give a RUN that was trained with it" if learned else (
-        "known: byte, hf:PATH_OR_NAME, a tokenizer.json, or a RUN's own"
-    )  # fmt: skip
+    why = (
+        "is learned from data; give a RUN that was trained with it"
+        if learned
+        else ("known: byte, hf:PATH_OR_NAME, a tokenizer.json, or a RUN's own")
+    )
     raise ConfigError(f"--tokenizer {named}: {why}")
 
 
@@ -65,9 +67,11 @@ def run_and_files(paths: tuple[str, ...], runs: str) -> tuple[str | None, tuple[
 
 # Not TFM_TOKENIZER, nor `tokenizer` of a config file: they say what to train with.
 tokenizer_option = click.option(
-    "--tokenizer", "named", metavar="NAME",
+    "--tokenizer",
+    "named",
+    metavar="NAME",
     help="byte, hf:PATH_OR_NAME or a tokenizer.json, rather than a run's.",
-)  # fmt: skip
+)
 
 
 @click.command("tokenize", cls=opt.Command)
@@ -93,8 +97,8 @@ def command(
             out.write(line_of(ids, {}, as_json))
             out.flush()
         return
+    from ..core.data.source import Source
     from ..core.protocols import Converts
-    from ..core.source import Source
 
     items = coder.task.items(Source(files or ("-",)))
     by_task = coder.task.whole if isinstance(coder.task, Converts) else coder.task.sequences

@@ -22,10 +22,10 @@ from .render import say
 from .training import Stop, plan_anew, train_to_end
 
 if TYPE_CHECKING:
-    from ..core.experiment import State
-    from ..core.plan import Planned
     from ..core.protocols import Task
-    from ..core.run import Run
+    from ..core.runs.run import Run
+    from ..core.train.budget import Plan
+    from ..core.train.state import State
 
 
 @click.command("train", cls=opt.TaskCommand)
@@ -146,7 +146,7 @@ def _time_left(ctx: click.Context, flags: dict[str, Any]) -> Callable[[], float]
             flags[name] = None
     if chosen in ("steps", "tokens"):
         return None
-    from ..core.experiment import DEFAULT_BUDGET
+    from ..core.train.request import DEFAULT_BUDGET
 
     flags["budget"] = flags["budget"] or DEFAULT_BUDGET
     end = STARTED + flags["budget"]
@@ -155,10 +155,10 @@ def _time_left(ctx: click.Context, flags: dict[str, Any]) -> Callable[[], float]
 
 def _request(ctx: click.Context, flags: dict[str, Any]) -> Any:
     """What the flags say; names that are not known are told before torch is imported."""
-    from ..core.choice import bound_of
     from ..core.config import model_config
     from ..core.plugins import find
-    from ..core.runs import open_run
+    from ..core.runs.catalogue import open_run
+    from ..core.train.early_stopping import bound_of
 
     model_config(flags["arch"], flags["size"] or "tiny")
     if flags["task"]:
@@ -184,18 +184,28 @@ def _request(ctx: click.Context, flags: dict[str, Any]) -> Any:
             raise UsageError(
                 f"--task {flags['task']}: --init {init.path} is a {init.config['task']} run"
             )
-    from ..core.experiment import Request
+    from ..core.train.request import Request
 
     return Request(
         task=init.config["task"] if init else flags["task"],
         task_options={**sets["task"], **task_options},
-        data=flags["data"], column=flags["column"], valid=flags["valid"], test=flags["test"],
-        holdout=flags["holdout"], tokenizer=flags["tokenizer"],
+        data=flags["data"],
+        column=flags["column"],
+        valid=flags["valid"],
+        test=flags["test"],
+        holdout=flags["holdout"],
+        tokenizer=flags["tokenizer"],
         arch=init.config["arch"] if init else flags["arch"],
         size=init.config["size"] if init else flags["size"],
-        context=flags["context"], budget=flags["budget"], steps=flags["steps"],
-        tokens=flags["tokens"], seed=flags["seed"], device=flags["device"], init=init, sets=sets,
-    )  # fmt: skip
+        context=flags["context"],
+        budget=flags["budget"],
+        steps=flags["steps"],
+        tokens=flags["tokens"],
+        seed=flags["seed"],
+        device=flags["device"],
+        init=init,
+        sets=sets,
+    )
 
 
 def _start(
@@ -203,26 +213,28 @@ def _start(
     flags: dict[str, Any],
     left: Callable[[], float] | None,
     note: Callable[[str], None],
-) -> tuple[Run, Task, Planned, State]:
+) -> tuple[Run, Task, Plan, State]:
     request = _request(ctx, flags)
     path = Path(flags["run_name"]) if flags["run_name"] else None
-    from ..core.run import Run, check_free
+    from ..core.runs.run import Run, check_free
 
     if path is not None:
         check_free(path)
 
-    from ..core import experiment
-    from ..core.device import pick_device
-    from ..core.plan import make_plan
-    from ..core.source import standard_input
+    from ..core.data.source import standard_input
+    from ..core.ops.device import pick_device
+    from ..core.train.budget import make_plan
+    from ..core.train.prepare import prepare
+    from ..core.train.run_config import describe_config
+    from ..core.train.state import fresh_state
 
     pick_device(request.device)
     opt.use_kernels()
-    prepared = experiment.prepare(request, note)
+    prepared = prepare(request, note)
     planned = make_plan(request, prepared, left, opt.cache_folder(), note)
-    state = experiment.fresh_state(planned, request.init)
+    state = fresh_state(planned, request.init)
     origins = {name: opt.origin(ctx, name) for name in sorted(ctx.params)}
-    config = experiment.describe_config(request, prepared, planned, sys.argv[1:], origins)
+    config = describe_config(request, prepared, planned, sys.argv[1:], origins)
     path = path or _free_name(Path(flags["runs"]), prepared.task.name)
     run = Run.create(path, config, prepared.tokenizer, prepared.heldout)
     if "-" in request.data:  # what was piped in is nowhere else
@@ -245,30 +257,32 @@ def _free_name(root: Path, task: str) -> Path:
 
 def _resume(
     ctx: click.Context, flags: dict[str, Any], note: Callable[[str], None]
-) -> tuple[Run, Task, Planned, State]:
+) -> tuple[Run, Task, Plan, State]:
     """Of the other flags only --steps counts, and --data where the data has moved: the rest is
     the run's own."""
     allowed = {"resume", "steps", "data", "device", "runs", "quiet", "as_json", "save_every"}
     for name in ctx.params:
         if name not in allowed and opt.origin(ctx, name) == "flag":
             flag = next(p.opts[0] for p in ctx.command.params if p.name == name)
-            raise UsageError(f"{flag} and --resume exclude each other: "
-                             "the run goes on as begun; --init starts a new one")  # fmt: skip
-    from ..core import experiment
-    from ..core.runs import open_run
+            raise UsageError(
+                f"{flag} and --resume exclude each other: "
+                "the run goes on as begun; --init starts a new one"
+            )
+    from ..core.runs.catalogue import open_run
+    from ..core.train.state import resume
 
     run = open_run(flags["resume"] or None, Path(flags["runs"]))
     run.lock()
     opt.use_kernels()
-    task, planned, state = experiment.resume(
-        run, note, flags["device"], opt.cache_folder(), flags["data"]
-    )
+    task, planned, state = resume(run, note, flags["device"], opt.cache_folder(), flags["data"])
     steps = flags["steps"] if opt.origin(ctx, "steps") == "flag" else None
     if steps and steps != state.config.steps:
         if steps <= state.step:
             raise UsageError(f"--steps {steps}: {run.path} is at step {state.step} already")
-        note(f"planned anew: {steps:,} steps in all rather than {state.config.steps:,}; "
-             "the learning rate follows")  # fmt: skip
+        note(
+            f"planned anew: {steps:,} steps in all rather than {state.config.steps:,}; "
+            "the learning rate follows"
+        )
         run.cut(state.step)  # half a line, where it was killed, is not written on
         plan_anew(run, state, steps)
     elif run.status()["final"] is not None:

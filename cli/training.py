@@ -12,10 +12,10 @@ from .main import STARTED, leave
 from .render import TrainingProgress, clock, curve, say
 
 if TYPE_CHECKING:
-    from ..core.experiment import State
-    from ..core.plan import Planned
     from ..core.protocols import Task
-    from ..core.run import Run
+    from ..core.runs.run import Run
+    from ..core.train.budget import Plan
+    from ..core.train.state import State
 
 SAMPLE_TOKENS = 160
 SHOWN = 3  # held-out items that a sample may go on from
@@ -66,7 +66,7 @@ class AtOnce(Stop):
 def train_to_end(
     run: Run,
     task: Task,
-    planned: Planned,
+    planned: Plan,
     state: State,
     left: Callable[[], float] | None,
     stop: Stop,
@@ -79,8 +79,8 @@ def train_to_end(
     To repeat a run: `replans` has, by step, for how many steps it was planned anew; `end` is a
     step after which there is neither a further one nor a score.
     """
-    from ..core.held import HeldOut
-    from ..core.train import train
+    from ..core.train.loop import train
+    from ..core.train.validation import HeldOut
 
     losses: list[float] = []
     reserve = planned.about.get("reserve_seconds", 0.0)
@@ -159,7 +159,7 @@ def plan_anew(run: Run, state: State, steps: int) -> None:
 
 
 def _save(run: Run, state: State) -> None:
-    run.save(state.step, state.model, state.optimizers, state.saved())
+    state.save(run)
 
 
 def _show(
@@ -187,7 +187,7 @@ def _show(
 
 def _draw(run: Run, task: Task, state: State) -> None:
     """A sample, for people."""
-    from ..core.optim import in_use
+    from ..core.train.average import in_use
     from .drawing import show_sample
 
     held = run.heldout(run.config["final_split"])
@@ -205,9 +205,11 @@ def score_line(unit: str, scores: dict[str, Any], headline: tuple[str, ...] = ()
     floor = scores["floor"] or {}
     beside = ", ".join(f"{name} {bits:.4g}" for name, bits in floor.items())
     part = f" (of {scores['part']:.0%} of it; `tfm eval` scores all)" if "part" in scores else ""
-    said = f"{value:.3f} bits per {unit}" if value is not None else (
-        f"{scores['nll'] / max(scores['tokens'], 1):.3f} nats per token"
-    )  # fmt: skip
+    said = (
+        f"{value:.3f} bits per {unit}"
+        if value is not None
+        else (f"{scores['nll'] / max(scores['tokens'], 1):.3f} nats per token")
+    )
     first = [f"{name} {scores[name]:.4g}" for name in headline if scores.get(name) is not None]
     said = ", ".join([*first, said])
     held = "held out" if scores["split"] != "report" else "the half that nothing was chosen by"

@@ -28,21 +28,30 @@ TRIAL_STEPS, TRIAL_SAVES, TRIAL_EVALUATES, KILLED_IN = 8, 3, 4, 6
 @opt.runs_option
 @opt.json_option
 def command(
-    run: str | None, resume_exact: bool, data: tuple[str, ...], device: str, runs: str,
-    quiet: bool, as_json: bool,
-) -> None:  # fmt: skip
+    run: str | None,
+    resume_exact: bool,
+    data: tuple[str, ...],
+    device: str,
+    runs: str,
+    quiet: bool,
+    as_json: bool,
+) -> None:
     """Check every file of RUN (the newest by default) against its checksum.
 
     Each damaged file is a line on stdout; exit code 3 where there is one. With --resume-exact the
     run's first steps are trained twice elsewhere, once with a SIGKILL in between: exit code 5
     where the weights are not the same bit for bit.
     """
-    from ..core.runs import all_problems, find_run
+    from ..core.runs.catalogue import all_problems, find_run
 
     path = find_run(run, Path(runs))
     count, found = all_problems(path)
-    said: dict[str, Any] = {"schema": 1, "run": str(path), "checked": count,
-            "damaged": [{"file": file, "problem": what} for file, what in found]}  # fmt: skip
+    said: dict[str, Any] = {
+        "schema": 1,
+        "run": str(path),
+        "checked": count,
+        "damaged": [{"file": file, "problem": what} for file, what in found],
+    }
     differ: list[str] = []
     if resume_exact and not found:
         differ = _trial(path, device, data, quiet)
@@ -60,8 +69,8 @@ def command(
 
 def _trial(path: Path, device: str, data: tuple[str, ...], quiet: bool) -> list[str]:
     """In what a run that was killed and resumed differs from one that was not."""
-    from ..core.repeat import differences, fresh_copy
-    from ..core.run import Run
+    from ..core.runs.reproduce import differences, fresh_copy
+    from ..core.runs.run import Run
 
     run = Run(path)
     with tempfile.TemporaryDirectory(prefix="tfm-verify-") as folder:
@@ -105,15 +114,15 @@ def train_some(
     path: str | Path, device: str, data: tuple[str, ...], killed_in: int | None = None
 ) -> None:
     """A run's first steps; with `killed_in`, until this process kills itself in that step."""
-    from ..core import experiment
-    from ..core.run import Run
+    from ..core.runs.run import Run
+    from ..core.train.state import resume
     from .training import AtOnce, train_to_end
 
     run = Run(Path(path))
     run.lock()
     cache = opt.cache_folder()
     opt.use_kernels()
-    task, planned, state = experiment.resume(run, lambda _: None, device, cache, data)
+    task, planned, state = resume(run, lambda _: None, device, cache, data)
     run.cut(state.step)
     if killed_in:
         planned.data = _Deadly(planned.data, (killed_in - 1) * planned.train.accumulate)

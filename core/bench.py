@@ -21,15 +21,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from . import kernels
 from .config import ModelConfig, SampleConfig, TrainConfig
-from .decoder import Decoder, for_decoding
-from .device import use_threads
-from .layers import Linear
-from .model import SequenceModel
-from .optim import make_optimizers
+from .decode.batch_decoder import Decoder, for_decoding
+from .model.layers import Linear
+from .model.sequence_model import SequenceModel
+from .ops import cpu_kernels
+from .ops.device import use_threads
 from .protocols import Batch, Ids, Sequence
-from .train import train
+from .train.loop import train
+from .train.optim import make_optimizers
 
 if TYPE_CHECKING:
     from ctypes import CDLL
@@ -120,18 +120,23 @@ def training(
     second = median_seconds(lambda: next(steps), device, seconds)
     after = _peak(device)
     return Training(
-        model_config.context, config.batch,
-        config.batch * config.accumulate * model_config.context / second, train_flops(model),
+        model_config.context,
+        config.batch,
+        config.batch * config.accumulate * model_config.context / second,
+        train_flops(model),
         None if after is None or before is None else after - before,
-    )  # fmt: skip
+    )
 
 
 def training_apart(
-    model_config: ModelConfig, config: TrainConfig, device: torch.device, seconds: float,
+    model_config: ModelConfig,
+    config: TrainConfig,
+    device: torch.device,
+    seconds: float,
     library: CDLL | None = None,
-) -> Training:  # fmt: skip
+) -> Training:
     """`training` in a process of its own: memory that one before it freed and kept would hide
-    some of what this one takes. library: as `kernels.use` has it."""
+    some of what this one takes. library: as `cpu_kernels.use` has it."""
     path = None if library is None else library._name
     with ProcessPoolExecutor(
         1, multiprocessing.get_context("spawn"), _begin, (config.threads, path)
@@ -141,7 +146,7 @@ def training_apart(
 
 def _begin(threads: int, library: str | None) -> None:
     use_threads(threads)
-    kernels.use(None if library is None else ctypes.CDLL(library))
+    cpu_kernels.use(None if library is None else ctypes.CDLL(library))
 
 
 @dataclass(frozen=True)

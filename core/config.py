@@ -12,6 +12,14 @@ from typing import Any, TypeVar, get_args, get_type_hints
 from .errors import ConfigError, nearest
 
 T = TypeVar("T")
+DISTRIBUTION = "tfm-toolkit"  # on package indexes, where `tfm` is another project's name
+
+
+def tfm_version() -> str:
+    """The version that is installed."""
+    from importlib.metadata import version
+
+    return version(DISTRIBUTION)
 
 
 def _check(ok: bool, flag: str, must: str, value: object) -> None:
@@ -143,8 +151,14 @@ class TrainConfig:
         for name in ("steps", "batch", "accumulate"):
             _check(getattr(self, name) >= 1, f"train.{name}", "at least 1", getattr(self, name))
         for name in (
-            "threads", "eval_every", "save_every", "patience", "weight_decay", "clip", "seed",
-        ):  # fmt: skip
+            "threads",
+            "eval_every",
+            "save_every",
+            "patience",
+            "weight_decay",
+            "clip",
+            "seed",
+        ):
             _check(getattr(self, name) >= 0, f"train.{name}", "at least 0", getattr(self, name))
         for name in ("lr", "adam_lr"):
             _check(getattr(self, name) > 0, f"train.{name}", "above 0", getattr(self, name))
@@ -184,14 +198,27 @@ ARCHS: dict[str, dict[str, Any]] = {
     "transformer": {},
     "llama": dict(ffn="swiglu", qk_norm=False, zero_init=False, norm_eps=1e-5),
     "gpt2": dict(
-        norm="layernorm", norm_eps=1e-5, positions="learned", ffn="gelu", qk_norm=False,
-        bias=True, tied=True, zero_init=False,
+        norm="layernorm",
+        norm_eps=1e-5,
+        positions="learned",
+        ffn="gelu",
+        qk_norm=False,
+        bias=True,
+        tied=True,
+        zero_init=False,
     ),
     "post-ln": dict(
-        norm="layernorm", norm_eps=1e-5, norm_position="post", positions="sinusoidal", ffn="relu",
-        qk_norm=False, bias=True, tied=True, zero_init=False,
+        norm="layernorm",
+        norm_eps=1e-5,
+        norm_position="post",
+        positions="sinusoidal",
+        ffn="relu",
+        qk_norm=False,
+        bias=True,
+        tied=True,
+        zero_init=False,
     ),
-}  # fmt: skip
+}
 
 SIZES: dict[str, dict[str, int]] = {
     "nano": dict(layers=2, heads=2, width=64),

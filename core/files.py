@@ -12,9 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ConfigError, DamagedError, UsageError, writing
-from .store import file_sha256
 
 FORMAT = 1
+
+
+def file_sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def write_durably(path: Path, data: bytes) -> None:

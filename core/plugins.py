@@ -10,8 +10,8 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
+from .data.source import Source, unpacked
 from .errors import ConfigError, nearest
-from .source import Source, unpacked
 
 ROOT = Path(__file__).parent.parent
 CLASS = {"tasks": "Task", "tokenizers": "Tokenizer"}  # what a file of each kind defines

@@ -17,11 +17,12 @@ import numpy.typing as npt
 
 if TYPE_CHECKING:
     from .config import SampleConfig
-    from .model import SequenceModel
-    from .source import Source
 
 Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
+# what rooms above hand through these seams, which know no more of it
+SequenceModel = Any
+Source = Any
 Support = tuple[int, int] | npt.NDArray[np.int64] | None
 
 
@@ -299,9 +300,12 @@ class Slides(Protocol):
         ...
 
     def floor_of(
-        self, train: Items | None, sequences: Iterable[Sequence], tokenizer: Tokenizer,
+        self,
+        train: Items | None,
+        sequences: Iterable[Sequence],
+        tokenizer: Tokenizer,
         protocol: str | None,
-    ) -> dict[str, float]:  # fmt: skip
+    ) -> dict[str, float]:
         """What trivial answers reach on these very windows; without `train`, those that need
         none."""
         ...
@@ -314,11 +318,7 @@ class OfBytes(Protocol):
     running: bool  # whether items are pieces of a running text rather than whole
 
     def sequence(
-        self,
-        data: bytes,
-        tokenizer: Any,
-        where: tuple[Any, int] | None = None,
-        ends: bool = True,
+        self, data: bytes, tokenizer: Any, where: tuple[Any, int] | None = None, ends: bool = True
     ) -> Sequence:
         """An item, or a piece of one, begun anew; `ends`: whether the item ends here."""
         ...

@@ -6,12 +6,12 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
+from ..core.data.source import ByteStream, Source
 from ..core.errors import ConfigError
 from ..core.protocols import Sequence
-from ..core.source import ByteStream, Source
 from ..tokenizers.byte import ByteTokenizer
-from ._running import Running
-from ._spans import Spans
+from ._text.running import Running
+from ._text.spans import Spans
 
 
 class ByteTask(Running):

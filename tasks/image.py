@@ -11,24 +11,16 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ..core.data import too_long
+from ..core.data.datasets import too_long
+from ..core.data.source import Source, scratch_file
 from ..core.errors import ConfigError, DataError, UsageError
 from ..core.protocols import Sequence
-from ..core.source import Source, scratch_file
 from ..tokenizers.patches import MAX_IDS, Form, PatchTokenizer, Picture, exact_ids
-from ._images import MAGIC, SUFFIXES, find_pictures, parse_size
-from ._pictures import (
-    Pictures,
-    choose_form,
-    describe,
-    histogram,
-    look_at_all,
-    png,
-    read_all,
-)
-from ._pictures_drawn import DrawnPicture, given_top
-from ._pictures_rows import PictureRows, accuracy
-from ._pictures_shown import grid, terminal_picture
+from ._image.completion import DrawnPicture, given_top
+from ._image.dataset import PictureRows, accuracy
+from ._image.display import grid, terminal_picture
+from ._image.pictures import Pictures, choose_form, describe, histogram, look_at_all, png, read_all
+from ._image.reader import MAGIC, SUFFIXES, find_pictures, parse_size
 
 HOLDOUT = 0.1
 EXACT_TOKENS = 1024  # of a picture, up to which exact pixels are the default
@@ -198,9 +190,14 @@ class ImageTask:
         return {"model": {"dropout": rate}, "train": {"weight_decay": 0.01}}
 
     def dataset(
-        self, train: Pictures, tokenizer: PatchTokenizer, context: int, tokens: int | None,
-        seed: int, cache: Path,
-    ) -> PictureRows:  # fmt: skip
+        self,
+        train: Pictures,
+        tokenizer: PatchTokenizer,
+        context: int,
+        tokens: int | None,
+        seed: int,
+        cache: Path,
+    ) -> PictureRows:
         length = self.longest(train, tokenizer)
         if length > context + 1:
             raise too_long(length, context)
@@ -252,9 +249,12 @@ class ImageTask:
         return sum(map(len, sequences)) if self.options.labels == "last" else 0
 
     def probe(
-        self, model: Any, tokenizer: PatchTokenizer, sequences: Iterable[Sequence],
+        self,
+        model: Any,
+        tokenizer: PatchTokenizer,
+        sequences: Iterable[Sequence],
         protocol: str | None,
-    ) -> dict[str, Any]:  # fmt: skip
+    ) -> dict[str, Any]:
         """`accuracy`: how often the likeliest label is the right one, where labels stand last."""
         if protocol is not None:
             raise UsageError(f"--protocol {protocol}: the image task has none")

@@ -13,20 +13,20 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from ..core.data.source import Source
 from ..core.errors import ConfigError, DataError, UsageError
 from ..core.protocols import Dataset, Sequence
-from ..core.source import Source
 from ..tokenizers.bins import BinsTokenizer, Window, parse
-from ._series_data import FEW, Collection, Series, Windows, fingerprint, follow, halves, split
-from ._series_drawn import Forecast, write_values
-from ._series_floors import floors, last_cases
-from ._series_metrics import QUANTILES
-from ._series_plot import fan, plot
-from ._series_read import parse as parse_series
-from ._series_read import read
-from ._series_table import Columns
-from ._series_time import find_season, following, usual
-from ._series_windows import (
+from ._series.baselines import floors, last_cases
+from ._series.collection import FEW, Collection, Series, Windows, fingerprint, follow, halves, split
+from ._series.metrics import QUANTILES
+from ._series.output import Forecast, write_values
+from ._series.plot import fan, plot
+from ._series.reader import parse as parse_series
+from ._series.reader import read
+from ._series.table import Columns
+from ._series.times import find_season, following, usual
+from ._series.windows import (
     end_to_end,
     forecast_scores,
     forecast_tokens,
@@ -132,7 +132,7 @@ class SeriesTask:
         horizon = options.horizon or (known[1] if known else 2 * season if season > 1 else 24)
         return Collection(
             tuple(series), (0,) * len(series), season, horizon, fingerprint(series), about
-        )  # fmt: skip
+        )
 
     def split(self, items: Collection, holdout: float | None) -> tuple[Collection, Collection]:
         return split(items, HOLDOUT if holdout is None else holdout)
@@ -179,9 +179,14 @@ class SeriesTask:
         return 1 + tokenizer.history + tokenizer.horizon
 
     def dataset(
-        self, train: Collection, tokenizer: BinsTokenizer, context: int, tokens: int | None,
-        seed: int, cache: Path,
-    ) -> Dataset:  # fmt: skip
+        self,
+        train: Collection,
+        tokenizer: BinsTokenizer,
+        context: int,
+        tokens: int | None,
+        seed: int,
+        cache: Path,
+    ) -> Dataset:
         history, horizon = tokenizer.history, tokenizer.horizon
         if context < history + horizon:
             raise UsageError(
@@ -206,9 +211,12 @@ class SeriesTask:
         return floors(train, last_cases(held), held.season, self.history(train))
 
     def floor_of(
-        self, train: Collection | None, sequences: Iterable[Sequence], tokenizer: BinsTokenizer,
+        self,
+        train: Collection | None,
+        sequences: Iterable[Sequence],
+        tokenizer: BinsTokenizer,
         protocol: str | None,
-    ) -> dict[str, float]:  # fmt: skip
+    ) -> dict[str, float]:
         if train is not None:
             train = replace(train, season=tokenizer.season, horizon=tokenizer.horizon)
         _, cases = to_forecast(sequences, protocol)
@@ -227,9 +235,12 @@ class SeriesTask:
         return forecast_tokens(sequences, protocol)
 
     def probe(
-        self, model: Any, tokenizer: BinsTokenizer, sequences: Iterable[Sequence],
+        self,
+        model: Any,
+        tokenizer: BinsTokenizer,
+        sequences: Iterable[Sequence],
         protocol: str | None,
-    ) -> dict[str, Any]:  # fmt: skip
+    ) -> dict[str, Any]:
         """`last`: the last window of each series, in its own units; `rolling`: all windows,
         z-scored by the statistics of the training part."""
         return forecast_scores(model, tokenizer, sequences, protocol)
@@ -237,9 +248,14 @@ class SeriesTask:
     # -- samples -------------------------------------------------------------------------------
 
     def draw(
-        self, model: Any, tokenizer: BinsTokenizer, data: bytes | None,
-        own: Iterable[Sequence], config: Any, asked: SeriesSampleOptions,
-    ) -> list[Forecast]:  # fmt: skip
+        self,
+        model: Any,
+        tokenizer: BinsTokenizer,
+        data: bytes | None,
+        own: Iterable[Sequence],
+        config: Any,
+        asked: SeriesSampleOptions,
+    ) -> list[Forecast]:
         """Forecasts of the series in `data`, or of the run's own behind their last point."""
         horizon = asked.horizon or config.length or tokenizer.horizon
         if data is not None:
@@ -259,7 +275,7 @@ class SeriesTask:
             if not np.isfinite(past).any():
                 raise DataError(f"series {one.id}: no value among its last {len(past)} points")
             prompts.append(Window(past, len(past), {"id": one.id}))
-        from ._series_forecast import forecast_values
+        from ._series.forecast import forecast_values
 
         paths = forecast_values(model, tokenizer, prompts, horizon, asked.paths, config)
         return [

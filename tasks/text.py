@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from ..core.data.source import TABLES, ByteStream, Source, scratch_file
 from ..core.errors import ConfigError, DataError
 from ..core.protocols import Sequence
-from ..core.source import TABLES, ByteStream, Source, scratch_file
 from ..tokenizers.bpe import BpeTokenizer
 from ..tokenizers.byte import ByteTokenizer
 from ..tokenizers.char import CharTokenizer
-from ._running import FIT_BYTES, Running, RunningOptions
-from ._spans import Spans
+from ._text.running import FIT_BYTES, Running, RunningOptions
+from ._text.spans import Spans
 
 
 @dataclass(frozen=True)
@@ -104,11 +104,7 @@ class TextTask(Running):
 
     def counts(self, item: str, size: int) -> dict[str, Any]:
         """Words are what whitespace separates, plus one a newline, as word perplexities count."""
-        return {
-            "byte": size,
-            "char": len(item),
-            "word": len(item.split()) + item.count("\n"),
-        }
+        return {"byte": size, "char": len(item), "word": len(item.split()) + item.count("\n")}
 
     def metrics(
         self, nll: float, tokens: int, units: Mapping[str, float], lossless: bool
@@ -146,9 +142,21 @@ def bpe_size(train_bytes: int) -> int:
 
 
 LIBRARY = (
-    "", "asyncio", "collections", "concurrent", "email", "html", "http", "importlib", "json",
-    "logging", "multiprocessing", "unittest", "urllib", "xml",
-)  # fmt: skip
+    "",
+    "asyncio",
+    "collections",
+    "concurrent",
+    "email",
+    "html",
+    "http",
+    "importlib",
+    "json",
+    "logging",
+    "multiprocessing",
+    "unittest",
+    "urllib",
+    "xml",
+)
 
 
 def _python_docs() -> Iterator[str]:

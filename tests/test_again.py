@@ -10,8 +10,8 @@ from pathlib import Path
 from conftest import Tfm, Trained, prose
 
 from tfm.core.files import log_line
-from tfm.core.repeat import differences
-from tfm.core.run import Run
+from tfm.core.runs.reproduce import differences
+from tfm.core.runs.run import Run
 
 
 def test_a_sound_run_is_verified_and_resumes_exactly(tfm: Tfm, trained: Trained) -> None:

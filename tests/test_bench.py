@@ -11,12 +11,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from tfm.cli.bench import _tables, command
 from tfm.core.bench import RandomRows, matmul_peak, train_flops, training
 from tfm.core.config import ModelConfig, TrainConfig, model_config
-from tfm.core.data import step_batch
-from tfm.core.device import autocast
+from tfm.core.data.datasets import step_batch
 from tfm.core.errors import TfmError
-from tfm.core.evaluate import as_tensors
-from tfm.core.loss import weighted_nll
-from tfm.core.model import SequenceModel
+from tfm.core.model.loss import weighted_nll
+from tfm.core.model.sequence_model import SequenceModel
+from tfm.core.ops.device import autocast
+from tfm.core.score.likelihood import as_tensors
 
 CPU = torch.device("cpu")
 
@@ -61,9 +61,15 @@ def test_it_prints_a_table_or_json(tfm: Tfm) -> None:
 
 @pytest.mark.parametrize(
     "flags",
-    [("--context", "a"), ("--context", "8,0"), ("--size", "huge"), ("--dtype", "int8"),
-     ("--arch", "rnn"), ("--device", "tpu")],
-)  # fmt: skip
+    [
+        ("--context", "a"),
+        ("--context", "8,0"),
+        ("--size", "huge"),
+        ("--dtype", "int8"),
+        ("--arch", "rnn"),
+        ("--device", "tpu"),
+    ],
+)
 def test_wrong_flags_are_one_line(
     capsys: pytest.CaptureFixture[str], flags: tuple[str, str]
 ) -> None:

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_sample import lively
 
-from tfm.core.compare import BLOCK, _blocks, _content, difference, scored
 from tfm.core.protocols import Score, Sequence
+from tfm.core.score.paired_bootstrap import BLOCK, _blocks, _content, difference, scored
 from tfm.tokenizers.byte import ByteTokenizer
 from tfm.tokenizers.patches import Picture
 

@@ -68,13 +68,19 @@ def test_a_tab_loads_little_and_errs_in_silence(runs: Path) -> None:
         "m.os._exit = lambda code: sys.exit(8 if heavy & set(sys.modules) else code)\n"
         "m.main()"
     )
-    for line, wanted in (("tfm sample sm", b"plain,small"), ("tfm train --task ", b"plain,byte"),
-                         ("tfm nothing ", b"")):  # fmt: skip
+    for line, wanted in (
+        ("tfm sample sm", b"plain,small"),
+        ("tfm train --task ", b"plain,byte"),
+        ("tfm nothing ", b""),
+    ):
         words = {"COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
         done = subprocess.run(
-            [sys.executable, "-c", code], cwd=runs, capture_output=True, timeout=60,
+            [sys.executable, "-c", code],
+            cwd=runs,
+            capture_output=True,
+            timeout=60,
             env={**os.environ, **words, "_TFM_COMPLETE": "bash_complete"},
-        )  # fmt: skip
+        )
         assert wanted in done.stdout and not done.stderr and done.returncode != 8
 
 
@@ -92,9 +98,13 @@ def test_bash_completes_by_the_script(runs: Path, tfm: Tfm) -> None:
     )
     path = f"{folder}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        ["bash", "--norc", "-c", script], cwd=runs, capture_output=True, text=True, timeout=60,
+        ["bash", "--norc", "-c", script],
+        cwd=runs,
+        capture_output=True,
+        text=True,
+        timeout=60,
         env={**os.environ, "PATH": path},
-    )  # fmt: skip
+    )
     assert set(done.stdout.split()) == {"small", "smaller"}, done.stderr
 
 

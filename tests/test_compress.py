@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfm.cli.compress import Header
-from tfm.core import coding
 from tfm.core.config import ModelConfig
 from tfm.core.errors import DamagedError
-from tfm.core.evaluate import evaluate
-from tfm.core.model import SequenceModel
+from tfm.core.model.sequence_model import SequenceModel
 from tfm.core.protocols import Sequence
-from tfm.core.rangecoder import Decoder, Encoder
+from tfm.core.score import arithmetic_coding
+from tfm.core.score.likelihood import evaluate
+from tfm.core.score.range_coder import Decoder, Encoder
 from tfm.tokenizers.bpe import BpeTokenizer
 from tfm.tokenizers.byte import ByteTokenizer
 
@@ -96,10 +96,10 @@ MODEL = lively(24)
 
 def there_and_back(data: bytes, model: SequenceModel = MODEL) -> bytes:
     """The coded bytes; that they come back is asserted."""
-    sequence = coding.item(BYTES, data)
+    sequence = arithmetic_coding.item(BYTES, data)
     support = BYTES.support(len(data), {})
-    coded = coding.encode(model, support, sequence)
-    ids = coding.decode(model, support, sequence.ids[:1], len(data), coded)
+    coded = arithmetic_coding.encode(model, support, sequence)
+    ids = arithmetic_coding.decode(model, support, sequence.ids[:1], len(data), coded)
     assert BYTES.decode_bytes(ids) == data
     return coded
 
@@ -116,12 +116,12 @@ def test_the_ends_of_windows_come_back(size: int) -> None:
 
 
 def test_many_rows_come_back_and_cost_what_evaluate_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coding, "SEGMENT", 100)
+    monkeypatch.setattr(arithmetic_coding, "SEGMENT", 100)
     data = prose(1500).encode()
     coded = there_and_back(data)
-    parts = coding.segments(coding.item(BYTES, data))
+    parts = arithmetic_coding.segments(arithmetic_coding.item(BYTES, data))
     assert len(parts) > 10 and sum(len(part) - 1 for part in parts) == len(data)
-    scores = evaluate(MODEL, BYTES, parts, stride=coding.stride(MODEL.config.context))
+    scores = evaluate(MODEL, BYTES, parts, stride=arithmetic_coding.stride(MODEL.config.context))
     nats = sum(float(score.nats.sum()) for score in scores)
     assert nats / math.log(2) / 8 - 1 <= len(coded) <= 1.01 * nats / math.log(2) / 8 + 16
 
@@ -199,17 +199,22 @@ def test_what_cannot_be_compressed_is_said(trained: Any, run: Path, tfm: Tfm) ->
 
 
 def test_a_damaged_stream_of_ids_is_told() -> None:
-    sequence = coding.item(BYTES, prose(100).encode())
+    sequence = arithmetic_coding.item(BYTES, prose(100).encode())
     support = BYTES.support(len(sequence), {})
-    coded = coding.encode(MODEL, support, sequence)
+    coded = arithmetic_coding.encode(MODEL, support, sequence)
     with pytest.raises(DamagedError):
-        coding.decode(MODEL, support, sequence.ids[:1], 8 * len(sequence), coded)
+        arithmetic_coding.decode(MODEL, support, sequence.ids[:1], 8 * len(sequence), coded)
 
 
 def test_segments_are_even() -> None:
-    for count in (0, 1, coding.SEGMENT * 3 + 5, coding.SEGMENT * coding.ROWS * 2 + 1):
-        lengths = coding.sizes(count)
+    for count in (
+        0,
+        1,
+        arithmetic_coding.SEGMENT * 3 + 5,
+        arithmetic_coding.SEGMENT * arithmetic_coding.ROWS * 2 + 1,
+    ):
+        lengths = arithmetic_coding.sizes(count)
         assert sum(lengths) == count and max(lengths) - min(lengths) <= 1
-        assert lengths == sorted(lengths, reverse=True) and len(lengths) <= coding.ROWS
+        assert lengths == sorted(lengths, reverse=True) and len(lengths) <= arithmetic_coding.ROWS
     whole = Sequence(np.arange(10), 2, None, {"byte": 8})
-    assert [part.ids.tolist() for part in coding.segments(whole)] == [list(range(10))]
+    assert [part.ids.tolist() for part in arithmetic_coding.segments(whole)] == [list(range(10))]

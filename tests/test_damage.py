@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+HARNESS = Path(__file__).parent / "harness"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="forks")
 def test_flips_cuts_splices_and_zeroed_pages_of_every_file_are_told() -> None:
     done = subprocess.run(
-        [sys.executable, BENCHMARKS / "damage.py", "--copies", "60", "--json"],
+        [sys.executable, HARNESS / "damage.py", "--copies", "60", "--json"],
         capture_output=True,
         timeout=300,
         text=True,

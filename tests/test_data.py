@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfm.core.data import Packed, Windows, collate, step_batch
+from tfm.core.data.datasets import Packed, Windows, collate, step_batch
+from tfm.core.data.keyed_random import permute, uniform
+from tfm.core.data.sequence_store import Store, write_store
 from tfm.core.errors import DataError
-from tfm.core.hashing import permute, uniform
 from tfm.core.protocols import Batch, Ids, Sequence
-from tfm.core.store import Store, write_store
 
 BEGIN = 9999
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from conftest import Tfm, prose
 
+from tfm.core.data.source import ByteStream, Source
 from tfm.core.errors import DataError, UsageError
-from tfm.core.source import ByteStream, Source
 from tfm.tasks.text import TextOptions, TextTask
 
 

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from test_sample import FakeTokenizer, lively
 
 from tfm.core.config import ARCHS, SampleConfig
-from tfm.core.decoder import Decoder
+from tfm.core.decode.batch_decoder import Decoder
+from tfm.core.decode.quantized_linear import with_weights_in
+from tfm.core.decode.sampling import generate
 from tfm.core.errors import DataError
-from tfm.core.model import SequenceModel
-from tfm.core.packed import with_weights_in
+from tfm.core.model.sequence_model import SequenceModel
 from tfm.core.protocols import Sequence
-from tfm.core.sample import generate
 
 Draws = list[list[tuple[int, float]]]
 PLAIN: Any = FakeTokenizer()
@@ -26,9 +26,14 @@ def prompt(seed: int, length: int = 3) -> Sequence:
 
 
 def drawn(
-    model: SequenceModel, prompts: list[Sequence], records: list[str], length: int = 30,
-    rows: int = 4, tokenizer: Any = PLAIN, **options: Any,
-) -> Draws:  # fmt: skip
+    model: SequenceModel,
+    prompts: list[Sequence],
+    records: list[str],
+    length: int = 30,
+    rows: int = 4,
+    tokenizer: Any = PLAIN,
+    **options: Any,
+) -> Draws:
     """(id, logprob) of each prompt's draw, the prompts taken as rows become free."""
     decoder = Decoder(model, tokenizer, SampleConfig(**options), rows)
     waiting = list(enumerate(zip(prompts, records, strict=True)))

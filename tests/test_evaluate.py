@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from tfm.core.config import ModelConfig
 from tfm.core.errors import DataError, UsageError
-from tfm.core.evaluate import BATCH_TOKENS, BUFFER_TOKENS, evaluate, windows
-from tfm.core.model import SequenceModel
+from tfm.core.model.sequence_model import SequenceModel
 from tfm.core.protocols import Sequence
+from tfm.core.score.likelihood import BATCH_TOKENS, BUFFER_TOKENS, evaluate, windows
 
 VOCAB, CONTEXT = 17, 8
 

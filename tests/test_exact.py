@@ -16,27 +16,36 @@ import torch
 from conftest import prose
 
 from tfm.cli.training import Stop, train_to_end
-from tfm.core import checkpoints as checkpoints_module
-from tfm.core import kernels
-from tfm.core.compiled import library
 from tfm.core.config import ModelConfig, TrainConfig
 from tfm.core.errors import DamagedError
-from tfm.core.experiment import Request, describe_config, fresh_state, prepare, resume
 from tfm.core.files import write_manifest
-from tfm.core.model import SequenceModel
-from tfm.core.optim import Average, in_use, make_optimizers
-from tfm.core.plan import make_plan
-from tfm.core.run import Run
+from tfm.core.model.sequence_model import SequenceModel
+from tfm.core.ops import cpu_kernels
+from tfm.core.ops.native_library import library
+from tfm.core.runs import checkpoints as checkpoints_module
+from tfm.core.runs.run import Run
+from tfm.core.train.average import Average, in_use
+from tfm.core.train.budget import make_plan
+from tfm.core.train.optim import make_optimizers
+from tfm.core.train.prepare import prepare
+from tfm.core.train.request import Request
+from tfm.core.train.run_config import describe_config
+from tfm.core.train.state import fresh_state, resume
 
 STEPS = 30
 TO_THE_END = (1, 3, 14, 23, 29)
 SETS: dict[str, dict[str, object]] = {
     "model": {"layers": 1, "width": 16, "dropout": 0.2},
     "train": {
-        "batch": 2, "accumulate": 2, "average": 0.9, "patience": 50, "eval_every": 4,
-        "save_every": 1, "threads": 1,
+        "batch": 2,
+        "accumulate": 2,
+        "average": 0.9,
+        "patience": 50,
+        "eval_every": 4,
+        "save_every": 1,
+        "threads": 1,
     },
-}  # fmt: skip
+}
 
 
 class Never(Stop):
@@ -72,9 +81,9 @@ def whole(
     """A run that nothing interrupts, with a checkpoint of every step, and its cache."""
     monkeypatch.setattr(checkpoints_module, "KEEP", STEPS)
     monkeypatch.setattr("tfm.core.files.os.fsync", lambda _: None)
-    kernels.use(library(tmp_path / "cache", os.environ.get("CC") or "cc"))
-    request.addfinalizer(lambda: kernels.use(None))
-    monkeypatch.setattr("tfm.tasks._series_windows.EVALUATION_PATHS", 3)
+    cpu_kernels.use(library(tmp_path / "cache", os.environ.get("CC") or "cc"))
+    request.addfinalizer(lambda: cpu_kernels.use(None))
+    monkeypatch.setattr("tfm.tasks._series.windows.EVALUATION_PATHS", 3)
     task, cache = request.param, tmp_path / "cache"
     asked = Request(
         task=task, size="nano", steps=STEPS, sets=SETS, device="cpu", **data_of(task, tmp_path)

@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 
 from tfm.cli.drawing import Prompt, Sampler
 from tfm.cli.render import printable
-from tfm.core.checkpoints import identity
 from tfm.core.config import SampleConfig
-from tfm.core.device import pick_device
 from tfm.core.errors import DamagedError, DataError, UsageError
 from tfm.core.files import to_json, write_manifest
-from tfm.core.run import Run
+from tfm.core.ops.device import pick_device
+from tfm.core.runs.checkpoints import identity
+from tfm.core.runs.run import Run
 
 posix = pytest.mark.skipif(os.name != "posix", reason="mounts, limits and terminals of POSIX")
 
@@ -48,8 +48,10 @@ def test_a_read_only_mount_is_read_and_never_trained_in(tfm: Tfm, run: Run, text
         command = ["unshare", "-m", "sh", "-c", f'cd / && cd "$0" && {sealed} "$@"', tfm.folder]
         done = subprocess.run(
             [*map(str, command), "env", "-C", str(tfm.folder), *tfm.command(*args)],
-            cwd=tfm.folder, stdin=subprocess.DEVNULL, capture_output=True,
-        )  # fmt: skip
+            cwd=tfm.folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+        )
         return done.returncode, done.stdout, done.stderr.decode()
 
     quick = ("--task", "text", "--data", text, "--size", "nano", "--steps", 1, "-q")
@@ -103,7 +105,7 @@ def test_a_payload_in_a_checkpoint_is_never_run(tfm: Tfm, run: Run, name: str) -
     import numpy as np
     import torch
 
-    from tfm.core.experiment import _restored
+    from tfm.core.train.state import _restored
 
     marker = tfm.folder / "marker"
     checkpoint = run.checkpoint()
@@ -146,9 +148,14 @@ def test_a_prompt_of_about_the_context(
     task, tokenizer, model = run.task(), run.tokenizer(), run.load_model()
     context = model.config.context
     sampler = Sampler(
-        task, tokenizer, model, SampleConfig(length=2, greedy=True), task.SampleOptions(),
-        strict=strict, quiet=False,
-    )  # fmt: skip
+        task,
+        tokenizer,
+        model,
+        SampleConfig(length=2, greedy=True),
+        task.SampleOptions(),
+        strict=strict,
+        quiet=False,
+    )
     own = len(task.prompt(b"", tokenizer, task.SampleOptions()))  # a begin token
     prompt = Prompt(b"a" * (context - own + more))
     if more > 0 and strict:
@@ -243,7 +250,7 @@ def test_an_error_about_a_strange_name_is_spelled_out_on_a_terminal(tfm: Tfm) ->
 def test_no_cell_of_text_is_a_formula() -> None:
     import numpy as np
 
-    from tfm.tasks._series_drawn import Forecast
+    from tfm.tasks._series.output import Forecast
 
     for name, cell in (("=1+1", "'=1+1"), ("@x", "'@x"), ("-1", "'-1"), ("+1", "'+1"), ("a", "a")):
         forecast = Forecast(name, np.zeros(3), np.ones((2, 1)), ["2024-01-01"])

@@ -39,8 +39,11 @@ def test_a_manifest_covers_every_file_below_and_itself(tmp_path: Path) -> None:
     assert set(manifest["files"]) == {"one", "below/two"} and manifest["more"] == "x"
     body: dict[str, Any] = json.loads((tmp_path / "manifest.json").read_bytes())
     for change in (
-        {"more": "y"}, {"files": {}}, {"files": {"one": body["files"]["one"]}}, {"sha256": ""},
-    ):  # fmt: skip
+        {"more": "y"},
+        {"files": {}},
+        {"files": {"one": body["files"]["one"]}},
+        {"sha256": ""},
+    ):
         (tmp_path / "manifest.json").write_text(json.dumps({**body, **change}))
         with pytest.raises(DamagedError, match="manifest.json"):
             check_files(tmp_path)

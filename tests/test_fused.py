@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tfm.core.fused import dropout, relu_squared, rms_norm, rotate
+from tfm.core.ops.autograd_ops import dropout, relu_squared, rms_norm, rotate
 
 
 def some(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -9,15 +9,15 @@ import torch
 
 from tfm.core import bench
 from tfm.core.config import ARCHS, SampleConfig, TrainConfig, model_config
-from tfm.core.decoder import Decoder, for_decoding
-from tfm.core.evaluate import as_tensors, batch_nll
-from tfm.core.model import SequenceModel
-from tfm.core.optim import make_optimizers
-from tfm.core.passes import make_pass
+from tfm.core.decode.batch_decoder import Decoder, for_decoding
+from tfm.core.decode.sampling import generate
+from tfm.core.model.sequence_model import SequenceModel
+from tfm.core.ops.cuda_graphs import BEFORE
 from tfm.core.protocols import Batch, Ids, Sequence
-from tfm.core.recorded import BEFORE
-from tfm.core.sample import generate
-from tfm.core.train import Step, train
+from tfm.core.score.likelihood import as_tensors, batch_nll
+from tfm.core.train.backend import make_pass
+from tfm.core.train.loop import Step, train
+from tfm.core.train.optim import make_optimizers
 
 if not torch.cuda.is_available():
     pytest.skip("no GPU here", allow_module_level=True)
@@ -61,9 +61,12 @@ class Rows:
 
 
 def trained(
-    device: torch.device, config: TrainConfig, kind: str = "plain", arch: str = "transformer",
+    device: torch.device,
+    config: TrainConfig,
+    kind: str = "plain",
+    arch: str = "transformer",
     **fields: Any,
-) -> tuple[SequenceModel, list[Step]]:  # fmt: skip
+) -> tuple[SequenceModel, list[Step]]:
     model = lively(arch, **fields).to(device)
     return model, list(train(model, Rows(kind), config, make_optimizers(model, config)))
 
@@ -115,10 +118,18 @@ def test_compiled_blocks_are_the_blocks(arch: str, dtype: str) -> None:
         assert off <= 1.5 * float((plain[name] - value).norm()) + 1e-5 * float(value.norm()) + 1e-6
 
 
-@pytest.mark.parametrize("settings", [
-    {}, {"accumulate": 2}, {"optimizer": "adamw"}, {"average": 0.9}, {"recompute": True},
-    {"clip": 0.0},
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"accumulate": 2},
+        {"optimizer": "adamw"},
+        {"average": 0.9},
+        {"recompute": True},
+        {"clip": 0.0},
+    ],
+    ids=str,
+)
 def test_a_run_is_the_one_on_a_cpu(settings: dict[str, Any]) -> None:
     """In float32; recorded from the fourth step on."""
     config = replace(TrainConfig(steps=14, batch=ROWS), **settings)

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tfm.core.data.source import Source
 from tfm.core.errors import DataError, TfmError, UsageError
-from tfm.core.source import Source
-from tfm.tasks._pictures import Pictures, histogram, png, quantised
-from tfm.tasks._pictures_shown import grid, terminal_picture
+from tfm.tasks._image.display import grid, terminal_picture
+from tfm.tasks._image.pictures import Pictures, histogram, png, quantised
 from tfm.tasks.image import ImageOptions, ImageTask, exact_patch
 from tfm.tokenizers.patches import Form
 
@@ -56,14 +56,18 @@ def test_subfolders_are_labels(tmp_path: Path) -> None:
 
 def test_labels_of_an_npz_are_called_so_or_are_the_only_ones(tmp_path: Path) -> None:
     pictures, y = noise(4, 3, 3), np.array([1, 0, 1, 0])
-    for number, (arrays, labels) in enumerate([
-        (dict(images=pictures, index=np.arange(4), labels=y), ("1", "0", "1", "0")),
-        (dict(x=pictures, age=np.array([7, 7, 8, 8]), y=y[:, None].astype(float)),
-         ("1", "0", "1", "0")),
-        (dict(x=pictures, kind=np.array(["a", "a", "b", "b"])), ("a", "a", "b", "b")),
-        (dict(x=pictures, index=np.arange(4)), (None,) * 4),
-        (dict(x=pictures, age=y, sex=y), (None,) * 4),
-    ]):  # fmt: skip
+    for number, (arrays, labels) in enumerate(
+        [
+            (dict(images=pictures, index=np.arange(4), labels=y), ("1", "0", "1", "0")),
+            (
+                dict(x=pictures, age=np.array([7, 7, 8, 8]), y=y[:, None].astype(float)),
+                ("1", "0", "1", "0"),
+            ),
+            (dict(x=pictures, kind=np.array(["a", "a", "b", "b"])), ("a", "a", "b", "b")),
+            (dict(x=pictures, index=np.arange(4)), (None,) * 4),
+            (dict(x=pictures, age=y, sex=y), (None,) * 4),
+        ]
+    ):
         np.savez(tmp_path / f"{number}.npz", **arrays)
         assert read(tmp_path / f"{number}.npz").labels == labels
     for name, wrong in (("short", y[:3]), ("fractions", y / 2)):
@@ -96,8 +100,13 @@ def test_fractions_in_a_tiff_are_shades(tmp_path: Path) -> None:
 def test_npz_with_labels(tmp_path: Path) -> None:
     """As Keras names them: the labels that belong to the chosen pictures."""
     x = noise(3, 4, 4, 3)
-    np.savez(tmp_path / "a.npz", x_test=noise(3, 4, 4, 3, seed=1), y_test=[7, 8, 9],
-             x_train=x, y_train=[1, 2, 3])  # fmt: skip
+    np.savez(
+        tmp_path / "a.npz",
+        x_test=noise(3, 4, 4, 3, seed=1),
+        y_test=[7, 8, 9],
+        x_train=x,
+        y_train=[1, 2, 3],
+    )
     found = read(tmp_path / "a.npz", column="x_train")
     assert found.labels == ("1", "2", "3") and (found.raw == x).all()
     assert read(tmp_path / "a.npz").labels == ("7", "8", "9")
@@ -373,11 +382,14 @@ def test_arrays_that_are_no_pictures(tmp_path: Path, array: np.ndarray, says: st
 def test_wrong_options_name_their_flag(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=noise(9, 4, 4))
     for options, flag in (
-        ({"pixels": "big"}, "--pixels"), ({"patch": "0"}, "--patch"), ({"stages": 0}, "--stages"),
-        ({"label_weight": -1.0}, "--label-weight"), ({"labels": "last"}, "--labels last"),
+        ({"pixels": "big"}, "--pixels"),
+        ({"patch": "0"}, "--patch"),
+        ({"stages": 0}, "--stages"),
+        ({"label_weight": -1.0}, "--label-weight"),
+        ({"labels": "last"}, "--labels last"),
         ({"patch": "3", "labels": "none"}, "--patch 3x3"),
         ({"binarise": "threshold", "levels": 4}, "--binarise"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(TfmError, match=flag):
             task = ImageTask(ImageOptions(**options))
             task.fit_tokenizer("patches:exact", task.items(Source((str(tmp_path / "a.npz"),))))
@@ -431,9 +443,12 @@ def test_a_terminal_picture_fits() -> None:
 
 def tfm(folder: Path, *args: str, code: int = 0) -> subprocess.CompletedProcess[bytes]:
     done = subprocess.run(
-        [sys.executable, "-m", "tfm", *args], cwd=folder, capture_output=True,
-        stdin=subprocess.DEVNULL, timeout=120,
-    )  # fmt: skip
+        [sys.executable, "-m", "tfm", *args],
+        cwd=folder,
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        timeout=120,
+    )
     assert done.returncode == code, done.stderr.decode()
     assert b"Traceback" not in done.stderr
     return done
@@ -496,21 +511,38 @@ def test_a_picture_is_completed(folder: Path) -> None:
         image = np.asarray(Image.open(io.BytesIO(done.stdout)))
         assert (image[:rows] == half[:rows]).all() and (image[rows:] != half[rows:]).any()
     piped = subprocess.run(
-        [sys.executable, "-m", "tfm", "sample", run, "-p", "-", "--rows", "2"], cwd=folder,
-        input=(folder / "half.png").read_bytes(), capture_output=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "tfm", "sample", run, "-p", "-", "--rows", "2"],
+        cwd=folder,
+        input=(folder / "half.png").read_bytes(),
+        capture_output=True,
+    )
     assert (np.asarray(Image.open(io.BytesIO(piped.stdout)))[:2] == half[:2]).all()
     for args, says in (
-        (["-p", "half.png"], b"--rows"), (["-p", "half.png", "--rows", "9"], b"--rows 9"),
-        (["-p", "nothing.png"], b"no such file"), (["-p", "a.npz", "--rows", "1"], b"damaged"),
-        (["--label", "1"], b"--labels first"), (["--rows", "3"], b"-p FILE"),
-    ):  # fmt: skip
+        (["-p", "half.png"], b"--rows"),
+        (["-p", "half.png", "--rows", "9"], b"--rows 9"),
+        (["-p", "nothing.png"], b"no such file"),
+        (["-p", "a.npz", "--rows", "1"], b"damaged"),
+        (["--label", "1"], b"--labels first"),
+        (["--rows", "3"], b"-p FILE"),
+    ):
         assert says in tfm(folder, "sample", run, *args, code=2).stderr
 
 
 def test_labels_behind_the_pixels_are_classified(folder: Path) -> None:
-    run = train(folder, "last", "--data", "a.npz", "--labels", "last", "--levels", "4",
-                "--patch", "2", "--label-weight", "5")  # fmt: skip
+    run = train(
+        folder,
+        "last",
+        "--data",
+        "a.npz",
+        "--labels",
+        "last",
+        "--levels",
+        "4",
+        "--patch",
+        "2",
+        "--label-weight",
+        "5",
+    )
     scores = json.loads(tfm(folder, "eval", run, "--json").stdout)
     assert 0 <= scores["accuracy"] <= 1 and scores["tokens"] == scores["images"] * 9
     again = json.loads(tfm(folder, "eval", run, "--data", "a.npz", "--json").stdout)

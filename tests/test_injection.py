@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+HARNESS = Path(__file__).parent / "harness"
 
 
 def traceable() -> str:
@@ -28,7 +28,7 @@ def injected(*args: str) -> dict[str, Any]:
     if why := traceable():
         pytest.skip(why)
     done = subprocess.run(
-        [sys.executable, BENCHMARKS / "inject.py", "--json", *args],
+        [sys.executable, HARNESS / "inject.py", "--json", *args],
         capture_output=True,
         timeout=300,
         text=True,

@@ -1,5 +1,5 @@
-"""core/train.c beside the plain forms: values and gradients, alone and in whole models; and that no
-bit hangs on the number of threads."""
+"""c/training_ops.c beside the plain forms: values and gradients, alone and in models; and that
+no bit hangs on the number of threads."""
 
 import json
 import os
@@ -15,27 +15,27 @@ from test_fused import agree, angles, some
 from test_sample import lively
 from torch import Tensor
 
-from tfm.core import compiled, fused, kernels
 from tfm.core.config import ARCHS, TrainConfig
-from tfm.core.device import autocast
-from tfm.core.layers import Linear
-from tfm.core.loss import weighted_nll
-from tfm.core.mixers import plain_attention
-from tfm.core.model import SequenceModel, token_nll
-from tfm.core.optim import Muon
-from tfm.core.passes import make_pass
+from tfm.core.model.attention import plain_attention
+from tfm.core.model.layers import Linear
+from tfm.core.model.loss import weighted_nll
+from tfm.core.model.sequence_model import SequenceModel, token_nll
+from tfm.core.ops import autograd_ops, cpu_kernels, native_library
+from tfm.core.ops.device import autocast
+from tfm.core.train.backend import make_pass
+from tfm.core.train.muon import Muon
 
 HALF = torch.bfloat16
 
 
 @pytest.fixture(scope="module", autouse=True)
 def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    found = compiled.library(tmp_path_factory.mktemp("cache"), os.environ.get("CC") or "cc")
+    found = native_library.library(tmp_path_factory.mktemp("cache"), os.environ.get("CC") or "cc")
     if found is None:
-        pytest.skip("no C compiler here that compiles core/train.c")
-    kernels.use(found)
+        pytest.skip("no C compiler here that compiles core/ops/c/training_ops.c")
+    cpu_kernels.use(found)
     yield found
-    kernels.use(None)
+    cpu_kernels.use(None)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5, 16), (70, 33), (2, 40, 128)], ids=str)
@@ -45,11 +45,11 @@ def test_rms_norm(shape: tuple[int, ...]) -> None:
     def plain() -> Tensor:
         return F.rms_norm(x, shape[-1:], weight, 1e-5)
 
-    agree(kernels.rms_norm(x, weight, 1e-5)[1], plain(), x, weight, tolerance=3e-6)
-    both = torch.cat(kernels.rms_norm(x, weight, 1e-5), -1)
+    agree(cpu_kernels.rms_norm(x, weight, 1e-5)[1], plain(), x, weight, tolerance=3e-6)
+    both = torch.cat(cpu_kernels.rms_norm(x, weight, 1e-5), -1)
     agree(both, torch.cat((x, plain()), -1), x, weight, tolerance=3e-6)
     with autocast(torch.device("cpu"), "bfloat16"):
-        _, half = kernels.rms_norm(x, weight, 1e-5)
+        _, half = cpu_kernels.rms_norm(x, weight, 1e-5)
     agree(half, plain().to(HALF), x, weight, tolerance=1e-2)
 
 
@@ -57,16 +57,21 @@ def test_rms_norm(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("count", [1, 16, 37, 5000])
 def test_add_and_relu_squared(count: int, dtype: torch.dtype) -> None:
     x, y = some(count), some(count, seed=1, dtype=dtype)
-    agree(kernels.add(x, y, 0.0), x + y, x, y)
-    agree(kernels.relu_squared(y), F.relu(y).square(), y, tolerance=1e-6 if dtype != HALF else 1e-2)
+    agree(cpu_kernels.add(x, y, 0.0), x + y, x, y)
+    agree(
+        cpu_kernels.relu_squared(y),
+        F.relu(y).square(),
+        y,
+        tolerance=1e-6 if dtype != HALF else 1e-2,
+    )
 
 
 def test_what_is_not_a_number_stays_so() -> None:
     x = torch.tensor([1.0, float("nan"), 2.0], requires_grad=True)
-    assert kernels.relu_squared(x).isnan().tolist() == [False, True, False]
-    half = kernels.add(x, x.to(HALF), 0.0)
+    assert cpu_kernels.relu_squared(x).isnan().tolist() == [False, True, False]
+    half = cpu_kernels.add(x, x.to(HALF), 0.0)
     assert half.isnan().tolist() == [False, True, False]
-    assert kernels.rms_norm(x, torch.ones(3), 1e-6)[1].isnan().all()
+    assert cpu_kernels.rms_norm(x, torch.ones(3), 1e-6)[1].isnan().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, HALF], ids=str)
@@ -74,7 +79,7 @@ def test_what_is_not_a_number_stays_so() -> None:
 def test_dropout_drops_a_share_and_keeps_the_mean(rate: float, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     x, y = torch.zeros(400, 501), torch.ones(400, 501, dtype=dtype, requires_grad=True)
-    out, again = kernels.add(x, y, rate), kernels.add(x, y, rate)
+    out, again = cpu_kernels.add(x, y, rate), cpu_kernels.add(x, y, rate)
     gone = (out == 0).float()
     assert float(gone.mean()) == pytest.approx(rate, abs=0.005)
     assert float((gone * (again == 0)).mean()) == pytest.approx(rate**2, abs=0.005), "alike"
@@ -89,9 +94,9 @@ def test_dropout_drops_a_share_and_keeps_the_mean(rate: float, dtype: torch.dtyp
 def plain_split(qkv: Tensor, heads: int, groups: int, rotary: Any, eps: float | None) -> Any:
     qk, v = qkv.transpose(1, 2).split((heads + groups, groups), dim=1)
     if eps is not None:
-        qk = fused.rms_norm(qk, None, eps)
+        qk = autograd_ops.rms_norm(qk, None, eps)
     if rotary is not None:
-        qk = fused.rotate(qk, *rotary)
+        qk = autograd_ops.rotate(qk, *rotary)
     return (*qk.split((heads, groups), dim=1), v)
 
 
@@ -103,7 +108,7 @@ def plain_split(qkv: Tensor, heads: int, groups: int, rotary: Any, eps: float | 
 def test_split(rows: int, normed: bool, width: int, groups: int, dtype: torch.dtype) -> None:
     qkv = some(3, 5, 4 + 2 * groups, width, dtype=dtype)
     rotary = angles(rows, 5, width // 2) if rows else None
-    ours = kernels.split(qkv, 4, groups, rotary, 1e-5 if normed else None)
+    ours = cpu_kernels.split(qkv, 4, groups, rotary, 1e-5 if normed else None)
     plain = plain_split(qkv, 4, groups, rotary, 1e-5 if normed else None)
     tolerance = 3e-6 if dtype != HALF else 3e-2
     agree(torch.cat(ours, 1), torch.cat(plain, 1), qkv, tolerance=tolerance)
@@ -122,7 +127,7 @@ def test_attention(pieces: bool, length: int, groups: int, dtype: torch.dtype) -
         visible = ((at[:, None] >= at) & (first[..., None] <= at))[:, None]
     plain = plain_attention(q, k, v, visible, 0.0)
     tolerance = 3e-6 if dtype != HALF else 4e-2
-    agree(kernels.attention(q, k, v, first, 0.0), plain, q, k, v, tolerance=tolerance)
+    agree(cpu_kernels.attention(q, k, v, first, 0.0), plain, q, k, v, tolerance=tolerance)
 
 
 def test_attention_with_dropout() -> None:
@@ -137,7 +142,7 @@ def test_attention_with_dropout() -> None:
         return F.pad(x * wider, (0, length - 8))
 
     torch.manual_seed(0)
-    out = kernels.attention(wide(q), wide(k), v, None, rate)
+    out = cpu_kernels.attention(wide(q), wide(k), v, None, rate)
     later = torch.ones(length, length).triu(1).bool()
     p = (q @ k.mT * 8**-0.5).masked_fill(later, -torch.inf).softmax(-1)
     kept = (out.detach() != 0) / (1 - rate)
@@ -183,9 +188,9 @@ def learned(model: SequenceModel, total: Callable[[], Tensor]) -> dict[str, Tens
 def test_a_model_learns_the_same(name: str, library: Any) -> None:
     model = lively(**{**dict(heads=4, context=40), **CASES[name]})
     batch = batch_for(model, name)
-    kernels.use(None)
+    cpu_kernels.use(None)
     plain = learned(model, lambda: (token_nll(model, **batch) * batch["weight"][:, 1:]).sum())
-    kernels.use(library)
+    cpu_kernels.use(library)
     ours = learned(model, lambda: weighted_nll(model, **batch))
     assert ours.keys() == plain.keys()
     for key, expected in plain.items():
@@ -202,9 +207,9 @@ def test_in_half_precision_it_is_as_near_as_without(name: str, library: Any) -> 
         with autocast(torch.device("cpu"), "bfloat16"):
             return weighted_nll(model, **batch)
 
-    kernels.use(None)
+    cpu_kernels.use(None)
     exact, plain = learned(model, lambda: weighted_nll(model, **batch)), learned(model, half)
-    kernels.use(library)
+    cpu_kernels.use(library)
     ours = learned(model, half)
     for key, expected in exact.items():
         scale = float(expected.square().mean().sqrt())
@@ -218,16 +223,16 @@ def test_no_bit_hangs_on_the_threads() -> None:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             x, weight = some(600, 64), some(64, seed=1)
-            x_too, out = kernels.rms_norm(x, weight, 1e-6)
+            x_too, out = cpu_kernels.rms_norm(x, weight, 1e-6)
             torch.manual_seed(0)
-            out = kernels.add(x_too, out.to(HALF), 0.3)
+            out = cpu_kernels.add(x_too, out.to(HALF), 0.3)
             out.backward(some(600, 64, seed=2))
             logits = some(600, 50, seed=3).detach().clone()
-            loss = kernels.nll_(logits, torch.arange(600) % 50, torch.ones(600), None, 0.0)
+            loss = cpu_kernels.nll_(logits, torch.arange(600) % 50, torch.ones(600), None, 0.0)
             qkv = some(6, 100, 6, 32, seed=4)
-            heads = kernels.split(qkv, 2, 2, angles(1, 100, 16), 1e-6)
+            heads = cpu_kernels.split(qkv, 2, 2, angles(1, 100, 16), 1e-6)
             torch.cat(heads, 1).backward(some(6, 6, 100, 32, seed=5).detach())
-            scores = kernels.attention(*(h.detach().requires_grad_() for h in heads), None, 0.3)
+            scores = cpu_kernels.attention(*(h.detach().requires_grad_() for h in heads), None, 0.3)
             found.append(
                 [out.detach(), x.grad, weight.grad, logits, loss, *heads, qkv.grad, scores]
             )
@@ -281,20 +286,22 @@ def test_muon_moves_weights_as_by_torch(dtype: torch.dtype, library: Any) -> Non
             torch.manual_seed(step)
             for each in layers[kind]:
                 each.weight.grad = torch.randn(each.weight.shape)
-            kernels.use(library if kind == "C" else None)
+            cpu_kernels.use(library if kind == "C" else None)
             muon.step()
-    kernels.use(library)
+    cpu_kernels.use(library)
     tolerance = 2e-5 if dtype == torch.float32 else 3e-3  # a step moves a weight by about 0.02
     for ours, plain in zip(*layers.values(), strict=True):
         torch.testing.assert_close(ours.weight, plain.weight, rtol=0, atol=tolerance)
-    for name, state in muons["C"].tensors().items():
-        torch.testing.assert_close(state, muons["torch"].tensors()[name], rtol=0, atol=1e-6)
+    for ours, plain in zip(
+        muons["C"].saved().values(), muons["torch"].saved().values(), strict=True
+    ):
+        torch.testing.assert_close(ours["momentum"], plain["momentum"], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("sizes", [[1], [5, 100, 3000], [70_000, 16]], ids=str)
 def test_the_norm_of_all_gradients(sizes: list[int]) -> None:
     tensors = [some(size, seed=seed).detach() for seed, size in enumerate(sizes)]
     exact = torch.cat(tensors).double().norm()
-    torch.testing.assert_close(kernels.norm_of(tensors).double(), exact, rtol=1e-6, atol=0)
+    torch.testing.assert_close(cpu_kernels.norm_of(tensors).double(), exact, rtol=1e-6, atol=0)
     tensors[-1][-1] = float("nan")
-    assert kernels.norm_of(tensors).isnan()
+    assert cpu_kernels.norm_of(tensors).isnan()

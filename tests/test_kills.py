@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+HARNESS = Path(__file__).parent / "harness"
 
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and forks of POSIX")
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and forks of
 
 def killed(times: int, signal: str) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, BENCHMARKS / "kills.py"]
+        [sys.executable, HARNESS / "kills.py"]
         + ["--kills", str(times), "--signal", signal, "--json"],
         capture_output=True,
         timeout=300,

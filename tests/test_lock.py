@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from tfm.core.errors import UsageError
-from tfm.core.run import Run
+from tfm.core.runs.run import Run
 
 HOLD = """
 import sys, time, pathlib
-from tfm.core.run import Run
+from tfm.core.runs.run import Run
 run = Run(pathlib.Path(sys.argv[1]))
 run.lock()
 print("locked", flush=True)

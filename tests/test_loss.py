@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from tfm.core import loss
 from tfm.core.config import ModelConfig
-from tfm.core.device import autocast
-from tfm.core.loss import weighted_nll
-from tfm.core.model import SequenceModel, token_nll
+from tfm.core.model import loss
+from tfm.core.model.loss import weighted_nll
+from tfm.core.model.sequence_model import SequenceModel, token_nll
+from tfm.core.ops.device import autocast
 
 SHAPE = dict(vocab_size=37, layers=1, width=16, heads=2, context=12, zero_init=False)
 CASES: dict[str, dict[str, Any]] = {

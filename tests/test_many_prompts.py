@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 
 from tfm.cli.prompts import Arriving, whole_characters
 
-PROMPTS = [f"{word} {number} fox" * (1 + number % 5) for number in range(9)
-           for word in ("the", "été", "a", "", "brown dog", "\\n")]  # fmt: skip
+PROMPTS = [
+    f"{word} {number} fox" * (1 + number % 5)
+    for number in range(9)
+    for word in ("the", "été", "a", "", "brown dog", "\\n")
+]
 
 
 @pytest.fixture(scope="module")

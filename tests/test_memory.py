@@ -13,14 +13,14 @@ from conftest import Tfm
 from test_train import CONFIG, Rows, fresh
 
 from tfm.core.errors import TfmError
-from tfm.core.memory import halved
+from tfm.core.ops.out_of_memory import halved
 from tfm.core.protocols import Batch, Ids
-from tfm.core.train import train
+from tfm.core.train.loop import train
 
 # As a shell's `ulimit -v` would, with `room` bytes beyond what is in use once all is imported.
 LIMITED = """
 import resource, sys
-import tfm.core.held, tfm.core.experiment, tfm.cli.main, torch
+import tfm.core.train.validation, tfm.core.train.prepare, tfm.cli.main, torch
 torch.zeros(8, 8, requires_grad=True).matmul(torch.zeros(8, 8)).sum().backward()
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + {room},) * 2)

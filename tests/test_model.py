@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tfm.core.config import ARCHS, ModelConfig, SampleConfig, model_config
-from tfm.core.device import autocast
-from tfm.core.mixers import SHORT, plain_attention
-from tfm.core.model import SequenceModel, token_nll
+from tfm.core.decode.sampling import generate
+from tfm.core.model.attention import SHORT, plain_attention
+from tfm.core.model.sequence_model import SequenceModel, token_nll
+from tfm.core.ops.device import autocast
 from tfm.core.protocols import Sequence
-from tfm.core.sample import generate
 
 VOCAB, T = 29, 16
 WIRINGS: dict[str, dict[str, Any]] = {

@@ -15,13 +15,13 @@ from test_decoder import PLAIN, drawn, prompt
 from test_packed import BOUND
 from test_sample import FakeTokenizer, lively
 
-from tfm.core import compiled
 from tfm.core.config import ARCHS, SampleConfig
-from tfm.core.decoder import for_decoding
-from tfm.core.model import SequenceModel
-from tfm.core.native import Native, NativeRows, supports
-from tfm.core.packed import DTYPES
-from tfm.core.sample import generate
+from tfm.core.decode.batch_decoder import for_decoding
+from tfm.core.decode.native_slots import Native, NativeRows, supports
+from tfm.core.decode.quantized_linear import DTYPES
+from tfm.core.decode.sampling import generate
+from tfm.core.model.sequence_model import SequenceModel
+from tfm.core.ops import native_library
 
 OTHERS: dict[str, dict[str, Any]] = {
     "grouped": dict(kv_heads=2, softcap=3.0),
@@ -35,9 +35,9 @@ OTHERS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> CDLL:
-    found = compiled.library(tmp_path_factory.mktemp("cache"), os.environ.get("CC") or "cc")
+    found = native_library.library(tmp_path_factory.mktemp("cache"), os.environ.get("CC") or "cc")
     if found is None:
-        pytest.skip("no C compiler here that compiles core/step.c")
+        pytest.skip("no C compiler here that compiles core/ops/c/decode_step.c")
     return found
 
 
@@ -171,36 +171,36 @@ def calls(fake: str) -> int:
 
 def test_a_library_is_made_once_and_again_where_it_is_damaged(fake: str, tmp_path: Path) -> None:
     folder = tmp_path / "native"
-    made = compiled._build(folder, [fake])
+    made = native_library._build(folder, [fake])
     assert made is not None and made.read_text() == "library\n"
-    assert compiled._build(folder, [fake]) == made and calls(fake) == 1
+    assert native_library._build(folder, [fake]) == made and calls(fake) == 1
     for damage in (b"", b"lib", b"Library\n", b"library\n\0"):
         made.write_bytes(damage)
-        assert compiled._build(folder, [fake]) == made
+        assert native_library._build(folder, [fake]) == made
         assert made.read_text() == "library\n", "never loaded as it was"
     assert calls(fake) == 5 and sorted(path.name for path in folder.iterdir()) == [made.name]
-    assert compiled._build(folder, [fake, "-g"]) != made, "another command, another library"
+    assert native_library._build(folder, [fake, "-g"]) != made, "another command, another library"
 
 
 def test_a_compiler_that_fails_is_not_asked_again(fake: str, tmp_path: Path) -> None:
     (tmp_path / "broken").touch()
     folder = tmp_path / "native"
-    assert compiled._build(folder, [fake]) is None
+    assert native_library._build(folder, [fake]) is None
     assert calls(fake) == 2, "with and without threads"
-    assert compiled._build(folder, [fake]) is None and calls(fake) == 2
+    assert native_library._build(folder, [fake]) is None and calls(fake) == 2
     (kept,) = folder.iterdir()
     assert kept.suffix == ".failed" and kept.read_text() == "no such thing\n"
     os.utime(kept, (0, 0))
     (tmp_path / "broken").unlink()
-    assert compiled._build(folder, [fake]) is not None, "long after, it is"
+    assert native_library._build(folder, [fake]) is not None, "long after, it is"
 
 
 def test_no_compiler_and_no_room_are_no_error(fake: str, tmp_path: Path) -> None:
-    assert compiled.library(tmp_path, "no-such-compiler-here") is None
-    assert compiled.library(tmp_path, "") is None
+    assert native_library.library(tmp_path, "no-such-compiler-here") is None
+    assert native_library.library(tmp_path, "") is None
     (tmp_path / "file").touch()
-    assert compiled.library(tmp_path / "file", fake) is None, "a folder that cannot be made"
-    assert compiled.library(tmp_path, fake) is None, "what it made is no library"
+    assert native_library.library(tmp_path / "file", fake) is None, "a folder that cannot be made"
+    assert native_library.library(tmp_path, fake) is None, "what it made is no library"
 
 
 def test_sample_is_the_same_without_a_compiler(tfm: Tfm, trained: Trained, library: CDLL) -> None:

@@ -8,10 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tfm.core.config import ARCHS, TrainConfig, model_config
-from tfm.core.layers import Linear, between_knots
-from tfm.core.model import SequenceModel
-from tfm.core.optim import AdamW, Muon, Neighbours, lr_factor, make_optimizers, orthogonalise
+from tfm.core.config import ARCHS, ModelConfig, TrainConfig, model_config
+from tfm.core.errors import ConfigError
+from tfm.core.model.layers import Linear, between_knots
+from tfm.core.model.sequence_model import SequenceModel
+from tfm.core.train.adamw import AdamW, Neighbours
+from tfm.core.train.muon import Muon, orthogonalise
+from tfm.core.train.optim import load_state_tensors, lr_factor, make_optimizers, state_tensors
 
 SHAPES = [(1, 1), (4, 4), (24, 24), (8, 40), (40, 8), (64, 256), (800, 200)]
 
@@ -147,15 +150,48 @@ def test_adamw_is_torch_adamw() -> None:
     torch.testing.assert_close(ours.weight, theirs.weight, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("broken", [{}, {"9.mean": torch.zeros(2)}, {"0.mean": torch.zeros(2)}])
+SHAPE = ModelConfig(vocab_size=9, layers=1, heads=2, width=8, context=4)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"adamw.no.weight.mean": torch.zeros(2)},
+        {"sgd.embedding.weight.mean": torch.zeros(9, 8)},
+        {"adamw.embedding.weight.mean": torch.zeros(9, 8)},  # without its square and step
+        {"adamw.blocks.0.ffn.up.weight.mean": torch.zeros(32, 8)},  # which muon moves
+        {"adamw": torch.zeros(1)},
+    ],
+    ids=lambda broken: next(iter(broken)),
+)
 def test_a_state_of_other_parameters_is_refused(broken: dict[str, Tensor]) -> None:
-    one = layer(3, 2)
-    adamw = AdamW([dict(params=[one.weight], lr=0.1, beta1=0.9, beta2=0.9, weight_decay=0)])
-    if broken:
-        with pytest.raises((ValueError, IndexError)):
-            adamw.load(broken)
-    adamw.load({})
-    assert not adamw.state
+    model = SequenceModel(SHAPE)
+    optimizers = make_optimizers(model, TrainConfig())
+    with pytest.raises(ValueError):
+        load_state_tensors(model, optimizers, broken)
+    assert not state_tensors(model, optimizers)
+
+
+def test_states_are_named_by_optimiser_and_parameter() -> None:
+    model = SequenceModel(SHAPE)
+    optimizers = make_optimizers(model, TrainConfig(average=0.9))
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    for each in optimizers:
+        each.step()
+    named = state_tensors(model, optimizers)
+    assert {"adamw.embedding.weight.mean", "muon.blocks.0.ffn.up.weight.momentum"} <= set(named)
+    assert {key.partition(".")[0] for key in named} == {"adamw", "muon", "average"}
+    again = make_optimizers(model, TrainConfig(average=0.9))
+    load_state_tensors(model, again, {key: value.clone() for key, value in named.items()})
+    assert set(state_tensors(model, again)) == set(named)
+
+
+def test_states_named_by_number_are_refused_as_older() -> None:
+    model = SequenceModel(SHAPE)
+    optimizers = make_optimizers(model, TrainConfig())
+    with pytest.raises(ConfigError, match="older tfm.*--init"):
+        load_state_tensors(model, optimizers, {"0.1.mean": torch.ones(1)})
 
 
 # -- ordered ids ---------------------------------------------------------------------------------
@@ -230,8 +266,13 @@ def test_every_parameter_has_one_optimizer(arch: str, optimizer: str) -> None:
     groups = [group for each in optimizers for group in each.param_groups]
     moved = [id(p) for group in groups for p in group["params"]]
     assert sorted(moved) == sorted(id(p) for p in model.parameters())
-    muon = {id(p) for each in optimizers if isinstance(each, Muon)
-            for group in each.param_groups for p in group["params"]}  # fmt: skip
+    muon = {
+        id(p)
+        for each in optimizers
+        if isinstance(each, Muon)
+        for group in each.param_groups
+        for p in group["params"]
+    }
     matrices = {id(p) for p in model.blocks.parameters() if p.ndim == 2}
     assert muon == (matrices if optimizer == "muon" else set())
     for group in groups:

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from tfm.core.config import ARCHS, ModelConfig
-from tfm.core.model import SequenceModel
-from tfm.core.packed import DTYPES, decoding_dtype, with_weights_in
-from tfm.core.traced import traced
+from tfm.core.decode.quantized_linear import DTYPES, decoding_dtype, with_weights_in
+from tfm.core.decode.traced import traced
+from tfm.core.model.sequence_model import SequenceModel
 
 # the error of a logit (root mean square) beside the spread of logits
 BOUND = {"float32": 1e-5, "bfloat16": 2e-2, "float16": 2e-3, "int8": 5e-2}

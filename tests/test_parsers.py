@@ -27,16 +27,16 @@ from tfm.cli import options as opt
 from tfm.cli.main import cli
 from tfm.cli.prompts import json_prompt
 from tfm.core.config import ModelConfig, SampleConfig, TrainConfig, with_fields
+from tfm.core.data.sequence_store import Store, _sha256
+from tfm.core.data.source import Source
 from tfm.core.errors import TfmError
-from tfm.core.experiment import make_task
 from tfm.core.files import check_files, log_line, read_log, to_json
 from tfm.core.plugins import find, names
-from tfm.core.run import Run, check_free
-from tfm.core.runs import open_run
-from tfm.core.source import Source
-from tfm.core.store import Store, _sha256
-from tfm.tasks._series_read import parse
-from tfm.tasks._series_table import Columns
+from tfm.core.runs.catalogue import open_run
+from tfm.core.runs.run import Run, check_free
+from tfm.core.train.prepare import make_task
+from tfm.tasks._series.reader import parse
+from tfm.tasks._series.table import Columns
 from tfm.tasks.image import ImageTask
 from tfm.tasks.text import TextTask
 
@@ -97,10 +97,12 @@ TEXTS = [b"the quick brown fox\n" * 4, "naïve\r\n東京\u2028\U0001f600".encode
 TABLES = [
     b"date,x,y\n2024-01-01,1,2\n2024-01-02,3,\n2024-01-03,5,6\n",
     b"id;time;v\na;2024-01-01T00:00;1\na;2024-01-01T01:00;2\nb;2024-01-01T00:00;3\n",
-    b"1 2 3\n4 5 6\n", b"x\n1\n2\n3\n4\n", b'name,v\n"a ""q"" b",1\n',
+    b"1 2 3\n4 5 6\n",
+    b"x\n1\n2\n3\n4\n",
+    b'name,v\n"a ""q"" b",1\n',
     b"@relation x\n@attribute series_name string\n@attribute start_timestamp date\n"
     b"@frequency monthly\n@data\nT1:2020-01-01 00-00-00:1,2,?,4\n",
-]  # fmt: skip
+]
 
 
 @given(mutations(TEXTS), st.sampled_from(["stream", "line", "file"]), st.booleans())
@@ -177,9 +179,20 @@ def test_times_and_counts(text: str) -> None:
 
 
 FIELDS = st.sampled_from(
-    ["model.layers", "model.dropout", "model.tied", "train.lr", "train.steps", "sample.top_k",
-     "task.each", "model.", ".layers", "no.such", "sample.greedy"]
-)  # fmt: skip
+    [
+        "model.layers",
+        "model.dropout",
+        "model.tied",
+        "train.lr",
+        "train.steps",
+        "sample.top_k",
+        "task.each",
+        "model.",
+        ".layers",
+        "no.such",
+        "sample.greedy",
+    ]
+)
 
 
 @given(st.lists(st.builds("{}={}".format, FIELDS, words) | words, max_size=3))
@@ -189,8 +202,10 @@ def test_set(texts: list[str]) -> None:
     ctx.meta["tfm.settings"] = {}
     sets = classified(lambda: opt.sets(ctx, tuple(texts)))
     for section, config in (
-        ("model", ModelConfig()), ("train", TrainConfig()), ("sample", SampleConfig()),
-    ):  # fmt: skip
+        ("model", ModelConfig()),
+        ("train", TrainConfig()),
+        ("sample", SampleConfig()),
+    ):
         if sets:
             classified(functools.partial(with_fields, config, section, sets[section]))
     if sets:
@@ -199,8 +214,9 @@ def test_set(texts: list[str]) -> None:
 
 TOML = [
     b'size = "base"\nseed = 4\nsteps = 10\n[model]\nlayers = 7\n[train]\nlr = 0.1\n',
-    b'[sample]\ntop_k = 3\n[task]\neach = "line"\n', b"data = ['a', 'b']\nquiet = true\n",
-]  # fmt: skip
+    b'[sample]\ntop_k = 3\n[task]\neach = "line"\n',
+    b"data = ['a', 'b']\nquiet = true\n",
+]
 
 
 @given(mutations(TOML))
@@ -218,7 +234,7 @@ def test_config_files(folder: Path, data: bytes) -> None:
 @much
 def test_names(folder: Path, trained: Trained, name: str) -> None:
     """Of runs, checkpoints, splits, tasks, tokenizers, devices."""
-    from tfm.core.device import pick_device
+    from tfm.core.ops.device import pick_device
 
     run = Run(trained.path)
     train = TextTask(TextTask.Options()).items(Source((str(trained.path / "config.json"),)))
@@ -282,8 +298,23 @@ def test_stores(folder: Path, value: Any, items: bytes) -> None:
         classified(lambda: Store(folder))
 
 
-@given(value=jsons, field=st.sampled_from(["", "task", "model", "train", "tokenizer", "created",
-                                           "task_options", "format", "data", "plan"]))  # fmt: skip
+@given(
+    value=jsons,
+    field=st.sampled_from(
+        [
+            "",
+            "task",
+            "model",
+            "train",
+            "tokenizer",
+            "created",
+            "task_options",
+            "format",
+            "data",
+            "plan",
+        ]
+    ),
+)
 @much
 def test_configs_of_runs(trained: Trained, value: Any, field: str) -> None:
     with tempfile.TemporaryDirectory() as scratch:

@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from tfm.core import kernels, loss
 from tfm.core.config import ARCHS, ModelConfig, TrainConfig, model_config
-from tfm.core.device import autocast
-from tfm.core.loss import weighted_nll
-from tfm.core.model import SequenceModel
-from tfm.core.optim import make_optimizers
-from tfm.core.passes import compiled_block
+from tfm.core.model import loss
+from tfm.core.model.loss import weighted_nll
+from tfm.core.model.sequence_model import SequenceModel
+from tfm.core.ops import cpu_kernels
+from tfm.core.ops.device import autocast
+from tfm.core.train.backend import compiled_block
+from tfm.core.train.optim import make_optimizers, state_tensors
 
 CPU = torch.device("cpu")
 
@@ -37,7 +38,7 @@ def test_all_blocks_are_one_program_that_computes_what_they_do(arch: str, half: 
             weighted_nll(model, ids, torch.ones(3, 17)).backward()  # type: ignore[no-untyped-call]
         return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
-    assert kernels.version() == "torch"
+    assert cpu_kernels.version() == "torch"
     plain = gradients()
     counters.clear()
     model.through = compiled_block("aot_eager")
@@ -87,7 +88,7 @@ def test_rates_as_tensors_move_weights_as_numbers_do(optimizer: str) -> None:
             for each in optimizers:
                 each.at(1 - number / 4, device)
                 each.step()
-        state = [value for each in optimizers for value in each.tensors().values()]
+        state = state_tensors(model, optimizers).values()
         return [*model.state_dict().values(), *state]
 
     for a, b in zip(moved(None), moved(CPU), strict=True):

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tfm.core.config import model_config
+from tfm.core.decode.sampling import generate
 from tfm.core.errors import DataError
-from tfm.core.evaluate import evaluate
-from tfm.core.model import SequenceModel
+from tfm.core.model.sequence_model import SequenceModel
 from tfm.core.protocols import Sequence
-from tfm.core.sample import generate
+from tfm.core.score.likelihood import evaluate
 from tfm.tokenizers.patches import MAX_IDS, Form, PatchTokenizer, Picture, exact_ids
 
 PATCHES = [(1, 1), (2, 2), (4, 2), (1, 3), (3, 2)]
@@ -150,9 +150,14 @@ def test_an_unknown_label_is_named() -> None:
 def small_model(tokenizer: PatchTokenizer, length: int) -> SequenceModel:
     torch.manual_seed(0)
     config = model_config(
-        "transformer", "nano", vocab_size=tokenizer.vocab_size, axes=2, context=length - 1,
-        zero_init=False, width=16,
-    )  # fmt: skip
+        "transformer",
+        "nano",
+        vocab_size=tokenizer.vocab_size,
+        axes=2,
+        context=length - 1,
+        zero_init=False,
+        width=16,
+    )
     model = SequenceModel(config)
     with torch.no_grad():
         for parameter in model.parameters():

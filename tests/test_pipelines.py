@@ -15,8 +15,13 @@ from conftest import Tfm, prose
 
 PAGE = Path(__file__).parent.parent / "docs/pipelines.md"
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S)
-QUICK = {"TFM_SIZE": "nano", "TFM_STEPS": "2", "TFM_CONTEXT": "32", "TFM_TOKENIZER": "byte",
-         "TFM_TASK": "text"}  # fmt: skip
+QUICK = {
+    "TFM_SIZE": "nano",
+    "TFM_STEPS": "2",
+    "TFM_CONTEXT": "32",
+    "TFM_TOKENIZER": "byte",
+    "TFM_TASK": "text",
+}
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +50,14 @@ def test_a_pipeline_does_what_it_says(folder: Path, block: str) -> None:
         pytest.skip("no jq")
     path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", block], cwd=folder, capture_output=True, text=True,
-        stdin=subprocess.DEVNULL, timeout=120, env={**os.environ, **QUICK, "PATH": path},
-    )  # fmt: skip
+        ["bash", "-euo", "pipefail", "-c", block],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=120,
+        env={**os.environ, **QUICK, "PATH": path},
+    )
     assert done.returncode == 0, done.stderr
     assert "Error" not in done.stderr
     for line, wanted in SAYS.items():

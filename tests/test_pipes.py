@@ -83,9 +83,7 @@ def test_an_interrupt_while_waiting(tfm: Tfm, trained: Trained) -> None:
 @pytest.mark.parametrize("command", ["score", "compare"])  # sample: test_bad_input.py
 def test_a_full_disk_is_one_line(tfm: Tfm, trained: Trained, command: str) -> None:
     with open("/dev/full", "wb") as full:
-        process = tfm.start(
-            *arguments(command, trained), stdin=subprocess.PIPE, stdout=full
-        )  # fmt: skip
+        process = tfm.start(*arguments(command, trained), stdin=subprocess.PIPE, stdout=full)
         _, said = process.communicate(b"the quick\n" * 5, timeout=60)
     assert process.returncode == 1
     assert said.decode().splitlines() == ["Error: standard output: No space left on device"]

@@ -8,8 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tfm.core.config import ARCHS, SIZES, ModelConfig, TrainConfig, model_config
-from tfm.core.model import SequenceModel
-from tfm.core.plan import (
+from tfm.core.model.sequence_model import SequenceModel
+from tfm.core.train.budget import (
     ENOUGH_STEPS,
     LEAST_TOKENS,
     SHAPES,

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from tfm.core.config import ARCHS, ModelConfig, SampleConfig
-from tfm.core.model import SequenceModel
+from tfm.core.decode.sampling import generate
+from tfm.core.model.sequence_model import SequenceModel
 from tfm.core.protocols import Sequence
-from tfm.core.sample import generate
 
 transformers = pytest.importorskip("transformers")
 
@@ -24,13 +24,21 @@ SHAPE: dict[str, int] = dict(
 def llama(kv_heads: int, theta: float) -> Any:
     return transformers.LlamaForCausalLM(
         transformers.LlamaConfig(
-            vocab_size=VOCAB, hidden_size=WIDTH, intermediate_size=HIDDEN, num_hidden_layers=LAYERS,
-            num_attention_heads=HEADS, num_key_value_heads=kv_heads, rms_norm_eps=1e-5,
-            max_position_embeddings=CONTEXT, tie_word_embeddings=False, pad_token_id=None,
+            vocab_size=VOCAB,
+            hidden_size=WIDTH,
+            intermediate_size=HIDDEN,
+            num_hidden_layers=LAYERS,
+            num_attention_heads=HEADS,
+            num_key_value_heads=kv_heads,
+            rms_norm_eps=1e-5,
+            max_position_embeddings=CONTEXT,
+            tie_word_embeddings=False,
+            pad_token_id=None,
             rope_parameters={"rope_type": "default", "rope_theta": theta},
-            bos_token_id=None, eos_token_id=None,
+            bos_token_id=None,
+            eos_token_id=None,
         )
-    )  # fmt: skip
+    )
 
 
 def from_llama(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -58,18 +66,28 @@ def from_llama(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
 def gpt2() -> Any:
     return transformers.GPT2LMHeadModel(
         transformers.GPT2Config(
-            vocab_size=VOCAB, n_embd=WIDTH, n_inner=HIDDEN, n_layer=LAYERS, n_head=HEADS,
-            n_positions=CONTEXT, bos_token_id=None, eos_token_id=None,
+            vocab_size=VOCAB,
+            n_embd=WIDTH,
+            n_inner=HIDDEN,
+            n_layer=LAYERS,
+            n_head=HEADS,
+            n_positions=CONTEXT,
+            bos_token_id=None,
+            eos_token_id=None,
         )
-    )  # fmt: skip
+    )
 
 
 def from_gpt2(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
     """Their names to ours; their Conv1D keeps (inputs, outputs), a linear layer the reverse."""
     names = {
-        "ln_1": "mixer_norm", "attn.c_attn": "mixer.qkv", "attn.c_proj": "mixer.out",
-        "ln_2": "ffn_norm", "mlp.c_fc": "ffn.up", "mlp.c_proj": "ffn.down",
-    }  # fmt: skip
+        "ln_1": "mixer_norm",
+        "attn.c_attn": "mixer.qkv",
+        "attn.c_proj": "mixer.out",
+        "ln_2": "ffn_norm",
+        "mlp.c_fc": "ffn.up",
+        "mlp.c_proj": "ffn.down",
+    }
     ours = {
         "embedding.weight": theirs["transformer.wte.weight"],
         "head.weight": theirs["transformer.wte.weight"],

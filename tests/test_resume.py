@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from conftest import Tfm, prose
 
-from tfm.core.run import Run
+from tfm.core.runs.run import Run
 
 STEPS = 80
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")

@@ -9,18 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import save_checkpoint
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tfm.core.checkpoints import KEEP
 from tfm.core.config import ModelConfig, TrainConfig
 from tfm.core.errors import ConfigError, DamagedError, DivergedError, TfmError, UsageError
 from tfm.core.files import write_durably
-from tfm.core.model import SequenceModel
-from tfm.core.optim import make_optimizers
+from tfm.core.model.sequence_model import SequenceModel
 from tfm.core.protocols import Sequence
-from tfm.core.run import Run
-from tfm.core.runs import all_runs, open_run
+from tfm.core.runs.catalogue import all_runs, open_run
+from tfm.core.runs.checkpoints import KEEP
+from tfm.core.runs.run import Run
+from tfm.core.train.optim import make_optimizers
 
 SHAPE = ModelConfig(vocab_size=7, layers=1, width=8, heads=2, context=8)
 HELDOUT = {"test": [Sequence(np.arange(5)), Sequence(np.arange(3), 2, None, {"rate": 8})]}
@@ -50,7 +51,7 @@ def saved(run: Run, *steps: int, config: ModelConfig = SHAPE) -> SequenceModel:
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter)
     for step in steps:
-        run.save(step, model, make_optimizers(model, TrainConfig()), {"skipped": 0})
+        save_checkpoint(run, step, model, make_optimizers(model, TrainConfig()), {"skipped": 0})
     return model
 
 
@@ -92,10 +93,14 @@ def test_the_layout_is_the_documented_one(run: Run) -> None:
     checkpoint = ("model.safetensors", "optimizer.safetensors", "state.json", "manifest.json")
     store = ("ids.bin", "offsets.bin", "items.jsonl", "meta.json")
     assert files(run.path) == {
-        "config.json", "tokenizer.json", "tokenizer.safetensors", "log.jsonl", "manifest.json",
+        "config.json",
+        "tokenizer.json",
+        "tokenizer.safetensors",
+        "log.jsonl",
+        "manifest.json",
         *(f"heldout/test/{name}" for name in store),
         *(f"checkpoints/000300/{name}" for name in checkpoint),
-    }  # fmt: skip
+    }
 
 
 def test_the_newest_checkpoints_stay(run: Run) -> None:
@@ -195,9 +200,9 @@ def test_a_checkpoint_that_could_not_be_saved_leaves_the_one_before(
             raise OSError(28, "No space left on device")
         write_durably(path, data)
 
-    monkeypatch.setattr("tfm.core.checkpoints.write_durably", full)
+    monkeypatch.setattr("tfm.core.runs.checkpoints.write_durably", full)
     with pytest.raises(TfmError, match="No space left on device.*intact"):
-        run.save(2, model, [], {})
+        save_checkpoint(run, 2, model)
     assert [p.name for p in (run.path / "checkpoints").iterdir()] == ["000001"]
     run.load_model()
 
@@ -291,5 +296,5 @@ def test_weights_that_are_not_finite_are_never_saved(run: Run) -> None:
     with torch.no_grad():
         next(model.parameters())[0, 0] = float("nan")
     with pytest.raises(DivergedError, match="not finite, so nothing is saved"):
-        run.save(2, model, [], {})
+        save_checkpoint(run, 2, model)
     assert [checkpoint.step for checkpoint in run.checkpoints()] == [1]

@@ -11,10 +11,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tfm.core.config import ModelConfig, SampleConfig
+from tfm.core.decode.sampling import clip_prompt, filtered, generate, pick
 from tfm.core.errors import ConfigError, DataError
-from tfm.core.model import SequenceModel
+from tfm.core.model.sequence_model import SequenceModel
 from tfm.core.protocols import Sequence
-from tfm.core.sample import clip_prompt, filtered, generate, pick
 
 LOGITS = st.lists(st.floats(-8, 8, width=32), min_size=1, max_size=12)
 
@@ -103,10 +103,15 @@ def test_greedy_is_the_likeliest(logits: list[float]) -> None:
 
 @pytest.mark.parametrize(
     "flag, options",
-    [("--temperature", dict(temperature=0.0)), ("--top-p", dict(top_p=0.0)),
-     ("--top-p", dict(top_p=1.1)), ("--min-p", dict(min_p=-0.1)), ("--top-k", dict(top_k=-1)),
-     ("--length", dict(length=-1))],
-)  # fmt: skip
+    [
+        ("--temperature", dict(temperature=0.0)),
+        ("--top-p", dict(top_p=0.0)),
+        ("--top-p", dict(top_p=1.1)),
+        ("--min-p", dict(min_p=-0.1)),
+        ("--top-k", dict(top_k=-1)),
+        ("--length", dict(length=-1)),
+    ],
+)
 def test_what_cannot_be_is_refused_by_its_flag(flag: str, options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=flag):
         SampleConfig(**options)
@@ -143,9 +148,16 @@ MODEL = lively()
 PROMPT = Sequence(np.array([1, 2, 3]), given=1)
 
 
-def draw(legal: Any = None, model: SequenceModel = MODEL, prompt: Sequence = PROMPT,
-         axes: int = 1, draws: int = 1, record: str = "", end: int | None = None,
-         **options: Any) -> list[list[int]]:  # fmt: skip
+def draw(
+    legal: Any = None,
+    model: SequenceModel = MODEL,
+    prompt: Sequence = PROMPT,
+    axes: int = 1,
+    draws: int = 1,
+    record: str = "",
+    end: int | None = None,
+    **options: Any,
+) -> list[list[int]]:
     """(draws, length) ids."""
     tokenizer: Any = FakeTokenizer(legal, axes)
     config = SampleConfig(**{"length": 30, **options})

@@ -97,8 +97,9 @@ def test_files(runs: Tfm, trained: Trained) -> None:
     assert [r["item"] for r in lines] == texts
     pictures = runs("score", "image", "pictures/3.npy", "pictures/4.npy", "--tsv").text
     assert [line.split("\t")[2].rpartition("/")[2][:5] for line in pictures.splitlines()] == [
-        "3.npy", "4.npy",
-    ]  # fmt: skip
+        "3.npy",
+        "4.npy",
+    ]
     stdin = (runs.folder / "series.csv").read_bytes()
     assert {r["item"] for r in runs("score", "series", stdin=stdin).lines()} == {"a", "b"}
     assert "nothing.txt: no such file" in runs.error("score", "lines", "nothing.txt")
@@ -145,10 +146,10 @@ def test_memory_does_not_grow_with_the_input(
 ) -> None:
     """What is read ahead is bounded, however much comes."""
     from tfm.cli import score as module
-    from tfm.core import evaluate
-    from tfm.core.run import Run
+    from tfm.core.runs.run import Run
+    from tfm.core.score import likelihood
 
-    monkeypatch.setattr(evaluate, "BUFFER_TOKENS", 4096)
+    monkeypatch.setattr(likelihood, "BUFFER_TOKENS", 4096)
     run = Run(trained.path)
     task, tokenizer, model = run.task(), run.tokenizer(), run.load_model()
     read = 0

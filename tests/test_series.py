@@ -16,19 +16,19 @@ import pytest
 import torch
 
 from tfm.core.config import ModelConfig, SampleConfig
+from tfm.core.data.source import Source
 from tfm.core.errors import DataError, UsageError
-from tfm.core.model import SequenceModel
+from tfm.core.model.sequence_model import SequenceModel
 from tfm.core.protocols import Sequence
-from tfm.core.source import Source
-from tfm.tasks import _series_data
-from tfm.tasks._series_data import FEW, Collection, Series, Windows, follow, split
-from tfm.tasks._series_drawn import digits_for
-from tfm.tasks._series_floors import floors, last_cases, seasonal_naive
-from tfm.tasks._series_forecast import VIEWS, forecast, forecast_values, seen
-from tfm.tasks._series_metrics import METRICS, QUANTILES, scores, seasonal_error
-from tfm.tasks._series_read import parse, read
-from tfm.tasks._series_table import Columns
-from tfm.tasks._series_time import find_season, following, usual
+from tfm.tasks._series import collection as series_collection
+from tfm.tasks._series.baselines import floors, last_cases, seasonal_naive
+from tfm.tasks._series.collection import FEW, Collection, Series, Windows, follow, split
+from tfm.tasks._series.forecast import VIEWS, forecast, forecast_values, seen
+from tfm.tasks._series.metrics import METRICS, QUANTILES, scores, seasonal_error
+from tfm.tasks._series.output import digits_for
+from tfm.tasks._series.reader import parse, read
+from tfm.tasks._series.table import Columns
+from tfm.tasks._series.times import find_season, following, usual
 from tfm.tasks.series import SeriesOptions, SeriesTask, at_frequency
 from tfm.tokenizers.bins import FIRST, MISSING, BinsTokenizer, Window
 
@@ -86,8 +86,10 @@ def test_long() -> None:
 def test_long_with_columns_named() -> None:
     found = text(
         "when,what,shop,other\n2024-01-01,1,x,q\n2024-01-02,2,x,q\n2024-01-03,3,x,r\n",
-        time="when", id="shop", target="what",
-    )  # fmt: skip
+        time="when",
+        id="shop",
+        target="what",
+    )
     assert [(s.id, s.values.tolist()) for s in found] == [("x", [1, 2, 3])]
 
 
@@ -161,8 +163,11 @@ def test_a_year_and_a_month_are_one_time() -> None:
     rows = [f"{1949 + i // 12},{name},{i}" for i, name in enumerate(months)]
     (one,) = text("year,month,passengers\n" + "\n".join(rows))
     assert (one.id, one.start, one.freq, len(one)) == (
-        "passengers", "1949-01-01T00:00:00", "MS", 13
-    )  # fmt: skip
+        "passengers",
+        "1949-01-01T00:00:00",
+        "MS",
+        13,
+    )
     (two,) = text("x,month,year,day\n1,12,2023,30\n2,12,2023,31\n3,1,2024,1\n")
     assert (two.id, two.start, two.freq) == ("x", "2023-12-30T00:00:00", "D")
 
@@ -182,8 +187,9 @@ def test_decimal_commas_without_a_heading() -> None:
     assert one.start == "2024-01-01T00:00:00" and one.values.tolist() == [0.5, 1.5, 2.5, 3.5]
 
 
-@pytest.mark.parametrize("counts", [range(1, 6), range(0, 25, 5), (0.0, 0.1, 0.2, 0.3, 0.4),
-                                    range(1000, 1005)])  # fmt: skip
+@pytest.mark.parametrize(
+    "counts", [range(1, 6), range(0, 25, 5), (0.0, 0.1, 0.2, 0.3, 0.4), range(1000, 1005)]
+)
 def test_times_that_only_count(counts: range) -> None:
     rows = "".join(f"{name},{at},{at}\n" for name in "ab" for at in counts)
     found = text(f"unique_id,ds,y\n{rows}")
@@ -454,7 +460,7 @@ def test_windows_are_mixed_where_points_are_few(monkeypatch: pytest.MonkeyPatch)
         return Windows(items, tokenizer, 8, 3).batch(np.arange(100)).ids
 
     mixed, alone = ids_of(few), ids_of(many)
-    monkeypatch.setattr(_series_data, "MIXED", 0.0)
+    monkeypatch.setattr(series_collection, "MIXED", 0.0)
     plain = ids_of(few)
     np.testing.assert_array_equal(alone, plain)
     assert 0.3 < (mixed == plain).all(1).mean() < 0.7
@@ -568,9 +574,15 @@ def test_floors_are_finite_and_named_by_metric() -> None:
 def small_model(tokenizer: BinsTokenizer, context: int) -> SequenceModel:
     torch.manual_seed(0)
     return SequenceModel(
-        ModelConfig(vocab_size=tokenizer.vocab_size, layers=2, heads=2, width=16, context=context,
-                    zero_init=False)
-    )  # fmt: skip
+        ModelConfig(
+            vocab_size=tokenizer.vocab_size,
+            layers=2,
+            heads=2,
+            width=16,
+            context=context,
+            zero_init=False,
+        )
+    )
 
 
 @pytest.mark.parametrize("value", [5.0, 0.0, -1e8])
@@ -668,8 +680,12 @@ def test_protocols_and_their_floors() -> None:
 
 
 def tfm(folder: Path, *args: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    env = {**os.environ, "XDG_CACHE_HOME": str(folder), "XDG_CONFIG_HOME": str(folder),
-           "OMP_NUM_THREADS": "1"}  # fmt: skip
+    env = {
+        **os.environ,
+        "XDG_CACHE_HOME": str(folder),
+        "XDG_CONFIG_HOME": str(folder),
+        "OMP_NUM_THREADS": "1",
+    }
     command = [sys.executable, "-m", "tfm", *args]
     return subprocess.run(command, cwd=folder, env=env, input=stdin, capture_output=True)
 
@@ -690,9 +706,21 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ]
         (folder / name).write_text("id,date,value\n" + "\n".join(rows) + "\n")
     done = tfm(
-        folder, "train", "--task", "series", "--data", "train.csv", "--test", "test.csv",
-        "--steps", "3", "--size", "nano", "--run", "r",
-    )  # fmt: skip
+        folder,
+        "train",
+        "--task",
+        "series",
+        "--data",
+        "train.csv",
+        "--test",
+        "test.csv",
+        "--steps",
+        "3",
+        "--size",
+        "nano",
+        "--run",
+        "r",
+    )
     assert done.returncode == 0, done.stderr.decode()
     assert done.stdout == b"r\n"
     assert b"seasonal_naive_mase" in done.stderr
@@ -751,12 +779,28 @@ def test_sample_of_other_data_from_a_file_and_a_pipe(trained: Path) -> None:
         (["eval", "r", "--protocol", "middle"], b"last and rolling"),
         (["train", "--task", "series", "--data", "bad.csv", "--steps", "1"], b"row 3, column x"),
         (["train", "--task", "series", "--horizon", "0", "--steps", "1"], b"--horizon 0"),
-        (["train", "--task", "series", "--data", "train.csv", "--context", "8", "--steps", "1"],
-         b"--history"),
-        (["train", "--task", "series", "--data", "train.csv", "--season", "7", "--tokenizer", "bpe",
-          "--steps", "1"], b"known: bins"),
+        (
+            ["train", "--task", "series", "--data", "train.csv", "--context", "8", "--steps", "1"],
+            b"--history",
+        ),
+        (
+            [
+                "train",
+                "--task",
+                "series",
+                "--data",
+                "train.csv",
+                "--season",
+                "7",
+                "--tokenizer",
+                "bpe",
+                "--steps",
+                "1",
+            ],
+            b"known: bins",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_is_one_line_and_exit_2(
     trained: Path, args: list[str], message: bytes
 ) -> None:

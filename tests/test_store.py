@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tfm.core.data.sequence_store import Store, cached_store, write_store
 from tfm.core.errors import DamagedError
 from tfm.core.protocols import Sequence
-from tfm.core.store import Store, cached_store, write_store
 
 SIDES = st.dictionaries(
     st.text(max_size=5),

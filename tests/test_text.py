@@ -16,11 +16,11 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from tfm.core.data.source import Source
 from tfm.core.errors import DataError
-from tfm.core.source import Source
-from tfm.tasks._floor import compressors, ngram
-from tfm.tasks._running import WAYS, RunningOptions
-from tfm.tasks._spans import PIECE, Spans
+from tfm.tasks._text.baselines import compressors, ngram
+from tfm.tasks._text.running import WAYS, RunningOptions
+from tfm.tasks._text.spans import PIECE, Spans
 from tfm.tasks.byte import ByteTask
 from tfm.tasks.text import TextOptions, TextTask
 
@@ -34,9 +34,7 @@ contents = st.one_of(
 folders = st.lists(contents, min_size=1, max_size=4)
 holdouts = st.none() | st.floats(0.01, 0.9)
 anything = settings(
-    deadline=None,
-    max_examples=200,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 

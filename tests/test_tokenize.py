@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfm.cli.tokenize import text_ids
-from tfm.core.run import Run
-from tfm.core.source import Source
+from tfm.core.data.source import Source
+from tfm.core.runs.run import Run
 from tfm.tasks.image import ImageOptions, ImageTask
 from tfm.tasks.series import SeriesOptions, SeriesTask
 from tfm.tokenizers.bpe import BpeTokenizer
@@ -76,8 +76,13 @@ def test_a_tokenizer_json_is_named_by_its_path(tfm: Tfm) -> None:
 
 def test_wrong_ids_name_their_line(tfm: Tfm, trained: Trained) -> None:
     byte = ("detokenize", "--tokenizer", "byte")
-    for line, why in ((b"97\n256000\n", "256000"), (b"97\n1 x\n", "ids"), (b"9\n-1\n", "-1"),
-                      (b'1\n{"ids": [true]}\n', "ids"), (b'1\n{"no": 1}\n', "ids")):  # fmt: skip
+    for line, why in (
+        (b"97\n256000\n", "256000"),
+        (b"97\n1 x\n", "ids"),
+        (b"9\n-1\n", "-1"),
+        (b'1\n{"ids": [true]}\n', "ids"),
+        (b'1\n{"no": 1}\n', "ids"),
+    ):
         result = tfm(*byte, stdin=line, code=2)
         assert "line 2" in result.err and why in result.err and result.err.count("\n") == 1
     error = tfm("tokenize", trained.path, stdin=b"good\n\xff\n", code=2).err
@@ -125,14 +130,18 @@ def test_memory_does_not_grow_with_the_input(tmp_path: Path) -> None:
 
 
 def test_pictures_and_series_come_back_by_their_side_information(tfm: Tfm) -> None:
-    for task, name in ((ImageTask(ImageOptions(labels="none")), "a"),
-                       (SeriesTask(SeriesOptions()), "s")):  # fmt: skip
+    for task, name in (
+        (ImageTask(ImageOptions(labels="none")), "a"),
+        (SeriesTask(SeriesOptions()), "s"),
+    ):
         spec = task.default_tokenizer
         items = task.items(Source((str(_data(tfm.folder, task.name)),)))
         tokenizer = task.fit_tokenizer(spec, items)
         config = {
-            "task": task.name, "task_options": asdict(task.options), "tokenizer": {"kind": spec},
-        }  # fmt: skip
+            "task": task.name,
+            "task_options": asdict(task.options),
+            "tokenizer": {"kind": spec},
+        }
         Run.create(tfm.folder / "runs" / name, config, tokenizer, {})
     for name, file in (("a", "0.png"), ("s", "s.csv")):
         lines = tfm("tokenize", name, f"data/{file}", "--json").out

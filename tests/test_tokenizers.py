@@ -44,8 +44,7 @@ def ready_made(**settings: Any) -> Any:
         ),
     )
     inner.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>",
-        special_tokens=[(t, inner.token_to_id(t)) for t in ("<s>", "</s>")],
+        single="<s> $A </s>", special_tokens=[(t, inner.token_to_id(t)) for t in ("<s>", "</s>")]
     )
     inner.enable_truncation(4)
     inner.enable_padding(length=8, pad_token="[PAD]")

@@ -8,19 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import save_checkpoint
 from torch import Tensor
 
 from tfm.core.config import ModelConfig, TrainConfig
-from tfm.core.data import step_batch
+from tfm.core.data.datasets import step_batch
 from tfm.core.errors import DivergedError
-from tfm.core.evaluate import as_tensors
-from tfm.core.model import SequenceModel, token_nll
-from tfm.core.optim import lr_factor, make_optimizers
-from tfm.core.passes import make_pass
+from tfm.core.model.sequence_model import SequenceModel, token_nll
 from tfm.core.protocols import Batch, Ids
-from tfm.core.run import Run
-from tfm.core.train import SKIPS_IN_A_ROW, Step, train
-from tfm.core.weights import load_optimizers
+from tfm.core.runs.run import Run
+from tfm.core.runs.tensors import read_tensors
+from tfm.core.score.likelihood import as_tensors
+from tfm.core.train.backend import make_pass
+from tfm.core.train.loop import SKIPS_IN_A_ROW, Step, train
+from tfm.core.train.optim import load_state_tensors, lr_factor, make_optimizers, state_tensors
 
 SHAPE = ModelConfig(vocab_size=11, layers=2, width=16, heads=2, context=8, zero_init=False)
 CONFIG = TrainConfig(steps=6, batch=4, warmup=0.2)
@@ -181,12 +182,12 @@ def test_stopping_and_going_on_changes_no_bit(
     run = Run.create(tmp_path / "run", described, FakeTokenizer(), {})
     steps = train(model, Rows(), config, optimizers)
     first = [next(steps) for _ in range(stop)]
-    saved = run.save(stop, model, optimizers, {})
+    saved = save_checkpoint(run, stop, model, optimizers)
     torch.manual_seed(99)  # what is random elsewhere does not matter
 
     again = Run(tmp_path / "run").load_model()
     optimizers = make_optimizers(again, config)
-    load_optimizers(optimizers, saved.path / "optimizer.safetensors")
+    load_state_tensors(again, optimizers, read_tensors(saved.path / "optimizer.safetensors"))
     rest = list(train(again, Rows(), config, optimizers, start=stop))
     assert [step.loss for step in first + rest] == [step.loss for step in all_steps]
     assert same_bits(weights(again), weights(whole))
@@ -199,10 +200,10 @@ def test_a_step_without_a_finite_loss_is_left_out() -> None:
     model, optimizers = fresh()
     steps = train(model, Rows(broken=(2, 3)), CONFIG, optimizers)
     next(steps)
-    before, state = weights(model), str([each.tensors() for each in optimizers])
+    before, state = weights(model), str(state_tensors(model, optimizers))
     assert [next(steps).skipped for _ in range(2)] == [1, 2]
     assert same_bits(weights(model), before)
-    assert str([each.tensors() for each in optimizers]) == state
+    assert str(state_tensors(model, optimizers)) == state
     assert next(steps).skipped == 0
     assert not same_bits(weights(model), before)
     assert all(bool(p.isfinite().all()) for p in model.parameters())

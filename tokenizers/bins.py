@@ -53,16 +53,21 @@ class Scales:
 
     def rows(self, which: npt.NDArray[Any]) -> Scales:
         return Scales(
-            self.location[which], self.scale[which], self.lag[which], self.lag_scale[which],
+            self.location[which],
+            self.scale[which],
+            self.lag[which],
+            self.lag_scale[which],
             self.bucket[which],
-        )  # fmt: skip
+        )
 
     def moved(self, size: Values, shift: Values) -> Scales:
         """Wider by exp(size) (B,), moved by shift (B,) scales."""
         return replace(
-            self, location=self.location + shift * self.scale, scale=self.scale * np.exp(size),
+            self,
+            location=self.location + shift * self.scale,
+            scale=self.scale * np.exp(size),
             lag_scale=self.lag_scale * np.exp(size),
-        )  # fmt: skip
+        )
 
     def side(self, row: int) -> dict[str, Any]:
         return {
@@ -81,9 +86,12 @@ class Scales:
             return np.array([side[name] for side in kept], kind)
 
         return Scales(
-            column("location", np.float64), column("scale", np.float64), column("lag", np.int64),
-            column("lag_scale", np.float64), column("bucket", np.int64),
-        )  # fmt: skip
+            column("location", np.float64),
+            column("scale", np.float64),
+            column("lag", np.int64),
+            column("lag_scale", np.float64),
+            column("bucket", np.int64),
+        )
 
 
 class BinsTokenizer:
@@ -95,9 +103,15 @@ class BinsTokenizer:
     lossless = False
 
     def __init__(
-        self, edges: Values, centres: Values, season: int, history: int, horizon: int,
-        coding: str = "auto", mean: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        edges: Values,
+        centres: Values,
+        season: int,
+        history: int,
+        horizon: int,
+        coding: str = "auto",
+        mean: bool = False,
+    ) -> None:
         self.history, self.horizon = history, horizon
         self.edges, self.centres, self.season = edges, centres, season
         self.coding, self.mean = coding, mean  # coding: auto, values, differences
@@ -129,9 +143,15 @@ class BinsTokenizer:
         lag_scale = np.where(constant, 0.0, np.maximum(lag_scale, np.maximum(1e-4 * scale, finest)))
         ratio = np.divide(lag_scale, scale, out=np.ones(batch), where=~constant)
         seasons = count > 2 * self.season  # enough to know a seasonal difference from
-        regular = seasons & ~constant & (
-            (ratio < REGULAR) if self.coding == "auto" else np.full(batch, self.coding != "values")
-        )  # fmt: skip
+        regular = (
+            seasons
+            & ~constant
+            & (
+                (ratio < REGULAR)
+                if self.coding == "auto"
+                else np.full(batch, self.coding != "values")
+            )
+        )
         bucket = np.clip(np.round(np.log2(np.maximum(ratio, 1e-9)) + 6), 0, BUCKETS - 2)
         bucket = np.where(seasons & ~constant, bucket, BUCKETS - 1).astype(np.int64)
         lag = np.where(regular, self.season, 0)
@@ -218,9 +238,8 @@ class BinsTokenizer:
 
     @classmethod
     def fit(
-        cls, spec: str, windows: Values, known: Ids, season: int, history: int,
-        coding: str = "auto",
-    ) -> BinsTokenizer:  # fmt: skip
+        cls, spec: str, windows: Values, known: Ids, season: int, history: int, coding: str = "auto"
+    ) -> BinsTokenizer:
         """bins, bins:N, bins:quantile[:N], bins:uniform[:N], bins:chronos; windows (B, T) of
         which `known` (B,) points are history, at most `history`, show how far values reach."""
         kind, count = parse(spec)
@@ -295,9 +314,7 @@ def seasons(
 def borders(centres: Values) -> Values:
     """The edges half way between centres, the outermost as far out again."""
     inner = (centres[1:] + centres[:-1]) / 2
-    return np.concatenate(
-        ([2 * centres[0] - inner[0]], inner, [2 * centres[-1] - inner[-1]])
-    )  # fmt: skip
+    return np.concatenate(([2 * centres[0] - inner[0]], inner, [2 * centres[-1] - inner[-1]]))
 
 
 def spread(values: Values) -> Values:

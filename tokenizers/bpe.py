@@ -104,9 +104,10 @@ class BpeTokenizer(TextTokenizer):
         draws for each word; here it is once for a whole text."""
         spec = json.loads(self.inner.to_str())
         spec["model"]["merges"] = [
-            merge for merge, out in zip(spec["model"]["merges"], merges.tolist(), strict=True)
+            merge
+            for merge, out in zip(spec["model"]["merges"], merges.tolist(), strict=True)
             if not out
-        ]  # fmt: skip
+        ]
         return BpeTokenizer(json.dumps(spec), self.ends)
 
     def tokens(self, item: str) -> Ids:
@@ -159,12 +160,18 @@ def _keeps_text(spec: str) -> bool:
         and not (model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"))
         and not parts.get("normalizer")
         and any(step.get("type") == "ByteLevel" for step in steps)
-        and all(step.get("type") in ("ByteLevel", "Split", "Digits", "Punctuation")
-                and step.get("behavior") != "Removed"
-                and not step.get("add_prefix_space") for step in steps)
-        and not any(token["lstrip"] or token["rstrip"] for token in parts.get("added_tokens", [])
-                    if not token["special"])
-    )  # fmt: skip
+        and all(
+            step.get("type") in ("ByteLevel", "Split", "Digits", "Punctuation")
+            and step.get("behavior") != "Removed"
+            and not step.get("add_prefix_space")
+            for step in steps
+        )
+        and not any(
+            token["lstrip"] or token["rstrip"]
+            for token in parts.get("added_tokens", [])
+            if not token["special"]
+        )
+    )
 
 
 def _cut_at_lines(text: str) -> list[str]:

@@ -285,9 +285,12 @@ class PatchTokenizer:
 
     def state(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
         about = {
-            "form": asdict(self.form), "patch": list(self.patch), "labels": list(self.labels),
-            "place": self.place, "stages": len(self.codebooks),
-        }  # fmt: skip
+            "form": asdict(self.form),
+            "patch": list(self.patch),
+            "labels": list(self.labels),
+            "place": self.place,
+            "stages": len(self.codebooks),
+        }
         return about, {f"codebook{n}": book for n, book in enumerate(self.codebooks)}
 
     @classmethod

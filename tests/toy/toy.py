@@ -12,11 +12,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from tfm.core.data import Packed
+from tfm.core.data.datasets import Packed
+from tfm.core.data.sequence_store import cached_store
+from tfm.core.data.source import Source
 from tfm.core.errors import DataError, UsageError
 from tfm.core.protocols import Sequence
-from tfm.core.source import Source
-from tfm.core.store import cached_store
 
 COLOURS = 4
 BEGIN = 2 * COLOURS  # ids: colours, the same as labels, the begin token
@@ -148,9 +148,14 @@ class GridTask:
         return 1 + 4 * 4 + 1
 
     def dataset(
-        self, train: Grids, tokenizer: GridTokenizer, context: int, tokens: int | None, seed: int,
+        self,
+        train: Grids,
+        tokenizer: GridTokenizer,
+        context: int,
+        tokens: int | None,
+        seed: int,
         cache: Path,
-    ) -> Packed:  # fmt: skip
+    ) -> Packed:
         name = train.fingerprint[:32]
         sequences = self.sequences(train, tokenizer)
         store = cached_store(cache / "toy", name, sequences, tokenizer.vocab_size)

@@ -1,0 +1,85 @@
+"""A run again, from what its directory says; and whether two runs are the same."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..ops import cpu_kernels
+from ..config import tfm_version
+from ..errors import UsageError
+from .run import Run
+
+TIMES = ("seconds", "tokens_per_second", "run", "check")  # of a log: what may differ
+
+
+def fresh_copy(run: Run, path: Path, **train: object) -> Run:
+    """A run of the same config, tokenizer and held-out ids that has not begun; `train`: fields of
+    its training that are others."""
+    config = {k: v for k, v in run.config.items() if k != "created"}
+    config["train"] = {**config["train"], **train}
+    splits = sorted(p.name for p in (run.path / "heldout").iterdir())
+    copy = Run.create(path, config, run.tokenizer(), {s: run.heldout(s) for s in splits})
+    if (run.path / "stdin").exists():
+        shutil.copyfile(run.path / "stdin", copy.path / "stdin")
+    return copy
+
+
+def replans(run: Run) -> dict[int, list[int]]:
+    """After which step it was planned anew, for how many."""
+    found: dict[int, list[int]] = {}
+    for entry in run.log():
+        if entry.get("event") == "replan":
+            found.setdefault(entry["step"], []).append(entry["steps"])
+    return found
+
+
+def other_versions(run: Run) -> list[str]:
+    """What is not as it was when the run was made, as 'torch 2.11 then, 2.12 now'."""
+    import numpy
+    import torch
+
+    now = {
+        "tfm": tfm_version(), "python": platform.python_version(), "torch": torch.__version__,
+        "numpy": numpy.__version__, "kernels": cpu_kernels.version(),
+    }
+    then = {"tfm": run.config["tfm"], "kernels": "torch", **run.config["versions"]}
+    return [f"{name} {then[name]} then, {now[name]} now" for name in now if then[name] != now[name]]
+
+
+def differences(one: Run, other: Run) -> list[str]:
+    """In what the two differ, up to the last step that `one` saved: the first line of the logs
+    that does, and the weights. None where they are the same but for time."""
+    step = one.checkpoint().step
+    found = []
+    logs = [[e for e in run.log() if e["step"] <= step] for run in (one, other)]
+    for a, b in zip(*map(_timeless, logs), strict=False):
+        if a != b:
+            name = next(name for name in {**a, **b} if a.get(name) != b.get(name))
+            at = f"step {a['step']}, {a.get('event', 'training')}"
+            found.append(f"{at}: {name} {a.get(name)} and {b.get(name)}")
+            break
+    if len(logs[0]) != len(logs[1]):
+        found.append(f"the log has {len(logs[0])} and {len(logs[1])} lines up to step {step}")
+    try:
+        saved = [run.check_checkpoint(run.checkpoint(str(step)))["files"] for run in (one, other)]
+    except UsageError as error:
+        return [*found, str(error)]
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        if saved[0][name] != saved[1][name]:
+            found.append(f"{name} of step {step}: other bytes")
+    return found
+
+
+def _timeless(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def kept(entry: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            name: kept(value) if isinstance(value, Mapping) else value
+            for name, value in entry.items()
+            if name not in TIMES
+        }
+
+    return [kept(entry) for entry in entries]

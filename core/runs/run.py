@@ -1,0 +1,279 @@
+"""`Run`: one directory on disk that holds all that a training run is.
+
+config.json  tokenizer.json (+ .safetensors)  heldout/  log.jsonl  checkpoints/NNNNNN/
+
+A checkpoint appears whole or not at all: written to a folder of another name, fsynced, renamed.
+Every file is listed with its sha256 in a manifest, and checked before it is used. Nothing is
+ever unpickled. Importing this module does not import torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import checkpoints
+from .checkpoints import Checkpoint
+from ..config import ModelConfig, TrainConfig, from_json
+from ..errors import ConfigError, DamagedError, TfmError, UsageError, writing
+from ..files import FORMAT, check_files, log_line, read_log, sync_folder, to_json, write_durably, write_manifest
+from ..data.source import Source
+from ..data.sequence_store import Store
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..model.sequence_model import SequenceModel
+
+NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+# -- the run -------------------------------------------------------------------------------------
+
+
+def check_free(path: Path) -> None:
+    """UsageError where no run can be created: the name is no run's, or taken."""
+    if path.exists():
+        raise UsageError(f"--run {path}: already exists; choose another name or --resume it")
+    if not NAME.fullmatch(path.name) or path.name.startswith("."):
+        raise UsageError(
+            f"--run {path}: a run's name is 1 to 64 of A-Z a-z 0-9 . _ -, not begun with a dot"
+        )
+
+
+class Run:
+    """A run that exists. `config` is config.json as a dict."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.config: dict[str, Any] = json.loads((path / "config.json").read_bytes())
+            if self.config["format"] > FORMAT:
+                raise ConfigError(
+                    f"{path}: made by tfm {self.config.get('tfm')}, which is newer; upgrade"
+                )
+            self.created = str(self.config["created"])
+        except (FileNotFoundError, NotADirectoryError):
+            raise UsageError(f"{path}: not a run (no config.json); `tfm runs` lists them") from None
+        except ConfigError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DamagedError(f"{path / 'config.json'}: damaged ({error})") from error
+        self._lock: Any = None
+
+    # creation
+
+    @staticmethod
+    def create(
+        path: Path, config: dict[str, Any], tokenizer: Any, heldout: Mapping[str, Any]
+    ) -> Run:
+        """Writes a new run; it appears under its name only when it is whole.
+
+        heldout: split name -> sequences. UsageError where the name is taken or the place cannot
+        be written to.
+        """
+        from ..data.sequence_store import write_store
+
+        check_free(path)
+        fresh = path.with_name(f".{path.name}.new-{os.getpid()}")
+        with writing(path, "--run "):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fresh.mkdir()
+            try:
+                config = {
+                    "format": FORMAT,
+                    "created": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+                    **config,
+                }
+                (fresh / "config.json").write_bytes(to_json(config))
+                state, arrays = tokenizer.state()
+                (fresh / "tokenizer.json").write_bytes(to_json(state))
+                if arrays:
+                    from safetensors.numpy import save
+
+                    (fresh / "tokenizer.safetensors").write_bytes(save(arrays))
+                for split, sequences in heldout.items():
+                    write_store(fresh / "heldout" / split, sequences, tokenizer.vocab_size)
+                write_manifest(fresh, {})
+                (fresh / "checkpoints").mkdir()
+                (fresh / "log.jsonl").touch()
+                try:
+                    fresh.rename(path)
+                except OSError as error:
+                    if not path.exists():
+                        raise
+                    raise UsageError(
+                        f"--run {path}: already exists; choose another name"
+                    ) from error
+                sync_folder(path.parent)
+            except BaseException:
+                shutil.rmtree(fresh, ignore_errors=True)
+                raise
+        return Run(path)
+
+    def check(self) -> None:
+        """DamagedError unless config, tokenizer and held-out ids are as they were written."""
+        check_files(self.path)
+
+    # what it holds
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def model_config(self) -> ModelConfig:
+        return from_json(ModelConfig, self.config["model"], f"{self.path}/config.json: model")
+
+    def train_config(self) -> TrainConfig:
+        return from_json(TrainConfig, self.config["train"], f"{self.path}/config.json: train")
+
+    def tokenizer(self) -> Any:
+        from ..plugins import find
+
+        try:
+            state = json.loads((self.path / "tokenizer.json").read_bytes())
+            arrays: dict[str, Any] = {}
+            if (self.path / "tokenizer.safetensors").exists():
+                from safetensors.numpy import load_file
+
+                arrays = load_file(str(self.path / "tokenizer.safetensors"))
+            return find("tokenizers", self.config["tokenizer"]["kind"]).from_state(state, arrays)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DamagedError(f"{self.path / 'tokenizer.json'}: damaged ({error})") from error
+
+    def task(self) -> Any:
+        from ..plugins import find
+
+        task = find("tasks", self.config["task"])
+        options = from_json(task.Options, self.config["task_options"], f"{self.path}: task")
+        return task(options)
+
+    def source_like(self, paths: tuple[str, ...], column: str | None) -> Source:
+        """Data for the run: of tables that column, by default the one it was trained on."""
+        source = Source(paths, column or self.config["data"].get("column"))
+        return source if column or source.is_table() else Source(paths)
+
+    def heldout(self, split: str) -> Store:
+        folder = self.path / "heldout" / split
+        if not folder.is_dir():
+            there = sorted(p.name for p in (self.path / "heldout").glob("*"))
+            raise UsageError(f"--split {split}: this run keeps {', '.join(there) or 'none'}")
+        return Store(folder)
+
+    def log(self) -> list[dict[str, Any]]:
+        return list(read_log(self.path / "log.jsonl"))
+
+    def append_log(self, entry: Mapping[str, Any]) -> None:
+        path = self.path / "log.jsonl"
+        with writing(path), path.open("a") as file:
+            file.write(log_line(entry))
+
+    def cut(self, step: int) -> None:
+        """Drops what was logged and saved after `step`: training goes on from there."""
+        for later in self.checkpoints():
+            if later.step > step:
+                shutil.rmtree(later.path)
+        kept = [e for e in self.log() if e["step"] <= step and e.get("event") != "final"]
+        path = self.path / "log.jsonl"
+        with writing(path):
+            write_durably(path, "".join(map(log_line, kept)).encode())
+
+    def status(self) -> dict[str, Any]:
+        """state (done, running, interrupted, empty), the last step saved, the steps planned, and
+        the final scores."""
+        entries = self.log()
+        planned = [e["steps"] for e in entries if e.get("event") == "replan"]
+        steps = planned[-1] if planned else self.train_config().steps
+        ends = [e for e in entries if e.get("event") in ("final", "replan")]
+        final = ends[-1] if ends and ends[-1]["event"] == "final" else None
+        saved = self.checkpoints()
+        step = saved[-1].step if saved else 0
+        if self.is_locked():
+            state = "running"
+        elif final is not None:
+            state = "done"
+        else:
+            state = "interrupted" if step else "empty"
+        return {"state": state, "step": step, "steps": steps, "final": final}
+
+    # one writer
+
+    def lock(self) -> None:
+        """This process alone writes to the run from here on; freed by the system when it ends.
+        UsageError names the holder."""
+        import filelock
+
+        if self._lock is not None:
+            return
+        lock = filelock.FileLock(self.path / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            pid = self.path / "lock.pid"  # written a moment after the lock was taken
+            holder = pid.read_text().strip() if pid.exists() else "of another tfm"
+            raise UsageError(f"{self.path}: process {holder} is writing to this run") from None
+        except OSError as error:
+            raise TfmError(f"{self.path}: cannot be written ({error.strerror})") from error
+        with writing(self.path / "lock.pid"):
+            (self.path / "lock.pid").write_text(str(os.getpid()))
+        self._lock = lock
+
+    def unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def is_locked(self) -> bool:
+        import filelock
+
+        if self._lock is not None or not (self.path / "lock").exists():
+            return self._lock is not None
+        try:
+            with filelock.FileLock(self.path / "lock", timeout=0):
+                return False
+        except filelock.Timeout:
+            return True
+        except OSError:  # read-only: nobody writes here
+            return False
+
+    # checkpoints
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """Every saved step, oldest first."""
+        return checkpoints.checkpoints(self.path)
+
+    def checkpoint(self, which: str = "last") -> Checkpoint:
+        """`last`, `best` or a step. UsageError where there is none."""
+        return checkpoints.choose(self.path, which)
+
+    def save(
+        self,
+        step: int,
+        weights: Mapping[str, torch.Tensor],
+        optimizer: Mapping[str, torch.Tensor],
+        state: Mapping[str, Any],
+    ) -> Checkpoint:
+        """See `checkpoints.save`."""
+        return checkpoints.save(self.path, step, weights, optimizer, state)
+
+    def check_checkpoint(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """See `checkpoints.check`."""
+        return checkpoints.check(self.path, checkpoint)
+
+    def load_model(self, which: str = "last", device: torch.device | None = None) -> SequenceModel:
+        """The model with the weights of a checkpoint, every file checked first. DamagedError."""
+        from ..model.sequence_model import SequenceModel
+        from .tensors import load_weights
+
+        self.check()
+        checkpoint = self.checkpoint(which)
+        self.check_checkpoint(checkpoint)
+        model = SequenceModel(self.model_config())
+        load_weights(model, checkpoint.path / "model.safetensors")
+        return model.to(device) if device is not None else model

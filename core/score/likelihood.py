@@ -1,0 +1,123 @@
+"""Negative log-likelihood, per token and per item: the one measure that every score stands on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..data.datasets import collate, too_long
+from ..errors import UsageError
+from ..model.sequence_model import SequenceModel, token_nll
+from ..protocols import Batch, Score, Sequence, Tokenizer
+
+BATCH_TOKENS = 8192  # in one pass, at most
+BATCH_LOGITS = 1 << 24  # scores in one pass: 64 MB, whatever the vocabulary
+BUFFER_TOKENS = 32 * BATCH_TOKENS  # read ahead, to put items of like length side by side
+
+
+@dataclass(frozen=True)
+class Window:
+    """Ids start ... end - 1 of an item, of which those from `scored` on are scored."""
+
+    item: int
+    start: int
+    end: int
+    scored: int
+
+
+def windows(item: int, length: int, context: int, stride: int) -> Iterator[Window]:
+    """Windows of at most context + 1 ids, so that each id but the first is scored exactly once.
+
+    The first window scores all it can; each later one reaches `stride` ids further and scores
+    those. At stride == context they lie end to end (blockwise).
+    """
+    scored, end = 1, min(length, context + 1)
+    while scored < length:
+        yield Window(item, max(0, end - context - 1), end, scored)
+        scored, end = end, min(length, end + stride)
+
+
+def evaluate(
+    model: SequenceModel,
+    tokenizer: Tokenizer,
+    sequences: Iterable[Sequence],
+    stride: int | None = None,
+) -> Iterator[Score]:
+    """Each item's nats, in the order given. Runs in the model's own precision, without dropout.
+
+    `stride`: how far a window moves over an item longer than the context (none: the context).
+    DataError for such an item where it must be seen whole.
+    """
+    context = model.config.context
+    stride = stride or context
+    if not 1 <= stride <= context:
+        raise UsageError(f"--stride: must be 1 to the context {context}, got {stride}")
+    was_training = model.training
+    model.eval()
+    try:
+        waiting: list[Sequence] = []
+        tokens = 0
+        for sequence in sequences:
+            if len(sequence) > context + 1 and (
+                tokenizer.positions(len(sequence), sequence.side) is not None
+            ):
+                raise too_long(len(sequence), context)
+            waiting.append(sequence)
+            tokens += len(sequence)
+            if tokens >= BUFFER_TOKENS:
+                yield from _evaluate_all(model, tokenizer, waiting, stride)
+                waiting, tokens = [], 0
+        yield from _evaluate_all(model, tokenizer, waiting, stride)
+    finally:
+        model.train(was_training)
+
+
+def _evaluate_all(
+    model: SequenceModel, tokenizer: Tokenizer, sequences: list[Sequence], stride: int
+) -> Iterator[Score]:
+    context = model.config.context
+    nats = [np.zeros(len(sequence)) for sequence in sequences]
+    todo = [w for i, s in enumerate(sequences) for w in windows(i, len(s), context, stride)]
+    todo.sort(key=lambda w: w.end - w.start)
+    while todo:
+        width = todo[-1].end - todo[-1].start
+        rows = max(1, min(BATCH_TOKENS, BATCH_LOGITS // tokenizer.vocab_size) // width)
+        group, todo = todo[-rows:], todo[:-rows]
+        batch = collate([[(sequences[w.item], w.start, w.end)] for w in group], tokenizer, width)
+        scores = batch_nll(model, batch).cpu().double().numpy()  # (rows, width - 1)
+        for window, row in zip(group, scores, strict=True):
+            first, size = window.scored - window.start, window.end - window.start
+            nats[window.item][window.scored : window.end] = row[first - 1 : size - 1]
+    for sequence, each in zip(sequences, nats, strict=True):
+        yield Score(sequence, each[sequence.given :])
+
+
+@torch.no_grad()
+def batch_nll(model: SequenceModel, batch: Batch) -> torch.Tensor:
+    return token_nll(model, **as_tensors(batch, model.head.weight.device))
+
+
+def as_tensors(batch: Batch, device: torch.device) -> dict[str, Any]:
+    """A batch as the arguments of `token_nll`, on the device."""
+
+    def moved(array: npt.NDArray[Any] | None) -> torch.Tensor | None:
+        if array is None:
+            return None
+        tensor = torch.from_numpy(array)
+        if device.type == "cuda":  # from pinned memory, so that nothing waits for the copy
+            tensor = tensor.pin_memory()
+        return tensor.to(device, non_blocking=True)
+
+    support = batch.support
+    return {
+        "ids": moved(batch.ids),
+        "weight": moved(batch.weight),
+        "positions": moved(batch.positions),
+        "segments": moved(batch.segments),
+        "support": moved(support) if isinstance(support, np.ndarray) else support,
+    }

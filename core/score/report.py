@@ -1,0 +1,84 @@
+"""One run's scores: nats from `evaluate`, turned into the task's units, beside the floor."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from ..data.sequence_store import Store
+from ..errors import TfmError
+from ..model.sequence_model import SequenceModel
+from ..protocols import Items, Sequence, Slides, Task, Tokenizer
+from .likelihood import evaluate
+
+SCHEMA = 1
+LONG = 60.0  # seconds that are announced
+
+
+def report(
+    task: Task,
+    tokenizer: Tokenizer,
+    model: SequenceModel,
+    sequences: Collection[Sequence] | Store,
+    *,
+    protocol: str | None = None,
+    stride: int | None = None,
+    floor: Mapping[str, float] | None = None,
+    training: Callable[[], Items] | None = None,
+    note: Callable[[str], None] | None = None,
+    **about: Any,
+) -> dict[str, Any]:
+    """The object that `eval --json` prints. `about`: run, step, split; `training()`: what the run
+    was trained on, for trivial answers that learn; `note` hears what takes long.
+
+    `sequences` is read twice, and a task that slides its windows itself has them probed `stride`
+    apart. nll is in nats over all items; bits per unit is null where the
+    tokenizer is not lossless.
+    """
+    began = time.perf_counter()
+    nll, tokens, ids, units = 0.0, 0, 0, dict[str, float]()
+    slides = isinstance(task, Slides)
+    for score in evaluate(model, tokenizer, sequences, None if slides else stride):
+        nll += score.nll
+        tokens += score.tokens
+        ids += len(score.sequence)
+        for name, value in task.units([score.sequence]).items():
+            units[name] = units.get(name, 0) + value
+    seconds = time.perf_counter() - began
+    count = units.get(task.unit, 0)
+    exact = tokenizer.lossless and count > 0
+    context = model.config.context
+    probed_on: Collection[Sequence] | Store = sequences
+    if isinstance(task, Slides):
+        if stride is not None:
+            probed_on = task.slide(sequences, tokenizer, stride)
+        wait = task.probe_tokens(probed_on, protocol) * seconds / max(1, ids)
+        if note and wait > LONG:
+            note(f"{len(probed_on):,} windows: about {wait / 60:.0f} minutes")
+    probed = task.probe(model, tokenizer, probed_on, protocol)
+    if isinstance(task, Slides) and floor is None:
+        try:
+            train = training() if training else None
+        except (TfmError, OSError) as error:
+            train = None
+            if note:
+                note(f"no floor that learns: {error}")
+        floor = task.floor_of(train, probed_on, tokenizer, protocol)
+    return {
+        "schema": SCHEMA,
+        "task": task.name,
+        **about,
+        "unit": task.unit,
+        "units": count,
+        "tokens": tokens,
+        "nll": nll,
+        f"bits_per_{task.unit}": nll / math.log(2) / count if exact else None,
+        "protocol": protocol or ("blockwise" if stride in (None, context) else f"sliding-{stride}"),
+        **task.metrics(nll, tokens, units, tokenizer.lossless),
+        **probed,
+        **({"stride": stride} if slides and stride else {}),
+        "floor": None if floor is None else dict(floor),
+        "tokens_per_second": tokens / seconds if seconds else None,
+    }

@@ -1,0 +1,165 @@
+"""`train()`: a generator of `Step`. The loop, and nothing else."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..config import TrainConfig
+from ..data.datasets import step_batch
+from ..data.keyed_random import key
+from ..errors import DivergedError, TfmError
+from ..model.sequence_model import SequenceModel
+from ..ops.device import keep_freed_memory
+from ..ops.out_of_memory import halved, is_out_of_memory, release
+from ..protocols import Dataset
+from ..score.likelihood import as_tensors
+from .backend import Moves, Pass, make_pass
+from .optim import lr_factor
+from .optimizer import Optimizer
+
+SKIPS_IN_A_ROW = 10  # steps without a finite gradient after which training has diverged
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimiser step. loss: nats per token, the weighted mean over the step, before it."""
+
+    index: int  # from 1
+    loss: float
+    lr: float
+    gradient_norm: float
+    tokens: int  # targets that counted
+    seconds: float
+    skipped: int = 0  # steps in a row, up to this one, left out for want of a finite gradient
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+    def record(self) -> dict[str, Any]:
+        """The step as a line of the log; null for what is not finite, which JSON cannot say."""
+        return {
+            "step": self.index,
+            "loss": self.loss if math.isfinite(self.loss) else None,
+            "lr": self.lr,
+            "gradient_norm": self.gradient_norm if math.isfinite(self.gradient_norm) else None,
+            "tokens": self.tokens,
+            "skipped": self.skipped,
+            "seconds": round(self.seconds, 6),
+        }
+
+
+def train(
+    model: SequenceModel,
+    data: Dataset,
+    config: TrainConfig,
+    optimizers: list[Optimizer],
+    start: int = 0,
+    skipped: int = 0,
+) -> Iterator[Step]:
+    """Steps start + 1 ... config.steps. What a step does follows from (config, weights, optimiser
+    state, its index) alone, so that a run can be taken up anywhere.
+
+    DivergedError after SKIPS_IN_A_ROW steps whose loss or gradient is not finite.
+    """
+    model.train()
+    once, moves = make_pass(model, config), Moves(model, optimizers, config)
+    keep_freed_memory()
+    for index in range(start, config.steps):
+        began = time.perf_counter()
+        try:
+            summed, tokens = _gradients(model, once, data, config, index)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            summed = None
+        if summed is None:  # behind the except, so that what the step held is free
+            del once
+            raise _out_of_memory(model, data, config, optimizers, index)
+        norm = moves.clip()
+        # the one place where a GPU is waited for: it moves the weights while the next batch is read
+        loss, gradient_norm = torch.stack((summed, norm.float())).tolist()
+
+        factor = lr_factor(index, config)
+        finite = math.isfinite(loss) and math.isfinite(gradient_norm)
+        if finite:
+            moves.move(factor)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+
+        skipped = 0 if finite else skipped + 1
+        if skipped >= SKIPS_IN_A_ROW:
+            raise DivergedError(
+                f"step {index + 1}: the last {skipped} steps had no finite loss or gradient; "
+                f"lower --set train.lr (now {config.lr}) and train.adam_lr ({config.adam_lr})"
+            )
+        yield Step(
+            index + 1,
+            loss,
+            config.lr * factor,
+            gradient_norm,
+            tokens,
+            time.perf_counter() - began,
+            skipped,
+        )
+
+
+def _gradients(
+    model: SequenceModel, once: Pass, data: Dataset, config: TrainConfig, index: int
+) -> tuple[torch.Tensor, int]:
+    """Adds the gradients of a step's passes to the parameters'; its loss, and how many targets
+    counted."""
+    device = model.head.weight.device
+    micro = [
+        step_batch(data, index * config.accumulate + k, config.batch, config.seed)
+        for k in range(config.accumulate)
+    ]
+    total = sum(float(batch.weight[:, 1:].sum()) for batch in micro)
+    tokens = sum(int((batch.weight[:, 1:] > 0).sum()) for batch in micro)
+
+    loss = torch.zeros((), device=device)
+    for number, batch in enumerate(micro):
+        if model.config.dropout:
+            torch.manual_seed(key(config.seed, "dropout", index, number))
+        share = (batch.weight / max(total, 1e-9)).astype(np.float32)
+        loss += once(as_tensors(replace(batch, weight=share), device))
+    return loss, tokens
+
+
+def _out_of_memory(
+    model: SequenceModel,
+    data: Dataset,
+    config: TrainConfig,
+    optimizers: list[Optimizer],
+    index: int,
+) -> TfmError:
+    """Tries passes of half as many rows until a step fits, and says of how many that is."""
+    asked = f"out of memory in a pass of {config.batch} rows of {model.config.context} tokens"
+    smaller = halved(config)
+    while smaller is not None:
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        release()
+        try:
+            for optimizer in optimizers:
+                optimizer.allocate()
+            two = replace(smaller, accumulate=min(2, smaller.accumulate))  # the second adds to the
+            # gradients of the first; further ones do as it
+            _gradients(model, make_pass(model, two), data, two, index)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+        else:
+            return TfmError(
+                f"{asked}; {smaller.batch} fit, for the same step: "
+                f"--set train.batch={smaller.batch} --set train.accumulate={smaller.accumulate}"
+            )
+        smaller = halved(smaller)
+    return TfmError(f"{asked}; not even one row fits: use a smaller --size or --context")

@@ -1,0 +1,114 @@
+"""Muon: momentum, orthogonalised (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..model.layers import Linear
+from ..ops import cpu_kernels
+from .optimizer import Optimizer
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan's quintic, five times: singular values near 1
+
+
+BATCHED_ROWS = 192  # in float32 some CPUs multiply wider matrices faster one at a time
+
+
+def orthogonalise(matrices: Tensor) -> Iterable[Tensor]:
+    """(N, rows, columns): each matrix's singular values moved to about 1; maybe in place."""
+    if cpu_kernels.known(matrices):
+        by_tiles = cpu_kernels.orthogonalise(matrices, NEWTON_SCHULZ)
+        if by_tiles is not None:
+            return by_tiles
+    exact = matrices.dtype == torch.float32
+    if exact and matrices.device.type == "cpu" and min(matrices.shape[1:]) >= BATCHED_ROWS:
+        return map(_newton_schulz, matrices)
+    return _newton_schulz(matrices)
+
+
+def _newton_schulz(x: Tensor) -> Tensor:
+    """(rows, columns), or a batch of such; the products are of the shorter side."""
+    a, b, c = NEWTON_SCHULZ
+    tall = x.shape[-2] > x.shape[-1]
+    multiply_add = torch.addmm if x.ndim == 2 else torch.baddbmm
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(5):
+        gram = x.mT @ x if tall else x @ x.mT
+        power = multiply_add(gram, gram, gram, beta=b, alpha=c)
+        x = multiply_add(x, x, power, beta=a) if tall else multiply_add(x, power, x, beta=a)
+    return x
+
+
+class Muon(Optimizer):
+    """Momentum, then the nearest orthogonal matrix; all matrices of one shape in one product.
+
+    `torch.optim.Muon` does the same a matrix at a time; on a small model on a CPU most of its
+    time is the overhead of calls (benchmarks/optimizers.py). A fused weight is cut into the
+    matrices it consists of (`Linear.rows`), and an update has the scale sqrt(max(1, rows/cols)).
+    """
+
+    name = "muon"
+
+    def __init__(
+        self,
+        layers: Iterable[Linear],
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """dtype: of the products; bfloat16 is enough for a direction, where it is faster."""
+        self.dtype = dtype
+        layers = list(layers)
+        self.rows: dict[Tensor, tuple[int, ...]] = {layer.weight: layer.rows for layer in layers}
+        super().__init__(
+            [dict(params=list(self.rows), lr=lr, momentum=momentum, weight_decay=weight_decay)]
+        )
+
+    def _fresh(self, parameter: Tensor) -> dict[str, Tensor]:
+        return {"momentum": torch.zeros_like(parameter)}
+
+    def _move(self, moved: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
+        lr, momentum, decay = group["lr"], group["momentum"], group["weight_decay"]
+        # every matrix as (weight, gradient, momentum), beside the others of its shape
+        by_shape: dict[tuple[int, int], list[tuple[Tensor, ...]]] = defaultdict(list)
+        for p, gradient in zip(moved, gradients, strict=True):
+            rows = list(self.rows[p])
+            whole = p, gradient, self.state[p]["momentum"]
+            for parts in zip(*(torch.split(each, rows) for each in whole), strict=True):
+                by_shape[parts[0].shape[0], parts[0].shape[1]].append(parts)
+        for shape, matrices in by_shape.items():
+            weights, given, means = (list(each) for each in zip(*matrices, strict=True))
+            updates = weights[0].new_empty((len(matrices), *shape), dtype=self.dtype)
+            nesterov(given, means, momentum, updates)
+            scale = max(1.0, shape[0] / shape[1]) ** 0.5
+            moved_by(weights, orthogonalise(updates), 1 - lr * decay, -lr * scale)
+
+
+def nesterov(gradients: list[Tensor], means: list[Tensor], momentum: float, out: Tensor) -> None:
+    """The running means take up the gradients; out (N, ...) gets the gradients as far on towards
+    their means."""
+    if cpu_kernels.known(out) and cpu_kernels.known(gradients[0]):
+        cpu_kernels.nesterov(gradients, means, momentum, list(out))
+        return
+    torch._foreach_lerp_(means, gradients, 1 - momentum)
+    torch._foreach_copy_(list(out), torch._foreach_lerp(gradients, means, momentum))
+
+
+def moved_by(
+    weights: list[Tensor], updates: Iterable[Tensor], keep: float | Tensor, by: float | Tensor
+) -> None:
+    """keep * weight + by * update, in place."""
+    if isinstance(updates, Tensor) and not cpu_kernels.known(updates):
+        updates = updates.to(weights[0].dtype)  # of two kinds they would be added one at a time
+    updates = list(updates)
+    if cpu_kernels.known(updates[0]) and cpu_kernels.known(weights[0]):
+        cpu_kernels.move(weights, updates, float(keep), float(by))
+        return
+    torch._foreach_mul_(weights, keep)
+    torch._foreach_add_(weights, torch._foreach_mul(updates, by))

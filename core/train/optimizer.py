@@ -1,0 +1,83 @@
+"""What optimisers share: groups of parameters, a state for each, rates that follow a schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+
+class Optimizer:
+    """Groups of parameters with their settings, and a state for each parameter.
+
+    Like `torch.optim.Optimizer`, whose first use imports torch's compiler (about two seconds).
+    """
+
+    name: ClassVar[str]  # of its states in a checkpoint
+
+    def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
+        """Each group: `params`, a `lr`, and what else a step needs."""
+        self.param_groups = [{"peak_lr": group["lr"], **group} for group in groups]
+        self.state: dict[Tensor, dict[str, Tensor]] = {}
+
+    def at(self, factor: float, device: torch.device | None = None) -> None:
+        """Sets the rates of the next step to `factor` of their peaks. device: where they are kept
+        in place as tensors, for a step that is recorded (none: numbers)."""
+        for group in self.param_groups:
+            rate = group["peak_lr"] * factor
+            if device is None:
+                group["lr"] = rate
+            elif isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = torch.full((), rate, device=device)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Moves every parameter that has a gradient."""
+        for group in self.param_groups:
+            moved = [p for p in group["params"] if p.grad is not None]
+            for p in moved:
+                if p not in self.state:
+                    self.state[p] = self._fresh(p)
+            if moved:
+                self._move(moved, [p.grad for p in moved], group)
+
+    def allocate(self) -> None:
+        """The states that the first step would make."""
+        for p in self._parameters():
+            if p not in self.state:
+                self.state[p] = self._fresh(p)
+
+    def _fresh(self, parameter: Tensor) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def _move(self, moved: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
+        raise NotImplementedError
+
+    def zero_grad(self) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = None
+
+    def _parameters(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"]]
+
+    def saved(self) -> dict[Tensor, dict[str, Tensor]]:
+        """The state of each parameter as it goes on disk, by field."""
+        return self.state
+
+    def load(self, states: Mapping[Tensor, Mapping[str, Tensor]]) -> None:
+        """Takes what `saved` gave. ValueError where a state is not that of its parameter."""
+        own = set(self._parameters())
+        fresh: dict[Tensor, dict[str, Tensor]] = {}
+        for p, state in states.items():
+            if p not in own:
+                raise ValueError(f"{self.name} moves no parameter {tuple(p.shape)}")
+            expected = self._fresh(p)
+            if {n: t.shape for n, t in state.items()} != {n: t.shape for n, t in expected.items()}:
+                raise ValueError(f"a state of {sorted(state)} for a parameter {tuple(p.shape)}")
+            fresh[p] = {name: value.to(p.device) for name, value in state.items()}
+        self.state = fresh

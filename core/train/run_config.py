@@ -1,0 +1,67 @@
+"""config.json of a new run: everything resolved, where it comes from, and what it was made with."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..config import tfm_version
+from ..ops import cpu_kernels
+from ..plugins import name_of
+from .budget import Plan
+from .prepare import Prepared
+from .request import Request
+
+
+def describe_config(
+    request: Request, prepared: Prepared, planned: Plan, argv: list[str], origins: dict[str, str]
+) -> dict[str, Any]:
+    """config.json: everything resolved, where it comes from, and what it was made with."""
+    import numpy
+
+    return {
+        "tfm": tfm_version(),
+        "task": prepared.task.name,
+        "task_options": asdict(prepared.task.options),  # type: ignore[attr-defined]
+        "arch": request.arch,
+        "size": planned.size,
+        "model": asdict(planned.model),
+        "train": asdict(planned.train),
+        "plan": planned.about,
+        "data": {
+            "paths": [
+                p if p == "-" or p.startswith("hf:") else str(Path(p).absolute())
+                for p in request.data
+            ],
+            "default": not request.data,
+            "about": prepared.source.describe(),
+            "column": request.column,
+            "valid": list(request.valid),
+            "test": list(request.test),
+            "holdout": request.holdout,
+            "fingerprint": prepared.train.fingerprint,
+            "tokens": planned.tokens,
+        },
+        "tokenizer": {
+            "spec": prepared.tokenizer_spec,
+            "kind": name_of("tokenizers", type(prepared.tokenizer)),
+        },
+        "final_split": prepared.final_split,
+        "floor": prepared.floor,
+        "init": str(request.init.path.absolute()) if request.init else None,
+        "device": planned.device.type,
+        "origins": origins,
+        "argv": argv,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": numpy.__version__,
+            "kernels": cpu_kernels.version(),
+            "platform": sys.platform,
+        },
+    }

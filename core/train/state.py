@@ -1,0 +1,156 @@
+"""All that a training step depends on: made anew, saved, and restored from a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from ..config import ModelConfig, TrainConfig, from_json
+from ..data.keyed_random import key
+from ..errors import ConfigError, DamagedError, UsageError
+from ..model.sequence_model import SequenceModel
+from ..ops.device import pick_device, use_threads
+from ..protocols import Dataset, Task, Tokenizer
+from ..runs.checkpoints import Checkpoint
+from ..runs.run import Run
+from ..runs.tensors import load_weights, read_tensors
+from .average import in_use
+from .budget import Plan
+from .early_stopping import EarlyStopping
+from .optim import load_state_tensors, make_optimizers, state_tensors
+from .optimizer import Optimizer
+from .prepare import training_items
+from .request import Note
+
+Paths = tuple[str, ...]
+EVALUATIONS = 8  # in a run, about, where train.eval_every says nothing
+
+
+@dataclass
+class State:
+    """All that a step depends on."""
+
+    model: SequenceModel
+    optimizers: list[Optimizer]
+    config: TrainConfig
+    step: int = 0
+    skipped: int = 0
+    early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
+
+    def __post_init__(self) -> None:
+        every = self.config.eval_every or max(1, self.config.steps // EVALUATIONS)
+        self.config = replace(self.config, eval_every=every)
+
+    def goes_on(self) -> bool:
+        return self.step < self.config.steps and not self.early_stopping.is_over(self.config)
+
+    def plan_anew(self, steps: int) -> None:
+        """So many steps in all; a run that was at its end goes on."""
+        if self.early_stopping.is_over(self.config):
+            self.early_stopping = replace(self.early_stopping, waited=0, reached=False)
+        self.config = replace(self.config, steps=steps)
+
+    def save(self, run: Run) -> Checkpoint:
+        """A checkpoint of this step, see `checkpoints.save`."""
+        with in_use(self.optimizers):
+            weights = {name: p.detach() for name, p in self.model.named_parameters()}
+        about = {
+            "train": asdict(self.config),
+            "skipped": self.skipped,
+            "early_stopping": asdict(self.early_stopping),
+        }
+        return run.save(self.step, weights, state_tensors(self.model, self.optimizers), about)
+
+
+def fresh_state(planned: Plan, init: Run | None) -> State:
+    """Weights drawn from the seed, or those of another run."""
+    torch.manual_seed(key(planned.train.seed, "weights"))
+    model = SequenceModel(planned.model)
+    if init is not None:
+        checkpoint = init.checkpoint()
+        init.check_checkpoint(checkpoint)
+        if replace(init.model_config(), dropout=0.0) != replace(planned.model, dropout=0.0):
+            raise UsageError(
+                f"--init {init.path}: its model has another shape than these flags ask for; "
+                "leave --arch, --size, --context and --set model.* to it"
+            )
+        load_weights(model, checkpoint.path / "model.safetensors")
+    model = model.to(planned.device)
+    return State(model, make_optimizers(model, planned.train), planned.train)
+
+
+def resume(
+    run: Run, note: Note, device: str, cache: Path, moved: Paths = ()
+) -> tuple[Task, Plan, State]:
+    """A run taken up where its newest sound checkpoint left it.
+
+    Data is read again from where it was, or from where it `moved`; DataError where it has changed.
+    """
+    run.check()
+    config = run.config
+    task, tokenizer = run.task(), run.tokenizer()
+    model_shape, train_config = run.model_config(), run.train_config()
+    use_threads(train_config.threads)
+    where = pick_device(device)
+    data = _reopened(run, task, tokenizer, train_config, cache, moved)
+    planned = Plan(
+        model_shape,
+        train_config,
+        config["size"],
+        config["data"]["tokens"],
+        data,
+        where,
+        config["plan"],
+    )
+    for checkpoint in reversed(run.checkpoints()):
+        try:
+            return task, planned, _restored(run, checkpoint, model_shape, where)
+        except DamagedError as error:
+            note(f"{error}; going back to the checkpoint before")
+    if run.checkpoints():
+        raise DamagedError(f"{run.path}: no sound checkpoint is left")
+    return (
+        task,
+        planned,
+        fresh_state(planned, Run(Path(config["init"])) if config["init"] else None),
+    )
+
+
+def _restored(
+    run: Run, checkpoint: Checkpoint, model_shape: ModelConfig, device: torch.device
+) -> State:
+    run.check_checkpoint(checkpoint)
+    model = SequenceModel(model_shape)
+    load_weights(model, checkpoint.path / "model.safetensors")
+    model = model.to(device)
+    try:
+        saved = json.loads((checkpoint.path / "state.json").read_bytes())
+        config = from_json(TrainConfig, saved["train"], str(checkpoint.path))
+        step, skipped = int(saved["step"]), int(saved["skipped"])
+        early_stopping = EarlyStopping(**saved.get("early_stopping", {}))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"{checkpoint.path / 'state.json'}: no state ({error})") from error
+    plans = [e for e in run.log() if e.get("event") == "replan" and e["step"] <= step]
+    optimizers = make_optimizers(model, config)
+    path = checkpoint.path / "optimizer.safetensors"
+    try:
+        load_state_tensors(model, optimizers, read_tensors(path))
+    except ConfigError as error:
+        raise ConfigError(f"{run.path}: {error}") from None
+    except ValueError as error:
+        raise DamagedError(f"{path}: not the optimiser of this run ({error})") from error
+    state = State(model, optimizers, config, step, skipped, early_stopping)
+    if plans and plans[-1]["step"] == step:  # it may have come after the checkpoint
+        state.plan_anew(plans[-1]["steps"])
+    return state
+
+
+def _reopened(
+    run: Run, task: Task, tokenizer: Tokenizer, config: TrainConfig, cache: Path, moved: Paths
+) -> Dataset:
+    train = training_items(run, task, moved)
+    context, tokens = run.model_config().context, run.config["data"]["tokens"]
+    return task.dataset(train, tokenizer, context, tokens, config.seed, cache)

@@ -1,0 +1,95 @@
+"""What a run holds out: a little of it now and then while training, all of it at the end."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..protocols import Sequence, Task
+from ..runs.run import Run
+from ..score.likelihood import evaluate
+from ..score.report import report
+from .average import in_use
+from .budget import Plan
+from .state import State
+
+PROGRESS_TOKENS = 16384  # scored now and then
+
+
+class HeldOut:
+    def __init__(self, run: Run, task: Task, state: State, planned: Plan) -> None:
+        self.run, self.task, self.state, self.planned = run, task, state, planned
+        self.tokenizer = run.tokenizer()
+        valid = run.heldout("valid")
+        units = task.units(valid).get(task.unit, 0)
+        tokens = sum(int((s.target_weight() > 0).sum()) for s in valid)
+        self.bits_per_nat = tokens / max(units, 1) / math.log(2)
+        self.some = _some(list(valid), PROGRESS_TOKENS, state.model.config.context)
+
+    @property
+    def selects(self) -> bool:
+        """Whether scores on `valid` may choose: the final score is then of other items."""
+        return bool(self.run.config["final_split"] != "valid")
+
+    def is_due(self, step: int) -> bool:
+        config = self.state.config
+        return (
+            step % config.eval_every == 0
+            and step < config.steps
+            or (self.selects and step == config.steps)
+        )
+
+    def score(self, step: int) -> tuple[float, bool]:
+        """About how many bits per unit (the mean of some tokens at the rate of tokens to units),
+        and whether it is the best so far of a run that selects."""
+        with in_use(self.state.optimizers):
+            scores = list(evaluate(self.state.model, self.tokenizer, self.some))
+        nats = sum(s.nll for s in scores) / max(1, sum(s.tokens for s in scores))
+        self.run.append_log({"event": "eval", "step": step, "nats_per_token": nats})
+        bits = nats * self.bits_per_nat
+        if not self.selects:
+            return bits, False
+        measured = {f"bits_per_{self.task.unit}": bits, "nats_per_token": nats}
+        return bits, self.state.early_stopping.see(step, nats, measured, self.state.config)
+
+    def final(self) -> dict[str, Any]:
+        """The score of the last weights; where the plan's budget is too short for all that is
+        held out, of evenly chosen items, and `part` says how much."""
+        split = self.run.config["final_split"]
+        store = self.run.heldout(split)
+        chosen = range(len(store))
+        part = self.planned.about.get("final_part", 1.0)
+        if part < 1:
+            count = max(1, int(part * len(store)))
+            chosen = range(0, len(store), -(-len(store) // count))
+        with in_use(self.state.optimizers):
+            scores = report(
+                self.task,
+                self.tokenizer,
+                self.state.model,
+                store if len(chosen) == len(store) else [store[i] for i in chosen],
+                floor=self.run.config["floor"],
+                run=str(self.run.path),
+                step=self.state.step,
+                split=split,
+            )
+        if self.selects:
+            scores.update(self.state.early_stopping.summary(self.state.config))
+        return {**scores, "part": len(chosen) / len(store)} if len(chosen) < len(store) else scores
+
+
+def _some(sequences: list[Sequence], tokens: int, context: int) -> list[Sequence]:
+    """Whole items, evenly chosen, of about `tokens` ids; of items longer than the context,
+    windows, as if each were an item."""
+    pieces = [
+        (s, start)
+        for s in sequences
+        for start in (range(0, max(1, len(s) - 1), context) if len(s) > context + 1 else (0,))
+    ]
+    count = max(1, min(len(pieces), tokens // context))
+    some = []
+    for s, start in pieces[:: -(-len(pieces) // count)]:
+        cut = slice(start, start + context + 1)
+        weight = None if s.weight is None else s.weight[cut]
+        some.append(Sequence(s.ids[cut], max(1, s.given - start), weight, s.side))
+    return some

@@ -1,0 +1,130 @@
+"""tfm commands as forks of a process that has imported everything once: a real process and real
+signals, some 80 ms each rather than two seconds. POSIX only; never import this into a process
+with threads."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+HERE = Path(__file__).resolve().parent
+sys.path += [str(HERE.parent), str(HERE.parent.parent / "benchmarks")]  # helpers and _common
+
+MODULES = (
+    *("cli.main", "cli.train", "cli.eval", "cli.sample", "cli.training", "cli.drawing"),
+    *("core.train.prepare", "core.train.budget", "core.train.state", "core.train.run_config"),
+    *("core.train.loop", "core.train.validation", "core.score.report", "core.decode.sampling"),
+    *("core.runs.run", "tasks.text", "tasks.byte", "tasks._text.running", "tasks._text.baselines"),
+    *("tokenizers.byte", "tokenizers.char"),
+)
+WORDS = "the quick brown fox jumps over a lazy dog while green birds sing of café and snow".split()
+
+
+def warm() -> None:
+    import filelock  # noqa: F401
+    import safetensors.numpy
+    import safetensors.torch  # noqa: F401
+    import torch
+
+    torch.set_num_threads(1)  # a fork has one thread, and waits for ever for others
+    for name in MODULES:
+        importlib.import_module(f"tfm.{name}")
+
+
+def workspace() -> Path:
+    """A new folder, in memory where there is such a place: on a disk, lives are mostly waiting
+    for it, and fewer kills hit anything else."""
+    memory = Path("/dev/shm")
+    return Path(tempfile.mkdtemp(prefix="tfm-", dir=memory if memory.is_dir() else None))
+
+
+def prose(size: int, seed: int = 0) -> str:
+    """About `size` characters of lines of words."""
+    draw = random.Random(seed)
+    lines, length = list[str](), 0
+    while length < size:
+        lines.append(" ".join(draw.choices(WORDS, k=draw.randint(2, 9))))
+        length += len(lines[-1]) + 1
+    return "\n".join(lines) + "\n"
+
+
+def start(folder: Path, *args: object) -> int:
+    """The process id of `tfm args` in `folder`; its streams go to the files out and err there."""
+
+    def work() -> None:
+        from tfm.cli.main import main
+
+        sys.argv = ["tfm", *map(str, args)]
+        main()
+
+    return fork(folder, work)
+
+
+def fork(folder: Path, work: Callable[[], object]) -> int:
+    """A child that does `work` in `folder` and exits 0; the lines of a failure stand in err."""
+    for name in ("out", "err"):
+        (folder / name).unlink(missing_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child:
+        return child
+    _child(folder, work)
+
+
+def _child(folder: Path, work: Callable[[], object]) -> NoReturn:
+    code = 1
+    try:
+        os.chdir(folder)
+        os.setpgid(0, 0)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        for name, number in (("/dev/null", 0), ("out", 1), ("err", 2)):
+            handle = os.open(name, flags if number else os.O_RDONLY, 0o644)
+            os.dup2(handle, number)
+            os.close(handle)
+        work()
+        code = 0
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended: a negative code is the signal that ended it."""
+
+    code: int
+    out: str
+    err: str
+    seconds: float
+    kilobytes: int  # resident at most, what the fork shares included
+
+    @property
+    def last(self) -> str:
+        return (self.err.splitlines() or [""])[-1]
+
+
+def ended(pid: int, folder: Path, began: float) -> Ended:
+    _, status, usage = os.wait4(pid, 0)
+    code = os.waitstatus_to_exitcode(status)
+    files = [folder / name for name in ("out", "err")]
+    out, err = (f.read_text(errors="replace") if f.exists() else "" for f in files)
+    return Ended(code, out, err, time.perf_counter() - began, usage.ru_maxrss)
+
+
+def call(folder: Path, *args: object) -> Ended:
+    began = time.perf_counter()
+    return ended(start(folder, *args), folder, began)
