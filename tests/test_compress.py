@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from conftest import Tfm, prose
+from conftest import Tfm
+from helpers import prose, small_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfm.cli.compress import Header
-from tfm.core.config import ModelConfig
 from tfm.core.errors import DamagedError
 from tfm.core.model.sequence_model import SequenceModel
 from tfm.core.protocols import Sequence
@@ -80,18 +79,11 @@ def test_a_carry_runs_through_waiting_bytes() -> None:
 # -- through a model -----------------------------------------------------------------------------
 
 
-def lively(context: int, vocab_size: int = BYTES.vocab_size) -> SequenceModel:
-    """A model whose predictions differ from place to place."""
-    torch.manual_seed(0)
-    model = SequenceModel(
-        ModelConfig(vocab_size=vocab_size, context=context, layers=2, width=16, heads=2)
-    )
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    return model
+def model_of(context: int, vocab_size: int = BYTES.vocab_size) -> SequenceModel:
+    return small_model(vocab_size=vocab_size, context=context)
 
 
-MODEL = lively(24)
+MODEL = model_of(24)
 
 
 def there_and_back(data: bytes, model: SequenceModel = MODEL) -> bytes:
