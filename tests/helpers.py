@@ -192,7 +192,7 @@ def draw_rows(
     return out
 
 
-# -- the C library, runs and scripts --------------------------------------------------------------
+# -- the C library, runs and scripts -------------------------------------------------------------
 
 
 def c_library(cache: Path) -> CDLL | None:

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from tfm.cli.compress import Header
 from tfm.core.errors import DamagedError
-from tfm.core.model.sequence_model import SequenceModel
 from tfm.core.protocols import Sequence
 from tfm.core.score import arithmetic_coding
 from tfm.core.score.likelihood import evaluate
@@ -79,19 +78,15 @@ def test_a_carry_runs_through_waiting_bytes() -> None:
 # -- through a model -----------------------------------------------------------------------------
 
 
-def model_of(context: int, vocab_size: int = BYTES.vocab_size) -> SequenceModel:
-    return small_model(vocab_size=vocab_size, context=context)
+MODEL = small_model(vocab_size=BYTES.vocab_size, context=24)
 
 
-MODEL = model_of(24)
-
-
-def there_and_back(data: bytes, model: SequenceModel = MODEL) -> bytes:
+def there_and_back(data: bytes) -> bytes:
     """The coded bytes; that they come back is asserted."""
     sequence = arithmetic_coding.item(BYTES, data)
     support = BYTES.support(len(data), {})
-    coded = arithmetic_coding.encode(model, support, sequence)
-    ids = arithmetic_coding.decode(model, support, sequence.ids[:1], len(data), coded)
+    coded = arithmetic_coding.encode(MODEL, support, sequence)
+    ids = arithmetic_coding.decode(MODEL, support, sequence.ids[:1], len(data), coded)
     assert BYTES.decode_bytes(ids) == data
     return coded
 

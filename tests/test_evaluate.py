@@ -16,13 +16,11 @@ from tfm.core.protocols import Sequence
 from tfm.core.score.likelihood import BATCH_TOKENS, BUFFER_TOKENS, evaluate, windows
 
 VOCAB, CONTEXT = 17, 8
-
-
 PLAIN: Any = FakeTokenizer(VOCAB)
 
 
 def model_of(context: int = CONTEXT, **fields: Any) -> SequenceModel:
-    return small_model(**{"vocab_size": VOCAB, "context": context, "dropout": 0.5, **fields})
+    return small_model(vocab_size=VOCAB, context=context, dropout=0.5, **fields)
 
 
 def item(length: int, given: int = 1, seed: int = 0) -> Sequence:

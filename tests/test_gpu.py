@@ -27,7 +27,8 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 VOCAB, CONTEXT, ROWS = 300, 48, 6
 
 
-def lively(arch: str = "transformer", **fields: Any) -> SequenceModel:
+def model_of(arch: str = "transformer", **fields: Any) -> SequenceModel:
+    """A model with random matrices. `helpers.random_weights` draws norms and biases as well."""
     torch.manual_seed(0)
     config = model_config(arch, "tiny", vocab_size=VOCAB, context=CONTEXT, **fields)
     model = SequenceModel(config).train()
@@ -68,7 +69,7 @@ def trained(
     arch: str = "transformer",
     **fields: Any,
 ) -> tuple[SequenceModel, list[Step]]:
-    model = lively(arch, **fields).to(device)
+    model = model_of(arch, **fields).to(device)
     return model, list(train(model, Rows(kind), config, make_optimizers(model, config)))
 
 
@@ -81,7 +82,7 @@ def arguments(kind: str, number: int, device: torch.device) -> dict[str, Any]:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_recorded_pass_is_the_pass(arch: str, kind: str, dtype: str) -> None:
     """To the last bit the plain one's on the GPU; in float32 the CPU's within 1e-5."""
-    exact, model = lively(arch), lively(arch).to(GPU)
+    exact, model = model_of(arch), model_of(arch).to(GPU)
     config = TrainConfig(dtype=dtype)
     on_cpu, once = make_pass(exact, config), make_pass(model, config)
     for number in range(BEFORE + 3):
@@ -102,7 +103,7 @@ def test_a_recorded_pass_is_the_pass(arch: str, kind: str, dtype: str) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_compiled_blocks_are_the_blocks(arch: str, dtype: str) -> None:
     """float32: within 1e-5; bfloat16: as near to float32 as by plain calls, within a half."""
-    model = lively(arch).to(GPU)
+    model = model_of(arch).to(GPU)
     batch = arguments("packed", 0, GPU)
     exact, plain, fused = (
         gradients(model, partial(make_pass(model, config), batch))
@@ -158,7 +159,7 @@ def test_dropout_is_another_in_every_recorded_pass_and_the_same_again() -> None:
             return super().batch(np.zeros_like(indices))
 
     def losses() -> list[float]:
-        model = lively(dropout=0.3).to(GPU)
+        model = model_of(dropout=0.3).to(GPU)
         return [s.loss for s in train(model, Same(), config, make_optimizers(model, config))]
 
     once = losses()
@@ -176,7 +177,7 @@ def test_a_step_that_is_not_finite_moves_nothing() -> None:
             return found
 
     config = TrainConfig(steps=20, batch=ROWS)
-    model, data = lively().to(GPU), Broken()
+    model, data = model_of().to(GPU), Broken()
     for step in train(model, data, config, make_optimizers(model, config)):
         assert step.skipped == int(step.index == 12)
         if step.index == 11:
@@ -190,7 +191,7 @@ def test_a_step_that_is_not_finite_moves_nothing() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("arch", ["transformer", "gpt2"])
 def test_drawing_by_recorded_steps_is_the_plain_loop(arch: str, dtype: str) -> None:
-    model = lively(arch).to(GPU).eval()
+    model = model_of(arch).to(GPU).eval()
     tokenizer: Any = FakeTokenizer(VOCAB)
     ready, _ = for_decoding(model, 3, dtype)
     prompt = Sequence(np.arange(5))
@@ -215,7 +216,7 @@ def test_drawing_by_recorded_steps_is_the_plain_loop(arch: str, dtype: str) -> N
 
 
 def test_scores_are_those_of_a_cpu() -> None:
-    model, batch = lively().eval(), Rows("packed").batch(np.arange(ROWS))
+    model, batch = model_of().eval(), Rows("packed").batch(np.arange(ROWS))
     batch = replace(batch, support=None)
     expected = batch_nll(model, batch)
     found = batch_nll(model.to(GPU), batch)

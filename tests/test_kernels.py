@@ -22,11 +22,8 @@ from tfm.core.ops.device import autocast
 from tfm.core.train.backend import make_pass
 from tfm.core.train.muon import Muon
 
+pytestmark = pytest.mark.usefixtures("kernels_in_c")
 HALF = torch.bfloat16
-
-
-@pytest.fixture(autouse=True)
-def in_c(kernels_in_c: None) -> None: ...
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5, 16), (70, 33), (2, 40, 128)], ids=str)
