@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import subprocess
 import sys
 from collections.abc import Iterator
+from ctypes import CDLL
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,6 @@ settings.load_profile("untimed")
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many workers as cores: one thread each
     os.environ["OMP_NUM_THREADS"] = "1"
-
-WORDS = "the quick brown fox jumps over a lazy dog while green birds sing of café and snow".split()
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -79,6 +77,7 @@ class Tfm:
         )
         result = Result(done.returncode, done.stdout, done.stderr.decode())
         assert result.code == code, f"tfm {args}: exit {result.code}\n{result.err}"
+        assert "Traceback" not in result.err
         return result
 
     def start(self, *args: object, **settings: Any) -> subprocess.Popen[bytes]:
@@ -94,7 +93,6 @@ class Tfm:
         on stdout nothing."""
         result = self(*args, code=code, stdin=stdin)
         assert not result.out
-        assert "Traceback" not in result.err
         *_, last = result.err.splitlines()
         assert last.startswith("Error: ")
         assert result.err.count("Error: ") == 1
@@ -128,22 +126,35 @@ def tfm(tmp_path: Path) -> Tfm:
     return Tfm(tmp_path)
 
 
-def prose(size: int, seed: int = 0) -> str:
-    """About `size` characters of lines of words, some not ASCII."""
-    draw = random.Random(seed)
-    lines, length = list[str](), 0
-    while length < size:
-        lines.append(" ".join(draw.choices(WORDS, k=draw.randint(2, 9))))
-        length += len(lines[-1]) + 1
-    return "\n".join(lines) + "\n"
-
-
 @pytest.fixture(scope="session")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A text file of 12 kB."""
+    from helpers import prose
+
     path = tmp_path_factory.mktemp("data") / "prose.txt"
     path.write_text(prose(12_000), encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> CDLL:
+    """The C library. Without a C compiler, what asks for it is skipped."""
+    from helpers import c_library
+
+    found = c_library(tmp_path_factory.mktemp("cache"))
+    if found is None:
+        pytest.skip("no C compiler here that compiles core/ops/c")
+    return found
+
+
+@pytest.fixture
+def kernels_in_c(library: CDLL) -> Iterator[None]:
+    """Models compute by the C library meanwhile."""
+    from tfm.core.ops import cpu_kernels
+
+    cpu_kernels.use(library)
+    yield
+    cpu_kernels.use(None)
 
 
 @dataclass(frozen=True)

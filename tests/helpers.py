@@ -1,15 +1,203 @@
-"""What several tests share."""
+"""Helpers for several test files. It imports torch: `conftest.py` and `harness/` import it late."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from ctypes import CDLL
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from tfm.core.config import ModelConfig, SampleConfig
+from tfm.core.decode.batch_decoder import Decoder
 from tfm.core.model.sequence_model import SequenceModel
+from tfm.core.ops import native_library
+from tfm.core.protocols import Batch, Ids, Sequence
 from tfm.core.runs.checkpoints import Checkpoint
 from tfm.core.runs.run import Run
 from tfm.core.train.optim import state_tensors
 from tfm.core.train.optimizer import Optimizer
+
+WORDS = "the quick brown fox jumps over a lazy dog while green birds sing of café and snow".split()
+
+# the most that a logit may be off (root mean square) beside the spread of logits, by the type of
+# the weights
+LOGIT_ERROR = {"float32": 1e-5, "bfloat16": 2e-2, "float16": 2e-3, "int8": 5e-2}
+
+
+# -- data ----------------------------------------------------------------------------------------
+
+
+def prose(size: int, seed: int = 0) -> str:
+    """About `size` characters of lines of words, some not ASCII."""
+    draw = random.Random(seed)
+    lines, length = list[str](), 0
+    while length < size:
+        lines.append(" ".join(draw.choices(WORDS, k=draw.randint(2, 9))))
+        length += len(lines[-1]) + 1
+    return "\n".join(lines) + "\n"
+
+
+class FakeTokenizer:
+    """A tokenizer of bare ids. `legal` is its support; with two axes, items stand in rows of
+    three."""
+
+    lossless = True
+
+    def __init__(self, vocab_size: int = 23, legal: Any = None, axes: int = 1) -> None:
+        self.vocab_size, self.legal, self.axes = vocab_size, legal, axes
+
+    def support(self, length: int, side: object) -> Any:
+        return self.legal[:length] if isinstance(self.legal, np.ndarray) else self.legal
+
+    def positions(self, length: int, side: object) -> Any:
+        return None if self.axes == 1 else np.stack(divmod(np.arange(length), 3), axis=-1)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        return {"kind": "fake"}, {"table": np.arange(6, dtype=np.float32)}
+
+
+class RandomRows:
+    """A dataset of rows of 9 random ids below 11, of very different weight. Row `index` is always
+    the same, or with `same` all rows are. Every weight of the batches in `broken`, which count
+    from 1, is NaN."""
+
+    def __init__(self, broken: tuple[int, ...] = (), same: bool = False) -> None:
+        self.broken, self.same, self.asked = broken, same, 0
+
+    def __len__(self) -> int:
+        return 1000
+
+    def batch(self, indices: Ids) -> Batch:
+        rngs = [np.random.default_rng(0 if self.same else int(index)) for index in indices]
+        ids = np.stack([rng.integers(0, 11, 9) for rng in rngs])
+        weight = np.stack([rng.integers(0, 2, 9) * rng.random() * 3 for rng in rngs])
+        self.asked += 1
+        if self.asked in self.broken:
+            weight[:] = np.nan
+        return Batch(ids, weight.astype(np.float32))
+
+
+# -- models --------------------------------------------------------------------------------------
+
+
+def random_weights(
+    model: SequenceModel, std: float = 0.3, norm_std: float | None = None
+) -> SequenceModel:
+    """Draws every parameter anew, so that none is zero: weights of norms around 1 (by `norm_std`,
+    if given), others around 0."""
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "norm.weight" in name:
+            torch.nn.init.normal_(parameter, 1, std if norm_std is None else norm_std)
+        else:
+            torch.nn.init.normal_(parameter, std=std)
+    return model
+
+
+def small_model(std: float = 0.3, norm_std: float | None = None, **fields: Any) -> SequenceModel:
+    """A model of 23 ids and a context of 12, or as `fields` say, with `random_weights`."""
+    shape: dict[str, Any] = dict(vocab_size=23, layers=2, width=16, heads=2, context=12)
+    return random_weights(SequenceModel(ModelConfig(**{**shape, **fields})), std, norm_std)
+
+
+def weights(model: SequenceModel) -> dict[str, Tensor]:
+    """A copy of every parameter."""
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Whether both hold equal tensors under equal names."""
+    return all(torch.equal(one[name], other[name]) for name in one | other)
+
+
+# -- gradients -----------------------------------------------------------------------------------
+
+
+def gradients(model: SequenceModel, loss: Callable[[], Tensor]) -> dict[str, Tensor]:
+    """The gradient of every parameter, and as "loss" the loss, after one backward pass, on the CPU.
+    `loss` may run that pass itself and return the loss detached."""
+    model.zero_grad()
+    total = loss()
+    if total.requires_grad:
+        total.backward()  # type: ignore[no-untyped-call]
+    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return {name: x.detach().clone().cpu() for name, x in {"loss": total, **found}.items()}
+
+
+def random_tensor(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Normal numbers that require a gradient."""
+    x = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return x.to(dtype).requires_grad_()
+
+
+def random_angles(rows: int, length: int, half: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines for `rotate`, (rows, 1, length, 2 * half) each."""
+    angle = random_tensor(rows, 1, length, half, seed=3).detach()
+    return torch.cat((angle.cos(), angle.cos()), -1), torch.cat((-angle.sin(), angle.sin()), -1)
+
+
+def assert_agree(ours: Tensor, plain: Tensor, *inputs: Tensor, tolerance: float = 1e-6) -> None:
+    """Asserts that both have the same values and the same gradients of `inputs`."""
+    upstream = random_tensor(*plain.shape, seed=9).detach().to(plain.dtype)
+    assert ours.dtype == plain.dtype
+    torch.testing.assert_close(ours, plain, rtol=tolerance, atol=tolerance)
+    found = torch.autograd.grad(ours, inputs, upstream)
+    for a, b in zip(found, torch.autograd.grad(plain, inputs, upstream), strict=True):
+        assert a.dtype == b.dtype and a.shape == b.shape
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=3 * tolerance)
+
+
+# -- decoding ------------------------------------------------------------------------------------
+
+
+def random_prompt(seed: int, length: int = 3) -> Sequence:
+    """Random ids below 23."""
+    return Sequence(np.random.default_rng(seed).integers(0, 23, length))
+
+
+def draw_rows(
+    model: SequenceModel,
+    prompts: list[Sequence],
+    records: list[str],
+    length: int = 30,
+    rows: int = 4,
+    tokenizer: Any = None,
+    **options: Any,
+) -> list[list[tuple[int, float]]]:
+    """(id, logprob) of each prompt's draw. A prompt begins as soon as a row is free; the draws end
+    at different times."""
+    decoder = Decoder(model, tokenizer or FakeTokenizer(), SampleConfig(**options), rows)
+    waiting = list(enumerate(zip(prompts, records, strict=True)))
+    out: list[list[tuple[int, float]]] = [[] for _ in prompts]
+    who: dict[int, int] = {}
+    while waiting or who:
+        while waiting and decoder.free:
+            number, (one, record) = waiting.pop(0)
+            who[decoder.begin(one, length, record)] = number
+        for row, new in decoder.step().items():
+            if new is not None:
+                out[who[row]].append(new)
+            if new is None or len(out[who[row]]) == length - 3 * (who[row] % 3):
+                del who[row]
+                decoder.end(row)
+    return out
+
+
+# -- the C library, runs and scripts -------------------------------------------------------------
+
+
+def c_library(cache: Path) -> CDLL | None:
+    """The library of core/ops/c, compiled into `cache`; None where there is no C compiler."""
+    return native_library.library(cache, os.environ.get("CC") or "cc")
 
 
 def save_checkpoint(
@@ -20,5 +208,29 @@ def save_checkpoint(
     state: Mapping[str, Any] | None = None,
 ) -> Checkpoint:
     """A checkpoint of weights and optimiser states as they are."""
-    weights = dict(model.named_parameters())
-    return run.save(step, weights, state_tensors(model, optimizers or []), state or {})
+    tensors = dict(model.named_parameters())
+    return run.save(step, tensors, state_tensors(model, optimizers or []), state or {})
+
+
+def saved_weights(run: Path, step: int) -> bytes:
+    """The file with the weights of a checkpoint."""
+    return (run / f"checkpoints/{step:06d}/model.safetensors").read_bytes()
+
+
+def log_without_times(run: Path) -> list[dict[str, Any]]:
+    """The log of a run without the fields that differ between two equal runs."""
+    entries = Run(run).log()
+    for entry in entries:
+        entry.pop("seconds", None)
+        for name in ("run", "tokens_per_second"):
+            entry.get("scores", {}).pop(name, None)
+    return entries
+
+
+def run_harness(script: str, *args: object) -> Any:
+    """What a script of tests/harness/ prints with --json."""
+    path = Path(__file__).parent / "harness" / script
+    command = [sys.executable, path, "--json", *map(str, args)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, timeout=300)
+    assert done.returncode == 0
+    return json.loads(done.stdout)

@@ -7,7 +7,8 @@ import json
 import shutil
 from pathlib import Path
 
-from conftest import Tfm, Trained, prose
+from conftest import Tfm, Trained
+from helpers import prose
 
 from tfm.core.files import log_line
 from tfm.core.runs.reproduce import differences

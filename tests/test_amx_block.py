@@ -1,19 +1,20 @@
 """A block in one call by tiles, beside the same block by torch and train.c."""
 
-import os
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from helpers import gradients, random_weights
 from torch import Tensor
 
 from tfm.core.config import ModelConfig, TrainConfig, model_config
 from tfm.core.model.loss import weighted_nll
 from tfm.core.model.sequence_model import SequenceModel
-from tfm.core.ops import amx_block, cpu_kernels, native_library
+from tfm.core.ops import amx_block, cpu_kernels
 from tfm.core.ops.device import autocast
+from tfm.core.protocols import Batch, Ids
 from tfm.core.train import muon
 from tfm.core.train.backend import make_pass
 from tfm.core.train.loop import train
@@ -23,15 +24,10 @@ CPU = torch.device("cpu")
 BASE = ModelConfig(vocab_size=50, layers=2, heads=4, width=128, context=64)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    found = native_library.library(tmp_path_factory.mktemp("cache"), os.environ.get("CC") or "cc")
-    cpu_kernels.use(found)
+@pytest.fixture(autouse=True)
+def tiles(kernels_in_c: None) -> None:
     if not cpu_kernels.has_tiles():
-        cpu_kernels.use(None)
-        pytest.skip("no processor with tiles here, or no C compiler")
-    yield found
-    cpu_kernels.use(None)
+        pytest.skip("no processor with tiles here")
 
 
 @pytest.fixture
@@ -47,23 +43,8 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def lively(config: ModelConfig) -> SequenceModel:
-    torch.manual_seed(0)
-    model = SequenceModel(config).train()
-    for parameter in model.parameters():
-        if parameter.ndim == 2:
-            torch.nn.init.normal_(parameter, std=0.08)
-        else:
-            torch.nn.init.normal_(parameter, mean=1, std=0.3)
-    return model
-
-
-def gradients(model: SequenceModel, once: Any) -> dict[str, Tensor]:
-    model.zero_grad()
-    torch.manual_seed(5)  # of dropout
-    found = {"loss": once().detach()}
-    found.update((n, p.grad) for n, p in model.named_parameters() if p.grad is not None)
-    return {name: value.clone() for name, value in found.items()}
+def model_of(config: ModelConfig) -> SequenceModel:
+    return random_weights(SequenceModel(config), 0.08, norm_std=0.3)
 
 
 @pytest.mark.parametrize(
@@ -78,12 +59,8 @@ def gradients(model: SequenceModel, once: Any) -> dict[str, Tensor]:
         (3, 17, True, {}),
         (1, 1, False, {}),
         (5, 50, False, {"width": 256, "ffn_width": 96}),
-        (
-            3,
-            96,
-            False,
-            {"width": 256, "ffn_width": 96},
-        ),  # more weights than a thread sums by itself
+        # more weights than a thread sums by itself
+        (3, 96, False, {"width": 256, "ffn_width": 96}),
         (2, 256, True, {"width": 64, "heads": 2, "dropout": 0.1}),
     ],
     ids=str,
@@ -93,15 +70,14 @@ def test_a_block_is_the_block(
 ) -> None:
     """As near to float32 as torch's products in bfloat16 are, within a quarter; what is dropped is
     the same."""
-    model = lively(replace(BASE, context=length, **fields))
+    model = model_of(replace(BASE, context=length, **fields))
     ids = torch.randint(0, 50, (batch, length + 1))
     segments = (torch.arange(length + 1) // 20).expand(batch, -1) if packed else None
 
     def once(half: bool) -> Tensor:
+        torch.manual_seed(5)  # of dropout
         with autocast(CPU, "bfloat16" if half else "float32"):
-            loss = weighted_nll(model, ids, torch.ones(batch, length + 1), segments=segments)
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
+            return weighted_nll(model, ids, torch.ones(batch, length + 1), segments=segments)
 
     exact = gradients(model, lambda: once(False))
     assert "block" not in called
@@ -139,7 +115,7 @@ def test_what_it_is_not_made_for_goes_the_other_way(
 
 
 def test_what_is_not_a_number_stays_so() -> None:
-    model = lively(BASE)
+    model = model_of(BASE)
     ids = torch.randint(0, 50, (4, 65))
     once = make_pass(model, TrainConfig(dtype="bfloat16"))
     for name in ("mixer.qkv", "ffn.up", "ffn.down", "mixer.out"):
@@ -157,11 +133,7 @@ def test_it_learns_as_float32_does() -> None:
         def __len__(self) -> int:
             return 1000
 
-        def batch(self, indices: Any) -> Any:
-            import numpy as np
-
-            from tfm.core.protocols import Batch
-
+        def batch(self, indices: Ids) -> Batch:
             rng = np.random.default_rng(int(indices[0]))
             first = rng.integers(0, 50, (len(indices), 1))
             ids = (first + np.arange(33) * rng.integers(1, 4, (len(indices), 1))) % 50

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Tfm, Trained, prose
+from conftest import Tfm, Trained
+from helpers import prose
 
 QUICK = ("--size", "nano", "--steps", 1)
 

@@ -14,6 +14,7 @@ from typing import Any
 import click
 import pytest
 from conftest import Tfm, Trained
+from helpers import saved_weights
 
 from tfm.cli.main import COMMANDS
 
@@ -51,18 +52,14 @@ def twins(text: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Trained]
     return [Trained(tfm.folder / name, s) for name, s in zip(names, said, strict=True)]
 
 
-def weights_of(path: Path) -> bytes:
-    return (path / "checkpoints/000002/model.safetensors").read_bytes()
-
-
 def test_two_equal_commands_give_equal_runs(tfm: Tfm, text: Path, twins: list[Trained]) -> None:
-    assert weights_of(twins[0].path) == weights_of(twins[1].path)
+    assert saved_weights(twins[0].path, 2) == saved_weights(twins[1].path, 2)
     one, two = (
         {k: v for k, v in t.scores.items() if k not in ("run", "tokens_per_second")} for t in twins
     )
     assert one == two
     tfm(*small(text, "-q", "--run", "other", "--seed", 4))
-    assert weights_of(tfm.folder / "other") != weights_of(twins[0].path)
+    assert saved_weights(tfm.folder / "other", 2) != saved_weights(twins[0].path, 2)
 
 
 def test_a_budget_and_steps_exclude_each_other(tfm: Tfm, text: Path) -> None:

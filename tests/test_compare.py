@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Tfm, Trained
+from helpers import small_model
 from hypothesis import given
 from hypothesis import strategies as st
-from test_sample import lively
 
 from tfm.core.protocols import Score, Sequence
 from tfm.core.score.paired_bootstrap import BLOCK, _blocks, _content, difference, scored
@@ -77,7 +77,7 @@ def test_a_tokens_nats_are_its_first_bytes(ids: list[int], given: int) -> None:
 
 
 def test_items_by_the_model_and_what_they_are() -> None:
-    model, tokenizer = lively(vocab_size=258, context=12), ByteTokenizer(ends=True)
+    model, tokenizer = small_model(vocab_size=258, context=12), ByteTokenizer(ends=True)
     one = tokenizer.encode(b"ab" * 800)
     units: Any = len
     (first,) = scored(model, tokenizer, [one], units, as_ids=False)

@@ -6,15 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from conftest import Tfm, prose
+from conftest import Tfm
+from helpers import prose, small_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfm.cli.compress import Header
-from tfm.core.config import ModelConfig
 from tfm.core.errors import DamagedError
-from tfm.core.model.sequence_model import SequenceModel
 from tfm.core.protocols import Sequence
 from tfm.core.score import arithmetic_coding
 from tfm.core.score.likelihood import evaluate
@@ -80,26 +78,15 @@ def test_a_carry_runs_through_waiting_bytes() -> None:
 # -- through a model -----------------------------------------------------------------------------
 
 
-def lively(context: int, vocab_size: int = BYTES.vocab_size) -> SequenceModel:
-    """A model whose predictions differ from place to place."""
-    torch.manual_seed(0)
-    model = SequenceModel(
-        ModelConfig(vocab_size=vocab_size, context=context, layers=2, width=16, heads=2)
-    )
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    return model
+MODEL = small_model(vocab_size=BYTES.vocab_size, context=24)
 
 
-MODEL = lively(24)
-
-
-def there_and_back(data: bytes, model: SequenceModel = MODEL) -> bytes:
+def there_and_back(data: bytes) -> bytes:
     """The coded bytes; that they come back is asserted."""
     sequence = arithmetic_coding.item(BYTES, data)
     support = BYTES.support(len(data), {})
-    coded = arithmetic_coding.encode(model, support, sequence)
-    ids = arithmetic_coding.decode(model, support, sequence.ids[:1], len(data), coded)
+    coded = arithmetic_coding.encode(MODEL, support, sequence)
+    ids = arithmetic_coding.decode(MODEL, support, sequence.ids[:1], len(data), coded)
     assert BYTES.decode_bytes(ids) == data
     return coded
 

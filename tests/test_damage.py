@@ -1,27 +1,15 @@
 """Whatever is damaged, wherever: told before it is used, in one line, with exit code 3."""
 
-import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-HARNESS = Path(__file__).parent / "harness"
+from helpers import run_harness
 
 
 @pytest.mark.skipif(os.name != "posix", reason="forks")
 def test_flips_cuts_splices_and_zeroed_pages_of_every_file_are_told() -> None:
-    done = subprocess.run(
-        [sys.executable, HARNESS / "damage.py", "--copies", "60", "--json"],
-        capture_output=True,
-        timeout=300,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    report: dict[str, Any] = json.loads(done.stdout)
+    report: dict[str, Any] = run_harness("damage.py", "--copies", 60)
     assert report["wrong"] == []
     assert {"config.json", "tokenizer.json", "manifest.json", "log.jsonl"} < set(report["files"])
     assert len(report["files"]) >= 12

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import FakeTokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,22 +15,6 @@ from tfm.core.errors import DataError
 from tfm.core.protocols import Batch, Ids, Sequence
 
 BEGIN = 9999
-
-
-class FakeTokenizer:
-    """Ids up to 10000; `placed` items stand in rows of four, `legal` is their support."""
-
-    vocab_size, lossless = 10000, True
-
-    def __init__(self, placed: bool = False, legal: Any = None) -> None:
-        self.placed, self.legal = placed, legal
-        self.axes = 2 if placed else 1
-
-    def support(self, length: int, side: object) -> Any:
-        return self.legal[:length] if isinstance(self.legal, np.ndarray) else self.legal
-
-    def positions(self, length: int, side: object) -> Ids | None:
-        return np.stack(divmod(np.arange(length), 4), axis=-1) if self.placed else None
 
 
 # -- permutations --------------------------------------------------------------------------------
@@ -183,7 +168,7 @@ def test_every_id_that_counts_is_a_target_once(
 ) -> None:
     items = numbered(lengths, given_ids)
     store = store_of(tmp_path_factory.mktemp("store"), items)
-    tokenizer: Any = FakeTokenizer()
+    tokenizer: Any = FakeTokenizer(10000)
     packed = Packed(store, tokenizer, context)
     batch = packed.batch(np.arange(len(packed)))
     assert batch.ids.shape == (len(packed), context + 1)
@@ -208,7 +193,7 @@ def test_every_id_that_counts_is_a_target_once(
 
 
 def test_neighbours_share_a_row_and_long_items_go_on(tmp_path: Any) -> None:
-    tokenizer: Any = FakeTokenizer()
+    tokenizer: Any = FakeTokenizer(10000)
     batch = Packed(store_of(tmp_path, numbered([3, 4, 12])), tokenizer, 6).batch(np.arange(3))
     assert batch.segments is not None
     assert batch.ids.tolist() == [
@@ -221,18 +206,18 @@ def test_neighbours_share_a_row_and_long_items_go_on(tmp_path: Any) -> None:
 
 
 def test_an_item_with_positions_of_its_own_must_fit(tmp_path: Any) -> None:
-    placed: Any = FakeTokenizer(placed=True)
+    placed: Any = FakeTokenizer(10000, axes=2)
     store = store_of(tmp_path, numbered([5, 9]))
     with pytest.raises(DataError, match="--context 8"):
         Packed(store, placed, 7)
     batch = Packed(store, placed, 8).batch(np.arange(2))
     assert batch.positions is not None
-    assert batch.positions[1].tolist() == [[i // 4, i % 4] for i in range(9)]
+    assert batch.positions[1].tolist() == [[i // 3, i % 3] for i in range(9)]
 
 
 def test_no_items_are_refused(tmp_path: Any) -> None:
     with pytest.raises(DataError, match="no items"):
-        Packed(store_of(tmp_path, []), FakeTokenizer(), 8)  # type: ignore[arg-type]
+        Packed(store_of(tmp_path, []), FakeTokenizer(10000), 8)  # type: ignore[arg-type]
 
 
 def test_support_is_one_range_where_it_can_be() -> None:
@@ -242,7 +227,7 @@ def test_support_is_one_range_where_it_can_be() -> None:
         ((5, 9), (5, 9)),
         (by_position, [[*by_position.tolist(), [0, 10000]]] * 2),
     ):
-        tokenizer: Any = FakeTokenizer(legal=legal)
+        tokenizer: Any = FakeTokenizer(10000, legal=legal)
         rows = [[(item, 0, 3)] for item in numbered([3, 3])]
         support = collate(rows, tokenizer, 4).support
         assert (support.tolist() if isinstance(support, np.ndarray) else support) == expected

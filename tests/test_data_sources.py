@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Tfm, prose
+from conftest import Tfm
+from helpers import prose
 
 from tfm.core.data.source import ByteStream, Source
 from tfm.core.errors import DataError, UsageError

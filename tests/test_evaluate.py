@@ -6,41 +6,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import FakeTokenizer, small_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfm.core.config import ModelConfig
 from tfm.core.errors import DataError, UsageError
 from tfm.core.model.sequence_model import SequenceModel
 from tfm.core.protocols import Sequence
 from tfm.core.score.likelihood import BATCH_TOKENS, BUFFER_TOKENS, evaluate, windows
 
 VOCAB, CONTEXT = 17, 8
+PLAIN: Any = FakeTokenizer(VOCAB)
 
 
-class FakeTokenizer:
-    vocab_size, lossless = VOCAB, True
-
-    def __init__(self, axes: int = 1, legal: Any = None) -> None:
-        self.axes, self.legal = axes, legal
-
-    def support(self, length: int, side: object) -> Any:
-        return self.legal
-
-    def positions(self, length: int, side: object) -> Any:
-        return None if self.axes == 1 else np.stack(divmod(np.arange(length), 3), axis=-1)
-
-
-PLAIN: Any = FakeTokenizer()
-
-
-def lively(context: int = CONTEXT, **fields: Any) -> SequenceModel:
-    torch.manual_seed(0)
-    other = dict(layers=2, width=16, heads=2, dropout=0.5)
-    model = SequenceModel(ModelConfig(**{**other, **fields}, vocab_size=VOCAB, context=context))
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    return model
+def model_of(context: int = CONTEXT, **fields: Any) -> SequenceModel:
+    return small_model(vocab_size=VOCAB, context=context, dropout=0.5, **fields)
 
 
 def item(length: int, given: int = 1, seed: int = 0) -> Sequence:
@@ -83,7 +63,7 @@ def test_every_id_but_the_first_is_scored_once(
 @pytest.mark.parametrize("stride", [CONTEXT, 5, 1])
 @pytest.mark.parametrize("length", [2, CONTEXT, CONTEXT + 1, CONTEXT + 2, 2 * CONTEXT + 1, 41])
 def test_the_score_is_that_of_one_id_at_a_time(length: int, stride: int) -> None:
-    model, sequence = lively(), item(length)
+    model, sequence = model_of(), item(length)
     (score,) = evaluate(model, PLAIN, [sequence], None if stride == CONTEXT else stride)
     slow = one_by_one(model, sequence, stride)
     np.testing.assert_allclose(score.nats, slow, rtol=1e-4, atol=1e-5)
@@ -92,7 +72,7 @@ def test_the_score_is_that_of_one_id_at_a_time(length: int, stride: int) -> None
 
 
 def test_a_stride_of_one_is_the_whole_context_before_each_id() -> None:
-    model, sequence = lively(), item(30)
+    model, sequence = model_of(), item(30)
     (score,) = evaluate(model, PLAIN, [sequence], 1)
     for at in range(CONTEXT, 30):
         (alone,) = evaluate(model, PLAIN, [Sequence(sequence.ids[at - CONTEXT : at + 1])])
@@ -100,8 +80,8 @@ def test_a_stride_of_one_is_the_whole_context_before_each_id() -> None:
 
 
 def test_a_support_makes_scores_a_distribution_over_it() -> None:
-    model = lively()
-    tokenizer: Any = FakeTokenizer(legal=(4, 9))
+    model = model_of()
+    tokenizer: Any = FakeTokenizer(VOCAB, legal=(4, 9))
     sequence = Sequence(np.array([0, *item(20).ids % 5 + 4]))  # the begin token is outside
     (score,) = evaluate(model, tokenizer, [sequence])
     np.testing.assert_allclose(
@@ -110,7 +90,7 @@ def test_a_support_makes_scores_a_distribution_over_it() -> None:
 
 
 def test_what_shares_a_pass_changes_nothing_and_order_is_kept() -> None:
-    model = lively()
+    model = model_of()
     lengths = [5, 40, 2, 9, 1, 8, 17, 0, 3, 9] * 8
     items = [item(length, seed=n) for n, length in enumerate(lengths)]
     alone = [next(evaluate(model, PLAIN, [each])) for each in items]
@@ -125,7 +105,7 @@ def test_what_shares_a_pass_changes_nothing_and_order_is_kept() -> None:
 
 def test_items_stream_and_keep_their_order_over_several_passes() -> None:
     """More than is read ahead: the first scores come before the last items are read."""
-    model = lively(context=1023, layers=1, width=4, heads=1)
+    model = model_of(context=1023, layers=1, width=4, heads=1)
     count = BUFFER_TOKENS // 1024 + 3
     assert BATCH_TOKENS < 1024 * count
     read = []
@@ -147,7 +127,7 @@ def test_items_stream_and_keep_their_order_over_several_passes() -> None:
 
 
 def test_given_ids_and_weights_of_zero_do_not_count() -> None:
-    model = lively()
+    model = model_of()
     ids = item(20).ids
     (whole,) = evaluate(model, PLAIN, [Sequence(ids)])
     (given,) = evaluate(model, PLAIN, [Sequence(ids, given=6)])
@@ -166,8 +146,8 @@ def test_given_ids_and_weights_of_zero_do_not_count() -> None:
 
 @torch.no_grad()
 def test_items_with_positions_of_their_own_are_seen_whole() -> None:
-    model = lively(axes=2)
-    tokenizer: Any = FakeTokenizer(axes=2)
+    model = model_of(axes=2)
+    tokenizer: Any = FakeTokenizer(VOCAB, axes=2)
     sequence = item(CONTEXT + 1)
     (score,) = evaluate(model, tokenizer, [sequence])
     places = torch.from_numpy(tokenizer.positions(CONTEXT + 1, {}))[None]
@@ -182,12 +162,12 @@ def test_items_with_positions_of_their_own_are_seen_whole() -> None:
 @pytest.mark.parametrize("stride", [-1, CONTEXT + 1])
 def test_a_stride_outside_the_context_is_refused(stride: int) -> None:
     with pytest.raises(UsageError, match="--stride"):
-        list(evaluate(lively(), PLAIN, [item(5)], stride))
+        list(evaluate(model_of(), PLAIN, [item(5)], stride))
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_dropout_is_off_and_the_mode_stays(training: bool) -> None:
-    model = lively().train(training)
+    model = model_of().train(training)
     first, second = (next(evaluate(model, PLAIN, [item(9)])).nll for _ in range(2))
     assert first == second
     assert model.training == training

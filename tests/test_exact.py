@@ -4,7 +4,6 @@ every domain, with all that a step could hang on switched on."""
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import prose
+from helpers import c_library, log_without_times, prose
 
 from tfm.cli.training import Stop, train_to_end
 from tfm.core.config import ModelConfig, TrainConfig
@@ -21,7 +20,6 @@ from tfm.core.errors import DamagedError
 from tfm.core.files import write_manifest
 from tfm.core.model.sequence_model import SequenceModel
 from tfm.core.ops import cpu_kernels
-from tfm.core.ops.native_library import library
 from tfm.core.runs import checkpoints as checkpoints_module
 from tfm.core.runs.run import Run
 from tfm.core.train.average import Average, in_use
@@ -81,7 +79,7 @@ def whole(
     """A run that nothing interrupts, with a checkpoint of every step, and its cache."""
     monkeypatch.setattr(checkpoints_module, "KEEP", STEPS)
     monkeypatch.setattr("tfm.core.files.os.fsync", lambda _: None)
-    cpu_kernels.use(library(tmp_path / "cache", os.environ.get("CC") or "cc"))
+    cpu_kernels.use(c_library(tmp_path / "cache"))
     request.addfinalizer(lambda: cpu_kernels.use(None))
     monkeypatch.setattr("tfm.tasks._series.windows.EVALUATION_PATHS", 3)
     task, cache = request.param, tmp_path / "cache"
@@ -107,20 +105,11 @@ def files(checkpoint: Path) -> dict[str, Any]:
     return found
 
 
-def log_of(run: Run) -> list[dict[str, Any]]:
-    entries = run.log()
-    for entry in entries:
-        entry.pop("seconds", None)
-        for name in ("run", "tokens_per_second"):
-            entry.get("scores", {}).pop(name, None)
-    return entries
-
-
 def test_from_every_step_the_end_is_the_same(whole: tuple[Run, Path], tmp_path: Path) -> None:
     run, cache = whole
     steps = [checkpoint.step for checkpoint in run.checkpoints()]
     assert steps == list(range(1, STEPS + 1))
-    log = log_of(run)
+    log = log_without_times(run.path)
     assert log[-1]["event"] == "final" and log[-1]["scores"]["split"] == "report"
     assert sum(entry.get("event") == "eval" for entry in log) == STEPS // 4 + 1
     for step in steps[:-1]:
@@ -138,7 +127,7 @@ def test_from_every_step_the_end_is_the_same(whole: tuple[Run, Path], tmp_path: 
         end = None if step in TO_THE_END else min(step + 2, STEPS)
         train_to_end(again, task, planned, state, None, Never(), True, end=end)
         until = log if end is None else [entry for entry in log[:-1] if entry["step"] <= end]
-        assert log_of(again) == until, step
+        assert log_without_times(again.path) == until, step
         same = run.checkpoint("last" if end is None else str(end))
         assert files(again.checkpoint().path) == files(same.path), step
         shutil.rmtree(path)

@@ -1,13 +1,14 @@
 """On a GPU: what is recorded and compiled there, beside the same by plain calls and on a CPU."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers import FakeTokenizer, gradients
 
-from tfm.core import bench
 from tfm.core.config import ARCHS, SampleConfig, TrainConfig, model_config
 from tfm.core.decode.batch_decoder import Decoder, for_decoding
 from tfm.core.decode.sampling import generate
@@ -26,7 +27,8 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 VOCAB, CONTEXT, ROWS = 300, 48, 6
 
 
-def lively(arch: str = "transformer", **fields: Any) -> SequenceModel:
+def model_of(arch: str = "transformer", **fields: Any) -> SequenceModel:
+    """A model with random matrices. `helpers.random_weights` draws norms and biases as well."""
     torch.manual_seed(0)
     config = model_config(arch, "tiny", vocab_size=VOCAB, context=CONTEXT, **fields)
     model = SequenceModel(config).train()
@@ -67,7 +69,7 @@ def trained(
     arch: str = "transformer",
     **fields: Any,
 ) -> tuple[SequenceModel, list[Step]]:
-    model = lively(arch, **fields).to(device)
+    model = model_of(arch, **fields).to(device)
     return model, list(train(model, Rows(kind), config, make_optimizers(model, config)))
 
 
@@ -75,30 +77,23 @@ def arguments(kind: str, number: int, device: torch.device) -> dict[str, Any]:
     return as_tensors(Rows(kind).batch(np.arange(ROWS) + ROWS * number), device)
 
 
-def gradients(model: SequenceModel, once: Any, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
-    model.zero_grad()
-    found = {"loss": once(batch).clone()}
-    found.update((n, p.grad.clone()) for n, p in model.named_parameters() if p.grad is not None)
-    return {name: value.cpu() for name, value in found.items()}
-
-
 @pytest.mark.parametrize("kind", ["plain", "range", "packed"])
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_recorded_pass_is_the_pass(arch: str, kind: str, dtype: str) -> None:
     """To the last bit the plain one's on the GPU; in float32 the CPU's within 1e-5."""
-    exact, model = lively(arch), lively(arch).to(GPU)
+    exact, model = model_of(arch), model_of(arch).to(GPU)
     config = TrainConfig(dtype=dtype)
     on_cpu, once = make_pass(exact, config), make_pass(model, config)
     for number in range(BEFORE + 3):
         batch = arguments(kind, number, GPU)
-        found = gradients(model, once, batch)
+        found = gradients(model, partial(once, batch))
         if number < BEFORE + 1:
             continue  # the last two are repetitions
-        by_calls = gradients(model, make_pass(model, config), batch)
+        by_calls = gradients(model, partial(make_pass(model, config), batch))
         assert all(torch.equal(found[name], value) for name, value in by_calls.items())
         if dtype == "float32":
-            expected = gradients(exact, on_cpu, arguments(kind, number, CPU))
+            expected = gradients(exact, partial(on_cpu, arguments(kind, number, CPU)))
             for name, value in expected.items():
                 assert float((found[name] - value).norm()) <= 1e-5 * float(value.norm()) + 1e-6
 
@@ -108,11 +103,16 @@ def test_a_recorded_pass_is_the_pass(arch: str, kind: str, dtype: str) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_compiled_blocks_are_the_blocks(arch: str, dtype: str) -> None:
     """float32: within 1e-5; bfloat16: as near to float32 as by plain calls, within a half."""
-    model = lively(arch).to(GPU)
+    model = model_of(arch).to(GPU)
     batch = arguments("packed", 0, GPU)
-    exact = gradients(model, make_pass(model, TrainConfig()), batch)
-    plain = gradients(model, make_pass(model, TrainConfig(dtype=dtype)), batch)
-    fused = gradients(model, make_pass(model, TrainConfig(dtype=dtype, compile=True)), batch)
+    exact, plain, fused = (
+        gradients(model, partial(make_pass(model, config), batch))
+        for config in (
+            TrainConfig(),
+            TrainConfig(dtype=dtype),
+            TrainConfig(dtype=dtype, compile=True),
+        )
+    )
     for name, value in exact.items():
         off = float((fused[name] - value).norm())
         assert off <= 1.5 * float((plain[name] - value).norm()) + 1e-5 * float(value.norm()) + 1e-6
@@ -159,7 +159,7 @@ def test_dropout_is_another_in_every_recorded_pass_and_the_same_again() -> None:
             return super().batch(np.zeros_like(indices))
 
     def losses() -> list[float]:
-        model = lively(dropout=0.3).to(GPU)
+        model = model_of(dropout=0.3).to(GPU)
         return [s.loss for s in train(model, Same(), config, make_optimizers(model, config))]
 
     once = losses()
@@ -177,7 +177,7 @@ def test_a_step_that_is_not_finite_moves_nothing() -> None:
             return found
 
     config = TrainConfig(steps=20, batch=ROWS)
-    model, data = lively().to(GPU), Broken()
+    model, data = model_of().to(GPU), Broken()
     for step in train(model, data, config, make_optimizers(model, config)):
         assert step.skipped == int(step.index == 12)
         if step.index == 11:
@@ -191,8 +191,8 @@ def test_a_step_that_is_not_finite_moves_nothing() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("arch", ["transformer", "gpt2"])
 def test_drawing_by_recorded_steps_is_the_plain_loop(arch: str, dtype: str) -> None:
-    model = lively(arch).to(GPU).eval()
-    tokenizer: Any = bench._Plain(VOCAB)
+    model = model_of(arch).to(GPU).eval()
+    tokenizer: Any = FakeTokenizer(VOCAB)
     ready, _ = for_decoding(model, 3, dtype)
     prompt = Sequence(np.arange(5))
 
@@ -216,7 +216,7 @@ def test_drawing_by_recorded_steps_is_the_plain_loop(arch: str, dtype: str) -> N
 
 
 def test_scores_are_those_of_a_cpu() -> None:
-    model, batch = lively().eval(), Rows("packed").batch(np.arange(ROWS))
+    model, batch = model_of().eval(), Rows("packed").batch(np.arange(ROWS))
     batch = replace(batch, support=None)
     expected = batch_nll(model, batch)
     found = batch_nll(model.to(GPU), batch)

@@ -6,14 +6,13 @@ import gzip
 import io
 import json
 import struct
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Tfm
 from PIL import Image
 
 from tfm.core.data.source import Source
@@ -441,21 +440,8 @@ def test_a_terminal_picture_fits() -> None:
 # -- the command line ----------------------------------------------------------------------------
 
 
-def tfm(folder: Path, *args: str, code: int = 0) -> subprocess.CompletedProcess[bytes]:
-    done = subprocess.run(
-        [sys.executable, "-m", "tfm", *args],
-        cwd=folder,
-        capture_output=True,
-        stdin=subprocess.DEVNULL,
-        timeout=120,
-    )
-    assert done.returncode == code, done.stderr.decode()
-    assert b"Traceback" not in done.stderr
-    return done
-
-
 def train(folder: Path, name: str, *flags: str) -> str:
-    tfm(folder, "train", "--task", "image", "--steps", "3", "--size", "nano", "--run", name, *flags)
+    Tfm(folder)("train", "--task", "image", "--steps", "3", "--size", "nano", "--run", name, *flags)
     return name
 
 
@@ -476,29 +462,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_digits_by_default(folder: Path) -> None:
-    done = tfm(folder, "train", "--task", "image", "--steps", "3", "--size", "nano", "--json")
-    scores = json.loads(done.stdout)
+    done = Tfm(folder)("train", "--task", "image", "--steps", "3", "--size", "nano", "--json")
+    scores = done.json()
     assert scores["unit"] == "dim" and scores["bits_per_dim"] > 0
     assert set(scores["floor"]) == {"histogram", "png"} and scores["levels"] == 17
     per_image = scores["bits_per_dim"] * 64 * np.log(2)
     assert scores["nats_per_image"] == pytest.approx(per_image)
-    assert b"1,797 pictures (8x8 grey, 17 levels, 10 labels)" in done.stderr
-    assert done.stderr.count("█".encode()) > 20  # a preview
+    assert "1,797 pictures (8x8 grey, 17 levels, 10 labels)" in done.err
+    assert done.err.count("█") > 20  # a preview
 
 
 def test_a_label_is_drawn(folder: Path) -> None:
     run = train(folder, "first", "--data", "a.npz")
-    tfm(folder, "sample", run, "--label", "2", "-n", "6", "--out", "grid.png")
+    Tfm(folder)("sample", run, "--label", "2", "-n", "6", "--out", "grid.png")
     sheet = Image.open(io.BytesIO((folder / "grid.png").read_bytes()))
     assert sheet.size[0] > 250 and sheet.size[0] / sheet.size[1] == pytest.approx(22 / 15)
-    done = tfm(folder, "sample", run)
-    assert np.asarray(Image.open(io.BytesIO(done.stdout))).shape == (6, 6)
-    record = json.loads(tfm(folder, "sample", run, "--json").stdout)
+    done = Tfm(folder)("sample", run)
+    assert np.asarray(Image.open(io.BytesIO(done.out))).shape == (6, 6)
+    record = Tfm(folder)("sample", run, "--json").json()
     assert len(record["tokens"]) == 37 and record["finish_reason"] == "end"
-    assert (
-        b"label 9: not one of those trained on: 0, 1, 2"
-        in tfm(folder, "sample", run, "--label", "9", code=2).stderr
-    )
+    said = Tfm(folder).error("sample", run, "--label", 9)
+    assert "label 9: not one of those trained on: 0, 1, 2" in said
 
 
 def test_a_picture_is_completed(folder: Path) -> None:
@@ -507,78 +491,62 @@ def test_a_picture_is_completed(folder: Path) -> None:
     Image.fromarray(half).save(folder / "half.png")
     Image.fromarray(half[:4]).save(folder / "top.png")
     for name, rows, more in (("half.png", 2, ["--rows", "2"]), ("top.png", 4, [])):
-        done = tfm(folder, "sample", run, "-p", name, *more)
-        image = np.asarray(Image.open(io.BytesIO(done.stdout)))
+        done = Tfm(folder)("sample", run, "-p", name, *more)
+        image = np.asarray(Image.open(io.BytesIO(done.out)))
         assert (image[:rows] == half[:rows]).all() and (image[rows:] != half[rows:]).any()
-    piped = subprocess.run(
-        [sys.executable, "-m", "tfm", "sample", run, "-p", "-", "--rows", "2"],
-        cwd=folder,
-        input=(folder / "half.png").read_bytes(),
-        capture_output=True,
+    piped = Tfm(folder)(
+        "sample", run, "-p", "-", "--rows", 2, stdin=(folder / "half.png").read_bytes()
     )
-    assert (np.asarray(Image.open(io.BytesIO(piped.stdout)))[:2] == half[:2]).all()
+    assert (np.asarray(Image.open(io.BytesIO(piped.out)))[:2] == half[:2]).all()
     for args, says in (
-        (["-p", "half.png"], b"--rows"),
-        (["-p", "half.png", "--rows", "9"], b"--rows 9"),
-        (["-p", "nothing.png"], b"no such file"),
-        (["-p", "a.npz", "--rows", "1"], b"damaged"),
-        (["--label", "1"], b"--labels first"),
-        (["--rows", "3"], b"-p FILE"),
+        (["-p", "half.png"], "--rows"),
+        (["-p", "half.png", "--rows", "9"], "--rows 9"),
+        (["-p", "nothing.png"], "no such file"),
+        (["-p", "a.npz", "--rows", "1"], "damaged"),
+        (["--label", "1"], "--labels first"),
+        (["--rows", "3"], "-p FILE"),
     ):
-        assert says in tfm(folder, "sample", run, *args, code=2).stderr
+        assert says in Tfm(folder).error("sample", run, *args)
 
 
 def test_labels_behind_the_pixels_are_classified(folder: Path) -> None:
-    run = train(
-        folder,
-        "last",
-        "--data",
-        "a.npz",
-        "--labels",
-        "last",
-        "--levels",
-        "4",
-        "--patch",
-        "2",
-        "--label-weight",
-        "5",
-    )
-    scores = json.loads(tfm(folder, "eval", run, "--json").stdout)
+    flags = ("--labels", "last", "--levels", "4", "--patch", "2", "--label-weight", "5")
+    run = train(folder, "last", "--data", "a.npz", *flags)
+    scores = Tfm(folder)("eval", run, "--json").json()
     assert 0 <= scores["accuracy"] <= 1 and scores["tokens"] == scores["images"] * 9
-    again = json.loads(tfm(folder, "eval", run, "--data", "a.npz", "--json").stdout)
+    again = Tfm(folder)("eval", run, "--data", "a.npz", "--json").json()
     assert again["images"] == 60 and again["floor"] is None
-    tfm(folder, "sample", run, "-n", "2", "--out", "two.png")
+    Tfm(folder)("sample", run, "-n", "2", "--out", "two.png")
 
 
 def test_a_codebook_reports_psnr_and_no_bits(folder: Path) -> None:
     run = train(folder, "photos-run", "--data", "photos", "--tokenizer", "patches:32")
-    scores = json.loads(tfm(folder, "eval", run, "--json").stdout)
+    scores = Tfm(folder)("eval", run, "--json").json()
     assert scores["bits_per_dim"] is None and scores["nats_per_image"] is None
     assert 5 < scores["psnr"] < 60
-    done = tfm(folder, "sample", run, "--label", "left")
-    assert np.asarray(Image.open(io.BytesIO(done.stdout))).shape == (12, 16, 3)
+    done = Tfm(folder)("sample", run, "--label", "left")
+    assert np.asarray(Image.open(io.BytesIO(done.out))).shape == (12, 16, 3)
 
 
 def test_a_run_goes_on_with_the_same_pictures(folder: Path) -> None:
     flags = ["--data", "photos", "--binarise", "stochastic", "--labels", "none"]
     train(folder, "short", *flags)
-    tfm(folder, "train", "--resume", "short", "--steps", "5")
+    Tfm(folder)("train", "--resume", "short", "--steps", "5")
     Image.fromarray(noise(12, 16, 3, seed=99)).save(folder / "photos" / "left" / "new.png")
-    done = tfm(folder, "train", "--resume", "short", "--steps", "7", code=2)
-    assert b"has changed since" in done.stderr
+    assert "has changed since" in Tfm(folder).error("train", "--resume", "short", "--steps", "7")
 
 
 def test_the_task_is_guessed_and_faults_are_one_line(folder: Path) -> None:
-    done = tfm(folder, "train", "--data", "a.npz", "--steps", "1", "--size", "nano")
-    assert b"looks like --task image" in done.stderr
+    done = Tfm(folder)("train", "--data", "a.npz", "--steps", "1", "--size", "nano")
+    assert "looks like --task image" in done.err
     (folder / "bad.png").write_bytes(b"nothing")
-    done = tfm(folder, "train", "--data", "bad.png", "--steps", "1", code=2)
-    assert done.stderr.decode().strip().splitlines()[-1].startswith("Error: bad.png: damaged")
-    tfm(folder, "sample", "first", "--out", "nowhere/a.png", code=2)
+    said = Tfm(folder).error("train", "--data", "bad.png", "--steps", "1")
+    assert said.startswith("Error: bad.png: damaged")
+    Tfm(folder).error("sample", "first", "--out", "nowhere/a.png")
 
 
 def test_one_pixel_pictures(folder: Path) -> None:
     np.save(folder / "dots.npy", noise(50, 1, 1))
     run = train(folder, "dots", "--data", "dots.npy")
-    done = tfm(folder, "sample", run)
-    assert Image.open(io.BytesIO(done.stdout)).size == (1, 1)
+    done = Tfm(folder)("sample", run)
+    assert Image.open(io.BytesIO(done.out)).size == (1, 1)

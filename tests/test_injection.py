@@ -1,17 +1,13 @@
 """SQLite's method: the N-th file-system call fails, for every N until none is left. What was saved
 before is intact or the new checkpoint is there, and what was no kill ends in one line."""
 
-import json
 import os
 import shutil
 import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-HARNESS = Path(__file__).parent / "harness"
+from helpers import run_harness
 
 
 def traceable() -> str:
@@ -27,14 +23,7 @@ def traceable() -> str:
 def injected(*args: str) -> dict[str, Any]:
     if why := traceable():
         pytest.skip(why)
-    done = subprocess.run(
-        [sys.executable, HARNESS / "inject.py", "--json", *args],
-        capture_output=True,
-        timeout=300,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    reports: dict[str, Any] = json.loads(done.stdout)
+    reports: dict[str, Any] = run_harness("inject.py", *args)
     for fault, report in reports.items():
         assert not report["wrong"], f"{fault}: {report['wrong'][:5]}"
     return reports

@@ -2,17 +2,14 @@
 no bit hangs on the number of threads."""
 
 import json
-import os
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import Tfm, prose
-from test_fused import agree, angles, some
-from test_sample import lively
+from conftest import Tfm
+from helpers import assert_agree, gradients, prose, random_angles, random_tensor, small_model
 from torch import Tensor
 
 from tfm.core.config import ARCHS, TrainConfig
@@ -20,45 +17,36 @@ from tfm.core.model.attention import plain_attention
 from tfm.core.model.layers import Linear
 from tfm.core.model.loss import weighted_nll
 from tfm.core.model.sequence_model import SequenceModel, token_nll
-from tfm.core.ops import autograd_ops, cpu_kernels, native_library
+from tfm.core.ops import autograd_ops, cpu_kernels
 from tfm.core.ops.device import autocast
 from tfm.core.train.backend import make_pass
 from tfm.core.train.muon import Muon
 
+pytestmark = pytest.mark.usefixtures("kernels_in_c")
 HALF = torch.bfloat16
-
-
-@pytest.fixture(scope="module", autouse=True)
-def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    found = native_library.library(tmp_path_factory.mktemp("cache"), os.environ.get("CC") or "cc")
-    if found is None:
-        pytest.skip("no C compiler here that compiles core/ops/c/training_ops.c")
-    cpu_kernels.use(found)
-    yield found
-    cpu_kernels.use(None)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5, 16), (70, 33), (2, 40, 128)], ids=str)
 def test_rms_norm(shape: tuple[int, ...]) -> None:
-    x, weight = some(*shape), some(shape[-1], seed=1)
+    x, weight = random_tensor(*shape), random_tensor(shape[-1], seed=1)
 
     def plain() -> Tensor:
         return F.rms_norm(x, shape[-1:], weight, 1e-5)
 
-    agree(cpu_kernels.rms_norm(x, weight, 1e-5)[1], plain(), x, weight, tolerance=3e-6)
+    assert_agree(cpu_kernels.rms_norm(x, weight, 1e-5)[1], plain(), x, weight, tolerance=3e-6)
     both = torch.cat(cpu_kernels.rms_norm(x, weight, 1e-5), -1)
-    agree(both, torch.cat((x, plain()), -1), x, weight, tolerance=3e-6)
+    assert_agree(both, torch.cat((x, plain()), -1), x, weight, tolerance=3e-6)
     with autocast(torch.device("cpu"), "bfloat16"):
         _, half = cpu_kernels.rms_norm(x, weight, 1e-5)
-    agree(half, plain().to(HALF), x, weight, tolerance=1e-2)
+    assert_agree(half, plain().to(HALF), x, weight, tolerance=1e-2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, HALF], ids=str)
 @pytest.mark.parametrize("count", [1, 16, 37, 5000])
 def test_add_and_relu_squared(count: int, dtype: torch.dtype) -> None:
-    x, y = some(count), some(count, seed=1, dtype=dtype)
-    agree(cpu_kernels.add(x, y, 0.0), x + y, x, y)
-    agree(
+    x, y = random_tensor(count), random_tensor(count, seed=1, dtype=dtype)
+    assert_agree(cpu_kernels.add(x, y, 0.0), x + y, x, y)
+    assert_agree(
         cpu_kernels.relu_squared(y),
         F.relu(y).square(),
         y,
@@ -106,12 +94,12 @@ def plain_split(qkv: Tensor, heads: int, groups: int, rotary: Any, eps: float | 
 @pytest.mark.parametrize("normed", [True, False])
 @pytest.mark.parametrize("rows", [0, 1, 3])  # 0: not turned
 def test_split(rows: int, normed: bool, width: int, groups: int, dtype: torch.dtype) -> None:
-    qkv = some(3, 5, 4 + 2 * groups, width, dtype=dtype)
-    rotary = angles(rows, 5, width // 2) if rows else None
+    qkv = random_tensor(3, 5, 4 + 2 * groups, width, dtype=dtype)
+    rotary = random_angles(rows, 5, width // 2) if rows else None
     ours = cpu_kernels.split(qkv, 4, groups, rotary, 1e-5 if normed else None)
     plain = plain_split(qkv, 4, groups, rotary, 1e-5 if normed else None)
     tolerance = 3e-6 if dtype != HALF else 3e-2
-    agree(torch.cat(ours, 1), torch.cat(plain, 1), qkv, tolerance=tolerance)
+    assert_agree(torch.cat(ours, 1), torch.cat(plain, 1), qkv, tolerance=tolerance)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, HALF], ids=str)
@@ -119,7 +107,7 @@ def test_split(rows: int, normed: bool, width: int, groups: int, dtype: torch.dt
 @pytest.mark.parametrize("length", [1, 15, 16, 17, 70])
 @pytest.mark.parametrize("pieces", [False, True])
 def test_attention(pieces: bool, length: int, groups: int, dtype: torch.dtype) -> None:
-    q, k, v = (some(3, h, length, 8, seed=h, dtype=dtype) for h in (4, groups, groups))
+    q, k, v = (random_tensor(3, h, length, 8, seed=h, dtype=dtype) for h in (4, groups, groups))
     first, visible = None, None
     if pieces:
         at = torch.arange(length, dtype=torch.int32)
@@ -127,14 +115,14 @@ def test_attention(pieces: bool, length: int, groups: int, dtype: torch.dtype) -
         visible = ((at[:, None] >= at) & (first[..., None] <= at))[:, None]
     plain = plain_attention(q, k, v, visible, 0.0)
     tolerance = 3e-6 if dtype != HALF else 4e-2
-    agree(cpu_kernels.attention(q, k, v, first, 0.0), plain, q, k, v, tolerance=tolerance)
+    assert_agree(cpu_kernels.attention(q, k, v, first, 0.0), plain, q, k, v, tolerance=tolerance)
 
 
 def test_attention_with_dropout() -> None:
     """Against what it says that it dropped: with values that are the identity, attention's
     output is what was left of the probabilities."""
     length, rate = 24, 0.3
-    q, k = some(2, 3, length, 8, seed=1), some(2, 3, length, 8, seed=2)
+    q, k = random_tensor(2, 3, length, 8, seed=1), random_tensor(2, 3, length, 8, seed=2)
     v = torch.eye(length).expand(2, 3, -1, -1).contiguous().requires_grad_()
     wider = (length / 8) ** 0.25  # so that the scores are those of heads as wide as the values
 
@@ -146,7 +134,7 @@ def test_attention_with_dropout() -> None:
     later = torch.ones(length, length).triu(1).bool()
     p = (q @ k.mT * 8**-0.5).masked_fill(later, -torch.inf).softmax(-1)
     kept = (out.detach() != 0) / (1 - rate)
-    agree(out, (p * kept) @ v, q, k, v, tolerance=1e-5)
+    assert_agree(out, (p * kept) @ v, q, k, v, tolerance=1e-5)
     seen = ~later.expand_as(kept)
     assert float((kept == 0)[seen].float().mean()) == pytest.approx(rate, abs=0.04)
 
@@ -176,22 +164,14 @@ def batch_for(model: SequenceModel, name: str) -> dict[str, Any]:
     return batch
 
 
-def learned(model: SequenceModel, total: Callable[[], Tensor]) -> dict[str, Tensor]:
-    model.zero_grad()
-    out = total()
-    out.backward()
-    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    return {"": out.detach(), **found}
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_a_model_learns_the_same(name: str, library: Any) -> None:
-    model = lively(**{**dict(heads=4, context=40), **CASES[name]})
+    model = small_model(**{**dict(heads=4, context=40), **CASES[name]})
     batch = batch_for(model, name)
     cpu_kernels.use(None)
-    plain = learned(model, lambda: (token_nll(model, **batch) * batch["weight"][:, 1:]).sum())
+    plain = gradients(model, lambda: (token_nll(model, **batch) * batch["weight"][:, 1:]).sum())
     cpu_kernels.use(library)
-    ours = learned(model, lambda: weighted_nll(model, **batch))
+    ours = gradients(model, lambda: weighted_nll(model, **batch))
     assert ours.keys() == plain.keys()
     for key, expected in plain.items():
         size = max(1, float(expected.abs().max()))
@@ -200,7 +180,7 @@ def test_a_model_learns_the_same(name: str, library: Any) -> None:
 
 @pytest.mark.parametrize("name", ["arch transformer", "grouped, capped"])
 def test_in_half_precision_it_is_as_near_as_without(name: str, library: Any) -> None:
-    model = lively(**{**dict(width=64, heads=4, context=40), **CASES[name]})
+    model = small_model(**{**dict(width=64, heads=4, context=40), **CASES[name]})
     batch = batch_for(model, name)
 
     def half() -> Tensor:
@@ -208,9 +188,9 @@ def test_in_half_precision_it_is_as_near_as_without(name: str, library: Any) -> 
             return weighted_nll(model, **batch)
 
     cpu_kernels.use(None)
-    exact, plain = learned(model, lambda: weighted_nll(model, **batch)), learned(model, half)
+    exact, plain = gradients(model, lambda: weighted_nll(model, **batch)), gradients(model, half)
     cpu_kernels.use(library)
-    ours = learned(model, half)
+    ours = gradients(model, half)
     for key, expected in exact.items():
         scale = float(expected.square().mean().sqrt())
         off, of_plain = (float((x[key] - expected).square().mean().sqrt()) for x in (ours, plain))
@@ -222,16 +202,16 @@ def test_no_bit_hangs_on_the_threads() -> None:
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            x, weight = some(600, 64), some(64, seed=1)
+            x, weight = random_tensor(600, 64), random_tensor(64, seed=1)
             x_too, out = cpu_kernels.rms_norm(x, weight, 1e-6)
             torch.manual_seed(0)
             out = cpu_kernels.add(x_too, out.to(HALF), 0.3)
-            out.backward(some(600, 64, seed=2))
-            logits = some(600, 50, seed=3).detach().clone()
+            out.backward(random_tensor(600, 64, seed=2))
+            logits = random_tensor(600, 50, seed=3).detach().clone()
             loss = cpu_kernels.nll_(logits, torch.arange(600) % 50, torch.ones(600), None, 0.0)
-            qkv = some(6, 100, 6, 32, seed=4)
-            heads = cpu_kernels.split(qkv, 2, 2, angles(1, 100, 16), 1e-6)
-            torch.cat(heads, 1).backward(some(6, 6, 100, 32, seed=5).detach())
+            qkv = random_tensor(6, 100, 6, 32, seed=4)
+            heads = cpu_kernels.split(qkv, 2, 2, random_angles(1, 100, 16), 1e-6)
+            torch.cat(heads, 1).backward(random_tensor(6, 6, 100, 32, seed=5).detach())
             scores = cpu_kernels.attention(*(h.detach().requires_grad_() for h in heads), None, 0.3)
             found.append(
                 [out.detach(), x.grad, weight.grad, logits, loss, *heads, qkv.grad, scores]
@@ -260,16 +240,16 @@ def test_a_run_says_by_what_it_learned(tfm: Tfm, tmp_path: Path) -> None:
 
 
 def test_what_is_worked_out_again_drops_the_same() -> None:
-    model = lively(width=64, heads=4, context=40, dropout=0.3).train()
+    model = small_model(width=64, heads=4, context=40, dropout=0.3).train()
     batch = batch_for(model, "")
 
     def total() -> Tensor:
         torch.manual_seed(5)
         return weighted_nll(model, **batch)
 
-    kept = learned(model, total)
+    kept = gradients(model, total)
     make_pass(model, TrainConfig(recompute=True))
-    again = learned(model, total)
+    again = gradients(model, total)
     assert all(torch.equal(again[name], gradient) for name, gradient in kept.items())
 
 
@@ -300,7 +280,7 @@ def test_muon_moves_weights_as_by_torch(dtype: torch.dtype, library: Any) -> Non
 
 @pytest.mark.parametrize("sizes", [[1], [5, 100, 3000], [70_000, 16]], ids=str)
 def test_the_norm_of_all_gradients(sizes: list[int]) -> None:
-    tensors = [some(size, seed=seed).detach() for seed, size in enumerate(sizes)]
+    tensors = [random_tensor(size, seed=seed).detach() for seed, size in enumerate(sizes)]
     exact = torch.cat(tensors).double().norm()
     torch.testing.assert_close(cpu_kernels.norm_of(tensors).double(), exact, rtol=1e-6, atol=0)
     tensors[-1][-1] = float("nan")

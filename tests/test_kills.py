@@ -1,33 +1,21 @@
 """SIGKILL at random moments of real training loses at most one save interval, and nothing of the
 end: weights bit for bit, the log but for its fields of time."""
 
-import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-HARNESS = Path(__file__).parent / "harness"
-
+from helpers import run_harness
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and forks of POSIX")
 
 
 def killed(times: int, signal: str) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, HARNESS / "kills.py"]
-        + ["--kills", str(times), "--signal", signal, "--json"],
-        capture_output=True,
-        timeout=300,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    report: dict[str, Any] = json.loads(done.stdout)
+    report: dict[str, Any] = run_harness("kills.py", "--kills", times, "--signal", signal)
     assert report["kills"] == times and report["runs finished"] > 0
-    assert report["runs lost"] == report["checkpoints lost"] == 0, done.stderr
+    assert report["runs lost"] == report["checkpoints lost"] == 0
     assert report["weights identical"] == report["logs identical"] == report["runs finished"]
     return report
 

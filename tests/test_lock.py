@@ -5,9 +5,9 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+from helpers import FakeTokenizer
 
 from tfm.core.errors import UsageError
 from tfm.core.runs.run import Run
@@ -22,16 +22,9 @@ time.sleep(60)
 """
 
 
-class FakeTokenizer:
-    vocab_size = 7
-
-    def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        return {}, {}
-
-
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    return Run.create(tmp_path / "run", {"train": {"steps": 1}}, FakeTokenizer(), {})
+    return Run.create(tmp_path / "run", {"train": {"steps": 1}}, FakeTokenizer(7), {})
 
 
 def test_one_process_writes_and_a_killed_one_lets_go(run: Run) -> None:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import Tfm
-from test_train import CONFIG, Rows, fresh
+from helpers import RandomRows, small_model
 
+from tfm.core.config import TrainConfig
 from tfm.core.errors import TfmError
 from tfm.core.ops.out_of_memory import halved
 from tfm.core.protocols import Batch, Ids
 from tfm.core.train.loop import train
+from tfm.core.train.optim import make_optimizers
 
 # As a shell's `ulimit -v` would, with `room` bytes beyond what is in use once all is imported.
 LIMITED = """
@@ -48,7 +49,7 @@ def test_a_real_limit(tfm: Tfm, text: Path) -> None:
     tfm("verify", "run", "-q")
 
 
-class Narrow(Rows):
+class Narrow(RandomRows):
     """Rows of which more than so many at once are too many."""
 
     def __init__(self, rows: int, error: Exception) -> None:
@@ -61,6 +62,11 @@ class Narrow(Rows):
         return super().batch(indices)
 
 
+def first_step(data: RandomRows, config: TrainConfig) -> None:
+    model = small_model(vocab_size=11, context=8)
+    next(train(model, data, config, make_optimizers(model, config)))
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -70,18 +76,18 @@ class Narrow(Rows):
     ],
 )
 def test_every_kind_of_it_is_known(error: Exception) -> None:
-    config = replace(CONFIG, batch=12, accumulate=2)
+    config = TrainConfig(batch=12, accumulate=2)
     expected = "of 12 rows of 8 tokens; 3 fit, .* train.batch=3 --set train.accumulate=8$"
     with pytest.raises(TfmError, match=expected):
-        next(train(fresh()[0], Narrow(5, error), config, fresh()[1]))
+        first_step(Narrow(5, error), config)
     with pytest.raises(TfmError, match="not even one row fits: use a smaller --size"):
-        next(train(fresh()[0], Narrow(0, error), config, fresh()[1]))
+        first_step(Narrow(0, error), config)
     with pytest.raises(RuntimeError, match="another"):
-        next(train(fresh()[0], Narrow(0, RuntimeError("another")), config, fresh()[1]))
+        first_step(Narrow(0, RuntimeError("another")), config)
 
 
 def test_a_step_keeps_its_rows() -> None:
-    config, passes = replace(CONFIG, batch=15, accumulate=2), []
+    config, passes = TrainConfig(batch=15, accumulate=2), []
     while (smaller := halved(config)) is not None:
         assert smaller.batch * smaller.accumulate == 30
         config = smaller

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import FakeTokenizer, small_model
 from torch import Tensor
 
-from tfm.core.config import ARCHS, ModelConfig, SampleConfig, model_config
+from tfm.core.config import ARCHS, SampleConfig, model_config
 from tfm.core.decode.sampling import generate
 from tfm.core.model.attention import SHORT, plain_attention
 from tfm.core.model.sequence_model import SequenceModel, token_nll
@@ -39,19 +40,15 @@ WIRINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def lively(**fields: Any) -> SequenceModel:
-    """A model none of whose weights is zero, so that no law holds for want of an effect."""
-    config = ModelConfig(**{**dict(vocab_size=VOCAB, layers=2, width=32, context=T), **fields})
-    torch.manual_seed(0)
-    model = SequenceModel(config).eval()
-    for name, parameter in model.named_parameters():
-        torch.nn.init.normal_(parameter, mean=float("norm.weight" in name), std=0.2)
-    return model
+def model_of(**fields: Any) -> SequenceModel:
+    """A small model without a weight of zero, so that no law holds for want of an effect."""
+    shape: dict[str, Any] = dict(vocab_size=VOCAB, width=32, heads=4, context=T)
+    return small_model(0.2, **{**shape, **fields}).eval()
 
 
 @pytest.fixture(params=WIRINGS, ids=list(WIRINGS))
 def model(request: pytest.FixtureRequest) -> SequenceModel:
-    return lively(**WIRINGS[request.param])
+    return model_of(**WIRINGS[request.param])
 
 
 def some_ids(rows: int, length: int = T) -> Tensor:
@@ -103,7 +100,7 @@ def test_no_position_sees_another_segment(model: SequenceModel) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["transformer", "learned", "sinusoidal", "two-axes"])
 def test_positions_matter(name: str) -> None:
-    model = lively(**WIRINGS[name])
+    model = model_of(**WIRINGS[name])
     ids = some_ids(1)
     positions = places(model.config.axes, T)
     for axis in range(model.config.axes):
@@ -133,27 +130,17 @@ def test_steps_of_any_split_are_the_full_pass(model: SequenceModel, split: list[
     torch.testing.assert_close(torch.cat(parts, dim=1), full, rtol=1e-5, atol=1e-5)
 
 
-class AnyIds:
-    vocab_size, axes, lossless = VOCAB, 1, True
-
-    def support(self, length: int, side: object) -> None:
-        return None
-
-    def positions(self, length: int, side: object) -> None:
-        return None
-
-
 @pytest.mark.parametrize("context", [1, 2, 7, 8])
 @pytest.mark.parametrize("name", WIRINGS)
 @torch.no_grad()
 def test_a_moved_window_is_read_like_a_text_of_its_own(name: str, context: int) -> None:
     """Once the context is full, what is seen is the given part and the last half."""
-    model = lively(**{**WIRINGS[name], "context": context})
+    model = model_of(**{**WIRINGS[name], "context": context})
     half, given = max(1, context // 2), min(2, context)
     window = some_ids(1)[0, : max(1, context - 2)].tolist()
     given = min(given, len(window))
     prompt = Sequence(np.array(window), given=given)
-    tokenizer: Any = AnyIds()
+    tokenizer: Any = FakeTokenizer(VOCAB)
     drawn = list(generate(model, tokenizer, prompt, SampleConfig(length=12, greedy=True)))
     assert len(drawn) == 12
     for one in drawn:
@@ -261,7 +248,7 @@ def test_plain_attention_is_scaled_dot_product_attention(groups: int, masked: bo
 @torch.no_grad()
 def test_bfloat16_is_float32_within_two_percent(name: str, length: int) -> None:
     """Of the norm of the logits; bfloat16 keeps eight bits of each number."""
-    model = lively(**{**WIRINGS[name], "context": length})
+    model = model_of(**{**WIRINGS[name], "context": length})
     ids = some_ids(2, length)
     segments = torch.arange(length)[None].expand(2, -1) // (length // 2)
     for divided in (None, segments):

@@ -11,9 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Tfm, Trained
-from test_decoder import PLAIN, drawn, prompt
-from test_packed import BOUND
-from test_sample import FakeTokenizer, lively
+from helpers import LOGIT_ERROR, FakeTokenizer, draw_rows, random_prompt, small_model
 
 from tfm.core.config import ARCHS, SampleConfig
 from tfm.core.decode.batch_decoder import for_decoding
@@ -23,6 +21,7 @@ from tfm.core.decode.sampling import generate
 from tfm.core.model.sequence_model import SequenceModel
 from tfm.core.ops import native_library
 
+PLAIN = FakeTokenizer()
 OTHERS: dict[str, dict[str, Any]] = {
     "grouped": dict(kv_heads=2, softcap=3.0),
     "tied, sinusoidal": dict(tied=True, positions="sinusoidal", ffn="relu"),
@@ -31,14 +30,6 @@ OTHERS: dict[str, dict[str, Any]] = {
     "post-norm": dict(norm_position="post", positions="learned", norm="layernorm"),
     "two axes": dict(axes=2, ffn="gelu"),
 }
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> CDLL:
-    found = native_library.library(tmp_path_factory.mktemp("cache"), os.environ.get("CC") or "cc")
-    if found is None:
-        pytest.skip("no C compiler here that compiles core/ops/c/decode_step.c")
-    return found
 
 
 def stepped(rows: NativeRows, row: int, ids: Any, begin: int, positions: Any = None) -> Any:
@@ -59,7 +50,7 @@ def stepped(rows: NativeRows, row: int, ids: Any, begin: int, positions: Any = N
 @pytest.mark.parametrize("name", [*ARCHS, *OTHERS])
 @torch.no_grad()
 def test_logits_are_those_of_the_model(name: str, library: CDLL) -> None:
-    model = lively(**{**dict(heads=4, context=40), **{**ARCHS, **OTHERS}[name]})
+    model = small_model(**{**dict(heads=4, context=40), **{**ARCHS, **OTHERS}[name]})
     draw = np.random.default_rng(0)
     ids = draw.integers(0, 23, 40)
     positions = draw.integers(0, 40, (40, 2)) if name == "two axes" else None
@@ -72,19 +63,19 @@ def test_logits_are_those_of_the_model(name: str, library: CDLL) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @torch.no_grad()
 def test_weights_in_fewer_bits(dtype: str, library: CDLL) -> None:
-    model = lively(width=96, heads=2, context=40)
+    model = small_model(width=96, heads=2, context=40)
     ids = np.random.default_rng(1).integers(0, 23, 40)
     plain = model.logits(model(torch.from_numpy(ids)[None]))[0]
     native = Native(model, library, dtype)
     found = stepped(NativeRows(native, 1, 40), 0, ids, 1)
-    assert float((found - plain).square().mean().sqrt()) <= BOUND[dtype] * float(plain.std())
+    assert float((found - plain).square().mean().sqrt()) <= LOGIT_ERROR[dtype] * float(plain.std())
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_company_pieces_and_threads_change_not_a_bit(dtype: str, library: CDLL) -> None:
     """A prompt read whole or id by id, alone or beside up to nine others, by one thread or three:
     what is read behind it is the same."""
-    native = Native(lively(width=96, heads=2, context=70), library, dtype)
+    native = Native(small_model(width=96, heads=2, context=70), library, dtype)
     native.products = 1 << 40  # no step is too small for several threads
     ids = np.random.default_rng(2).integers(0, 23, (9, 60))
     alone = NativeRows(native, 1, 70)
@@ -107,11 +98,11 @@ def test_company_pieces_and_threads_change_not_a_bit(dtype: str, library: CDLL) 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_it_draws_what_generate_draws(arch: str, library: CDLL) -> None:
     """Prompts that fit and not, windows that slide, filters; more prompts than rows."""
-    model = lively(**ARCHS[arch], kv_heads=1)
-    prompts = [prompt(n, length) for n, length in enumerate((1, 3, 9, 12, 40))]
+    model = small_model(**ARCHS[arch], kv_heads=1)
+    prompts = [random_prompt(n, length) for n, length in enumerate((1, 3, 9, 12, 40))]
     for options in ({}, {"greedy": True}, {"top_p": 0.8, "temperature": 0.7}):
         native: Any = Native(model, library, "float32")
-        together = drawn(native, prompts, list("abcde"), **options)  # type: ignore[arg-type]
+        together = draw_rows(native, prompts, list("abcde"), **options)  # type: ignore[arg-type]
         for one, record, draw in zip(prompts, "abcde", together, strict=True):
             config = SampleConfig(length=len(draw), **options)  # type: ignore[arg-type]
             alone = list(generate(model, PLAIN, one, config, record=record))
@@ -122,29 +113,29 @@ def test_it_draws_what_generate_draws(arch: str, library: CDLL) -> None:
 
 def test_neighbours_change_not_a_bit_of_what_is_drawn(library: CDLL) -> None:
     for tokenizer in (PLAIN, FakeTokenizer(axes=2)):
-        native: Any = Native(lively(axes=tokenizer.axes), library, "float16")
-        prompts = [prompt(n, 1 + 3 * n % 5) for n in range(9)]
+        native: Any = Native(small_model(axes=tokenizer.axes), library, "float16")
+        prompts = [random_prompt(n, 1 + 3 * n % 5) for n in range(9)]
         arguments: dict[str, Any] = dict(length=7, tokenizer=tokenizer)
-        whole = drawn(native, prompts, list("abcdefghi"), **arguments)
+        whole = draw_rows(native, prompts, list("abcdefghi"), **arguments)
         for chosen in ([4], [8, 2], [7, 1, 0, 5, 3]):
             records = ["abcdefghi"[n] for n in chosen]
-            some = drawn(native, [prompts[n] for n in chosen], records, **arguments)
+            some = draw_rows(native, [prompts[n] for n in chosen], records, **arguments)
             for number, draw in zip(chosen, some, strict=True):
                 shared = min(len(draw), len(whole[number]))
                 assert draw[:shared] == whole[number][:shared] and shared
 
 
 def test_what_it_does_not_know_is_left_to_torch(library: CDLL) -> None:
-    model = lively()
+    model = small_model()
     ready, dtype = for_decoding(model, 1, None, library)
     assert isinstance(ready, Native) and dtype == "float32", "a narrow one is not worth rounding"
-    assert for_decoding(lively(width=128), 32, None, library)[1] == "float16"
-    assert not supports(lively().double())
-    other, _ = for_decoding(lively().double(), 1, None, library)
+    assert for_decoding(small_model(width=128), 32, None, library)[1] == "float16"
+    assert not supports(small_model().double())
+    other, _ = for_decoding(small_model().double(), 1, None, library)
     assert isinstance(other, SequenceModel)
     model.blocks[0].ffn = torch.nn.Identity()  # of another package, say
     assert not supports(model)
-    assert isinstance(for_decoding(lively(), 1)[0], SequenceModel), "no library"
+    assert isinstance(for_decoding(small_model(), 1)[0], SequenceModel), "no library"
 
 
 # -- the library ---------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import gradients, random_weights
 
 from tfm.core.config import ARCHS, ModelConfig, TrainConfig, model_config
 from tfm.core.model import loss
@@ -26,23 +27,19 @@ def test_all_blocks_are_one_program_that_computes_what_they_do(arch: str, half: 
     """Traced whole, with its gradients, by torch's compiler; not turned into machine code."""
     from torch._dynamo.utils import counters
 
-    torch.manual_seed(0)
-    model = SequenceModel(model_config(arch, "nano", vocab_size=30, context=16)).train()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
+    shape = model_config(arch, "nano", vocab_size=30, context=16)
+    model = random_weights(SequenceModel(shape), 0.1)
     ids = torch.randint(0, 30, (3, 17))
 
-    def gradients() -> dict[str, torch.Tensor]:
-        model.zero_grad()
+    def total() -> torch.Tensor:
         with autocast(CPU, "bfloat16" if half else "float32"):
-            weighted_nll(model, ids, torch.ones(3, 17)).backward()  # type: ignore[no-untyped-call]
-        return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+            return weighted_nll(model, ids, torch.ones(3, 17))
 
     assert cpu_kernels.version() == "torch"
-    plain = gradients()
+    plain = gradients(model, total)
     counters.clear()
     model.through = compiled_block("aot_eager")
-    compiled = gradients()
+    compiled = gradients(model, total)
     assert counters["stats"]["unique_graphs"] == 1, "of two blocks"
     for name, value in plain.items():
         off = float((compiled[name] - value).norm() / value.norm())

@@ -8,12 +8,11 @@ import itertools
 
 import numpy as np
 import pytest
-import torch
+from helpers import small_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tfm.core.config import model_config
 from tfm.core.decode.sampling import generate
 from tfm.core.errors import DataError
 from tfm.core.model.sequence_model import SequenceModel
@@ -147,22 +146,8 @@ def test_an_unknown_label_is_named() -> None:
 # -- under a model -------------------------------------------------------------------------------
 
 
-def small_model(tokenizer: PatchTokenizer, length: int) -> SequenceModel:
-    torch.manual_seed(0)
-    config = model_config(
-        "transformer",
-        "nano",
-        vocab_size=tokenizer.vocab_size,
-        axes=2,
-        context=length - 1,
-        zero_init=False,
-        width=16,
-    )
-    model = SequenceModel(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.3 * torch.randn_like(parameter)
-    return model
+def model_for(tokenizer: PatchTokenizer, length: int) -> SequenceModel:
+    return small_model(vocab_size=tokenizer.vocab_size, axes=2, context=length - 1)
 
 
 def all_binary(height: int, width: int) -> list[np.ndarray]:
@@ -178,7 +163,7 @@ def test_probabilities_of_all_binary_pictures_sum_to_one(
 ) -> None:
     """Patches that reach over the edge have fewer ids there."""
     tokenizer = PatchTokenizer(Form(*size, 1, 2, 2), patch)
-    model = small_model(tokenizer, tokenizer.length(*size))
+    model = model_for(tokenizer, tokenizer.length(*size))
     sequences = (tokenizer.encode(Picture(pixels)) for pixels in all_binary(*size))
     nll = [score.nll for score in evaluate(model, tokenizer, sequences)]
     assert abs(np.exp(-np.array(nll)).sum() - 1) < 1e-5
@@ -188,7 +173,7 @@ def test_probabilities_of_all_binary_pictures_sum_to_one(
 @pytest.mark.parametrize("place", ["first", "last"])
 def test_pictures_with_labels_sum_to_one(place: str) -> None:
     tokenizer = PatchTokenizer(Form(3, 3, 1, 2, 2), (2, 2), LABELS, place)
-    model = small_model(tokenizer, tokenizer.length(3, 3))
+    model = model_for(tokenizer, tokenizer.length(3, 3))
     pictures = [Picture(p, label) for p in all_binary(3, 3) for label in LABELS]
     nll = [s.nll for s in evaluate(model, tokenizer, map(tokenizer.encode, pictures))]
     assert abs(np.exp(-np.array(nll)).sum() - 1) < 1e-5
@@ -211,7 +196,7 @@ def test_every_sample_decodes(kind: str, place: str) -> None:
     side = tokenizer.side(form.height, form.width)
     prompt = Sequence(np.array([tokenizer.begin]), side=side)
     steps = list(
-        generate(small_model(tokenizer, length), tokenizer, prompt, SampleConfig(length=999), 3)
+        generate(model_for(tokenizer, length), tokenizer, prompt, SampleConfig(length=999), 3)
     )
     assert len(steps) == length - 1  # it ends by itself
     for draw in range(3):

@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Tfm, prose
+from conftest import Tfm
+from helpers import prose
 
 PAGE = Path(__file__).parent.parent / "docs/pipelines.md"
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import FakeTokenizer
 from torch import Tensor
 
 from tfm.core.config import ARCHS, ModelConfig, SampleConfig
@@ -136,20 +137,10 @@ def test_the_same_logits(name: str) -> None:
     torch.testing.assert_close(ours.logits(ours(ids)), logits, rtol=1e-5, atol=1e-5)
 
 
-class AnyIds:
-    vocab_size, axes, lossless = VOCAB, 1, True
-
-    def support(self, length: int, side: object) -> None:
-        return None
-
-    def positions(self, length: int, side: object) -> None:
-        return None
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_continuation(name: str) -> None:
     theirs, ours = pair(name)
-    tokenizer: Any = AnyIds()
+    tokenizer: Any = FakeTokenizer(VOCAB)
     config = SampleConfig(length=CONTEXT - 6, greedy=True)
     seen = set()
     for first in range(4):

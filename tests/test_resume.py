@@ -9,10 +9,10 @@ import signal
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-from conftest import Tfm, prose
+from conftest import Tfm
+from helpers import log_without_times, prose, saved_weights
 
 from tfm.core.runs.run import Run
 
@@ -27,22 +27,6 @@ def training(text: Path, run: object, *more: object, steps: int = STEPS) -> tupl
         *("--steps", steps, "--run", run, "--set", "model.dropout=0.1"),
         *("--set", "train.batch=8", *more),
     )
-
-
-def log_of(path: Path) -> list[dict[str, Any]]:
-    """The log, but for what is time."""
-    entries = Run(path).log()
-    for entry in entries:
-        entry.pop("seconds", None)
-        if "scores" in entry:
-            entry["scores"] = {
-                k: v for k, v in entry["scores"].items() if k not in ("run", "tokens_per_second")
-            }
-    return entries
-
-
-def weights_of(path: Path, step: int = STEPS) -> bytes:
-    return (path / f"checkpoints/{step:06d}/model.safetensors").read_bytes()
 
 
 def interrupt(process: subprocess.Popen[bytes], path: Path, number: int, steps: int) -> str:
@@ -81,13 +65,13 @@ def test_the_end_is_the_same(tfm: Tfm, text: Path, whole: Path, number: int) -> 
     assert saved["state"] == "interrupted" and 4 <= saved["step"] < STEPS
     if number != signal.SIGKILL:
         assert f"saved at step {saved['step']}; continue with: tfm train --resume run" in said
-        assert log_of(path)[-1]["step"] == saved["step"], "nothing is lost"
+        assert log_without_times(path)[-1]["step"] == saved["step"], "nothing is lost"
         assert "Error" not in said
     resumed = tfm("train", "--resume", "run")
     assert resumed.text == "run\n"
     assert f"going on from step {saved['step']} of {STEPS}" in resumed.err
-    assert weights_of(path) == weights_of(whole)
-    assert log_of(path) == log_of(whole)
+    assert saved_weights(path, STEPS) == saved_weights(whole, STEPS)
+    assert log_without_times(path) == log_without_times(whole)
     assert Run(path).status()["state"] == "done"
 
 
@@ -106,7 +90,7 @@ def test_a_look_does_not_stop_it(tfm: Tfm, text: Path, whole: Path) -> None:
     assert last.step == STEPS and 5 <= looked.step < STEPS
     before, saved, after = err.decode().partition(f"saved at step {looked.step}\na sample:\n  ")
     assert saved and after.count("a sample:") == 1
-    assert weights_of(path) == weights_of(whole)
+    assert saved_weights(path, STEPS) == saved_weights(whole, STEPS)
 
 
 def test_before_the_first_step_it_leaves_at_once_and_nothing_behind(tfm: Tfm, text: Path) -> None:
@@ -128,7 +112,7 @@ def test_a_run_killed_while_it_was_scored_is_scored_when_resumed(
     assert json.loads(final)["event"] == "final"
     log.write_text("".join(entries))
     tfm("train", "--resume", "run")
-    assert log_of(tfm.folder / "run") == log_of(whole)
+    assert log_without_times(tfm.folder / "run") == log_without_times(whole)
 
 
 def test_half_a_line_of_the_log_is_what_a_kill_leaves(tfm: Tfm, whole: Path) -> None:
@@ -148,7 +132,7 @@ def test_a_damaged_checkpoint_costs_one_interval(tfm: Tfm, text: Path, whole: Pa
     resumed = tfm("train", "--resume", "run")
     assert "optimizer.safetensors: damaged" in resumed.err
     assert f"going on from step {before.step} " in resumed.err
-    assert weights_of(path) == weights_of(whole)
+    assert saved_weights(path, STEPS) == saved_weights(whole, STEPS)
 
 
 def test_a_run_may_be_trained_longer(tfm: Tfm, whole: Path) -> None:
@@ -158,7 +142,7 @@ def test_a_run_may_be_trained_longer(tfm: Tfm, whole: Path) -> None:
     longer = tfm("train", "--resume", "run", "--steps", STEPS + 4)
     assert f"{STEPS + 4} steps in all rather than {STEPS}" in longer.err
     assert Run(tfm.folder / "run").status()["step"] == STEPS + 4
-    steps = [entry["step"] for entry in log_of(tfm.folder / "run") if "loss" in entry]
+    steps = [entry["step"] for entry in log_without_times(tfm.folder / "run") if "loss" in entry]
     assert steps == list(range(1, STEPS + 5))
     assert tfm("runs", "--runs", ".", "--json").json()["runs"][0]["state"] == "done"
 
@@ -207,7 +191,7 @@ def test_fine_tuning_starts_from_the_weights_of_a_run(tfm: Tfm, whole: Path) -> 
     common = ("train", "--task", "text", "--data", other, "--steps", 2, "-q", "--run")
     tfm(*common, "fresh", "--tokenizer", "byte", "--size", "nano")
     tfm(*common, "tuned", "--init", whole)
-    fresh, tuned = (log_of(tfm.folder / name)[0]["loss"] for name in ("fresh", "tuned"))
+    fresh, tuned = (log_without_times(tfm.folder / name)[0]["loss"] for name in ("fresh", "tuned"))
     assert tuned < 0.8 * fresh
     assert json.loads((tfm.folder / "tuned/config.json").read_text())["init"] == str(whole)
     for flag, value in (("--size", "tiny"), ("--tokenizer", "char"), ("--context", 32)):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import save_checkpoint
+from helpers import FakeTokenizer, random_weights, save_checkpoint
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -33,23 +33,13 @@ CONFIG: dict[str, Any] = {
 }
 
 
-class FakeTokenizer:
-    vocab_size = 7
-
-    def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        return {"kind": "fake"}, {"table": np.arange(6, dtype=np.float32)}
-
-
 def made(path: Path, **other: Any) -> Run:
-    return Run.create(path, {**CONFIG, **other}, FakeTokenizer(), HELDOUT)
+    return Run.create(path, {**CONFIG, **other}, FakeTokenizer(7), HELDOUT)
 
 
 def saved(run: Run, *steps: int, config: ModelConfig = SHAPE) -> SequenceModel:
     """A checkpoint at each step, of the same random model."""
-    torch.manual_seed(0)
-    model = SequenceModel(config)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter)
+    model = random_weights(SequenceModel(config))
     for step in steps:
         save_checkpoint(run, step, model, make_optimizers(model, TrainConfig()), {"skipped": 0})
     return model
@@ -177,7 +167,7 @@ def test_nothing_is_left_of_a_run_that_could_not_be_made(
 
     if broken == "rename":
         monkeypatch.setattr(Path, "rename", fail)
-    tokenizer = Broken() if broken == "tokenizer" else FakeTokenizer()
+    tokenizer = Broken(7) if broken == "tokenizer" else FakeTokenizer(7)
     with pytest.raises(ZeroDivisionError):
         heldout = {"test": sequences()} if broken == "heldout" else HELDOUT
         Run.create(tmp_path / "run", CONFIG, tokenizer, heldout)

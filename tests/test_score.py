@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Tfm, Trained, prose
+from conftest import Tfm, Trained
+from helpers import prose
 
 QUICK = ("--size", "nano", "--steps", 8, "-q")
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import Tfm
+from helpers import small_model
 
 from tfm.core.config import ModelConfig, SampleConfig
 from tfm.core.data.source import Source
@@ -571,18 +569,8 @@ def test_floors_are_finite_and_named_by_metric() -> None:
 # -- forecasts -----------------------------------------------------------------------------------
 
 
-def small_model(tokenizer: BinsTokenizer, context: int) -> SequenceModel:
-    torch.manual_seed(0)
-    return SequenceModel(
-        ModelConfig(
-            vocab_size=tokenizer.vocab_size,
-            layers=2,
-            heads=2,
-            width=16,
-            context=context,
-            zero_init=False,
-        )
-    )
+def model_for(tokenizer: BinsTokenizer) -> SequenceModel:
+    return small_model(vocab_size=tokenizer.vocab_size, context=12)
 
 
 @pytest.mark.parametrize("value", [5.0, 0.0, -1e8])
@@ -590,14 +578,14 @@ def test_a_constant_series_is_forecast_as_itself(value: float) -> None:
     items = collection(np.random.default_rng(0).normal(size=60))
     tokenizer = fitted(items, 8)
     past = Window(np.full(8, value), 8)
-    paths = forecast_values(small_model(tokenizer, 12), tokenizer, [past], 7, 5)
+    paths = forecast_values(model_for(tokenizer), tokenizer, [past], 7, 5)
     np.testing.assert_array_equal(paths, np.full((1, 5, 7), value))
 
 
 def test_a_history_is_seen_in_several_ways() -> None:
     rng = np.random.default_rng(0)
     tokenizer = fitted(collection(rng.normal(size=60)), 8)
-    model = small_model(tokenizer, 12)
+    model = model_for(tokenizer)
     pasts = [Window(rng.normal(size=8), 8, {"id": str(number)}) for number in range(2)]
     views = seen(tokenizer, pasts[1], VIEWS)
     assert len({tuple(view.ids) for view in views}) > VIEWS // 2
@@ -616,7 +604,7 @@ def test_a_history_is_seen_in_several_ways() -> None:
 def test_a_forecast_does_not_depend_on_its_company() -> None:
     rng = np.random.default_rng(0)
     tokenizer = fitted(collection(rng.normal(size=60)), 8)
-    model = small_model(tokenizer, 12)
+    model = model_for(tokenizer)
     prompts = [
         tokenizer.encode(Window(rng.normal(size=size), size, {"id": str(number)}))
         for number, size in enumerate((8, 8, 5))
@@ -634,7 +622,7 @@ def test_paths_follow_the_model_s_distribution() -> None:
     windows = Windows(items, None, 8)
     values, known = windows.rows(np.arange(len(windows)))
     tokenizer = BinsTokenizer.fit("bins:uniform:5", values, known, 4, 8)
-    model = small_model(tokenizer, 12)
+    model = model_for(tokenizer)
     prompt = tokenizer.encode(Window(rng.normal(size=8), 8))
     with torch.no_grad():
         p = model.logits(model(torch.from_numpy(prompt.ids)[None])[0, -1], FIRST).softmax(-1)
@@ -655,7 +643,7 @@ def test_protocols_and_their_floors() -> None:
     train, held = split(collection(values), 0.2)
     tokenizer = task.fit_tokenizer("bins:255", train)
     sequences = list(task.sequences(held, tokenizer))
-    model = small_model(tokenizer, 12)
+    model = model_for(tokenizer)
     last = task.probe(model, tokenizer, sequences, None)
     rolling = task.probe(model, tokenizer, sequences, "rolling")
     assert (last["protocol"], last["windows"]) == ("last", 1)
@@ -679,17 +667,6 @@ def test_protocols_and_their_floors() -> None:
 # -- the command line ----------------------------------------------------------------------------
 
 
-def tfm(folder: Path, *args: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    env = {
-        **os.environ,
-        "XDG_CACHE_HOME": str(folder),
-        "XDG_CONFIG_HOME": str(folder),
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, "-m", "tfm", *args]
-    return subprocess.run(command, cwd=folder, env=env, input=stdin, capture_output=True)
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two daily series, what follows them, and a run `r` on them."""
@@ -705,46 +682,30 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for t, v in zip(times[part], values[part], strict=True)
         ]
         (folder / name).write_text("id,date,value\n" + "\n".join(rows) + "\n")
-    done = tfm(
-        folder,
-        "train",
-        "--task",
-        "series",
-        "--data",
-        "train.csv",
-        "--test",
-        "test.csv",
-        "--steps",
-        "3",
-        "--size",
-        "nano",
-        "--run",
-        "r",
+    data = ("--data", "train.csv", "--test", "test.csv")
+    done = Tfm(folder)(
+        "train", "--task", "series", *data, *("--steps", 3, "--size", "nano", "--run", "r")
     )
-    assert done.returncode == 0, done.stderr.decode()
-    assert done.stdout == b"r\n"
-    assert b"seasonal_naive_mase" in done.stderr
+    assert done.out == b"r\n"
+    assert "seasonal_naive_mase" in done.err
     return folder
 
 
 def test_eval_has_the_metrics_of_forecasters(trained: Path) -> None:
-    done = tfm(trained, "eval", "r", "--json")
-    assert done.returncode == 0, done.stderr.decode()
-    found = json.loads(done.stdout)
+    found = Tfm(trained)("eval", "r", "--json").json()
     for name in ("mase", "wql", "crps", "mse", "mae", "smape"):
         assert found[name] > 0
     assert found["unit"] == "point" and found["bits_per_point"] is None
     assert found["units"] == found["tokens"] == 28
     assert (found["split"], found["series"], found["protocol"]) == ("test", 2, "last")
     assert found["floor"]["seasonal_naive_mase"] > 0
-    table = tfm(trained, "eval", "r", "--protocol", "rolling").stdout.decode()
+    table = Tfm(trained)("eval", "r", "--protocol", "rolling").text
     assert "seasonal_naive" in table and "rolling" in table
 
 
 def test_sample_goes_on_with_the_runs_own_series(trained: Path) -> None:
-    done = tfm(trained, "sample", "r", "--horizon", "20", "--paths", "10", "--plot", "fan.png")
-    assert done.returncode == 0, done.stderr.decode()
-    rows = list(csv.DictReader(io.StringIO(done.stdout.decode())))
+    done = Tfm(trained)("sample", "r", "--horizon", "20", "--paths", "10", "--plot", "fan.png")
+    rows = list(csv.DictReader(io.StringIO(done.text)))
     assert list(rows[0]) == ["id", "time", "mean", *map(str, QUANTILES)]
     assert [r["id"] for r in rows] == ["a"] * 20 + ["b"] * 20
     assert rows[0]["time"] == "2024-05-14" and rows[19]["time"] == "2024-06-02"
@@ -758,53 +719,42 @@ def test_sample_goes_on_with_the_runs_own_series(trained: Path) -> None:
 def test_sample_of_other_data_from_a_file_and_a_pipe(trained: Path) -> None:
     data = "date,x\n" + "".join(f"2020-01-{n:02},{3.5}\n" for n in range(1, 29))
     (trained / "other.csv").write_text(data)
-    one = tfm(trained, "sample", "r", "-p", "other.csv", "--horizon", "3", "--paths", "4")
-    two = tfm(trained, "sample", "r", "--horizon", "3", "--paths", "4", stdin=data.encode())
-    assert one.returncode == 0 and one.stdout == two.stdout
-    rows = list(csv.DictReader(io.StringIO(one.stdout.decode())))
+    one = Tfm(trained)("sample", "r", "-p", "other.csv", "--horizon", "3", "--paths", "4")
+    two = Tfm(trained)("sample", "r", "--horizon", "3", "--paths", "4", stdin=data.encode())
+    assert one.out == two.out
+    rows = list(csv.DictReader(io.StringIO(one.text)))
     assert [r["time"] for r in rows] == ["2020-01-29", "2020-01-30", "2020-01-31"]
     assert all(float(r["mean"]) == float(r["0.9"]) == 3.5 for r in rows)
-    as_json = tfm(
-        trained, "sample", "r", "-p", "other.csv", "--horizon", "3", "--paths", "4", "--json"
-    )
-    assert json.loads(as_json.stdout)["quantiles"]["0.5"] == [3.5] * 3
+    as_json = Tfm(trained)(
+        "sample", "r", "-p", "other.csv", "--horizon", "3", "--paths", "4", "--json"
+    ).json()
+    assert as_json["quantiles"]["0.5"] == [3.5] * 3
 
 
 @pytest.mark.parametrize(
     "args, message",
     [
-        (["sample", "r", "-p", "none.csv"], b"-p none.csv: No such file"),
-        (["sample", "r", "--paths", "0"], b"--paths 0: must be at least 1"),
-        (["sample", "r", "--plot", "x.bmp"], b"must end in .png, .svg"),
-        (["eval", "r", "--protocol", "middle"], b"last and rolling"),
-        (["train", "--task", "series", "--data", "bad.csv", "--steps", "1"], b"row 3, column x"),
-        (["train", "--task", "series", "--horizon", "0", "--steps", "1"], b"--horizon 0"),
+        (["sample", "r", "-p", "none.csv"], "-p none.csv: No such file"),
+        (["sample", "r", "--paths", "0"], "--paths 0: must be at least 1"),
+        (["sample", "r", "--plot", "x.bmp"], "must end in .png, .svg"),
+        (["eval", "r", "--protocol", "middle"], "last and rolling"),
+        (["train", "--task", "series", "--data", "bad.csv", "--steps", "1"], "row 3, column x"),
+        (["train", "--task", "series", "--horizon", "0", "--steps", "1"], "--horizon 0"),
         (
             ["train", "--task", "series", "--data", "train.csv", "--context", "8", "--steps", "1"],
-            b"--history",
+            "--history",
         ),
         (
             [
-                "train",
-                "--task",
-                "series",
-                "--data",
-                "train.csv",
-                "--season",
-                "7",
-                "--tokenizer",
-                "bpe",
-                "--steps",
-                "1",
+                *("train", "--task", "series", "--data", "train.csv", "--season", "7"),
+                *("--tokenizer", "bpe", "--steps", "1"),
             ],
-            b"known: bins",
+            "known: bins",
         ),
     ],
 )
 def test_what_cannot_be_is_one_line_and_exit_2(
-    trained: Path, args: list[str], message: bytes
+    trained: Path, args: list[str], message: str
 ) -> None:
     (trained / "bad.csv").write_text("date,x\n2024-01-01,1\n2024-01-02,inf\n")
-    done = tfm(trained, *args)
-    last = done.stderr.splitlines()[-1]
-    assert done.returncode == 2 and last.startswith(b"Error: ") and message in last, done.stderr
+    assert message in Tfm(trained).error(*args)

@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import save_checkpoint
+from helpers import FakeTokenizer, RandomRows, same_bits, save_checkpoint, weights
 from torch import Tensor
 
 from tfm.core.config import ModelConfig, TrainConfig
 from tfm.core.data.datasets import step_batch
 from tfm.core.errors import DivergedError
 from tfm.core.model.sequence_model import SequenceModel, token_nll
-from tfm.core.protocols import Batch, Ids
 from tfm.core.runs.run import Run
 from tfm.core.runs.tensors import read_tensors
 from tfm.core.score.likelihood import as_tensors
@@ -27,25 +26,6 @@ SHAPE = ModelConfig(vocab_size=11, layers=2, width=16, heads=2, context=8, zero_
 CONFIG = TrainConfig(steps=6, batch=4, warmup=0.2)
 
 
-class Rows:
-    """Random rows, of very different weight; those of the steps in `broken` weigh no number."""
-
-    def __init__(self, broken: tuple[int, ...] = (), size: int = 1000, same: bool = False) -> None:
-        self.broken, self.size, self.same, self.asked = broken, size, same, 0
-
-    def __len__(self) -> int:
-        return self.size
-
-    def batch(self, indices: Ids) -> Batch:
-        rngs = [np.random.default_rng(0 if self.same else int(index)) for index in indices]
-        ids = np.stack([rng.integers(0, 11, 9) for rng in rngs])
-        weight = np.stack([rng.integers(0, 2, 9) * rng.random() * 3 for rng in rngs])
-        self.asked += 1
-        if self.asked in self.broken:
-            weight[:] = np.nan
-        return Batch(ids, weight.astype(np.float32))
-
-
 def fresh(config: TrainConfig = CONFIG, **shape: Any) -> tuple[SequenceModel, list[Any]]:
     torch.manual_seed(0)
     model = SequenceModel(replace(SHAPE, **shape))
@@ -53,18 +33,10 @@ def fresh(config: TrainConfig = CONFIG, **shape: Any) -> tuple[SequenceModel, li
 
 
 def trained(
-    config: TrainConfig = CONFIG, data: Rows | None = None, **shape: Any
+    config: TrainConfig = CONFIG, data: RandomRows | None = None, **shape: Any
 ) -> tuple[SequenceModel, list[Step]]:
     model, optimizers = fresh(config, **shape)
-    return model, list(train(model, data or Rows(), config, optimizers))
-
-
-def weights(model: SequenceModel) -> dict[str, Tensor]:
-    return {name: p.detach().clone() for name, p in model.named_parameters()}
-
-
-def same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return all(torch.equal(one[name], other[name]) for name in one | other)
+    return model, list(train(model, data or RandomRows(), config, optimizers))
 
 
 # -- a step --------------------------------------------------------------------------------------
@@ -73,14 +45,14 @@ def same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_it_learns(optimizer: str) -> None:
     config = TrainConfig(steps=60, batch=4, optimizer=optimizer, adam_lr=0.01)
-    _, steps = trained(config, Rows(same=True))
+    _, steps = trained(config, RandomRows(same=True))
     assert steps[0].loss == pytest.approx(np.log(11), rel=0.05)
     assert steps[-1].loss < 0.1
 
 
 def test_a_step_says_what_it_did() -> None:
     model, optimizers = fresh()
-    data = Rows()
+    data = RandomRows()
     batch = as_tensors(step_batch(data, 0, CONFIG.batch, CONFIG.seed), torch.device("cpu"))
     weight = batch["weight"][:, 1:]
     loss = (token_nll(model, **batch) * weight).sum() / weight.sum()
@@ -112,11 +84,11 @@ def test_accumulated_passes_are_one_pass(optimizer: str) -> None:
 
 def test_dropout_is_another_in_every_pass_and_step() -> None:
     still = replace(CONFIG, lr=1e-12, adam_lr=1e-12)
-    _, plain = trained(still, Rows(same=True))
+    _, plain = trained(still, RandomRows(same=True))
     assert len({round(step.loss, 5) for step in plain}) == 1
-    _, dropped = trained(still, Rows(same=True), dropout=0.3)
+    _, dropped = trained(still, RandomRows(same=True), dropout=0.3)
     assert len({round(step.loss, 5) for step in dropped}) == 6
-    _, two = trained(replace(still, accumulate=2), Rows(same=True), dropout=0.3)
+    _, two = trained(replace(still, accumulate=2), RandomRows(same=True), dropout=0.3)
     assert two[0].loss != pytest.approx(dropped[0].loss, rel=1e-6)
 
 
@@ -161,13 +133,6 @@ def test_equal_trainings_give_equal_bits(optimizer: str, dtype: str) -> None:
     assert not same_bits(one, weights(trained(replace(config, seed=1), dropout=0.2)[0]))
 
 
-class FakeTokenizer:
-    vocab_size = 11
-
-    def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        return {}, {}
-
-
 @pytest.mark.parametrize("stop", [1, 4])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
@@ -179,8 +144,8 @@ def test_stopping_and_going_on_changes_no_bit(
 
     model, optimizers = fresh(config, dropout=0.3, tied=True)
     described = {"model": asdict(model.config), "train": asdict(config)}
-    run = Run.create(tmp_path / "run", described, FakeTokenizer(), {})
-    steps = train(model, Rows(), config, optimizers)
+    run = Run.create(tmp_path / "run", described, FakeTokenizer(11), {})
+    steps = train(model, RandomRows(), config, optimizers)
     first = [next(steps) for _ in range(stop)]
     saved = save_checkpoint(run, stop, model, optimizers)
     torch.manual_seed(99)  # what is random elsewhere does not matter
@@ -188,7 +153,7 @@ def test_stopping_and_going_on_changes_no_bit(
     again = Run(tmp_path / "run").load_model()
     optimizers = make_optimizers(again, config)
     load_state_tensors(again, optimizers, read_tensors(saved.path / "optimizer.safetensors"))
-    rest = list(train(again, Rows(), config, optimizers, start=stop))
+    rest = list(train(again, RandomRows(), config, optimizers, start=stop))
     assert [step.loss for step in first + rest] == [step.loss for step in all_steps]
     assert same_bits(weights(again), weights(whole))
 
@@ -198,7 +163,7 @@ def test_stopping_and_going_on_changes_no_bit(
 
 def test_a_step_without_a_finite_loss_is_left_out() -> None:
     model, optimizers = fresh()
-    steps = train(model, Rows(broken=(2, 3)), CONFIG, optimizers)
+    steps = train(model, RandomRows(broken=(2, 3)), CONFIG, optimizers)
     next(steps)
     before, state = weights(model), str(state_tensors(model, optimizers))
     assert [next(steps).skipped for _ in range(2)] == [1, 2]
@@ -213,7 +178,7 @@ def test_a_step_without_a_finite_gradient_is_left_out() -> None:
     model, optimizers = fresh()
     model.embedding.weight.register_hook(lambda gradient: gradient * torch.inf)
     before = weights(model)
-    step = next(train(model, Rows(), CONFIG, optimizers))
+    step = next(train(model, RandomRows(), CONFIG, optimizers))
     assert np.isfinite(step.loss) and not np.isfinite(step.gradient_norm) and step.skipped == 1
     assert step.record()["gradient_norm"] is None
     assert same_bits(weights(model), before)
@@ -226,12 +191,12 @@ def test_many_in_a_row_are_divergence() -> None:
         model.embedding.weight[3] = torch.nan
     seen = []
     with pytest.raises(DivergedError, match=f"{SKIPS_IN_A_ROW} steps .*--set train.lr"):
-        for step in train(model, Rows(), config, optimizers, skipped=2):
+        for step in train(model, RandomRows(), config, optimizers, skipped=2):
             seen.append(step)
     assert [step.skipped for step in seen] == list(range(3, SKIPS_IN_A_ROW))
 
 
 def test_now_and_then_is_none() -> None:
     broken = tuple(step for step in range(1, 41) if step % SKIPS_IN_A_ROW)
-    _, steps = trained(replace(CONFIG, steps=40), Rows(broken=broken))
+    _, steps = trained(replace(CONFIG, steps=40), RandomRows(broken=broken))
     assert max(step.skipped for step in steps) == SKIPS_IN_A_ROW - 1

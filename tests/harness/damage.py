@@ -40,10 +40,12 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     warm.warm()
+    from helpers import prose
+
     root = warm.workspace()
     os.environ.update(XDG_CACHE_HOME=str(root / "cache"), XDG_CONFIG_HOME=str(root / "config"))
     try:
-        (root / "data.txt").write_text(warm.prose(4000))
+        (root / "data.txt").write_text(prose(4000))
         trained = warm.call(root, *TRAIN)
         if trained.code:
             sys.exit(trained.err)

@@ -80,31 +80,25 @@ class Save:
         from dataclasses import asdict
 
         import torch
-        from helpers import save_checkpoint
+        from helpers import FakeTokenizer, save_checkpoint, saved_weights
 
         from tfm.core.config import ModelConfig, TrainConfig
         from tfm.core.model.sequence_model import SequenceModel
         from tfm.core.runs.run import Run
         from tfm.core.train.optim import make_optimizers
 
-        class Tokenizer:
-            vocab_size = 7
-
-            def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
-                return {}, {}
-
         shape = ModelConfig(vocab_size=7, layers=1, width=8, heads=2, context=8)
         about = {"task": "byte", "model": asdict(shape), "train": asdict(TrainConfig(steps=3))}
         self.ready = root / "ready"
         self.ready.mkdir(exist_ok=True)
         shutil.rmtree(self.ready / "run", ignore_errors=True)
-        run = Run.create(self.ready / "run", about, Tokenizer(), {})
+        run = Run.create(self.ready / "run", about, FakeTokenizer(7), {})
         torch.manual_seed(0)
         self.model = SequenceModel(shape)
         self.optimizers = make_optimizers(self.model, TrainConfig())
         for step in (1, 2):
             save_checkpoint(run, step, self.model, self.optimizers)
-        self.weights = weights(run.path / "checkpoints/000002")
+        self.weights = saved_weights(run.path, 2)
 
     def work(self) -> None:
         from helpers import save_checkpoint
@@ -119,7 +113,7 @@ class Save:
 
     def wrong(self, folder: Path, ended_well: bool) -> str:
         """What is broken in what is left behind."""
-        from helpers import save_checkpoint
+        from helpers import save_checkpoint, saved_weights
 
         from tfm.core.errors import TfmError
         from tfm.core.files import check_files
@@ -135,7 +129,7 @@ class Save:
             return str(error)
         if newest.step not in (2, 3) or (ended_well and newest.step != 3):
             return f"the newest checkpoint is that of step {newest.step}"
-        if weights(newest.path) != self.weights:
+        if saved_weights(run.path, newest.step) != self.weights:
             return "other weights"
         if ended_well and len(entries) != 1:
             return "no line in the log"
@@ -153,9 +147,11 @@ class Train:
     skip = ("openat",)  # hundreds, of Python's and torch's own files
 
     def __init__(self, root: Path) -> None:
+        from helpers import prose
+
         self.ready = root / "ready-train"
         self.ready.mkdir(exist_ok=True)
-        (self.ready / "data.txt").write_text(warm.prose(2000))
+        (self.ready / "data.txt").write_text(prose(2000))
 
     def work(self) -> None:
         from tfm.cli.main import main
@@ -180,10 +176,6 @@ class Train:
         except TfmError as error:
             return str(error)
         return ""
-
-
-def weights(checkpoint: Path) -> bytes:
-    return (checkpoint / "model.safetensors").read_bytes()
 
 
 class Injection:

@@ -26,7 +26,6 @@ from typing import Any
 import warm
 
 STEPS, EVERY = 40, 3
-TIMES = ("seconds", "tokens_per_second", "run", "created")
 TRAIN = (
     *("train", "--task", "text", "--data", "../data.txt", "--tokenizer", "byte", "--steps", STEPS),
     *("--size", "nano", "--run", "run", "--save-every", EVERY, "--set", "train.batch=4"),
@@ -62,7 +61,9 @@ def main() -> None:
 
 def kill(root: Path, kills: int, number: signal.Signals, draw: random.Random) -> dict[str, Any]:
     warm.warm()
-    (root / "data.txt").write_text(warm.prose(4000))
+    from helpers import prose
+
+    (root / "data.txt").write_text(prose(4000))
     for name in ("first", "whole"):
         (root / name).mkdir()
     warm.call(root / "first", *TRAIN, "-q")  # what it has compiled is there for every other life
@@ -167,14 +168,9 @@ def phase(said: str, path: Path) -> str:
 
 def outcome(path: Path) -> tuple[bytes, list[dict[str, Any]]]:
     """The last weights and the log without what is time."""
-    from tfm.core.runs.run import Run
+    from helpers import log_without_times, saved_weights
 
-    log = Run(path).log()
-    for entry in log:
-        for record in (entry, entry.get("scores", {})):
-            for name in TIMES:
-                record.pop(name, None)
-    return (path / f"checkpoints/{STEPS:06d}/model.safetensors").read_bytes(), log
+    return saved_weights(path, STEPS), log_without_times(path)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import random
 import sys
 import tempfile
 import time
@@ -25,7 +24,6 @@ MODULES = (
     *("core.runs.run", "tasks.text", "tasks.byte", "tasks._text.running", "tasks._text.baselines"),
     *("tokenizers.byte", "tokenizers.char"),
 )
-WORDS = "the quick brown fox jumps over a lazy dog while green birds sing of café and snow".split()
 
 
 def warm() -> None:
@@ -44,16 +42,6 @@ def workspace() -> Path:
     for it, and fewer kills hit anything else."""
     memory = Path("/dev/shm")
     return Path(tempfile.mkdtemp(prefix="tfm-", dir=memory if memory.is_dir() else None))
-
-
-def prose(size: int, seed: int = 0) -> str:
-    """About `size` characters of lines of words."""
-    draw = random.Random(seed)
-    lines, length = list[str](), 0
-    while length < size:
-        lines.append(" ".join(draw.choices(WORDS, k=draw.randint(2, 9))))
-        length += len(lines[-1]) + 1
-    return "\n".join(lines) + "\n"
 
 
 def start(folder: Path, *args: object) -> int:
