@@ -1,13 +1,28 @@
-/* A whole block of the default wiring, forward and backward, in bfloat16 on a processor with tiles
-   (AMX): pre-RMSNorm, attention, pre-RMSNorm, squared ReLU. What Block.forward of model.py works out,
-   by train.c's functions and products of its own: a call for each operation of a small model takes
-   longer than the operation.
+/* A transformer block in bfloat16 with AMX tiles, forward and backward, as one call each: pre-norm
+   RMSNorm, attention, RMSNorm, squared ReLU feed-forward. Also the Newton-Schulz iteration of Muon.
+   In a small model, calling torch for each operation takes longer than the operation.
 
-   A thread takes a few sequences at a time, forward or back through all of the block, so that what
-   lies between is still in its cache. Gradients of few weights it sums on its way, those of many are
-   summed behind it, by all threads. A product's second operand is packed as the tiles take it: (columns / 16, inputs / 2, 16) pairs of
-   numbers of neighbouring inputs. Widths are multiples of SIDE; what is summed over tokens is padded
-   with zeros, and of products only rows that there are are kept, though more may be read. Results are the same to the last bit for the same number of threads. */
+   core/ops/amx_block.py calls `block` and `block_backward`, and core/ops/cpu_kernels.py calls
+   `orthogonalise` and the functions for sizes, through ctypes (OF_TILES). Block.forward of
+   core/model/sequence_model.py is the plain form. core/ops/native_library.py compiles this file. On
+   a processor without AMX it has only `tiles`, which returns 0.
+
+   Division of work. A batch is cut into chunks of sequences, of about CHUNK_TOKENS tokens. One
+   thread takes a chunk through the whole block, so that intermediate results stay in its cache. In
+   a block of up to MAX_PRIVATE_WEIGHTS weights, each thread sums the weight gradients of its own
+   chunks, and these sums are added at the end. In a larger block, the gradients of all linear
+   layers' outputs are kept, and all threads together compute the weight gradients afterwards.
+   Results are the same to the last bit for the same number of threads.
+
+   Matrix products. `accumulate` adds a product of MACRO_TILE x MACRO_TILE outputs. The left operand
+   is row-major bf16. The right operand (inputs, columns) is packed as AMX takes it: (columns /
+   TILE, inputs / 2, TILE) words of 32 bits. A word holds two neighbouring inputs of a column, 2p in
+   its low half and 2p + 1 in its high half. TILE columns, n ... n + TILE - 1, make a panel: it
+   begins at word n * (inputs / 2), and its (even) input k at WORDS_PER_INPUT * k after that.
+
+   Padding. Widths are multiples of MACRO_TILE. Where a product sums over tokens, they are padded
+   with zeros to such a multiple. Where tokens are rows of the result, rows after the last token are
+   read but their results are dropped, so that buffers need room for up to MACRO_TILE more rows. */
 
 #include "training_ops.h"
 
@@ -23,38 +38,47 @@ static int omp_get_thread_num(void) { return 0; }
 static int omp_get_num_threads(void) { return 1; }
 #endif
 
-enum { SIDE = 32, TOKENS = 256 }; /* TOKENS, about, that a thread takes at a time */
-enum { FEW = 1 << 18 };           /* weights of a block whose gradients each thread sums by itself */
-typedef uint16_t half;
+/* TILE: rows of a tile, of 64 bytes: TILE float32, or TILE_INPUTS bf16. LANES is 16 here too. */
+enum { TILE = 16, TILE_INPUTS = 32, WORDS_PER_INPUT = TILE / 2 };
+enum { MACRO_TILE = 2 * TILE };          /* cpu_kernels.SIDE: outputs of 2 x 2 accumulator tiles */
+enum { CHUNK_TOKENS = 256 };             /* about as many tokens in a chunk */
+enum { MAX_PRIVATE_WEIGHTS = 1 << 18 };  /* in a block, for gradient sums of each thread */
+typedef uint16_t bf16;
 
-/* Whether the system lets this process use tiles: asked for once (arch_prctl, XTILEDATA). */
+/* Whether the system lets this process use AMX: asks Linux for permission by arch_prctl. */
 int tiles(void) {
     enum { ARCH_REQ_XCOMP_PERM = 0x1023, XTILEDATA = 18 };
     return !syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA);
 }
 
-/* Eight tiles of 16 rows of 64 bytes. */
-static const uint8_t SHAPES[64] __attribute__((aligned(64))) = {
+/* The operand of LDTILECFG: palette 1 in byte 0; for each of 8 tiles the bytes of a row, from byte
+   16 on, in 2 bytes each; the rows of each, from byte 48 on. */
+static const uint8_t TILE_CONFIG[64] __attribute__((aligned(64))) = {
     [0] = 1, [16] = 64, [18] = 64, [20] = 64, [22] = 64, [24] = 64, [26] = 64, [28] = 64, [30] = 64,
     [48] = 16, [49] = 16, [50] = 16, [51] = 16, [52] = 16, [53] = 16, [54] = 16, [55] = 16};
 
-static void begin_tiles(void) { _tile_loadconfig(SHAPES); }
+/* Each thread needs this before it uses tiles, and again after _tile_release. */
+static void configure_tiles(void) { _tile_loadconfig(TILE_CONFIG); }
 
-/* ---- memory to work in ----------------------------------------------------------------------- */
+/* ---- workspace ------------------------------------------------------------------------------ */
 
-static int64_t align(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+static int64_t round_up_to_64(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
-static half *take(char **spare, int64_t halves_) {
-    half *p = (half *)*spare;
-    *spare += align(2 * halves_);
+/* Takes room for `count` bf16 numbers off the start of the workspace. Callers that need 4-byte
+   numbers ask for twice as many. */
+static bf16 *allocate(char **workspace, int64_t count) {
+    bf16 *p = (bf16 *)*workspace;
+    *workspace += round_up_to_64(2 * count);
     return p;
 }
 
 /* ---- packing -------------------------------------------------------------------------------- */
 
-static inline void transpose16(const uint32_t *in, int64_t from, uint32_t *out, int64_t to) {
+/* Transposes 16 x 16 words. Strides are in words. */
+static inline void transpose_16x16(const uint32_t *in, int64_t in_stride, uint32_t *out,
+                                   int64_t out_stride) {
     __m512i r[16], t[16];
-    for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_si512(in + i * from);
+    for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_si512(in + i * in_stride);
     for (int i = 0; i < 8; i++) {
         t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
         t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
@@ -77,800 +101,1015 @@ static inline void transpose16(const uint32_t *in, int64_t from, uint32_t *out, 
         r[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
         r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
     }
-    for (int i = 0; i < 16; i++) _mm512_storeu_si512(out + i * to, r[i]);
+    for (int i = 0; i < 16; i++) _mm512_storeu_si512(out + i * out_stride, r[i]);
 }
 
-static inline __m256i halves(const float *p) {
+static inline __m256i round_16_floats(const float *p) {
     return (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(p));
 }
 
-static inline __m512i pairs(__m256i even, __m256i odd) {
+/* 16 words: in each the bf16 number of `even` in the low half, that of `odd` in the high half. */
+static inline __m512i interleave(__m256i even, __m256i odd) {
     return _mm512_or_si512(_mm512_cvtepu16_epi32(even),
                            _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd), 16));
 }
 
-static inline __m256i sixteen(const half *p) { return _mm256_loadu_si256((const void *)p); }
+static inline __m256i load_16_bf16(const bf16 *p) { return _mm256_loadu_si256((const void *)p); }
 
-static int up_to_side(int n) { return (n + SIDE - 1) / SIDE * SIDE; }
+static int pad_to_macro_tile(int n) { return (n + MACRO_TILE - 1) / MACRO_TILE * MACRO_TILE; }
 
-static const half NOTHING[16] = {0};
+static const bf16 ZEROS[16] = {0};
 
-/* Sixteen numbers of a row, 0 where there is no such row. */
-static inline const half *row_of(const half *x, int64_t next, int row, int rows) {
-    return row < rows ? x + row * next : NOTHING;
+/* 16 numbers of a row of x, whose rows are row_stride apart; zeros beyond the last row. */
+static inline const bf16 *row_or_zeros(const bf16 *x, int64_t row_stride, int row, int rows) {
+    return row < rows ? x + row * row_stride : ZEROS;
 }
 
-/* Columns n ... n + 15 of x (rows, columns), whose rows lie `next` apart. */
-static inline void pack_rows(int rows, const half *x, int64_t next, int n, uint32_t *out) {
-    const int inputs = up_to_side(rows);
+/* Packs the panel of columns n ... n + TILE - 1 of x (rows, columns), rows padded with zeros. */
+static inline void pack_panel(int rows, const bf16 *x, int64_t row_stride, int n, uint32_t *out) {
+    const int inputs = pad_to_macro_tile(rows);
     out += (int64_t)n * (inputs / 2), x += n;
     for (int p = 0; p < inputs; p += 2)
-        _mm512_storeu_si512(out + 8 * p, pairs(sixteen(row_of(x, next, p, rows)),
-                                               sixteen(row_of(x, next, p + 1, rows))));
+        _mm512_storeu_si512(out + WORDS_PER_INPUT * p,
+                            interleave(load_16_bf16(row_or_zeros(x, row_stride, p, rows)),
+                                       load_16_bf16(row_or_zeros(x, row_stride, p + 1, rows))));
 }
 
-/* The same of the transpose of x: its rows n ... n + 15. */
-static inline void pack_columns(int inputs, const half *x, int64_t next, int n, uint32_t *out) {
-    for (int p = 0; p < inputs / 2; p += 16)
-        transpose16((const uint32_t *)(x + n * next) + p, next / 2,
-                    out + (int64_t)n * (inputs / 2) + 16 * p, 16);
+/* Packs the panel of columns n ... n + TILE - 1 of the transpose of x (columns, inputs). */
+static inline void pack_transposed_panel(int inputs, const bf16 *x, int64_t row_stride, int n,
+                                         uint32_t *out) {
+    for (int p = 0; p < inputs / 2; p += TILE)
+        transpose_16x16((const uint32_t *)(x + n * row_stride) + p, row_stride / 2,
+                        out + (int64_t)n * (inputs / 2) + TILE * p, TILE);
 }
 
-/* Both of a weight (outputs, inputs) in float32: packed for y = x w', and for g w. */
-static void pack_weight(int outputs, int inputs, const float *w, uint32_t *out, int threads) {
-#pragma omp parallel for schedule(static) num_threads(threads) if (outputs * inputs > ALONE)
-    for (int n = 0; n < outputs; n += 16)
-        for (int i = 0; i < inputs; i += 32) {
-            half rows[16 * 32];
-            for (int r = 0; r < 16; r++) {
+/* Packs a weight w (outputs, inputs) in float32 for the forward product, x w'. */
+static void pack_weight_forward(int outputs, int inputs, const float *w, uint32_t *out,
+                                int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) \
+    if (outputs * inputs > MAX_SERIAL_ELEMENTS)
+    for (int n = 0; n < outputs; n += TILE)
+        for (int i = 0; i < inputs; i += TILE_INPUTS) {
+            bf16 rows[TILE * TILE_INPUTS];
+            for (int r = 0; r < TILE; r++) {
                 const float *from = w + (int64_t)(n + r) * inputs + i;
-                _mm256_storeu_si256((void *)(rows + 32 * r), halves(from));
-                _mm256_storeu_si256((void *)(rows + 32 * r + 16), halves(from + 16));
+                _mm256_storeu_si256((void *)(rows + TILE_INPUTS * r), round_16_floats(from));
+                _mm256_storeu_si256((void *)(rows + TILE_INPUTS * r + 16),
+                                    round_16_floats(from + 16));
             }
-            transpose16((uint32_t *)rows, 16, out + (int64_t)n * (inputs / 2) + 8 * i, 16);
+            transpose_16x16((uint32_t *)rows, TILE,
+                            out + (int64_t)n * (inputs / 2) + WORDS_PER_INPUT * i, TILE);
         }
 }
 
-static void pack_weight_back(int outputs, int inputs, const float *w, uint32_t *out, int threads) {
-#pragma omp parallel for schedule(static) num_threads(threads) if (outputs * inputs > ALONE)
-    for (int n = 0; n < inputs; n += 16)
+/* Packs it for the backward product, (gradient of the outputs) w. */
+static void pack_weight_backward(int outputs, int inputs, const float *w, uint32_t *out,
+                                 int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) \
+    if (outputs * inputs > MAX_SERIAL_ELEMENTS)
+    for (int n = 0; n < inputs; n += TILE)
         for (int p = 0; p < outputs / 2; p++) {
             const float *from = w + (int64_t)2 * p * inputs + n;
-            _mm512_storeu_si512(out + (int64_t)n * (outputs / 2) + 16 * p,
-                                pairs(halves(from), halves(from + inputs)));
+            _mm512_storeu_si512(out + (int64_t)n * (outputs / 2) + TILE * p,
+                                interleave(round_16_floats(from), round_16_floats(from + inputs)));
         }
 }
 
-/* Rows m ... m + 15 of the transpose of x (rows, columns). */
-static inline void transposed(int rows, const half *x, int64_t next, int m, half *out, int64_t to) {
+/* Writes rows m ... m + TILE - 1 of the transpose of x (rows, columns), row-major, out_stride
+   apart; x's rows are padded with zeros. */
+static inline void transpose_columns(int rows, const bf16 *x, int64_t row_stride, int m, bf16 *out,
+                                     int64_t out_stride) {
     x += m;
-    for (int k = 0; k < rows; k += 32) {
-        uint32_t block[256];
-        for (int p = k; p < k + 32; p += 2)
-            _mm512_storeu_si512(block + 8 * (p - k), pairs(sixteen(row_of(x, next, p, rows)),
-                                                           sixteen(row_of(x, next, p + 1, rows))));
-        transpose16(block, 16, (uint32_t *)(out + k), to / 2);
+    for (int k = 0; k < rows; k += TILE_INPUTS) {
+        uint32_t block[TILE * TILE];
+        for (int p = k; p < k + TILE_INPUTS; p += 2)
+            _mm512_storeu_si512(block + WORDS_PER_INPUT * (p - k),
+                                interleave(load_16_bf16(row_or_zeros(x, row_stride, p, rows)),
+                                           load_16_bf16(row_or_zeros(x, row_stride, p + 1, rows))));
+        transpose_16x16(block, TILE, (uint32_t *)(out + k), out_stride / 2);
     }
 }
 
-/* ---- products ------------------------------------------------------------------------------- */
+/* ---- matrix products ------------------------------------------------------------------------ */
 
-/* SIDE x SIDE of a product: a (SIDE, inputs), rows `next` apart, with two panels of b. */
-static inline __attribute__((always_inline)) void multiply(
-    int inputs, const half *a, int64_t next, const uint32_t *b0, const uint32_t *b1) {
-    const half *below = a + 16 * next;
-    for (int k = 0; k < inputs; k += 32) {
-        _tile_loadd(4, a + k, 2 * next);
-        _tile_loadd(6, b0 + 8 * k, 64);
+/* Tiles 0 ... 3 += a (MACRO_TILE, inputs), rows row_stride apart, times two panels of b. Tiles 0, 1
+   hold the upper TILE rows of the product, tiles 2, 3 the lower ones. Tiles 4, 5 hold rows of a;
+   tiles 6, 7 hold b. */
+ALWAYS_INLINE void accumulate(int inputs, const bf16 *a, int64_t row_stride, const uint32_t *panel0,
+                              const uint32_t *panel1) {
+    const bf16 *lower = a + TILE * row_stride;
+    for (int k = 0; k < inputs; k += TILE_INPUTS) {
+        _tile_loadd(4, a + k, 2 * row_stride);
+        _tile_loadd(6, panel0 + WORDS_PER_INPUT * k, 64);
         _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(7, b1 + 8 * k, 64);
+        _tile_loadd(7, panel1 + WORDS_PER_INPUT * k, 64);
         _tile_dpbf16ps(1, 4, 7);
-        _tile_loadd(5, below + k, 2 * next);
+        _tile_loadd(5, lower + k, 2 * row_stride);
         _tile_dpbf16ps(2, 5, 6);
         _tile_dpbf16ps(3, 5, 7);
     }
 }
 
-static inline void zeros(void) {
+static inline void zero_accumulators(void) {
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
 }
 
-static inline void keep(float *c, int64_t next) {
-    _tile_stored(0, c, 4 * next);
-    _tile_stored(1, c + 16, 4 * next);
-    _tile_stored(2, c + 16 * next, 4 * next);
-    _tile_stored(3, c + 16 * next + 16, 4 * next);
+/* c (MACRO_TILE, MACRO_TILE), rows row_stride floats apart. */
+static inline void store_accumulators(float *c, int64_t row_stride) {
+    _tile_stored(0, c, 4 * row_stride);
+    _tile_stored(1, c + TILE, 4 * row_stride);
+    _tile_stored(2, c + TILE * row_stride, 4 * row_stride);
+    _tile_stored(3, c + TILE * row_stride + TILE, 4 * row_stride);
 }
 
-static inline void again(const float *c, int64_t next) {
-    _tile_loadd(0, c, 4 * next);
-    _tile_loadd(1, c + 16, 4 * next);
-    _tile_loadd(2, c + 16 * next, 4 * next);
-    _tile_loadd(3, c + 16 * next + 16, 4 * next);
+static inline void load_accumulators(const float *c, int64_t row_stride) {
+    _tile_loadd(0, c, 4 * row_stride);
+    _tile_loadd(1, c + TILE, 4 * row_stride);
+    _tile_loadd(2, c + TILE * row_stride, 4 * row_stride);
+    _tile_loadd(3, c + TILE * row_stride + TILE, 4 * row_stride);
 }
 
-static inline __attribute__((always_inline)) void product(int inputs, const half *a, int64_t next, const uint32_t *b, int n,
-                           float *c, int64_t to) {
+/* c (MACRO_TILE, MACRO_TILE) = a (MACRO_TILE, inputs) times columns n ... n + MACRO_TILE - 1 of the
+   packed b. */
+ALWAYS_INLINE void multiply_macro_tile(int inputs, const bf16 *a, int64_t a_stride,
+                                       const uint32_t *b, int n, float *c, int64_t c_stride) {
     const uint32_t *panel = b + (int64_t)n * (inputs / 2);
-    zeros();
-    multiply(inputs, a, next, panel, panel + 8 * (int64_t)inputs);
-    keep(c, to);
+    zero_accumulators();
+    accumulate(inputs, a, a_stride, panel, panel + WORDS_PER_INPUT * (int64_t)inputs);
+    store_accumulators(c, c_stride);
 }
 
-static inline void put16(half *to, vec v) {
+static inline void store_bf16(bf16 *to, vec_f32 v) {
     _mm256_storeu_si256((void *)to, (__m256i)_mm512_cvtneps_pbh((__m512)v));
 }
 
-static inline vec get16(const half *from) { return widen((const char *)from, BFLOAT16); }
+static inline vec_f32 load_bf16(const bf16 *from) {
+    return load_as_float32((const char *)from, BFLOAT16);
+}
 
-typedef struct { /* what becomes of a product */
-    enum { HALF, ADDED, SQUARED, SLOPED } kind;
-    half *out;           /* HALF, SQUARED, SLOPED */
-    half *square;        /* SQUARED: squared ReLU of `out` */
-    const half *up;      /* SLOPED: times the derivative of that here */
-    const float *stream; /* ADDED to */
+/* What `matmul` does with each number v of a product, before v is rounded. */
+typedef struct {
+    enum {
+        STORE,                 /* out = v */
+        ADD_RESIDUAL,          /* sum = residual + dropout(v) */
+        STORE_SQUARED_RELU,    /* out = v and squared_relu = relu(v)^2 */
+        SQUARED_RELU_BACKWARD, /* out = v * 2 relu(relu_input) */
+    } kind;
+    bf16 *out;
+    bf16 *squared_relu;
+    const bf16 *relu_input;
+    const float *residual;
     float *sum;
-    const Drop *drop;
-    int64_t from; /* ADDED: the first one's number among all, for `drop` */
-} Then;
+    const Dropout *dropout;
+    int64_t first_element; /* the index for `dropout` of the product's first number in the batch */
+} Epilogue;
 
-static inline __attribute__((always_inline)) void then(const Then *t, int64_t i, vec v) {
-    const vec zero = {0};
-    if (t->kind == ADDED) {
-        if (t->drop->below) v *= kept(t->drop, t->from + i);
-        store(t->sum + i, load(t->stream + i) + v);
+/* Of LANES numbers of the product, from the i-th on. relu_input * zero keeps a NaN a NaN. */
+ALWAYS_INLINE void apply_epilogue(const Epilogue *e, int64_t i, vec_f32 v) {
+    const vec_f32 zero = {0};
+    if (e->kind == ADD_RESIDUAL) {
+        if (e->dropout->drop_threshold) v *= dropout_factors(e->dropout, e->first_element + i);
+        store_vector(e->sum + i, load_vector(e->residual + i) + v);
         return;
     }
-    if (t->kind == SLOPED) {
-        const vec up = get16(t->up + i);
-        v *= 2.0f * choose(up > zero, up, up * zero); /* what is not a number stays so */
+    if (e->kind == SQUARED_RELU_BACKWARD) {
+        const vec_f32 relu_input = load_bf16(e->relu_input + i);
+        v *= 2.0f * select_lanes(relu_input > zero, relu_input, relu_input * zero);
     }
-    put16(t->out + i, v);
-    if (t->kind == SQUARED) {
-        const vec up = get16(t->out + i), positive = choose(up > zero, up, up * zero);
-        put16(t->square + i, positive * positive);
+    store_bf16(e->out + i, v);
+    if (e->kind == STORE_SQUARED_RELU) {
+        const vec_f32 relu_input = load_bf16(e->out + i);
+        const vec_f32 relu = select_lanes(relu_input > zero, relu_input, relu_input * zero);
+        store_bf16(e->squared_relu + i, relu * relu);
     }
 }
 
-/* a (rows, inputs) times b packed (inputs, columns). */
-static inline __attribute__((always_inline)) void linear(
-    int rows, int columns, int inputs, const half *a, const uint32_t *b, const Then *t) {
-    float c[SIDE * SIDE] __attribute__((aligned(64)));
-    for (int m = 0; m < rows; m += SIDE)
-        for (int n = 0; n < columns; n += SIDE) {
-            product(inputs, a + (int64_t)m * inputs, inputs, b, n, c, SIDE);
-            for (int r = 0; r < SIDE && m + r < rows; r++)
-                for (int i = 0; i < SIDE; i += 16)
-                    then(t, (int64_t)(m + r) * columns + n + i, load(c + SIDE * r + i));
+/* a (rows, inputs) times the packed b (inputs, columns), by one thread. */
+ALWAYS_INLINE void matmul(int rows, int columns, int inputs, const bf16 *a, const uint32_t *b,
+                          const Epilogue *epilogue) {
+    float c[MACRO_TILE * MACRO_TILE] __attribute__((aligned(64)));
+    for (int m = 0; m < rows; m += MACRO_TILE)
+        for (int n = 0; n < columns; n += MACRO_TILE) {
+            multiply_macro_tile(inputs, a + (int64_t)m * inputs, inputs, b, n, c, MACRO_TILE);
+            for (int r = 0; r < MACRO_TILE && m + r < rows; r++)
+                for (int i = 0; i < MACRO_TILE; i += LANES)
+                    apply_epilogue(epilogue, (int64_t)(m + r) * columns + n + i,
+                                   load_vector(c + MACRO_TILE * r + i));
         }
 }
 
-/* The squared ReLU of sixteen. */
-static inline __m256i squares(const half *p) {
-    const __m512 v = _mm512_max_ps((__m512)get16(p), _mm512_setzero_ps());
+/* ---- weight gradients ----------------------------------------------------------------------- */
+
+/* relu(x)^2 of 16 numbers. A NaN becomes 0 here. */
+static inline __m256i squared_relu_16(const bf16 *p) {
+    const __m512 v = _mm512_max_ps((__m512)load_bf16(p), _mm512_setzero_ps());
     return (__m256i)_mm512_cvtneps_pbh(v * v);
 }
 
-static inline void pack_squares(int rows, const half *x, int64_t next, int n, uint32_t *out) {
-    const int inputs = up_to_side(rows);
+/* pack_panel of relu(x)^2. */
+static inline void pack_squared_relu_panel(int rows, const bf16 *x, int64_t row_stride, int n,
+                                           uint32_t *out) {
+    const int inputs = pad_to_macro_tile(rows);
     out += (int64_t)n * (inputs / 2), x += n;
     for (int p = 0; p < inputs; p += 2)
-        _mm512_storeu_si512(out + 8 * p, pairs(squares(row_of(x, next, p, rows)),
-                                               squares(row_of(x, next, p + 1, rows))));
+        _mm512_storeu_si512(out + WORDS_PER_INPUT * p,
+                            interleave(squared_relu_16(row_or_zeros(x, row_stride, p, rows)),
+                                       squared_relu_16(row_or_zeros(x, row_stride, p + 1, rows))));
 }
 
-/* Sums of a weight's gradient, out (outputs, inputs) += g' x, of a chunk's g (size, outputs) and x
-   (size, inputs), or x's squared ReLU: in three steps, each for a share of the work. `fresh`: out is what they come to. */
+/* The gradient of a weight (outputs, inputs) from some tokens: grad_weight += grad_out' x, with
+   grad_out (tokens, outputs) and x (tokens, inputs), or relu(x)^2 in the place of x. Three
+   functions compute it, each for a part of the rows or columns: transpose_grad_out and pack_inputs,
+   then accumulate_weight_rows. */
 typedef struct {
-    int size, padded, outputs, inputs, squared, fresh;
-    const half *g, *x;
-    half *turned;     /* (outputs, padded) */
-    uint32_t *packed; /* as inputs x padded */
-    float *out;
-} Sums;
+    int tokens, padded_tokens, outputs, inputs;
+    int squared_relu; /* whether relu(x)^2 takes the place of x */
+    int overwrite;    /* = instead of += */
+    const bf16 *grad_out, *x;
+    bf16 *grad_out_transposed; /* (outputs, padded_tokens) */
+    uint32_t *packed_x;        /* the packed (padded_tokens, inputs) */
+    float *grad_weight;
+} WeightGradient;
 
-static void turn_g(const Sums *s, int m) {
-    transposed(s->size, s->g, s->outputs, m, s->turned + (int64_t)m * s->padded, s->padded);
+static void transpose_grad_out(const WeightGradient *g, int m) { /* TILE outputs */
+    transpose_columns(g->tokens, g->grad_out, g->outputs, m,
+                      g->grad_out_transposed + (int64_t)m * g->padded_tokens, g->padded_tokens);
 }
 
-static void pack_x(const Sums *s, int n) {
-    if (s->squared) pack_squares(s->size, s->x, s->inputs, n, s->packed);
-    else pack_rows(s->size, s->x, s->inputs, n, s->packed);
+static void pack_inputs(const WeightGradient *g, int n) { /* TILE inputs */
+    if (g->squared_relu) pack_squared_relu_panel(g->tokens, g->x, g->inputs, n, g->packed_x);
+    else pack_panel(g->tokens, g->x, g->inputs, n, g->packed_x);
 }
 
-static void sum_rows(const Sums *s, int m) { /* SIDE of the outputs */
-    for (int n = 0; n < s->inputs; n += SIDE) {
-        float *c = s->out + (int64_t)m * s->inputs + n;
-        const uint32_t *panel = s->packed + (int64_t)n * (s->padded / 2);
-        if (s->fresh) zeros();
-        else again(c, s->inputs);
-        multiply(s->padded, s->turned + (int64_t)m * s->padded, s->padded, panel,
-                 panel + 8 * (int64_t)s->padded);
-        keep(c, s->inputs);
+static void accumulate_weight_rows(const WeightGradient *g, int m) { /* MACRO_TILE outputs */
+    for (int n = 0; n < g->inputs; n += MACRO_TILE) {
+        float *c = g->grad_weight + (int64_t)m * g->inputs + n;
+        const uint32_t *panel = g->packed_x + (int64_t)n * (g->padded_tokens / 2);
+        if (g->overwrite) zero_accumulators();
+        else load_accumulators(c, g->inputs);
+        accumulate(g->padded_tokens, g->grad_out_transposed + (int64_t)m * g->padded_tokens,
+                   g->padded_tokens, panel, panel + WORDS_PER_INPUT * (int64_t)g->padded_tokens);
+        store_accumulators(c, g->inputs);
     }
 }
 
-/* By all threads, over all rows. spare: TOKENS * (outputs + inputs) halves. */
-static void weight_gradient(int rows, int outputs, int inputs, const half *g, const half *x,
-                            int squared, float *out, half *spare, int threads) {
+/* From all tokens, by all threads, CHUNK_TOKENS tokens at a time. workspace: CHUNK_TOKENS *
+   (outputs + inputs) bf16 numbers. */
+static void parallel_weight_gradient(int tokens, int outputs, int inputs, const bf16 *grad_out,
+                                     const bf16 *x, int squared_relu, float *grad_weight,
+                                     bf16 *workspace, int threads) {
 #pragma omp parallel num_threads(threads)
     {
-        begin_tiles();
-        for (int from = 0; from < rows; from += TOKENS) {
-            const int size = rows - from < TOKENS ? rows - from : TOKENS;
-            const Sums s = {size, up_to_side(size), outputs, inputs, squared, !from, g + (int64_t)from * outputs,
-                            x + (int64_t)from * inputs, spare,
-                            (uint32_t *)(spare + (int64_t)TOKENS * outputs), out};
+        configure_tiles();
+        for (int first = 0; first < tokens; first += CHUNK_TOKENS) {
+            const int size = tokens - first < CHUNK_TOKENS ? tokens - first : CHUNK_TOKENS;
+            const WeightGradient g = {size,
+                                      pad_to_macro_tile(size),
+                                      outputs,
+                                      inputs,
+                                      squared_relu,
+                                      !first,
+                                      grad_out + (int64_t)first * outputs,
+                                      x + (int64_t)first * inputs,
+                                      workspace,
+                                      (uint32_t *)(workspace + (int64_t)CHUNK_TOKENS * outputs),
+                                      grad_weight};
 #pragma omp for schedule(static) nowait
-            for (int m = 0; m < outputs; m += 16) turn_g(&s, m);
+            for (int m = 0; m < outputs; m += TILE) transpose_grad_out(&g, m);
 #pragma omp for schedule(static)
-            for (int n = 0; n < inputs; n += 16) pack_x(&s, n);
+            for (int n = 0; n < inputs; n += TILE) pack_inputs(&g, n);
 #pragma omp for schedule(static)
-            for (int m = 0; m < outputs; m += SIDE) sum_rows(&s, m);
+            for (int m = 0; m < outputs; m += MACRO_TILE) accumulate_weight_rows(&g, m);
         }
         _tile_release();
     }
 }
 
-/* By one thread, of a chunk. */
-static void chunk_gradient(int size, int outputs, int inputs, const half *g, const half *x,
-                           int squared, int fresh, float *out, char *spare) {
-    const int padded = up_to_side(size);
-    half *turned = take(&spare, (int64_t)padded * outputs);
-    const Sums s = {size, padded, outputs, inputs, squared, fresh, g, x, turned,
-                    (uint32_t *)take(&spare, (int64_t)padded * inputs), out};
-    for (int m = 0; m < outputs; m += 16) turn_g(&s, m);
-    for (int n = 0; n < inputs; n += 16) pack_x(&s, n);
-    for (int m = 0; m < outputs; m += SIDE) sum_rows(&s, m);
+/* From a chunk's tokens, by one thread. */
+static void chunk_weight_gradient(int tokens, int outputs, int inputs, const bf16 *grad_out,
+                                  const bf16 *x, int squared_relu, int overwrite,
+                                  float *grad_weight, char *workspace) {
+    const int padded_tokens = pad_to_macro_tile(tokens);
+    bf16 *grad_out_transposed = allocate(&workspace, (int64_t)padded_tokens * outputs);
+    const WeightGradient g = {tokens,
+                              padded_tokens,
+                              outputs,
+                              inputs,
+                              squared_relu,
+                              overwrite,
+                              grad_out,
+                              x,
+                              grad_out_transposed,
+                              (uint32_t *)allocate(&workspace, (int64_t)padded_tokens * inputs),
+                              grad_weight};
+    for (int m = 0; m < outputs; m += TILE) transpose_grad_out(&g, m);
+    for (int n = 0; n < inputs; n += TILE) pack_inputs(&g, n);
+    for (int m = 0; m < outputs; m += MACRO_TILE) accumulate_weight_rows(&g, m);
 }
 
 /* ---- attention ------------------------------------------------------------------------------ */
 
-/* Rows of a head, `next` apart, padded with zeros to `padded`. */
-static void copied(int length, int padded, int width, const half *from, int64_t next, half *to) {
-    for (int t = 0; t < length; t++) memcpy(to + t * width, from + t * next, 2 * width);
-    memset(to + length * width, 0, 2 * (int64_t)(padded - length) * width);
+/* Copies the rows of one head, (length, width), row_stride apart, to consecutive rows, padded with
+   zeros to padded_length. */
+static void copy_padded(int length, int padded_length, int width, const bf16 *from,
+                        int64_t row_stride, bf16 *to) {
+    for (int t = 0; t < length; t++) memcpy(to + t * width, from + t * row_stride, 2 * width);
+    memset(to + length * width, 0, 2 * (int64_t)(padded_length - length) * width);
 }
 
-/* exp of what is not above 0, within 1e-4: 2^n times a polynomial. No less than 2^-120: numbers that
-   are not normal take a hundred times as long. */
-static inline vec shrunk(vec x) {
+/* exp(x) for x <= 0, within 1e-4: 2^n times a polynomial for 2^f, x / ln(2) = n + f with |f| <=
+   1/2. Results stop at 2^-120: arithmetic with subnormal numbers takes a hundred times as long. */
+static inline vec_f32 exp_nonpositive(vec_f32 x) {
     const __m512 t = _mm512_max_ps(_mm512_set1_ps(-120.0f), (__m512)(x * 1.44269504f));
     const __m512 n = _mm512_roundscale_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    const vec f = (vec)(t - n), zero = {0};
-    vec p = zero + 9.6181291e-3f;
+    const vec_f32 f = (vec_f32)(t - n), zero = {0};
+    vec_f32 p = zero + 9.6181291e-3f;
     p = p * f + 5.5504109e-2f;
     p = p * f + 2.4022651e-1f;
     p = p * f + 6.9314718e-1f;
     p = p * f + 1.0f;
-    return (vec)_mm512_scalef_ps((__m512)p, n);
+    return (vec_f32)_mm512_scalef_ps((__m512)p, n);
 }
 
-/* Rows t ... t + SIDE - 1 of the scores, in place: to exponentials of `factor` times each over what
-   its position sees, 0 elsewhere; shares: what makes probabilities of them. */
-static void exponentials(const Heads *h, int padded, int64_t sequence, int t, const int32_t *first,
-                         float *scores, float factor, float *shares) {
-    const vec zero = {0}, nothing = zero - INFINITY;
-    for (int r = 0; r < SIDE; r++) {
-        float *row = scores + (int64_t)r * padded;
-        const int begin = first && t + r < h->length ? first[sequence * h->length + t + r] : 0;
-        const int end = t + r + 1, all = t + SIDE;
-        vec most = nothing, total = zero;
-        for (int i = 0; i < all; i += 16) {
-            vec s = load(row + i) * factor;
-            if (i < begin || i + 16 > end) {
-                const ints n = counted(i);
-                s = choose((n >= begin) & (n < end), s, nothing);
+/* The softmax of MACRO_TILE rows of scores, those of queries t ... t + MACRO_TILE - 1, without its
+   division: each score becomes exp(score_scale * score - row maximum) where the query sees the key,
+   first_visible ... query, and 0 elsewhere. inverse_sums (MACRO_TILE,): what to multiply a row by.
+   Columns from t + MACRO_TILE on are neither read nor written. */
+static void exponentiate_scores(const Heads *shape, int padded_length, int64_t sequence, int t,
+                                const int32_t *first_visible, float *scores, float score_scale,
+                                float *inverse_sums) {
+    const vec_f32 zero = {0}, minus_infinity = zero - INFINITY;
+    for (int r = 0; r < MACRO_TILE; r++) {
+        float *row = scores + (int64_t)r * padded_length;
+        const int begin = first_visible && t + r < shape->length
+                              ? first_visible[sequence * shape->length + t + r]
+                              : 0;
+        const int end = t + r + 1, columns = t + MACRO_TILE;
+        vec_f32 lane_max = minus_infinity, total = zero;
+        for (int i = 0; i < columns; i += LANES) {
+            vec_f32 score = load_vector(row + i) * score_scale;
+            if (i < begin || i + LANES > end) {
+                const vec_i32 key = consecutive_from(i);
+                score = select_lanes((key >= begin) & (key < end), score, minus_infinity);
             }
-            most = (vec)_mm512_max_ps((__m512)most, (__m512)s);
-            store(row + i, s);
+            lane_max = (vec_f32)_mm512_max_ps((__m512)lane_max, (__m512)score);
+            store_vector(row + i, score);
         }
-        const float top = largest(most);
-        for (int i = 0; i < all; i += 16) {
-            vec e = shrunk(load(row + i) - top);
-            if (i < begin || i + 16 > end) {
-                const ints n = counted(i);
-                e = choose((n >= begin) & (n < end), e, zero);
+        const float row_max = max_of_lanes(lane_max);
+        for (int i = 0; i < columns; i += LANES) {
+            vec_f32 e = exp_nonpositive(load_vector(row + i) - row_max);
+            if (i < begin || i + LANES > end) {
+                const vec_i32 key = consecutive_from(i);
+                e = select_lanes((key >= begin) & (key < end), e, zero);
             }
             total += e;
-            store(row + i, e);
+            store_vector(row + i, e);
         }
-        shares[r] = 1 / sum(total);
+        inverse_sums[r] = 1 / sum_lanes(total);
     }
 }
 
-int64_t attention_spare(int length, int width) {
-    const int64_t padded = up_to_side(length);
-    return 9 * align(2 * padded * width) + 2 * align(4 * padded * width) +
-           2 * align(4 * SIDE * padded) + 4 * align(2 * padded * padded);
+/* Bytes of workspace that are enough for attention_backward and for attention_forward. */
+int64_t attention_workspace_bytes(int length, int head_width) {
+    const int64_t padded_length = pad_to_macro_tile(length);
+    return 9 * round_up_to_64(2 * padded_length * head_width) +
+           2 * round_up_to_64(4 * padded_length * head_width) +
+           2 * round_up_to_64(4 * MACRO_TILE * padded_length) +
+           4 * round_up_to_64(2 * padded_length * padded_length);
 }
 
-/* out (B, T, heads * width) of q (B, heads, T, width), k, v (B, groups, T, width), of sequences
-   whose first one's number is `before`. */
-static void attend(const Heads *h, int64_t before, const half *q, const half *k, const half *v,
-                   const int32_t *first, const Drop *drop, half *out, char *own) {
-    const int width = h->width, length = h->length, each = h->heads / h->groups;
-    const int padded = up_to_side(length), stream = h->heads * width;
-    const float factor = 1 / sqrtf(width);
-    half *rows = take(&own, padded * width), *kp = take(&own, padded * width);
-    half *vp = take(&own, padded * width), *p = take(&own, SIDE * padded);
-    float *s = (float *)take(&own, 2 * SIDE * padded), c[SIDE * SIDE], shares[SIDE];
-    for (int64_t job = 0; job < (int64_t)h->batch * h->groups; job++) {
-        const int64_t b = job / h->groups, g = job % h->groups;
-        copied(length, padded, width, k + job * length * width, width, rows);
-        for (int n = 0; n < padded; n += 16) pack_columns(width, rows, width, n, (uint32_t *)kp);
-        copied(length, padded, width, v + job * length * width, width, rows);
-        for (int n = 0; n < width; n += 16) pack_rows(padded, rows, width, n, (uint32_t *)vp);
-        for (int head = g * each; head < (g + 1) * each; head++) {
-            const int64_t number = b * h->heads + head, drawn = (before + b) * h->heads + head;
-            copied(length, padded, width, q + number * length * width, width, rows);
-            for (int t = 0; t < padded; t += SIDE) {
-                for (int n = 0; n <= t; n += SIDE)
-                    product(width, rows + t * width, width, (uint32_t *)kp, n, s + n, padded);
-                exponentials(h, padded, b, t, first, s, factor, shares);
-                for (int r = 0; r < SIDE; r++)
-                    for (int i = 0; i < t + SIDE; i += 16) {
-                        vec e = load(s + r * padded + i) * shares[r];
-                        if (drop->below)
-                            e *= kept(drop, (drawn * length + t + r) * length + i);
-                        put16(p + r * padded + i, e);
+/* out (batch, length, query_heads * head_width) = attention of q (batch, query_heads, length,
+   head_width) over k and v (batch, kv_heads, length, head_width), of a chunk. first_sequence: the
+   chunk's first sequence's index in the whole batch, for the indices of `dropout`. */
+static void attention_forward(const Heads *shape, int64_t first_sequence, const bf16 *q,
+                              const bf16 *k, const bf16 *v, const int32_t *first_visible,
+                              const Dropout *dropout, bf16 *out, char *workspace) {
+    const int width = shape->head_width, length = shape->length;
+    const int group_size = shape->query_heads / shape->kv_heads;
+    const int padded_length = pad_to_macro_tile(length), out_stride = shape->query_heads * width;
+    const float score_scale = 1 / sqrtf(width);
+    bf16 *rows = allocate(&workspace, padded_length * width);
+    bf16 *packed_k = allocate(&workspace, padded_length * width);
+    bf16 *packed_v = allocate(&workspace, padded_length * width);
+    bf16 *p = allocate(&workspace, MACRO_TILE * padded_length);
+    float *scores = (float *)allocate(&workspace, 2 * MACRO_TILE * padded_length);
+    float c[MACRO_TILE * MACRO_TILE], inverse_sums[MACRO_TILE];
+    for (int64_t kv = 0; kv < (int64_t)shape->batch * shape->kv_heads; kv++) {
+        const int64_t b = kv / shape->kv_heads, group = kv % shape->kv_heads;
+        copy_padded(length, padded_length, width, k + kv * length * width, width, rows);
+        for (int n = 0; n < padded_length; n += TILE)
+            pack_transposed_panel(width, rows, width, n, (uint32_t *)packed_k);
+        copy_padded(length, padded_length, width, v + kv * length * width, width, rows);
+        for (int n = 0; n < width; n += TILE)
+            pack_panel(padded_length, rows, width, n, (uint32_t *)packed_v);
+        for (int head = group * group_size; head < (group + 1) * group_size; head++) {
+            const int64_t chunk_head = b * shape->query_heads + head;
+            const int64_t batch_head = (first_sequence + b) * shape->query_heads + head;
+            copy_padded(length, padded_length, width, q + chunk_head * length * width, width, rows);
+            for (int t = 0; t < padded_length; t += MACRO_TILE) {
+                for (int n = 0; n <= t; n += MACRO_TILE)
+                    multiply_macro_tile(width, rows + t * width, width, (uint32_t *)packed_k, n,
+                                        scores + n, padded_length);
+                exponentiate_scores(shape, padded_length, b, t, first_visible, scores, score_scale,
+                                    inverse_sums);
+                for (int r = 0; r < MACRO_TILE; r++)
+                    for (int i = 0; i < t + MACRO_TILE; i += LANES) {
+                        vec_f32 probability =
+                            load_vector(scores + r * padded_length + i) * inverse_sums[r];
+                        if (dropout->drop_threshold)
+                            probability *= dropout_factors(
+                                dropout, (batch_head * length + t + r) * length + i);
+                        store_bf16(p + r * padded_length + i, probability);
                     }
-                for (int n = 0; n < width; n += SIDE) {
-                    const uint32_t *panel = (uint32_t *)vp + (int64_t)n * (padded / 2);
-                    zeros();
-                    multiply(t + SIDE, p, padded, panel, panel + 8 * (int64_t)padded);
-                    keep(c, SIDE);
-                    for (int r = 0; r < SIDE && t + r < length; r++)
-                        for (int i = 0; i < SIDE; i += 16)
-                            put16(out + (b * length + t + r) * stream + head * width + n + i,
-                                  load(c + SIDE * r + i));
+                for (int n = 0; n < width; n += MACRO_TILE) {
+                    const uint32_t *panel =
+                        (uint32_t *)packed_v + (int64_t)n * (padded_length / 2);
+                    zero_accumulators();
+                    accumulate(t + MACRO_TILE, p, padded_length, panel,
+                               panel + WORDS_PER_INPUT * (int64_t)padded_length);
+                    store_accumulators(c, MACRO_TILE);
+                    for (int r = 0; r < MACRO_TILE && t + r < length; r++)
+                        for (int i = 0; i < MACRO_TILE; i += LANES)
+                            store_bf16(
+                                out + (b * length + t + r) * out_stride + head * width + n + i,
+                                load_vector(c + MACRO_TILE * r + i));
                 }
             }
         }
     }
 }
 
-static void rounded(int64_t count, const float *from, half *to) {
-    for (int64_t i = 0; i < count; i += 16) put16(to + i, load(from + i));
+static void round_to_bf16(int64_t count, const float *from, bf16 *to) {
+    for (int64_t i = 0; i < count; i += LANES) store_bf16(to + i, load_vector(from + i));
 }
 
-/* Gradients of q, k and v from that of what attend gave, g (B, T, heads * width). */
-static void attend_backward(const Heads *h, int64_t before, const half *q, const half *k, const half *v,
-                            const int32_t *first, const Drop *drop, const half *gradient,
-                            half *to_q, half *to_k, half *to_v, char *own) {
-    const int width = h->width, length = h->length, each = h->heads / h->groups;
-    const int padded = up_to_side(length), stream = h->heads * width;
-    const float factor = 1 / sqrtf(width);
-    half *rows = take(&own, padded * width), *given = take(&own, padded * width);
-    half *kc = take(&own, padded * width), *vc = take(&own, padded * width);
-    half *kr = take(&own, padded * width), *qr = take(&own, padded * width);
-    half *gr = take(&own, padded * width);
-    float *sum_k = (float *)take(&own, 2 * padded * width);
-    float *sum_v = (float *)take(&own, 2 * padded * width);
-    float *s = (float *)take(&own, 2 * SIDE * padded);
-    float *d = (float *)take(&own, 2 * SIDE * padded);
-    half *p = take(&own, (int64_t)padded * padded), *ds = take(&own, (int64_t)padded * padded);
-    half *pt = take(&own, (int64_t)padded * padded), *dst = take(&own, (int64_t)padded * padded);
-    float c[SIDE * SIDE], shares[SIDE];
-    for (int64_t job = 0; job < (int64_t)h->batch * h->groups; job++) {
-        const int64_t b = job / h->groups, g = job % h->groups;
-        copied(length, padded, width, k + job * length * width, width, rows);
-        for (int n = 0; n < padded; n += 16) pack_columns(width, rows, width, n, (uint32_t *)kc);
-        for (int n = 0; n < width; n += 16) pack_rows(padded, rows, width, n, (uint32_t *)kr);
-        copied(length, padded, width, v + job * length * width, width, rows);
-        for (int n = 0; n < padded; n += 16) pack_columns(width, rows, width, n, (uint32_t *)vc);
-        for (int head = g * each; head < (g + 1) * each; head++) {
-            const int64_t number = b * h->heads + head, drawn = (before + b) * h->heads + head;
-            copied(length, padded, width, q + number * length * width, width, rows);
-            copied(length, padded, width, gradient + b * length * stream + head * width, stream,
-                   given);
-            for (int n = 0; n < width; n += 16) {
-                pack_rows(padded, rows, width, n, (uint32_t *)qr);
-                pack_rows(padded, given, width, n, (uint32_t *)gr);
+/* The gradients of q, k and v, in their shapes, from grad_out, that of attention_forward's out. It
+   computes the probabilities again. With P after dropout, and dS as in softmax_backward:
+   grad_q = dS k, grad_k = dS' q, grad_v = P' grad_out. */
+static void attention_backward(const Heads *shape, int64_t first_sequence, const bf16 *q,
+                               const bf16 *k, const bf16 *v, const int32_t *first_visible,
+                               const Dropout *dropout, const bf16 *grad_out, bf16 *grad_q,
+                               bf16 *grad_k, bf16 *grad_v, char *workspace) {
+    const int width = shape->head_width, length = shape->length;
+    const int group_size = shape->query_heads / shape->kv_heads;
+    const int padded_length = pad_to_macro_tile(length), out_stride = shape->query_heads * width;
+    const float score_scale = 1 / sqrtf(width);
+    bf16 *rows = allocate(&workspace, padded_length * width);
+    bf16 *grad_rows = allocate(&workspace, padded_length * width);
+    bf16 *packed_k_transposed = allocate(&workspace, padded_length * width);
+    bf16 *packed_v_transposed = allocate(&workspace, padded_length * width);
+    bf16 *packed_k = allocate(&workspace, padded_length * width);
+    bf16 *packed_q = allocate(&workspace, padded_length * width);
+    bf16 *packed_grad = allocate(&workspace, padded_length * width);
+    float *sum_k = (float *)allocate(&workspace, 2 * padded_length * width);
+    float *sum_v = (float *)allocate(&workspace, 2 * padded_length * width);
+    float *scores = (float *)allocate(&workspace, 2 * MACRO_TILE * padded_length);
+    float *grad_p = (float *)allocate(&workspace, 2 * MACRO_TILE * padded_length);
+    bf16 *p = allocate(&workspace, (int64_t)padded_length * padded_length);
+    bf16 *grad_s = allocate(&workspace, (int64_t)padded_length * padded_length);
+    bf16 *p_transposed = allocate(&workspace, (int64_t)padded_length * padded_length);
+    bf16 *grad_s_transposed = allocate(&workspace, (int64_t)padded_length * padded_length);
+    float c[MACRO_TILE * MACRO_TILE], inverse_sums[MACRO_TILE];
+    for (int64_t kv = 0; kv < (int64_t)shape->batch * shape->kv_heads; kv++) {
+        const int64_t b = kv / shape->kv_heads, group = kv % shape->kv_heads;
+        copy_padded(length, padded_length, width, k + kv * length * width, width, rows);
+        for (int n = 0; n < padded_length; n += TILE)
+            pack_transposed_panel(width, rows, width, n, (uint32_t *)packed_k_transposed);
+        for (int n = 0; n < width; n += TILE)
+            pack_panel(padded_length, rows, width, n, (uint32_t *)packed_k);
+        copy_padded(length, padded_length, width, v + kv * length * width, width, rows);
+        for (int n = 0; n < padded_length; n += TILE)
+            pack_transposed_panel(width, rows, width, n, (uint32_t *)packed_v_transposed);
+        for (int head = group * group_size; head < (group + 1) * group_size; head++) {
+            const int64_t chunk_head = b * shape->query_heads + head;
+            const int64_t batch_head = (first_sequence + b) * shape->query_heads + head;
+            copy_padded(length, padded_length, width, q + chunk_head * length * width, width, rows);
+            copy_padded(length, padded_length, width,
+                        grad_out + b * length * out_stride + head * width, out_stride, grad_rows);
+            for (int n = 0; n < width; n += TILE) {
+                pack_panel(padded_length, rows, width, n, (uint32_t *)packed_q);
+                pack_panel(padded_length, grad_rows, width, n, (uint32_t *)packed_grad);
             }
-            for (int t = 0; t < padded; t += SIDE) {
-                half *mine = p + (int64_t)t * padded, *slope = ds + (int64_t)t * padded;
-                for (int n = 0; n <= t; n += SIDE) {
-                    product(width, rows + t * width, width, (uint32_t *)kc, n, s + n, padded);
-                    product(width, given + t * width, width, (uint32_t *)vc, n, d + n, padded);
+            for (int t = 0; t < padded_length; t += MACRO_TILE) { /* queries t ... */
+                bf16 *p_rows = p + (int64_t)t * padded_length;
+                bf16 *grad_s_rows = grad_s + (int64_t)t * padded_length;
+                for (int n = 0; n <= t; n += MACRO_TILE) {
+                    multiply_macro_tile(width, rows + t * width, width,
+                                        (uint32_t *)packed_k_transposed, n, scores + n,
+                                        padded_length);
+                    multiply_macro_tile(width, grad_rows + t * width, width,
+                                        (uint32_t *)packed_v_transposed, n, grad_p + n,
+                                        padded_length);
                 }
-                exponentials(h, padded, b, t, first, s, factor, shares);
-                for (int r = 0; r < SIDE; r++) {
-                    const int64_t from = (drawn * length + t + r) * length;
-                    const float *e = s + r * padded;
-                    float *along = d + r * padded;
-                    vec total = {0};
-                    for (int i = 0; i < t + SIDE; i += 16) {
-                        const vec share = load(e + i) * shares[r];
-                        vec left = share, change = load(along + i);
-                        if (drop->below) {
-                            const vec factors = kept(drop, from + i);
-                            left *= factors, change *= factors;
+                exponentiate_scores(shape, padded_length, b, t, first_visible, scores, score_scale,
+                                    inverse_sums);
+                for (int r = 0; r < MACRO_TILE; r++) {
+                    const int64_t first_element = (batch_head * length + t + r) * length;
+                    const float *e = scores + r * padded_length;
+                    float *grad_p_row = grad_p + r * padded_length;
+                    vec_f32 lane_dot = {0};
+                    for (int i = 0; i < t + MACRO_TILE; i += LANES) {
+                        const vec_f32 probability = load_vector(e + i) * inverse_sums[r];
+                        vec_f32 dropped = probability, grad = load_vector(grad_p_row + i);
+                        if (dropout->drop_threshold) {
+                            const vec_f32 factors = dropout_factors(dropout, first_element + i);
+                            dropped *= factors, grad *= factors;
                         }
-                        put16(mine + r * padded + i, left);
-                        store(along + i, change);
-                        total += change * share;
+                        store_bf16(p_rows + r * padded_length + i, dropped);
+                        store_vector(grad_p_row + i, grad);
+                        lane_dot += grad * probability;
                     }
-                    const float mean = sum(total);
-                    for (int i = 0; i < t + SIDE; i += 16)
-                        put16(slope + r * padded + i,
-                              (load(along + i) - mean) * load(e + i) * (factor * shares[r]));
+                    const float dot = sum_lanes(lane_dot);
+                    for (int i = 0; i < t + MACRO_TILE; i += LANES)
+                        store_bf16(grad_s_rows + r * padded_length + i,
+                                   (load_vector(grad_p_row + i) - dot) * load_vector(e + i) *
+                                       (score_scale * inverse_sums[r]));
                 }
-                for (int n = 0; n < width; n += SIDE) {
-                    const uint32_t *panel = (uint32_t *)kr + (int64_t)n * (padded / 2);
-                    zeros();
-                    multiply(t + SIDE, slope, padded, panel, panel + 8 * (int64_t)padded);
-                    keep(c, SIDE);
-                    for (int r = 0; r < SIDE && t + r < length; r++)
-                        for (int i = 0; i < SIDE; i += 16)
-                            put16(to_q + (number * length + t + r) * width + n + i,
-                                  load(c + SIDE * r + i));
+                for (int n = 0; n < width; n += MACRO_TILE) {
+                    const uint32_t *panel =
+                        (uint32_t *)packed_k + (int64_t)n * (padded_length / 2);
+                    zero_accumulators();
+                    accumulate(t + MACRO_TILE, grad_s_rows, padded_length, panel,
+                               panel + WORDS_PER_INPUT * (int64_t)padded_length);
+                    store_accumulators(c, MACRO_TILE);
+                    for (int r = 0; r < MACRO_TILE && t + r < length; r++)
+                        for (int i = 0; i < MACRO_TILE; i += LANES)
+                            store_bf16(grad_q + (chunk_head * length + t + r) * width + n + i,
+                                       load_vector(c + MACRO_TILE * r + i));
                 }
             }
-            for (int t = 0; t < padded; t += SIDE) { /* by what sees it: positions from t on */
-                const int64_t skip = (int64_t)t * padded;
-                const int after = padded - t;
-                for (int m = t; m < t + SIDE; m += 16) {
-                    transposed(after, p + skip, padded, m, pt + (int64_t)(m - t) * padded,
-                               padded);
-                    transposed(after, ds + skip, padded, m, dst + (int64_t)(m - t) * padded,
-                               padded);
+            /* Keys t ... get gradients from the queries that see them, which stand at t or later.
+               The first head of a group overwrites sum_k and sum_v, the others add to them. */
+            for (int t = 0; t < padded_length; t += MACRO_TILE) {
+                const int64_t skipped = (int64_t)t * padded_length;
+                const int queries = padded_length - t;
+                for (int m = t; m < t + MACRO_TILE; m += TILE) {
+                    transpose_columns(queries, p + skipped, padded_length, m,
+                                      p_transposed + (int64_t)(m - t) * padded_length,
+                                      padded_length);
+                    transpose_columns(queries, grad_s + skipped, padded_length, m,
+                                      grad_s_transposed + (int64_t)(m - t) * padded_length,
+                                      padded_length);
                 }
-                for (int n = 0; n < width; n += SIDE) {
-                    const int64_t panel = (int64_t)n * (padded / 2) + 8 * t;
-                    const int64_t next = panel + 8 * (int64_t)padded;
-                    float *to = sum_k + (int64_t)t * width + n;
-                    if (head == g * each) zeros();
-                    else again(to, width);
-                    multiply(after, dst, padded, (uint32_t *)qr + panel, (uint32_t *)qr + next);
-                    keep(to, width);
-                    to = sum_v + (int64_t)t * width + n;
-                    if (head == g * each) zeros();
-                    else again(to, width);
-                    multiply(after, pt, padded, (uint32_t *)gr + panel, (uint32_t *)gr + next);
-                    keep(to, width);
+                for (int n = 0; n < width; n += MACRO_TILE) {
+                    const int64_t panel0 = (int64_t)n * (padded_length / 2) + WORDS_PER_INPUT * t;
+                    const int64_t panel1 = panel0 + WORDS_PER_INPUT * (int64_t)padded_length;
+                    float *sum = sum_k + (int64_t)t * width + n;
+                    if (head == group * group_size) zero_accumulators();
+                    else load_accumulators(sum, width);
+                    accumulate(queries, grad_s_transposed, padded_length,
+                               (uint32_t *)packed_q + panel0, (uint32_t *)packed_q + panel1);
+                    store_accumulators(sum, width);
+                    sum = sum_v + (int64_t)t * width + n;
+                    if (head == group * group_size) zero_accumulators();
+                    else load_accumulators(sum, width);
+                    accumulate(queries, p_transposed, padded_length,
+                               (uint32_t *)packed_grad + panel0, (uint32_t *)packed_grad + panel1);
+                    store_accumulators(sum, width);
                 }
             }
         }
-        rounded((int64_t)length * width, sum_k, to_k + job * length * width);
-        rounded((int64_t)length * width, sum_v, to_v + job * length * width);
+        round_to_bf16((int64_t)length * width, sum_k, grad_k + kv * length * width);
+        round_to_bf16((int64_t)length * width, sum_v, grad_v + kv * length * width);
     }
 }
 
-/* ---- the block ------------------------------------------------------------------------------ */
+/* ---- the transformer block ------------------------------------------------------------------ */
 
+/* amx_block._Block. With D = query_heads * head_width, N = batch * length tokens and a linear
+   layer's weight (outputs, inputs):
+   x_mid = x + dropout(out(attention(qkv(norm1(x))))),
+   result = x_mid + dropout(down(relu(up(norm2(x_mid)))^2)). */
 typedef struct {
     int32_t hidden, padding;
     const float *norm1, *qkv, *out, *norm2, *up, *down; /* weights */
-    const int32_t *first;
-    Drop mixing, mixed, fed; /* of attention's shares; of what the mixer, the feed-forward adds */
-    /* kept for the backward pass: */
-    half *normed1, *projected, *mix, *normed2, *above;
-    float *scales1, *scales_qk, *between, *scales2;
-    char *spare;
+    const int32_t *first_visible;                       /* (batch, length) or null */
+    Dropout attention_dropout, mixer_dropout, ffn_dropout;
+    /* Kept by the forward for the backward pass, (N, ...): the outputs of layers in bf16, the
+       norms' 1 / rms, and x_mid. */
+    bf16 *norm1_out, *qkv_out, *attention_out, *norm2_out, *up_out;
+    float *norm1_inverse_rms, *qk_inverse_rms, *x_mid, *norm2_inverse_rms;
+    char *workspace; /* block_spare bytes */
 } Block;
 
-typedef struct { /* gradients, of the weights and the stream; norms' in parts (chunks, D) */
+/* amx_block._Gradients: of the weights and of the block's input x. norm1 and norm2 are (chunks, D):
+   one sum for each chunk, and the caller adds them. */
+typedef struct {
     float *norm1, *qkv, *out, *norm2, *up, *down, *x;
 } Gradients;
 
-typedef struct { /* packed weights, and sizes */
+/* The packed weights, for the forward or the backward products, and sizes. */
+typedef struct {
     const uint32_t *qkv, *out, *up, *down;
-    int d, wide, f, kv;
-} Packed;
+    int width, qkv_width, hidden, kv_width;
+} PackedWeights;
 
-static int stream_width(const Heads *h) { return h->heads * h->width; }
-static int qkv_width(const Heads *h) { return (h->heads + 2 * h->groups) * h->width; }
+static int stream_width(const Heads *shape) { return shape->query_heads * shape->head_width; }
+static int qkv_width(const Heads *shape) {
+    return (shape->query_heads + 2 * shape->kv_heads) * shape->head_width;
+}
 
-/* Sequences of a chunk: about TOKENS tokens, as many chunks for each thread. */
-static int chunk(const Heads *h, int threads) {
-    const int sequences = (h->batch + threads - 1) / threads;
-    const int chunks = (sequences * h->length + TOKENS - 1) / TOKENS;
+/* Sequences of a chunk. A thread's sequences are cut evenly into chunks of at most about
+   CHUNK_TOKENS tokens, so that each thread has as many chunks. */
+static int chunk_sequences(const Heads *shape, int threads) {
+    const int sequences = (shape->batch + threads - 1) / threads;
+    const int chunks = (sequences * shape->length + CHUNK_TOKENS - 1) / CHUNK_TOKENS;
     return (sequences + chunks - 1) / chunks;
 }
 
-int block_chunks(const Heads *h, int threads) {
-    const int size = chunk(h, threads);
-    return (h->batch + size - 1) / size;
+int block_chunks(const Heads *shape, int threads) {
+    const int size = chunk_sequences(shape, threads);
+    return (shape->batch + size - 1) / size;
 }
 
-static int64_t weights(const Heads *h, int hidden) {
-    const int64_t d = stream_width(h);
-    return d * (qkv_width(h) + d + 2 * (int64_t)hidden);
+/* The numbers of the four weight matrices. */
+static int64_t weight_count(const Heads *shape, int hidden) {
+    const int64_t d = stream_width(shape);
+    return d * (qkv_width(shape) + d + 2 * (int64_t)hidden);
 }
 
-/* Bytes that a thread needs: of a chunk what is not kept, and sums of few weights. */
-static int64_t chunk_spare(const Heads *h, int hidden, int threads) {
-    const int64_t n = up_to_side(chunk(h, threads) * h->length), d = stream_width(h);
-    const int64_t q = qkv_width(h), few = weights(h, hidden) <= FEW ? weights(h, hidden) : 0;
-    const int64_t widest = hidden > q ? hidden : q, summing = 2 * n * (widest + d);
-    const int64_t attending = attention_spare(h->length, h->width);
-    return 2 * n * (6 * d + 3 * q + hidden) + 4 * n * d + 4 * few +
-           (summing > attending ? summing : attending) + 2 * SIDE * widest + 4096;
+/* Bytes of a thread's workspace, at least: chunk_backward's buffers in bf16 and in float32, private
+   gradient sums, and the larger of what a weight gradient and attention need. The last two terms
+   are room for rows that are read after the last one, and for aligning buffers to 64 bytes. */
+static int64_t chunk_workspace_bytes(const Heads *shape, int hidden, int threads) {
+    const int64_t n = pad_to_macro_tile(chunk_sequences(shape, threads) * shape->length);
+    const int64_t d = stream_width(shape), q = qkv_width(shape);
+    const int64_t private_weights =
+        weight_count(shape, hidden) <= MAX_PRIVATE_WEIGHTS ? weight_count(shape, hidden) : 0;
+    const int64_t widest = hidden > q ? hidden : q, weight_gradient = 2 * n * (widest + d);
+    const int64_t attention = attention_workspace_bytes(shape->length, shape->head_width);
+    return 2 * n * (6 * d + 3 * q + hidden) + 4 * n * d + 4 * private_weights +
+           (weight_gradient > attention ? weight_gradient : attention) + 2 * MACRO_TILE * widest +
+           4096;
 }
 
-/* Bytes that a call needs beside what it keeps. */
-int64_t block_spare(const Heads *h, int hidden, int threads) {
-    const int64_t n = (int64_t)h->batch * h->length, d = stream_width(h), q = qkv_width(h);
-    const int64_t widest = hidden > q ? hidden : q;
-    return 2 * weights(h, hidden) + 2 * n * (2 * d + q + hidden) + 2 * TOKENS * (widest + d) +
-           threads * align(chunk_spare(h, hidden, threads)) + 2 * SIDE * widest + 4096;
+/* Bytes of the workspace of `block` and `block_backward`: packed weights, the gradients of all
+   layers' outputs, parallel_weight_gradient's workspace, and that of each thread. */
+int64_t block_spare(const Heads *shape, int hidden, int threads) {
+    const int64_t n = (int64_t)shape->batch * shape->length, d = stream_width(shape);
+    const int64_t q = qkv_width(shape), widest = hidden > q ? hidden : q;
+    return 2 * weight_count(shape, hidden) + 2 * n * (2 * d + q + hidden) +
+           2 * CHUNK_TOKENS * (widest + d) +
+           threads * round_up_to_64(chunk_workspace_bytes(shape, hidden, threads)) +
+           2 * MACRO_TILE * widest + 4096;
 }
 
-static Packed packed(const Heads *h, const Block *b, int back, char **spare, int threads) {
-    const int d = stream_width(h), wide = qkv_width(h), f = b->hidden;
-    uint32_t *at_qkv = (uint32_t *)take(spare, (int64_t)d * wide);
-    uint32_t *at_out = (uint32_t *)take(spare, (int64_t)d * d);
-    uint32_t *at_up = (uint32_t *)take(spare, (int64_t)d * f);
-    uint32_t *at_down = (uint32_t *)take(spare, (int64_t)d * f);
-    void (*pack)(int, int, const float *, uint32_t *, int) = back ? pack_weight_back : pack_weight;
-    pack(wide, d, b->qkv, at_qkv, threads);
-    pack(d, d, b->out, at_out, threads);
-    pack(f, d, b->up, at_up, threads);
-    pack(d, f, b->down, at_down, threads);
-    return (Packed){at_qkv, at_out, at_up, at_down, d, wide, f, h->groups * h->width};
+static PackedWeights pack_weights(const Heads *shape, const Block *block, int backward,
+                                  char **workspace, int threads) {
+    const int d = stream_width(shape), q = qkv_width(shape), hidden = block->hidden;
+    uint32_t *qkv = (uint32_t *)allocate(workspace, (int64_t)d * q);
+    uint32_t *out = (uint32_t *)allocate(workspace, (int64_t)d * d);
+    uint32_t *up = (uint32_t *)allocate(workspace, (int64_t)d * hidden);
+    uint32_t *down = (uint32_t *)allocate(workspace, (int64_t)d * hidden);
+    void (*pack)(int, int, const float *, uint32_t *, int) =
+        backward ? pack_weight_backward : pack_weight_forward;
+    pack(q, d, block->qkv, qkv, threads);
+    pack(d, d, block->out, out, threads);
+    pack(hidden, d, block->up, up, threads);
+    pack(d, hidden, block->down, down, threads);
+    return (PackedWeights){qkv, out, up, down, d, q, hidden, shape->kv_heads * shape->head_width};
 }
 
-/* Heads of `count` sequences from the one numbered `from`. */
-static Heads some(const Heads *h, int from, int count) {
-    Heads part = *h;
-    part.batch = count;
-    if (h->cos) part.cos += from * h->turned, part.sin += from * h->turned;
-    return part;
+/* The shape of a chunk: `count` sequences, from `first_sequence` on. */
+static Heads chunk_shape(const Heads *shape, int first_sequence, int count) {
+    Heads chunk = *shape;
+    chunk.batch = count;
+    if (shape->cos)
+        chunk.cos += first_sequence * shape->rotary_batch_stride,
+            chunk.sin += first_sequence * shape->rotary_batch_stride;
+    return chunk;
 }
 
-static void forward(const Heads *h, const Block *b, const Packed *w, int from, int count,
-                    const float *x, float *out, char *spare) {
-    const Heads part = some(h, from, count);
-    const int n = count * h->length, d = w->d, wide = w->wide, f = w->f;
-    const int64_t o = (int64_t)from * h->length, each = h->heads + h->groups;
-    half *q = take(&spare, (int64_t)n * d), *k = take(&spare, (int64_t)n * w->kv);
-    half *v = take(&spare, (int64_t)n * w->kv), *squared = take(&spare, (int64_t)n * f);
-    half *normed1 = b->normed1 + o * d, *normed2 = b->normed2 + o * d, *mix = b->mix + o * d;
-    half *projected = b->projected + o * wide;
-    float *between = b->between + o * d;
+/* The forward pass of a chunk, by one thread. x and out are of the whole batch. */
+static void chunk_forward(const Heads *shape, const Block *block, const PackedWeights *w,
+                          int first_sequence, int count, const float *x, float *out,
+                          char *workspace) {
+    const Heads chunk = chunk_shape(shape, first_sequence, count);
+    const int n = count * shape->length, d = w->width, q_width = w->qkv_width, hidden = w->hidden;
+    const int64_t first_token = (int64_t)first_sequence * shape->length;
+    const int64_t qk_heads = shape->query_heads + shape->kv_heads;
+    bf16 *q = allocate(&workspace, (int64_t)n * d);
+    bf16 *k = allocate(&workspace, (int64_t)n * w->kv_width);
+    bf16 *v = allocate(&workspace, (int64_t)n * w->kv_width);
+    bf16 *squared_relu = allocate(&workspace, (int64_t)n * hidden);
+    bf16 *norm1_out = block->norm1_out + first_token * d;
+    bf16 *norm2_out = block->norm2_out + first_token * d;
+    bf16 *attention_out = block->attention_out + first_token * d;
+    bf16 *qkv_out = block->qkv_out + first_token * q_width;
+    float *x_mid = block->x_mid + first_token * d;
 
-    norm(n, d, BFLOAT16, x + o * d, b->norm1, h->eps, normed1, b->scales1 + o, 1);
-    linear(n, wide, d, normed1, w->qkv, &(Then){.kind = HALF, .out = projected});
-    split(&part, BFLOAT16, projected, q, k, v, b->scales_qk + o * each, 1);
-    attend(&part, from, q, k, v, b->first ? b->first + o : 0, &b->mixing, mix, spare);
-    linear(n, d, d, mix, w->out,
-           &(Then){.kind = ADDED, .stream = x + o * d, .sum = between, .drop = &b->mixed,
-                   .from = o * d});
-    norm(n, d, BFLOAT16, between, b->norm2, h->eps, normed2, b->scales2 + o, 1);
-    linear(n, f, d, normed2, w->up,
-           &(Then){.kind = SQUARED, .out = b->above + o * f, .square = squared});
-    linear(n, d, f, squared, w->down,
-           &(Then){.kind = ADDED, .stream = between, .sum = out + o * d, .drop = &b->fed,
-                   .from = o * d});
+    norm(n, d, BFLOAT16, x + first_token * d, block->norm1, shape->eps, norm1_out,
+         block->norm1_inverse_rms + first_token, 1);
+    matmul(n, q_width, d, norm1_out, w->qkv, &(Epilogue){.kind = STORE, .out = qkv_out});
+    split(&chunk, BFLOAT16, qkv_out, q, k, v, block->qk_inverse_rms + first_token * qk_heads, 1);
+    attention_forward(&chunk, first_sequence, q, k, v,
+                      block->first_visible ? block->first_visible + first_token : 0,
+                      &block->attention_dropout, attention_out, workspace);
+    matmul(n, d, d, attention_out, w->out,
+           &(Epilogue){.kind = ADD_RESIDUAL, .residual = x + first_token * d, .sum = x_mid,
+                       .dropout = &block->mixer_dropout, .first_element = first_token * d});
+    norm(n, d, BFLOAT16, x_mid, block->norm2, shape->eps, norm2_out,
+         block->norm2_inverse_rms + first_token, 1);
+    matmul(n, hidden, d, norm2_out, w->up,
+           &(Epilogue){.kind = STORE_SQUARED_RELU, .out = block->up_out + first_token * hidden,
+                       .squared_relu = squared_relu});
+    matmul(n, d, hidden, squared_relu, w->down,
+           &(Epilogue){.kind = ADD_RESIDUAL, .residual = x_mid, .sum = out + first_token * d,
+                       .dropout = &block->ffn_dropout, .first_element = first_token * d});
 }
 
-/* out (B, T, D) of the stream x. */
-void block(const Heads *h, const Block *b, const float *x, float *out, int threads) {
-    char *spare = b->spare;
-    const Packed w = packed(h, b, 0, &spare, threads);
-    const int size = chunk(h, threads);
+/* out (batch, length, D) of the residual stream x, of the same shape. */
+void block(const Heads *shape, const Block *block, const float *x, float *out, int threads) {
+    char *workspace = block->workspace;
+    const PackedWeights w = pack_weights(shape, block, 0, &workspace, threads);
+    const int size = chunk_sequences(shape, threads);
 #pragma omp parallel num_threads(threads)
     {
-        begin_tiles();
-        char *own = spare + omp_get_thread_num() * align(chunk_spare(h, b->hidden, threads));
+        configure_tiles();
+        char *own_workspace =
+            workspace + omp_get_thread_num() * round_up_to_64(chunk_workspace_bytes(
+                                                   shape, block->hidden, threads));
 #pragma omp for schedule(static)
-        for (int from = 0; from < h->batch; from += size)
-            forward(h, b, &w, from, h->batch - from < size ? h->batch - from : size, x, out, own);
+        for (int first = 0; first < shape->batch; first += size)
+            chunk_forward(shape, block, &w, first,
+                          shape->batch - first < size ? shape->batch - first : size, x, out,
+                          own_workspace);
         _tile_release();
     }
 }
 
-typedef struct { /* gradients that the weights' are made of, of all tokens; or none of many */
-    half *fed, *above, *mixed, *projected;
-} Changes;
+/* The gradients of the four linear layers' outputs, (N, outputs) of all tokens. */
+typedef struct {
+    bf16 *down_out, *up_out, *mixer_out, *qkv_out;
+} OutputGradients;
 
-/* to = what is left of the numbers from the one numbered `first` on. */
-static void left(int64_t count, int64_t first, const float *from, const Drop *drop, half *to) {
-    for (int64_t i = 0; i < count; i += 16) {
-        vec v = load(from + i);
-        if (drop->below) v *= kept(drop, first + i);
-        put16(to + i, v);
+/* to = bf16 of dropout(from); first_element: the index of from[0] for `dropout`. */
+static void dropout_to_bf16(int64_t count, int64_t first_element, const float *from,
+                            const Dropout *dropout, bf16 *to) {
+    for (int64_t i = 0; i < count; i += LANES) {
+        vec_f32 v = load_vector(from + i);
+        if (dropout->drop_threshold) v *= dropout_factors(dropout, first_element + i);
+        store_bf16(to + i, v);
     }
 }
 
-/* sums: where gradients go; of the weights only where there are no `all`. */
-static void backward(const Heads *h, const Block *b, const Packed *w, const Changes *all, int from,
-                     int count, const float *x, const float *gradient, const Gradients *sums,
-                     int fresh, char *spare) {
-    const Heads part = some(h, from, count);
-    const int n = count * h->length, d = w->d, wide = w->wide, f = w->f;
-    const int64_t o = (int64_t)from * h->length, each = h->heads + h->groups;
-    half *fed = all ? all->fed + o * d : take(&spare, (int64_t)n * d);
-    half *above = all ? all->above + o * f : take(&spare, (int64_t)n * f);
-    half *mixed = all ? all->mixed + o * d : take(&spare, (int64_t)n * d);
-    half *projected = all ? all->projected + o * wide : take(&spare, (int64_t)n * wide);
-    half *mine = take(&spare, (int64_t)n * d);
-    float *between = (float *)take(&spare, 2 * (int64_t)n * d);
-    half *q = take(&spare, (int64_t)n * d), *k = take(&spare, (int64_t)n * w->kv);
-    half *v = take(&spare, (int64_t)n * w->kv), *to_q = take(&spare, (int64_t)n * d);
-    half *to_k = take(&spare, (int64_t)n * w->kv), *to_v = take(&spare, (int64_t)n * w->kv);
+/* The backward pass of a chunk, by one thread, from grad_result, the gradient of `block`'s out. It
+   writes sums' norm1, norm2 and x. shared: keeps the gradients of the layers' outputs there, for
+   parallel_weight_gradient. Without it (null) the weights' gradients are added to `sums`, or
+   overwrite them where `overwrite`. */
+static void chunk_backward(const Heads *shape, const Block *block, const PackedWeights *w,
+                           const OutputGradients *shared, int first_sequence, int count,
+                           const float *x, const float *grad_result, const Gradients *sums,
+                           int overwrite, char *workspace) {
+    const Heads chunk = chunk_shape(shape, first_sequence, count);
+    const int n = count * shape->length, d = w->width, q_width = w->qkv_width, hidden = w->hidden;
+    const int64_t first_token = (int64_t)first_sequence * shape->length;
+    const int64_t qk_heads = shape->query_heads + shape->kv_heads;
+    bf16 *grad_down_out =
+        shared ? shared->down_out + first_token * d : allocate(&workspace, (int64_t)n * d);
+    bf16 *grad_up_out =
+        shared ? shared->up_out + first_token * hidden : allocate(&workspace, (int64_t)n * hidden);
+    bf16 *grad_mixer_out =
+        shared ? shared->mixer_out + first_token * d : allocate(&workspace, (int64_t)n * d);
+    bf16 *grad_qkv_out = shared ? shared->qkv_out + first_token * q_width
+                                : allocate(&workspace, (int64_t)n * q_width);
+    bf16 *grad_input = allocate(&workspace, (int64_t)n * d); /* of the linear layer at hand */
+    float *grad_x_mid = (float *)allocate(&workspace, 2 * (int64_t)n * d);
+    bf16 *q = allocate(&workspace, (int64_t)n * d);
+    bf16 *k = allocate(&workspace, (int64_t)n * w->kv_width);
+    bf16 *v = allocate(&workspace, (int64_t)n * w->kv_width);
+    bf16 *grad_q = allocate(&workspace, (int64_t)n * d);
+    bf16 *grad_k = allocate(&workspace, (int64_t)n * w->kv_width);
+    bf16 *grad_v = allocate(&workspace, (int64_t)n * w->kv_width);
 
-    left((int64_t)n * d, o * d, gradient + o * d, &b->fed, fed);
-    linear(n, f, d, fed, w->down, &(Then){.kind = SLOPED, .out = above, .up = b->above + o * f});
-    if (!all) {
-        chunk_gradient(n, d, f, fed, b->above + o * f, 1, fresh, sums->down, spare);
-        chunk_gradient(n, f, d, above, b->normed2 + o * d, 0, fresh, sums->up, spare);
+    dropout_to_bf16((int64_t)n * d, first_token * d, grad_result + first_token * d,
+                    &block->ffn_dropout, grad_down_out);
+    matmul(n, hidden, d, grad_down_out, w->down,
+           &(Epilogue){.kind = SQUARED_RELU_BACKWARD, .out = grad_up_out,
+                       .relu_input = block->up_out + first_token * hidden});
+    if (!shared) {
+        chunk_weight_gradient(n, d, hidden, grad_down_out, block->up_out + first_token * hidden, 1,
+                              overwrite, sums->down, workspace);
+        chunk_weight_gradient(n, hidden, d, grad_up_out, block->norm2_out + first_token * d, 0,
+                              overwrite, sums->up, workspace);
     }
-    linear(n, d, f, above, w->up, &(Then){.kind = HALF, .out = mine});
+    matmul(n, d, hidden, grad_up_out, w->up, &(Epilogue){.kind = STORE, .out = grad_input});
     memset(sums->norm2, 0, d * sizeof(float));
-    norm_rows_backward(n, d, BFLOAT16, b->between + o * d, b->norm2, b->scales2 + o, mine,
-                       gradient + o * d, between, sums->norm2);
-    left((int64_t)n * d, o * d, between, &b->mixed, mixed);
-    if (!all) chunk_gradient(n, d, d, mixed, b->mix + o * d, 0, fresh, sums->out, spare);
-    linear(n, d, d, mixed, w->out, &(Then){.kind = HALF, .out = mine});
-    split(&part, BFLOAT16, b->projected + o * wide, q, k, v, b->scales_qk + o * each, 1);
-    attend_backward(&part, from, q, k, v, b->first ? b->first + o : 0, &b->mixing, mine, to_q, to_k,
-                    to_v, spare);
-    split_backward(&part, BFLOAT16, b->projected + o * wide, b->scales_qk + o * each, to_q, to_k,
-                   to_v, projected, 1);
-    if (!all)
-        chunk_gradient(n, wide, d, projected, b->normed1 + o * d, 0, fresh, sums->qkv, spare);
-    linear(n, d, wide, projected, w->qkv, &(Then){.kind = HALF, .out = mine});
+    norm_rows_backward(n, d, BFLOAT16, block->x_mid + first_token * d, block->norm2,
+                       block->norm2_inverse_rms + first_token, grad_input,
+                       grad_result + first_token * d, grad_x_mid, sums->norm2);
+    dropout_to_bf16((int64_t)n * d, first_token * d, grad_x_mid, &block->mixer_dropout,
+                    grad_mixer_out);
+    if (!shared)
+        chunk_weight_gradient(n, d, d, grad_mixer_out, block->attention_out + first_token * d, 0,
+                              overwrite, sums->out, workspace);
+    matmul(n, d, d, grad_mixer_out, w->out, &(Epilogue){.kind = STORE, .out = grad_input});
+    split(&chunk, BFLOAT16, block->qkv_out + first_token * q_width, q, k, v,
+          block->qk_inverse_rms + first_token * qk_heads, 1);
+    attention_backward(&chunk, first_sequence, q, k, v,
+                       block->first_visible ? block->first_visible + first_token : 0,
+                       &block->attention_dropout, grad_input, grad_q, grad_k, grad_v, workspace);
+    split_backward(&chunk, BFLOAT16, block->qkv_out + first_token * q_width,
+                   block->qk_inverse_rms + first_token * qk_heads, grad_q, grad_k, grad_v,
+                   grad_qkv_out, 1);
+    if (!shared)
+        chunk_weight_gradient(n, q_width, d, grad_qkv_out, block->norm1_out + first_token * d, 0,
+                              overwrite, sums->qkv, workspace);
+    matmul(n, d, q_width, grad_qkv_out, w->qkv, &(Epilogue){.kind = STORE, .out = grad_input});
     memset(sums->norm1, 0, d * sizeof(float));
-    norm_rows_backward(n, d, BFLOAT16, x + o * d, b->norm1, b->scales1 + o, mine, between,
-                       sums->x + o * d, sums->norm1);
+    norm_rows_backward(n, d, BFLOAT16, x + first_token * d, block->norm1,
+                       block->norm1_inverse_rms + first_token, grad_input, grad_x_mid,
+                       sums->x + first_token * d, sums->norm1);
 }
 
-/* Where the weights' gradients of a thread go: the first one's are those that are asked for. */
-static Gradients summed(const Gradients *to, const Packed *w, int thread, char **spare) {
-    Gradients mine = *to;
-    if (!thread) return mine;
-    const int64_t d = w->d;
-    mine.qkv = (float *)take(spare, 2 * d * w->wide), mine.out = (float *)take(spare, 2 * d * d);
-    mine.up = (float *)take(spare, 2 * d * w->f), mine.down = (float *)take(spare, 2 * d * w->f);
-    return mine;
+/* Where a thread sums the weights' gradients: thread 0 in the result, the others in their
+   workspace. */
+static Gradients private_gradients(const Gradients *result, const PackedWeights *w, int thread,
+                                   char **workspace) {
+    Gradients own = *result;
+    if (!thread) return own;
+    const int64_t d = w->width;
+    own.qkv = (float *)allocate(workspace, 2 * d * w->qkv_width);
+    own.out = (float *)allocate(workspace, 2 * d * d);
+    own.up = (float *)allocate(workspace, 2 * d * w->hidden);
+    own.down = (float *)allocate(workspace, 2 * d * w->hidden);
+    return own;
 }
 
-static void add_up(int64_t count, float *to, const float *from) {
-    for (int64_t i = 0; i < count; i += 16) store(to + i, load(to + i) + load(from + i));
+static void add_in_place(int64_t count, float *to, const float *from) {
+    for (int64_t i = 0; i < count; i += LANES)
+        store_vector(to + i, load_vector(to + i) + load_vector(from + i));
 }
 
-void block_backward(const Heads *h, const Block *b, const float *x, const float *gradient,
-                    const Gradients *to, int threads) {
-    const int64_t n = (int64_t)h->batch * h->length;
-    const int size = chunk(h, threads), few = weights(h, b->hidden) <= FEW;
-    char *spare = b->spare;
-    const Packed w = packed(h, b, 1, &spare, threads);
-    const int d = w.d, wide = w.wide, f = w.f;
-    Changes changes;
-    half *summing = 0;
-    if (!few) {
-        changes = (Changes){take(&spare, n * d), take(&spare, n * f), take(&spare, n * d),
-                            take(&spare, n * wide)};
-        summing = take(&spare, (int64_t)TOKENS * ((f > wide ? f : wide) + d));
+/* The gradients of the weights and of x from grad_result (batch, length, D), that of `block`'s
+   out. */
+void block_backward(const Heads *shape, const Block *block, const float *x,
+                    const float *grad_result, const Gradients *result, int threads) {
+    const int64_t n = (int64_t)shape->batch * shape->length;
+    const int size = chunk_sequences(shape, threads);
+    const int private_sums = weight_count(shape, block->hidden) <= MAX_PRIVATE_WEIGHTS;
+    char *workspace = block->workspace;
+    const PackedWeights w = pack_weights(shape, block, 1, &workspace, threads);
+    const int d = w.width, q_width = w.qkv_width, hidden = w.hidden;
+    OutputGradients shared;
+    bf16 *gradient_workspace = 0;
+    if (!private_sums) {
+        shared = (OutputGradients){allocate(&workspace, n * d), allocate(&workspace, n * hidden),
+                                   allocate(&workspace, n * d), allocate(&workspace, n * q_width)};
+        gradient_workspace = allocate(
+            &workspace, (int64_t)CHUNK_TOKENS * ((hidden > q_width ? hidden : q_width) + d));
     }
-    const int64_t each = align(chunk_spare(h, b->hidden, threads));
+    const int64_t thread_bytes =
+        round_up_to_64(chunk_workspace_bytes(shape, block->hidden, threads));
 #pragma omp parallel num_threads(threads)
     {
-        begin_tiles();
-        const int me = omp_get_thread_num();
-        char *own = spare + me * each;
-        Gradients mine = *to;
-        if (few) mine = summed(to, &w, me, &own);
-        int fresh = 1;
+        configure_tiles();
+        const int thread = omp_get_thread_num();
+        char *own_workspace = workspace + thread * thread_bytes;
+        Gradients own = *result;
+        if (private_sums) own = private_gradients(result, &w, thread, &own_workspace);
+        int overwrite = 1; /* until this thread's first chunk is done */
 #pragma omp for schedule(static)
-        for (int from = 0; from < h->batch; from += size) {
-            mine.norm1 = to->norm1 + (int64_t)(from / size) * d;
-            mine.norm2 = to->norm2 + (int64_t)(from / size) * d;
-            backward(h, b, &w, few ? 0 : &changes, from,
-                     h->batch - from < size ? h->batch - from : size, x, gradient, &mine, fresh,
-                     own);
-            fresh = 0;
+        for (int first = 0; first < shape->batch; first += size) {
+            own.norm1 = result->norm1 + (int64_t)(first / size) * d;
+            own.norm2 = result->norm2 + (int64_t)(first / size) * d;
+            chunk_backward(shape, block, &w, private_sums ? 0 : &shared, first,
+                           shape->batch - first < size ? shape->batch - first : size, x,
+                           grad_result, &own, overwrite, own_workspace);
+            overwrite = 0;
         }
-        for (int other = 1; few && other < omp_get_num_threads(); other++) {
+        /* One thread after the other adds its sums to those of thread 0: the order is fixed. */
+        for (int adding = 1; private_sums && adding < omp_get_num_threads(); adding++) {
 #pragma omp barrier
-            if (me != other || fresh) continue;
-            add_up((int64_t)d * wide, to->qkv, mine.qkv), add_up((int64_t)d * d, to->out, mine.out);
-            add_up((int64_t)d * f, to->up, mine.up), add_up((int64_t)d * f, to->down, mine.down);
+            if (thread != adding || overwrite) continue;
+            add_in_place((int64_t)d * q_width, result->qkv, own.qkv);
+            add_in_place((int64_t)d * d, result->out, own.out);
+            add_in_place((int64_t)d * hidden, result->up, own.up);
+            add_in_place((int64_t)d * hidden, result->down, own.down);
         }
         _tile_release();
     }
-    if (few) return;
-    weight_gradient(n, d, f, changes.fed, b->above, 1, to->down, summing, threads);
-    weight_gradient(n, f, d, changes.above, b->normed2, 0, to->up, summing, threads);
-    weight_gradient(n, d, d, changes.mixed, b->mix, 0, to->out, summing, threads);
-    weight_gradient(n, wide, d, changes.projected, b->normed1, 0, to->qkv, summing, threads);
+    if (private_sums) return;
+    parallel_weight_gradient(n, d, hidden, shared.down_out, block->up_out, 1, result->down,
+                             gradient_workspace, threads);
+    parallel_weight_gradient(n, hidden, d, shared.up_out, block->norm2_out, 0, result->up,
+                             gradient_workspace, threads);
+    parallel_weight_gradient(n, d, d, shared.mixer_out, block->attention_out, 0, result->out,
+                             gradient_workspace, threads);
+    parallel_weight_gradient(n, q_width, d, shared.qkv_out, block->norm1_out, 0, result->qkv,
+                             gradient_workspace, threads);
 }
 
-/* ---- orthogonal updates --------------------------------------------------------------------- */
+/* ---- Newton-Schulz orthogonalisation -------------------------------------------------------- */
 
-/* SIDE x SIDE of a symmetric matrix (all, all) at (m, n), and of what mirrors it. */
-static void mirrored(int all, int m, int n, const float *c, half *to) {
-    half block[SIDE * SIDE] __attribute__((aligned(64)));
-    for (int i = 0; i < SIDE * SIDE; i += 16) put16(block + i, load(c + i));
-    for (int r = 0; r < SIDE; r++)
-        memcpy(to + (int64_t)(m + r) * all + n, block + SIDE * r, 2 * SIDE);
+/* Writes c (MACRO_TILE, MACRO_TILE) as the part of a symmetric matrix (size, size) at row m, column
+   n, and its transpose at row n, column m. */
+static void store_symmetric(int size, int m, int n, const float *c, bf16 *matrix) {
+    bf16 block[MACRO_TILE * MACRO_TILE] __attribute__((aligned(64)));
+    for (int i = 0; i < MACRO_TILE * MACRO_TILE; i += LANES)
+        store_bf16(block + i, load_vector(c + i));
+    for (int r = 0; r < MACRO_TILE; r++)
+        memcpy(matrix + (int64_t)(m + r) * size + n, block + MACRO_TILE * r, 2 * MACRO_TILE);
     if (m == n) return;
-    for (int i = 0; i < SIDE; i += 16)
-        transposed(SIDE, block, SIDE, i, to + (int64_t)(n + i) * all + m, all);
+    for (int i = 0; i < MACRO_TILE; i += TILE)
+        transpose_columns(MACRO_TILE, block, MACRO_TILE, i, matrix + (int64_t)(n + i) * size + m,
+                          size);
 }
 
+/* Bytes of the workspace of one thread of `orthogonalise`. */
 int64_t orthogonal_spare(int rows, int columns) {
-    const int64_t few = rows < columns ? rows : columns, many = rows < columns ? columns : rows;
-    return 3 * align(2 * few * many) + 3 * align(2 * few * few);
+    const int64_t shorter = rows < columns ? rows : columns;
+    const int64_t longer = rows < columns ? columns : rows;
+    return 3 * round_up_to_64(2 * shorter * longer) + 3 * round_up_to_64(2 * shorter * shorter);
 }
 
-/* Jordan's quintic, five times, of one matrix in place: optim._newton_schulz of (few, many). */
-static void orthogonal(int few, int many, half *x, float a, float b, float c, char *spare) {
-    half *next = take(&spare, (int64_t)few * many);
-    uint32_t *other = (uint32_t *)take(&spare, (int64_t)few * many);
-    half *gram = take(&spare, (int64_t)few * few), *power = take(&spare, (int64_t)few * few);
-    uint32_t *small = (uint32_t *)take(&spare, (int64_t)few * few);
-    float sums[SIDE * SIDE] __attribute__((aligned(64)));
-    const int64_t count = (int64_t)few * many;
-    double square = 0;
-    for (int64_t i = 0; i < count; i += 16) {
-        const vec v = get16(x + i);
-        square += sum(v * v);
+enum { NEWTON_SCHULZ_STEPS = 5 };
+
+/* Muon's Newton-Schulz iteration with Jordan's quintic, of one matrix x (rows, columns) with rows
+   <= columns, in place: _newton_schulz of core/train/muon.py. x is divided by its Frobenius norm;
+   then in each step, with gram = x x', x = a x + (b gram + c gram^2) x. */
+static void newton_schulz(int rows, int columns, bf16 *x, float a, float b, float c,
+                          char *workspace) {
+    bf16 *next = allocate(&workspace, (int64_t)rows * columns);
+    uint32_t *packed_x = (uint32_t *)allocate(&workspace, (int64_t)rows * columns);
+    bf16 *gram = allocate(&workspace, (int64_t)rows * rows);
+    bf16 *polynomial = allocate(&workspace, (int64_t)rows * rows); /* b gram + c gram^2 */
+    uint32_t *packed_gram = (uint32_t *)allocate(&workspace, (int64_t)rows * rows);
+    float product[MACRO_TILE * MACRO_TILE] __attribute__((aligned(64)));
+    const int64_t count = (int64_t)rows * columns;
+    double sum_of_squares = 0;
+    for (int64_t i = 0; i < count; i += LANES) {
+        const vec_f32 v = load_bf16(x + i);
+        sum_of_squares += sum_lanes(v * v);
     }
-    const float scale = 1 / ((float)sqrt(square) + 1e-7f);
-    for (int64_t i = 0; i < count; i += 16) put16(x + i, get16(x + i) * scale);
-    for (int round = 0; round < 5; round++) {
-        for (int n = 0; n < few; n += 16) pack_columns(many, x, many, n, other);
-        for (int m = 0; m < few; m += SIDE)
-            for (int n = 0; n <= m; n += SIDE) {
-                product(many, x + (int64_t)m * many, many, other, n, sums, SIDE);
-                mirrored(few, m, n, sums, gram);
+    const float scale = 1 / ((float)sqrt(sum_of_squares) + 1e-7f);
+    for (int64_t i = 0; i < count; i += LANES) store_bf16(x + i, load_bf16(x + i) * scale);
+    for (int step = 0; step < NEWTON_SCHULZ_STEPS; step++) {
+        for (int n = 0; n < rows; n += TILE)
+            pack_transposed_panel(columns, x, columns, n, packed_x);
+        for (int m = 0; m < rows; m += MACRO_TILE)
+            for (int n = 0; n <= m; n += MACRO_TILE) {
+                multiply_macro_tile(columns, x + (int64_t)m * columns, columns, packed_x, n,
+                                    product, MACRO_TILE);
+                store_symmetric(rows, m, n, product, gram);
             }
-        for (int n = 0; n < few; n += 16) pack_rows(few, gram, few, n, small);
-        for (int m = 0; m < few; m += SIDE)
-            for (int n = 0; n <= m; n += SIDE) {
-                product(few, gram + (int64_t)m * few, few, small, n, sums, SIDE);
-                for (int r = 0; r < SIDE; r++)
-                    for (int i = 0; i < SIDE; i += 16)
-                        store(sums + SIDE * r + i,
-                              b * get16(gram + (int64_t)(m + r) * few + n + i) +
-                                  c * load(sums + SIDE * r + i));
-                mirrored(few, m, n, sums, power);
+        for (int n = 0; n < rows; n += TILE) pack_panel(rows, gram, rows, n, packed_gram);
+        for (int m = 0; m < rows; m += MACRO_TILE)
+            for (int n = 0; n <= m; n += MACRO_TILE) {
+                multiply_macro_tile(rows, gram + (int64_t)m * rows, rows, packed_gram, n, product,
+                                    MACRO_TILE);
+                for (int r = 0; r < MACRO_TILE; r++)
+                    for (int i = 0; i < MACRO_TILE; i += LANES)
+                        store_vector(product + MACRO_TILE * r + i,
+                                     b * load_bf16(gram + (int64_t)(m + r) * rows + n + i) +
+                                         c * load_vector(product + MACRO_TILE * r + i));
+                store_symmetric(rows, m, n, product, polynomial);
             }
-        for (int n = 0; n < many; n += 16) pack_rows(few, x, many, n, other);
-        for (int m = 0; m < few; m += SIDE)
-            for (int n = 0; n < many; n += SIDE) {
-                product(few, power + (int64_t)m * few, few, other, n, sums, SIDE);
-                for (int r = 0; r < SIDE; r++)
-                    for (int i = 0; i < SIDE; i += 16) {
-                        const int64_t at = (int64_t)(m + r) * many + n + i;
-                        put16(next + at, a * get16(x + at) + load(sums + SIDE * r + i));
+        for (int n = 0; n < columns; n += TILE) pack_panel(rows, x, columns, n, packed_x);
+        for (int m = 0; m < rows; m += MACRO_TILE)
+            for (int n = 0; n < columns; n += MACRO_TILE) {
+                multiply_macro_tile(rows, polynomial + (int64_t)m * rows, rows, packed_x, n,
+                                    product, MACRO_TILE);
+                for (int r = 0; r < MACRO_TILE; r++)
+                    for (int i = 0; i < MACRO_TILE; i += LANES) {
+                        const int64_t at = (int64_t)(m + r) * columns + n + i;
+                        store_bf16(next + at, a * load_bf16(x + at) +
+                                                  load_vector(product + MACRO_TILE * r + i));
                     }
             }
-        half *swapped = x;
+        bf16 *swapped = x;
         x = next, next = swapped;
     }
-    memcpy(next, x, 2 * count); /* after an odd number of rounds the other one is the caller's */
+    memcpy(next, x, 2 * count); /* after an odd number of swaps `next` is the caller's matrix */
 }
 
-/* matrices (count, rows, columns), each in place. spare: of each thread, orthogonal_spare. */
-void orthogonalise(int count, int rows, int columns, half *matrices, float a, float b, float c,
-                   char *spare, int threads) {
+/* matrices (count, rows, columns), each in place; one with more rows than columns is transposed
+   first and back afterwards. workspace: orthogonal_spare bytes for each thread. */
+void orthogonalise(int count, int rows, int columns, bf16 *matrices, float a, float b, float c,
+                   char *workspace, int threads) {
     const int64_t size = (int64_t)rows * columns;
     const int tall = rows > columns;
 #pragma omp parallel num_threads(threads)
     {
-        char *own = spare + omp_get_thread_num() * orthogonal_spare(rows, columns);
-        begin_tiles();
+        char *own_workspace = workspace + omp_get_thread_num() * orthogonal_spare(rows, columns);
+        configure_tiles();
 #pragma omp for schedule(dynamic)
         for (int number = 0; number < count; number++) {
-            half *x = matrices + number * size;
+            bf16 *x = matrices + number * size;
             if (!tall) {
-                orthogonal(rows, columns, x, a, b, c, own);
+                newton_schulz(rows, columns, x, a, b, c, own_workspace);
                 continue;
             }
-            char *rest = own;
-            half *turned = take(&rest, size);
-            for (int m = 0; m < columns; m += 16)
-                transposed(rows, x, columns, m, turned + (int64_t)m * rows, rows);
-            orthogonal(columns, rows, turned, a, b, c, rest);
-            for (int m = 0; m < rows; m += 16)
-                transposed(columns, turned, rows, m, x + (int64_t)m * columns, columns);
+            char *rest = own_workspace;
+            bf16 *transposed = allocate(&rest, size);
+            for (int m = 0; m < columns; m += TILE)
+                transpose_columns(rows, x, columns, m, transposed + (int64_t)m * rows, rows);
+            newton_schulz(columns, rows, transposed, a, b, c, rest);
+            for (int m = 0; m < rows; m += TILE)
+                transpose_columns(columns, transposed, rows, m, x + (int64_t)m * columns, columns);
         }
         _tile_release();
     }

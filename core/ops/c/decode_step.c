@@ -1,11 +1,24 @@
-/* One step of a transformer for a few tokens: what model.py says, in one call.
+/* One decoding step of a transformer: the forward pass of core/model for a few tokens, in one call.
+   Weights of linear layers are float32, bfloat16, float16 or int8; all else is float32.
 
-   Each token stands at a position of a row; its keys and values go into that row's cache, and it
-   sees what the row holds up to itself. A result is a function of its row alone, to the last bit:
-   every sum has one order, whatever tokens are beside it and however many threads there are.
+   core/decode/native_slots.py calls `step` through ctypes, and `lanes` and `panel` to lay out
+   weights and caches; core/ops/native_library.py compiles this file.
 
-   Keys are (row, group, block, head_width, LANES), a block LANES positions; values (row,
-   group, position, value_width), a multiple of PAIR. Buffers are (tokens, stride). */
+   Each token has a position in a sequence. Its keys and values are appended to that sequence's part
+   of the cache, and it attends to all positions of the sequence up to its own. The logits of a
+   token depend on its sequence alone, to the last bit: every sum has a fixed order, whatever tokens
+   are in the same call and however many threads there are.
+
+   `step` opens one parallel region. All its threads call the functions that have an `omp for` loop;
+   the loop divides the work among them and ends with a barrier.
+
+   Shapes:
+   weights   (panels, inputs, PANEL_WIDTH), outputs padded with zeros to whole panels;
+   keys      (sequences, kv_heads, positions / LANES, head_width, LANES), so that a vector holds one
+             element of LANES keys;
+   values    (sequences, kv_heads, positions, value_width), head_width padded to a multiple of
+             VALUE_TILE_WIDTH;
+   buffers   (tokens, buffer_stride), padded so that whole vectors and panels can be written. */
 
 #include "simd.h"
 
@@ -15,116 +28,144 @@
 #define omp_get_thread_num() 0
 #endif
 
-/* ---- products of a few tokens with a matrix -------------------------------------------------- */
+enum { PANEL_WIDTH = VECTORS_PER_PANEL * LANES }; /* outputs of a panel of a weight */
+enum { VALUE_TILE_WIDTH = 2 * LANES };            /* elements of values that are summed at a time */
 
-/* Weights are (panels, inputs, PANEL), zeros beyond the last output. Every sum has one order, however
-   many tokens there are: i counts up. */
+/* ---- matrix products of a few tokens -------------------------------------------------------- */
 
-typedef struct { /* scale: of each output (int8); scale and bias padded to whole panels, or none */
-    int32_t inputs, outputs, kind;
+/* native_slots._Linear. output_scale: of each output, for int8 weights. output_scale and bias are
+   padded to whole panels; each may be null. */
+typedef struct {
+    int32_t inputs, outputs, dtype;
     const void *weight;
-    const float *scale, *bias;
+    const float *output_scale, *bias;
 } Linear;
 
-/* `count` tokens (a constant) times one panel. */
-static inline __attribute__((always_inline)) void tile(
-    const Linear *linear, int kind, int count, int panel, const float *x, int stride, float *y,
-    int columns, int add) {
-    const int size = (kind == FLOAT32 ? 4 : kind == INT8 ? 1 : 2) * LANES, inputs = linear->inputs;
-    const char *weight = (const char *)linear->weight + (int64_t)panel * inputs * VECTORS * size;
-    vec total[MOST][VECTORS];
+/* `tokens` (a constant) rows of x times one panel of the weight. */
+static inline __attribute__((always_inline)) void multiply_tile(
+    const Linear *linear, int dtype, int tokens, int panel, const float *x, int x_stride, float *y,
+    int y_stride, int accumulate) {
+    const int vector_bytes = (dtype == FLOAT32 ? 4 : dtype == INT8 ? 1 : 2) * LANES;
+    const int inputs = linear->inputs;
+    const char *weight =
+        (const char *)linear->weight + (int64_t)panel * inputs * VECTORS_PER_PANEL * vector_bytes;
+    vec_f32 total[MAX_TILE_TOKENS][VECTORS_PER_PANEL];
     memset(total, 0, sizeof total);
-    for (int i = 0; i < inputs; i++, weight += VECTORS * size) {
-        vec w[VECTORS];
+    for (int i = 0; i < inputs; i++, weight += VECTORS_PER_PANEL * vector_bytes) {
+        vec_f32 w[VECTORS_PER_PANEL];
 #pragma GCC unroll 4
-        for (int v = 0; v < VECTORS; v++) w[v] = widen(weight + v * size, kind);
+        for (int v = 0; v < VECTORS_PER_PANEL; v++)
+            w[v] = load_as_float32(weight + v * vector_bytes, dtype);
 #pragma GCC unroll 6
-        for (int t = 0; t < count; t++)
+        for (int t = 0; t < tokens; t++)
 #pragma GCC unroll 4
-            for (int v = 0; v < VECTORS; v++) total[t][v] += w[v] * x[(int64_t)t * stride + i];
+            for (int v = 0; v < VECTORS_PER_PANEL; v++)
+                total[t][v] += w[v] * x[(int64_t)t * x_stride + i];
     }
 #pragma GCC unroll 6
-    for (int t = 0; t < count; t++)
+    for (int t = 0; t < tokens; t++)
 #pragma GCC unroll 4
-        for (int v = 0; v < VECTORS; v++) {
-            const int first = panel * PANEL + v * LANES;
-            float *out = y + (int64_t)t * columns + first;
-            vec value = total[t][v];
-            if (linear->scale) value *= load(linear->scale + first);
-            if (linear->bias) value += load(linear->bias + first);
-            store(out, add ? load(out) + value : value);
+        for (int v = 0; v < VECTORS_PER_PANEL; v++) {
+            const int first_output = panel * PANEL_WIDTH + v * LANES;
+            float *out = y + (int64_t)t * y_stride + first_output;
+            vec_f32 value = total[t][v];
+            if (linear->output_scale) value *= load_vector(linear->output_scale + first_output);
+            if (linear->bias) value += load_vector(linear->bias + first_output);
+            store_vector(out, accumulate ? load_vector(out) + value : value);
         }
 }
 
-/* y (count, columns) = or, where `add`, += x (count, stride) times the weight. */
-static void product(const Linear *linear, int count, const float *x, int stride, float *y,
-                    int columns, int add) {
-    const int panels = (linear->outputs + PANEL - 1) / PANEL;
-#define TILE(KIND, COUNT)                                                                  \
-    for (; count - t >= COUNT; t += COUNT)                                                 \
-    tile(linear, KIND, COUNT, panel, x + (int64_t)t * stride, stride, y + (int64_t)t * columns, \
-         columns, add)
-#define TILES(KIND) TILE(KIND, MOST); TILE(KIND, 2); TILE(KIND, 1)
+/* y (tokens, outputs) = x (tokens, inputs) times the weight, scaled, plus the bias; += if
+   `accumulate`. Threads divide the panels. A tile has MAX_TILE_TOKENS, 2 or 1 tokens; a product is
+   summed in the order of its inputs in each. */
+static void multiply_linear(const Linear *linear, int tokens, const float *x, int x_stride,
+                            float *y, int y_stride, int accumulate) {
+    const int panels = (linear->outputs + PANEL_WIDTH - 1) / PANEL_WIDTH;
+#define TILES_OF(DTYPE, TOKENS)                                                      \
+    for (; tokens - t >= TOKENS; t += TOKENS)                                        \
+    multiply_tile(linear, DTYPE, TOKENS, panel, x + (int64_t)t * x_stride, x_stride, \
+                  y + (int64_t)t * y_stride, y_stride, accumulate)
+#define ALL_TILES(DTYPE)              \
+    TILES_OF(DTYPE, MAX_TILE_TOKENS); \
+    TILES_OF(DTYPE, 2);               \
+    TILES_OF(DTYPE, 1)
 #pragma omp for schedule(static)
     for (int panel = 0; panel < panels; panel++) {
         int t = 0;
-        if (linear->kind == FLOAT32) { TILES(FLOAT32); }
-        if (linear->kind == BFLOAT16) { TILES(BFLOAT16); }
-        if (linear->kind == FLOAT16) { TILES(FLOAT16); }
-        if (linear->kind == INT8) { TILES(INT8); }
+        if (linear->dtype == FLOAT32) { ALL_TILES(FLOAT32); }
+        if (linear->dtype == BFLOAT16) { ALL_TILES(BFLOAT16); }
+        if (linear->dtype == FLOAT16) { ALL_TILES(FLOAT16); }
+        if (linear->dtype == INT8) { ALL_TILES(INT8); }
     }
 }
 
 /* ---- the model ------------------------------------------------------------------------------ */
 
+/* Numbered as NORMS and FFNS of native_slots.py. */
 enum { NO_NORM, RMSNORM, LAYERNORM };
 enum { RELU, GELU, RELU2, SWIGLU };
 
-typedef struct {
+/* The structures have the layouts of native_slots._Norm, _Block, _Model and _Tokens. */
+
+typedef struct { /* (width,), each may be null */
     const float *weight, *bias;
 } Norm;
+
 typedef struct {
     Norm mixer_norm, ffn_norm;
-    Linear qkv, out, up, down;
-    float *keys, *values;
+    Linear qkv, out, up, down; /* SwiGLU: `up` has outputs (2, hidden), gate and value */
+    float *keys, *values;      /* this layer's cache */
 } Block;
+
 typedef struct {
-    int32_t layers, width, heads, groups, head_width, value_width, hidden, positions;
-    int32_t norm, pre, ffn, qk_norm, stride, logits_stride;
+    int32_t layers, width, query_heads, kv_heads, head_width, value_width, hidden;
+    int32_t cache_positions; /* of a sequence, a multiple of LANES */
+    int32_t norm_kind, pre_norm, ffn_kind, qk_norm, buffer_stride, logits_stride;
     float eps, softcap, embedding_scale;
     const float *embedding; /* (vocab, width) */
-    Norm last;
-    Linear head;
+    Norm final_norm;
+    Linear lm_head;
     Block *blocks;
-    float *stream, *normed, *wide, *scores; /* buffers of at most `tokens`; scores per thread */
+    /* Buffers for the most tokens of a call. projected: QKV, then the feed-forward's hidden layer.
+       scores: (threads, cache_positions). */
+    float *residual, *normed, *projected, *scores;
 } Model;
-typedef struct { /* of each token, in order of position where several are of one row */
-    int32_t count, wanted; /* wanted: the last so many are those whose logits are asked for */
-    const int64_t *ids, *rows, *at, *places; /* places: rows of the three tables, each or none */
-    const float *cos, *sin, *place;          /* (., head_width), (., head_width), (., width) */
-    float *logits;                           /* (wanted, logits_stride) */
+
+/* The tokens of a call; those of one sequence are in order of position. */
+typedef struct {
+    int32_t count, logits_count; /* logits are computed for the last logits_count tokens */
+    /* Of each token: its id, its sequence, its position in the cache, and its row of the three
+       tables below. */
+    const int64_t *ids, *sequences, *positions, *table_rows;
+    /* Each may be null. cos, sin: (rows, head_width), by rotary_angles of core/model/layers.py;
+       position_embedding: (rows, width). */
+    const float *cos, *sin, *position_embedding;
+    float *logits; /* (logits_count, logits_stride) */
 } Tokens;
 
 int lanes(void) { return LANES; }
-int panel(void) { return PANEL; }
+int panel(void) { return PANEL_WIDTH; }
 
-/* ---- what is between products --------------------------------------------------------------- */
+/* ---- norms, attention and activations ------------------------------------------------------- */
 
-static void normalise(const Model *m, const Norm *norm, int count, const float *x, float *y) {
+/* y = the norm of each of `tokens` rows of x; y may be x. LayerNorm subtracts the mean; RMSNorm
+   does not; NO_NORM copies x. */
+static void normalise(const Model *m, const Norm *norm, int tokens, const float *x, float *y) {
     const int width = m->width;
 #pragma omp for schedule(static)
-    for (int t = 0; t < count; t++) {
-        const float *from = x + (int64_t)t * m->stride;
-        float *to = y + (int64_t)t * m->stride;
-        float mean = 0, square = 0;
-        if (m->norm == LAYERNORM) {
+    for (int t = 0; t < tokens; t++) {
+        const float *from = x + (int64_t)t * m->buffer_stride;
+        float *to = y + (int64_t)t * m->buffer_stride;
+        float mean = 0, sum_of_squares = 0;
+        if (m->norm_kind == LAYERNORM) {
 #pragma omp simd reduction(+ : mean)
             for (int i = 0; i < width; i++) mean += from[i];
             mean /= width;
         }
-#pragma omp simd reduction(+ : square)
-        for (int i = 0; i < width; i++) square += (from[i] - mean) * (from[i] - mean);
-        const float scale = m->norm == NO_NORM ? 1 : 1 / sqrtf(square / width + m->eps);
+#pragma omp simd reduction(+ : sum_of_squares)
+        for (int i = 0; i < width; i++) sum_of_squares += (from[i] - mean) * (from[i] - mean);
+        const float scale =
+            m->norm_kind == NO_NORM ? 1 : 1 / sqrtf(sum_of_squares / width + m->eps);
 #pragma omp simd
         for (int i = 0; i < width; i++) {
             to[i] = (from[i] - mean) * scale;
@@ -134,14 +175,16 @@ static void normalise(const Model *m, const Norm *norm, int count, const float *
     }
 }
 
-/* A query's or key's head: normalised, turned by its position (half-split pairs). */
-static void turn(const Model *m, float *x, const float *cos, const float *sin) {
+/* A query's or key's head x (head_width,), in place: RMSNorm without a weight where qk_norm is set,
+   then the rotary embedding of its position where cos is given. Element i makes a pair with
+   element i + head_width / 2; sin has the sign of each half. */
+static void normalise_and_rotate(const Model *m, float *x, const float *cos, const float *sin) {
     const int width = m->head_width, half = width / 2;
     if (m->qk_norm) {
-        float square = 0;
-#pragma omp simd reduction(+ : square)
-        for (int i = 0; i < width; i++) square += x[i] * x[i];
-        const float scale = 1 / sqrtf(square / width + m->eps);
+        float sum_of_squares = 0;
+#pragma omp simd reduction(+ : sum_of_squares)
+        for (int i = 0; i < width; i++) sum_of_squares += x[i] * x[i];
+        const float scale = 1 / sqrtf(sum_of_squares / width + m->eps);
         for (int i = 0; i < width; i++) x[i] *= scale;
     }
     if (cos)
@@ -152,87 +195,102 @@ static void turn(const Model *m, float *x, const float *cos, const float *sin) {
         }
 }
 
-/* Queries and keys are turned in place; keys and values go to the cache. */
-static void append(const Model *m, const Block *block, const Tokens *tokens) {
-    const int width = m->head_width, each = m->heads + m->groups;
+/* Normalises and rotates queries and keys in `projected`, and copies keys and values to the cache.
+   An item is one query or key head of one token. */
+static void append_to_cache(const Model *m, const Block *block, const Tokens *tokens) {
+    const int width = m->head_width, heads = m->query_heads + m->kv_heads;
 #pragma omp for schedule(static)
-    for (int item = 0; item < tokens->count * each; item++) {
-        const int t = item / each, head = item % each, group = head - m->heads;
-        float *x = m->wide + (int64_t)t * m->stride + head * width;
-        const int64_t angle = tokens->places[t] * width, at = tokens->at[t];
-        turn(m, x, tokens->cos ? tokens->cos + angle : 0, tokens->cos ? tokens->sin + angle : 0);
-        if (group < 0) continue;
-        const int64_t first = (tokens->rows[t] * m->groups + group) * m->positions;
-        float *key = block->keys + (first + at / LANES * LANES) * width + at % LANES;
+    for (int item = 0; item < tokens->count * heads; item++) {
+        const int t = item / heads, head = item % heads, kv_head = head - m->query_heads;
+        float *x = m->projected + (int64_t)t * m->buffer_stride + head * width;
+        const int64_t table = tokens->table_rows[t] * width, position = tokens->positions[t];
+        normalise_and_rotate(m, x, tokens->cos ? tokens->cos + table : 0,
+                             tokens->cos ? tokens->sin + table : 0);
+        if (kv_head < 0) continue;
+        const int64_t first = (tokens->sequences[t] * m->kv_heads + kv_head) * m->cache_positions;
+        float *key =
+            block->keys + (first + position / LANES * LANES) * width + position % LANES;
         for (int i = 0; i < width; i++) key[i * LANES] = x[i];
-        memcpy(block->values + (first + at) * m->value_width, x + m->groups * width,
+        memcpy(block->values + (first + position) * m->value_width, x + m->kv_heads * width,
                width * sizeof(float));
     }
 }
 
-/* What one head sees of positions 0 ... at, into its query's place. */
-static void attend(const Model *m, float *query, const float *keys, const float *values, int at,
-                   float *scores) {
-    const int width = m->head_width, blocks = at / LANES + 1;
-    const float scale = 1 / sqrtf(width);
-    vec most = (vec){0} - INFINITY;
-    for (int b = 0; b < blocks; b++) {
-        vec score = {0};
-        for (int i = 0; i < width; i++) score += load(keys + (b * width + i) * LANES) * query[i];
-        score *= scale;
-        for (int i = at % LANES + 1; b == blocks - 1 && i < LANES; i++) score[i] = -INFINITY;
-        most = choose(score > most, score, most);
-        store(scores + b * LANES, score);
+/* Softmax attention of one query (head_width,) over positions 0 ... position of its sequence; the
+   result replaces the query. keys and values are those of its head; scores: cache_positions floats
+   of this thread. */
+static void attend_head(const Model *m, float *query, const float *keys, const float *values,
+                        int position, float *scores) {
+    const int width = m->head_width, key_blocks = position / LANES + 1;
+    const float score_scale = 1 / sqrtf(width);
+    vec_f32 lane_max = (vec_f32){0} - INFINITY;
+    for (int b = 0; b < key_blocks; b++) {
+        vec_f32 score = {0};
+        for (int i = 0; i < width; i++)
+            score += load_vector(keys + (b * width + i) * LANES) * query[i];
+        score *= score_scale;
+        for (int i = position % LANES + 1; b == key_blocks - 1 && i < LANES; i++)
+            score[i] = -INFINITY;
+        lane_max = select_lanes(score > lane_max, score, lane_max);
+        store_vector(scores + b * LANES, score);
     }
-    float top = most[0];
-    for (int i = 1; i < LANES; i++) top = most[i] > top ? most[i] : top;
-    vec total = {0};
-    for (int b = 0; b < blocks; b++) {
-        vec score = load(scores + b * LANES), p = exponential(score - top);
-        p = choose(score == -INFINITY, (vec){0}, p);
-        total += p;
-        store(scores + b * LANES, p);
+    float max_score = lane_max[0];
+    for (int i = 1; i < LANES; i++) max_score = lane_max[i] > max_score ? lane_max[i] : max_score;
+    vec_f32 total = {0};
+    for (int b = 0; b < key_blocks; b++) {
+        vec_f32 score = load_vector(scores + b * LANES), e = exp_vector(score - max_score);
+        e = select_lanes(score == -INFINITY, (vec_f32){0}, e);
+        total += e;
+        store_vector(scores + b * LANES, e);
     }
-    float share = 0;
-    for (int i = 0; i < LANES; i++) share += total[i];
-    for (int first = 0; first < width; first += PAIR, values += PAIR) {
-        vec a = {0}, b = {0};
-        for (int64_t s = 0; s <= at; s++) {
-            a += load(values + s * m->value_width) * scores[s];
-            b += load(values + s * m->value_width + LANES) * scores[s];
+    float exp_sum = 0;
+    for (int i = 0; i < LANES; i++) exp_sum += total[i];
+    for (int first = 0; first < width; first += VALUE_TILE_WIDTH, values += VALUE_TILE_WIDTH) {
+        vec_f32 low = {0}, high = {0};
+        for (int64_t s = 0; s <= position; s++) {
+            low += load_vector(values + s * m->value_width) * scores[s];
+            high += load_vector(values + s * m->value_width + LANES) * scores[s];
         }
-        float mixed[PAIR];
-        store(mixed, a / share);
-        store(mixed + LANES, b / share);
-        memcpy(query + first, mixed, (width - first < PAIR ? width - first : PAIR) * sizeof(float));
+        float output[VALUE_TILE_WIDTH];
+        store_vector(output, low / exp_sum);
+        store_vector(output + LANES, high / exp_sum);
+        memcpy(query + first, output,
+               (width - first < VALUE_TILE_WIDTH ? width - first : VALUE_TILE_WIDTH) *
+                   sizeof(float));
     }
 }
 
-static void attention(const Model *m, const Block *block, const Tokens *tokens, float *scores) {
+/* The queries in `projected` become the attention's outputs. An item is one query head of one
+   token; query_heads / kv_heads consecutive query heads share a key-value head. */
+static void attend(const Model *m, const Block *block, const Tokens *tokens, float *scores) {
 #pragma omp for schedule(static)
-    for (int item = 0; item < tokens->count * m->heads; item++) {
-        const int t = item / m->heads, head = item % m->heads;
-        const int group = head / (m->heads / m->groups);
-        const int64_t first = (tokens->rows[t] * m->groups + group) * m->positions;
-        attend(m, m->wide + (int64_t)t * m->stride + head * m->head_width,
-               block->keys + first * m->head_width, block->values + first * m->value_width,
-               tokens->at[t], scores);
+    for (int item = 0; item < tokens->count * m->query_heads; item++) {
+        const int t = item / m->query_heads, head = item % m->query_heads;
+        const int kv_head = head / (m->query_heads / m->kv_heads);
+        const int64_t first = (tokens->sequences[t] * m->kv_heads + kv_head) * m->cache_positions;
+        attend_head(m, m->projected + (int64_t)t * m->buffer_stride + head * m->head_width,
+                    block->keys + first * m->head_width, block->values + first * m->value_width,
+                    tokens->positions[t], scores);
     }
 }
 
-static void activate(const Model *m, int count) {
+/* The feed-forward's activation of `projected` (tokens, hidden), in place. */
+static void activate(const Model *m, int tokens) {
     const int hidden = m->hidden;
 #pragma omp for schedule(static)
-    for (int t = 0; t < count; t++) {
-        float *x = m->wide + (int64_t)t * m->stride;
-        for (int i = 0; i < hidden; i += LANES) { /* the buffer is padded */
-            vec a = load(x + i), zero = {0};
-            vec positive = choose(a > zero, a, zero);
-            if (m->ffn == RELU) a = positive;
-            if (m->ffn == RELU2) a = positive * positive;
-            if (m->ffn == GELU) a *= sigmoid(1.5957691216f * (a + 0.044715f * a * a * a));
-            if (m->ffn == SWIGLU) a *= sigmoid(a) * load(x + hidden + i);
-            store(x + i, a);
+    for (int t = 0; t < tokens; t++) {
+        float *x = m->projected + (int64_t)t * m->buffer_stride;
+        for (int i = 0; i < hidden; i += LANES) { /* the buffer's padding takes the last vector */
+            vec_f32 a = load_vector(x + i), zero = {0};
+            vec_f32 relu = select_lanes(a > zero, a, zero);
+            if (m->ffn_kind == RELU) a = relu;
+            if (m->ffn_kind == RELU2) a = relu * relu;
+            /* GELU by tanh: 0.5 a (1 + tanh(u)) = a sigmoid(2u) with u = sqrt(2 / pi) (a + 0.044715
+               a^3); 1.5957691216 is 2 sqrt(2 / pi). */
+            if (m->ffn_kind == GELU)
+                a *= sigmoid_vector(1.5957691216f * (a + 0.044715f * a * a * a));
+            if (m->ffn_kind == SWIGLU) a *= sigmoid_vector(a) * load_vector(x + hidden + i);
+            store_vector(x + i, a);
         }
     }
 }
@@ -243,48 +301,56 @@ static void embed(const Model *m, const Tokens *tokens) {
 #pragma omp for schedule(static)
     for (int t = 0; t < tokens->count; t++) {
         const float *from = m->embedding + tokens->ids[t] * m->width;
-        const float *place = tokens->place ? tokens->place + tokens->places[t] * m->width : 0;
-        float *x = m->stream + (int64_t)t * m->stride;
+        const float *position = tokens->position_embedding
+                                    ? tokens->position_embedding + tokens->table_rows[t] * m->width
+                                    : 0;
+        float *x = m->residual + (int64_t)t * m->buffer_stride;
         for (int i = 0; i < m->width; i++)
-            x[i] = from[i] * m->embedding_scale + (place ? place[i] : 0);
+            x[i] = from[i] * m->embedding_scale + (position ? position[i] : 0);
     }
 }
 
-static void through_block(const Model *m, const Block *b, const Tokens *tokens, float *scores) {
-    const int count = tokens->count, stride = m->stride;
-    float *x = m->stream, *h = m->pre ? m->normed : x;
-    if (m->pre) normalise(m, &b->mixer_norm, count, x, h);
-    product(&b->qkv, count, h, stride, m->wide, stride, 0);
-    append(m, b, tokens);
-    attention(m, b, tokens, scores);
-    product(&b->out, count, m->wide, stride, x, stride, 1);
-    if (!m->pre) normalise(m, &b->mixer_norm, count, x, x);
-    if (m->pre) normalise(m, &b->ffn_norm, count, x, h);
-    product(&b->up, count, h, stride, m->wide, stride, 0);
+/* Attention, then the feed-forward, each added to the residual stream. With pre_norm,
+   each of them reads a normalised copy of the stream; otherwise the stream itself is normalised
+   after each addition. */
+static void run_block(const Model *m, const Block *b, const Tokens *tokens, float *scores) {
+    const int count = tokens->count, stride = m->buffer_stride;
+    float *x = m->residual, *h = m->pre_norm ? m->normed : x;
+    if (m->pre_norm) normalise(m, &b->mixer_norm, count, x, h);
+    multiply_linear(&b->qkv, count, h, stride, m->projected, stride, 0);
+    append_to_cache(m, b, tokens);
+    attend(m, b, tokens, scores);
+    multiply_linear(&b->out, count, m->projected, stride, x, stride, 1);
+    if (!m->pre_norm) normalise(m, &b->mixer_norm, count, x, x);
+    if (m->pre_norm) normalise(m, &b->ffn_norm, count, x, h);
+    multiply_linear(&b->up, count, h, stride, m->projected, stride, 0);
     activate(m, count);
-    product(&b->down, count, m->wide, stride, x, stride, 1);
-    if (!m->pre) normalise(m, &b->ffn_norm, count, x, x);
+    multiply_linear(&b->down, count, m->projected, stride, x, stride, 1);
+    if (!m->pre_norm) normalise(m, &b->ffn_norm, count, x, x);
 }
 
+/* Appends all tokens to the cache and writes the logits of the last logits_count of them. softcap >
+   0: logits become softcap * tanh(logit / softcap). */
 void step(const Model *m, const Tokens *tokens, int threads) {
-    const int wanted = tokens->wanted;
+    const int logits_count = tokens->logits_count;
     (void)threads;
 #pragma omp parallel num_threads(threads)
     {
-        float *scores = m->scores + (int64_t)omp_get_thread_num() * m->positions;
+        float *scores = m->scores + (int64_t)omp_get_thread_num() * m->cache_positions;
         embed(m, tokens);
         for (int layer = 0; layer < m->layers; layer++)
-            through_block(m, m->blocks + layer, tokens, scores);
-        const int64_t first = (int64_t)(tokens->count - wanted) * m->stride;
-        float *last = m->stream + first;
-        if (m->pre) {
-            normalise(m, &m->last, wanted, last, m->normed + first);
+            run_block(m, m->blocks + layer, tokens, scores);
+        const int64_t first = (int64_t)(tokens->count - logits_count) * m->buffer_stride;
+        float *last = m->residual + first;
+        if (m->pre_norm) {
+            normalise(m, &m->final_norm, logits_count, last, m->normed + first);
             last = m->normed + first;
         }
-        product(&m->head, wanted, last, m->stride, tokens->logits, m->logits_stride, 0);
+        multiply_linear(&m->lm_head, logits_count, last, m->buffer_stride, tokens->logits,
+                        m->logits_stride, 0);
         if (m->softcap > 0) {
 #pragma omp for schedule(static)
-            for (int64_t i = 0; i < (int64_t)wanted * m->logits_stride; i++)
+            for (int64_t i = 0; i < (int64_t)logits_count * m->logits_stride; i++)
                 tokens->logits[i] = m->softcap * tanhf(tokens->logits[i] / m->softcap);
         }
     }

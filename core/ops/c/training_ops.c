@@ -1,427 +1,525 @@
-/* What a training step does between its matrix products, each in one pass over memory, forward and
-   backward: the functions of fused.py, their plain forms, say what each one works out.
+/* The element-wise and row-wise operations of a training step on a CPU, forward and backward, each
+   in one pass over memory: residual addition with dropout, RMSNorm, squared ReLU, the split of a
+   QKV projection into heads, softmax, cross-entropy, and the optimiser's updates. Matrix products
+   between them are torch's.
 
-   The stream is float32; activations are of a `kind`, float32 or bfloat16, worked out in float32.
-   A row is done by one thread and what is summed over rows is summed in SHARES parts, so that no
-   bit depends on how many threads there are. */
+   core/ops/cpu_kernels.py calls these functions through ctypes (SIGNATURES) and wraps them for
+   autograd; core/ops/autograd_ops.py has plain forms of some. core/ops/native_library.py compiles
+   them.
+
+   The residual stream, weights and sums are float32. Activations and their gradients are of type
+   `dtype`, FLOAT32 or BFLOAT16, and are computed in float32. A null pointer means that an operand
+   is left out. Functions named *_typed have a constant dtype, by DISPATCH_DTYPE.
+
+   Results do not depend on the number of threads: one thread computes a whole row, and sums over
+   rows are made of REDUCTION_PARTS partial sums. */
 
 #include "training_ops.h"
 
-/* out = x + kept * y, x a float32 stream or none. */
-INLINE void add_(int64_t count, int kind, const float *x, const void *y, void *out, int out_kind,
-                 const Drop *drop, int threads) {
+/* ---- residual addition ---------------------------------------------------------------------- */
+
+/* out = residual + dropout(y), of `count` elements; residual may be null. */
+ALWAYS_INLINE void add_typed(int64_t count, int dtype, const float *residual, const void *y,
+                             void *out, int out_dtype, const Dropout *dropout, int threads) {
     const int64_t vectors = (count + LANES - 1) / LANES;
-    PARALLEL(count)
+    PARALLEL_FOR(count)
     for (int64_t v = 0; v < vectors; v++) {
         const int64_t i = v * LANES;
-        vec total = get(y, kind, i, count);
-        if (drop->below) total *= kept(drop, i);
-        if (x) total += get(x, FLOAT32, i, count);
-        put(out, out_kind, i, count, total);
+        vec_f32 total = load_elements(y, dtype, i, count);
+        if (dropout->drop_threshold) total *= dropout_factors(dropout, i);
+        if (residual) total += load_elements(residual, FLOAT32, i, count);
+        store_elements(out, out_dtype, i, count, total);
     }
 }
 
-void add(int64_t count, int kind, const float *x, const void *y, float *out, const Drop *drop,
-         int threads) {
-    KINDS(add_(count, KIND, x, y, out, FLOAT32, drop, threads))
+void add(int64_t count, int dtype, const float *residual, const void *y, float *out,
+         const Dropout *dropout, int threads) {
+    DISPATCH_DTYPE(add_typed(count, DTYPE, residual, y, out, FLOAT32, dropout, threads))
 }
 
-void add_backward(int64_t count, int kind, const float *gradient, void *to_y, const Drop *drop,
-                  int threads) {
-    KINDS(add_(count, FLOAT32, 0, gradient, to_y, KIND, drop, threads))
+/* The gradient of y. That of the residual is grad_out itself. */
+void add_backward(int64_t count, int dtype, const float *grad_out, void *grad_y,
+                  const Dropout *dropout, int threads) {
+    DISPATCH_DTYPE(add_typed(count, FLOAT32, 0, grad_out, grad_y, DTYPE, dropout, threads))
 }
 
-/* ---- norm ----------------------------------------------------------------------------------- */
+/* ---- RMSNorm (Zhang & Sennrich 2019) -------------------------------------------------------- */
 
-INLINE void norm_(int64_t rows, int width, int kind, const float *x, const float *weight, float eps,
-                  void *out, float *scales, int threads) {
-    PARALLEL(rows * width)
+/* out (rows, width) = x / rms(x) * weight (width,). inverse_rms (rows,) is kept for the backward
+   pass. */
+ALWAYS_INLINE void norm_typed(int64_t rows, int width, int dtype, const float *x,
+                              const float *weight, float eps, void *out, float *inverse_rms,
+                              int threads) {
+    PARALLEL_FOR(rows * width)
     for (int64_t r = 0; r < rows; r++) {
-        const float *from = x + r * width;
-        void *to = (void *)at(out, kind, r * width);
-        vec square = {0};
+        const float *x_row = x + r * width;
+        void *out_row = (void *)element_address(out, dtype, r * width);
+        vec_f32 sum_of_squares = {0};
         for (int i = 0; i < width; i += LANES) {
-            const vec v = get(from, FLOAT32, i, width);
-            square += v * v;
+            const vec_f32 v = load_elements(x_row, FLOAT32, i, width);
+            sum_of_squares += v * v;
         }
-        const float scale = scales[r] = 1 / sqrtf(sum(square) / width + eps);
+        const float scale = inverse_rms[r] = 1 / sqrtf(sum_lanes(sum_of_squares) / width + eps);
         for (int i = 0; i < width; i += LANES)
-            put(to, kind, i, width,
-                get(from, FLOAT32, i, width) * scale * get(weight, FLOAT32, i, width));
+            store_elements(out_row, dtype, i, width,
+                           load_elements(x_row, FLOAT32, i, width) * scale *
+                               load_elements(weight, FLOAT32, i, width));
     }
 }
 
-void norm(int64_t rows, int width, int kind, const float *x, const float *weight, float eps,
-          void *out, float *scales, int threads) {
-    KINDS(norm_(rows, width, KIND, x, weight, eps, out, scales, threads))
+void norm(int64_t rows, int width, int dtype, const float *x, const float *weight, float eps,
+          void *out, float *inverse_rms, int threads) {
+    DISPATCH_DTYPE(norm_typed(rows, width, DTYPE, x, weight, eps, out, inverse_rms, threads))
 }
 
-/* to_x gets what comes by the norm and, where there is such, what comes beside it; part (width):
-   what the rows add to the weight's gradient. */
-INLINE void norm_rows_backward_(int64_t rows, int width, int kind, const float *x,
-                                const float *weight, const float *scales, const void *gradient,
-                                const float *beside, float *to_x, float *part) {
+/* With n = x * inverse_rms and h = grad_out * weight: grad_x = inverse_rms * (h - n * mean(h * n)),
+   plus grad_residual, the gradient that x gets from its other uses; it may be null.
+   grad_weight (width,) += the sum over rows of grad_out * n. */
+ALWAYS_INLINE void norm_rows_backward_typed(int64_t rows, int width, int dtype, const float *x,
+                                            const float *weight, const float *inverse_rms,
+                                            const void *grad_out, const float *grad_residual,
+                                            float *grad_x, float *grad_weight) {
     for (int64_t r = 0; r < rows; r++) {
-        const float *from = x + r * width, scale = scales[r];
-        const void *g = at(gradient, kind, r * width);
-        vec along = {0};
+        const float *x_row = x + r * width, scale = inverse_rms[r];
+        const void *grad_row = element_address(grad_out, dtype, r * width);
+        vec_f32 dot = {0};
         for (int i = 0; i < width; i += LANES) {
-            const vec n = get(from, FLOAT32, i, width) * scale, h = get(g, kind, i, width) * n;
-            along += h * get(weight, FLOAT32, i, width);
-            put(part, FLOAT32, i, width, get(part, FLOAT32, i, width) + h);
+            const vec_f32 n = load_elements(x_row, FLOAT32, i, width) * scale;
+            const vec_f32 grad_times_n = load_elements(grad_row, dtype, i, width) * n;
+            dot += grad_times_n * load_elements(weight, FLOAT32, i, width);
+            store_elements(grad_weight, FLOAT32, i, width,
+                           load_elements(grad_weight, FLOAT32, i, width) + grad_times_n);
         }
-        const float mean = sum(along) / width;
+        const float mean = sum_lanes(dot) / width;
         for (int i = 0; i < width; i += LANES) {
-            const vec n = get(from, FLOAT32, i, width) * scale;
-            const vec h = get(g, kind, i, width) * get(weight, FLOAT32, i, width);
-            vec d = (h - n * mean) * scale;
-            if (beside) d += get(beside + r * width, FLOAT32, i, width);
-            put(to_x + r * width, FLOAT32, i, width, d);
+            const vec_f32 n = load_elements(x_row, FLOAT32, i, width) * scale;
+            const vec_f32 h = load_elements(grad_row, dtype, i, width) *
+                              load_elements(weight, FLOAT32, i, width);
+            vec_f32 grad = (h - n * mean) * scale;
+            if (grad_residual) grad += load_elements(grad_residual + r * width, FLOAT32, i, width);
+            store_elements(grad_x + r * width, FLOAT32, i, width, grad);
         }
     }
 }
 
-void norm_rows_backward(int64_t rows, int width, int kind, const float *x, const float *weight,
-                        const float *scales, const void *gradient, const float *beside,
-                        float *to_x, float *part) {
-    KINDS(norm_rows_backward_(rows, width, KIND, x, weight, scales, gradient, beside, to_x, part))
+void norm_rows_backward(int64_t rows, int width, int dtype, const float *x, const float *weight,
+                        const float *inverse_rms, const void *grad_out, const float *grad_residual,
+                        float *grad_x, float *grad_weight) {
+    DISPATCH_DTYPE(norm_rows_backward_typed(rows, width, DTYPE, x, weight, inverse_rms, grad_out,
+                                            grad_residual, grad_x, grad_weight))
 }
 
-/* parts (SHARES, width): of each share of the rows, the weight's gradient. */
-void norm_backward(int64_t rows, int width, int kind, const float *x, const float *weight,
-                   const float *scales, const void *gradient, const float *beside, float *to_x,
-                   float *parts, int threads) {
-    PARALLEL(rows * width)
-    for (int share = 0; share < SHARES; share++) {
-        const int64_t from = rows * share / SHARES, i = from * width;
-        float *part = parts + share * width;
-        memset(part, 0, width * sizeof *part);
-        norm_rows_backward(rows * (share + 1) / SHARES - from, width, kind, x + i, weight,
-                           scales + from, at(gradient, kind, i), beside ? beside + i : 0, to_x + i,
-                           part);
+/* grad_weight_parts (REDUCTION_PARTS, width): partial sums over the rows, which the caller adds. */
+void norm_backward(int64_t rows, int width, int dtype, const float *x, const float *weight,
+                   const float *inverse_rms, const void *grad_out, const float *grad_residual,
+                   float *grad_x, float *grad_weight_parts, int threads) {
+    PARALLEL_FOR(rows * width)
+    for (int part = 0; part < REDUCTION_PARTS; part++) {
+        const int64_t first_row = rows * part / REDUCTION_PARTS, i = first_row * width;
+        float *grad_weight = grad_weight_parts + part * width;
+        memset(grad_weight, 0, width * sizeof *grad_weight);
+        norm_rows_backward(rows * (part + 1) / REDUCTION_PARTS - first_row, width, dtype, x + i,
+                           weight, inverse_rms + first_row, element_address(grad_out, dtype, i),
+                           grad_residual ? grad_residual + i : 0, grad_x + i, grad_weight);
     }
 }
 
-/* ---- relu squared --------------------------------------------------------------------------- */
+/* ---- squared ReLU --------------------------------------------------------------------------- */
 
-INLINE void relu2_(int64_t count, int kind, const void *x, const void *gradient, void *out,
-                   int threads) {
+/* Without grad_out: out = relu(x)^2. With it: out = grad_out * 2 relu(x), the gradient of x.
+   a * zero where x is not positive keeps a NaN a NaN. */
+ALWAYS_INLINE void relu2_typed(int64_t count, int dtype, const void *x, const void *grad_out,
+                               void *out, int threads) {
     const int64_t vectors = (count + LANES - 1) / LANES;
-    const vec zero = {0};
-    PARALLEL(count)
+    const vec_f32 zero = {0};
+    PARALLEL_FOR(count)
     for (int64_t v = 0; v < vectors; v++) {
         const int64_t i = v * LANES;
-        const vec a = get(x, kind, i, count), positive = choose(a > zero, a, a * zero);
-        put(out, kind, i, count,
-            positive * (gradient ? 2.0f * get(gradient, kind, i, count) : positive));
+        const vec_f32 a = load_elements(x, dtype, i, count);
+        const vec_f32 relu = select_lanes(a > zero, a, a * zero);
+        store_elements(
+            out, dtype, i, count,
+            relu * (grad_out ? 2.0f * load_elements(grad_out, dtype, i, count) : relu));
     }
 }
 
-/* Forward where there is no gradient. */
-void relu2(int64_t count, int kind, const void *x, const void *gradient, void *out, int threads) {
-    KINDS(relu2_(count, KIND, x, gradient, out, threads))
+void relu2(int64_t count, int dtype, const void *x, const void *grad_out, void *out, int threads) {
+    DISPATCH_DTYPE(relu2_typed(count, DTYPE, x, grad_out, out, threads))
 }
 
-/* ---- attention ------------------------------------------------------------------------------ */
+/* ---- QKV split: query-key norm and rotary embedding ----------------------------------------- */
 
-/* Half of a head and the other half: turned by the angle, or back. */
-INLINE void turn(vec *a, vec *b, vec cos, vec sin) {
-    const vec first = *a * cos - *b * sin;
+/* Rotates LANES pairs, each of an element of a head's first half and one of its second half, by
+   their angles (Su et al. 2021). With -sin it rotates back. */
+ALWAYS_INLINE void rotate_pairs(vec_f32 *a, vec_f32 *b, vec_f32 cos, vec_f32 sin) {
+    const vec_f32 rotated_a = *a * cos - *b * sin;
     *b = *b * cos + *a * sin;
-    *a = first;
+    *a = rotated_a;
 }
 
-/* The cosines or sines of position t of row b, from the i-th on. */
-INLINE const float *angles(const Heads *h, const float *table, int64_t b, int64_t t, int i) {
-    return table ? table + b * h->turned + t * h->width + i : 0;
+/* Of a table (cos or sin) the elements of position t of sequence b, from the i-th on; null where
+   there is no table. */
+ALWAYS_INLINE const float *rotary_row(const Heads *shape, const float *table, int64_t b, int64_t t,
+                                      int i) {
+    return table ? table + b * shape->rotary_batch_stride + t * shape->head_width + i : 0;
 }
 
-/* Where the n-th head of position t of row b lies among queries, keys and values. */
-INLINE const void *place(const Heads *h, int kind, int64_t b, int64_t t, int n, const void *q,
-                         const void *k, const void *v) {
-    const int query = n < h->heads, key = n < h->heads + h->groups;
-    const int heads = query ? h->heads : h->groups;
-    const int head = query ? n : n - h->heads - (key ? 0 : h->groups);
-    return at(query ? q : key ? k : v, kind, ((b * heads + head) * h->length + t) * h->width);
+/* The address of head n of position t of sequence b. n counts query heads, then key heads, then
+   value heads. q is (batch, query_heads, length, head_width); k and v are (batch, kv_heads, length,
+   head_width). */
+ALWAYS_INLINE const void *head_address(const Heads *shape, int dtype, int64_t b, int64_t t, int n,
+                                       const void *q, const void *k, const void *v) {
+    const int is_query = n < shape->query_heads, is_key = n < shape->query_heads + shape->kv_heads;
+    const int heads = is_query ? shape->query_heads : shape->kv_heads;
+    const int head = is_query ? n : n - shape->query_heads - (is_key ? 0 : shape->kv_heads);
+    return element_address(is_query ? q : is_key ? k : v, dtype,
+                           ((b * heads + head) * shape->length + t) * shape->head_width);
 }
 
-/* (B, T, heads + 2 groups, width) -> queries (B, heads, T, width), keys and values (B, groups, T,
-   width); queries and keys normalised and turned. scales (B, T, heads + groups). */
-INLINE void split_(const Heads *h, int kind, const void *qkv, void *q, void *k, void *v,
-                   float *scales, int threads) {
-    const int width = h->width, half = width / 2, all = h->heads + 2 * h->groups;
-    PARALLEL((int64_t)h->batch * h->length * all * width)
-    for (int64_t row = 0; row < (int64_t)h->batch * h->length; row++) {
-        const int64_t b = row / h->length, t = row % h->length;
-        const float *cos = angles(h, h->cos, b, t, 0), *sin = angles(h, h->sin, b, t, half);
-        for (int n = 0; n < all; n++) {
-            const void *x = at(qkv, kind, (row * all + n) * width);
-            void *out = (void *)place(h, kind, b, t, n, q, k, v);
-            if (n >= h->heads + h->groups) {
-                memcpy(out, x, width * (kind == FLOAT32 ? 4 : 2));
+/* qkv (batch, length, query_heads + 2 kv_heads, head_width) -> q, k, v, shaped as head_address
+   says. Queries and keys are divided by their root mean square where qk_norm is set, then rotated;
+   values are copied. inverse_rms (batch, length, query_heads + kv_heads) is kept for the backward
+   pass, 1 without qk_norm. */
+ALWAYS_INLINE void split_typed(const Heads *shape, int dtype, const void *qkv, void *q, void *k,
+                               void *v, float *inverse_rms, int threads) {
+    const int width = shape->head_width, half = width / 2;
+    const int all_heads = shape->query_heads + 2 * shape->kv_heads;
+    PARALLEL_FOR((int64_t)shape->batch * shape->length * all_heads * width)
+    for (int64_t token = 0; token < (int64_t)shape->batch * shape->length; token++) {
+        const int64_t b = token / shape->length, t = token % shape->length;
+        const float *cos = rotary_row(shape, shape->cos, b, t, 0);
+        const float *sin = rotary_row(shape, shape->sin, b, t, half);
+        for (int n = 0; n < all_heads; n++) {
+            const void *x = element_address(qkv, dtype, (token * all_heads + n) * width);
+            void *out = (void *)head_address(shape, dtype, b, t, n, q, k, v);
+            if (n >= shape->query_heads + shape->kv_heads) {
+                memcpy(out, x, width * (dtype == FLOAT32 ? 4 : 2));
                 continue;
             }
             float scale = 1;
-            if (h->normed) {
-                vec square = {0};
+            if (shape->qk_norm) {
+                vec_f32 sum_of_squares = {0};
                 for (int i = 0; i < width; i += LANES) {
-                    const vec a = get(x, kind, i, width);
-                    square += a * a;
+                    const vec_f32 a = load_elements(x, dtype, i, width);
+                    sum_of_squares += a * a;
                 }
-                scale = 1 / sqrtf(sum(square) / width + h->eps);
+                scale = 1 / sqrtf(sum_lanes(sum_of_squares) / width + shape->eps);
             }
-            scales[row * (h->heads + h->groups) + n] = scale;
-            const void *x2 = at(x, kind, half);
-            void *out2 = (void *)at(out, kind, half);
+            inverse_rms[token * (shape->query_heads + shape->kv_heads) + n] = scale;
+            const void *x_second = element_address(x, dtype, half);
+            void *out_second = (void *)element_address(out, dtype, half);
             for (int i = 0; i < half; i += LANES) {
-                vec a = get(x, kind, i, half) * scale, c = get(x2, kind, i, half) * scale;
-                if (cos) turn(&a, &c, get(cos, FLOAT32, i, half), get(sin, FLOAT32, i, half));
-                put(out, kind, i, half, a);
-                put(out2, kind, i, half, c);
+                vec_f32 first = load_elements(x, dtype, i, half) * scale;
+                vec_f32 second = load_elements(x_second, dtype, i, half) * scale;
+                if (cos)
+                    rotate_pairs(&first, &second, load_elements(cos, FLOAT32, i, half),
+                                 load_elements(sin, FLOAT32, i, half));
+                store_elements(out, dtype, i, half, first);
+                store_elements(out_second, dtype, i, half, second);
             }
         }
     }
 }
 
-void split(const Heads *h, int kind, const void *qkv, void *q, void *k, void *v, float *scales,
-           int threads) {
-    KINDS(split_(h, KIND, qkv, q, k, v, scales, threads))
+void split(const Heads *shape, int dtype, const void *qkv, void *q, void *k, void *v,
+           float *inverse_rms, int threads) {
+    DISPATCH_DTYPE(split_typed(shape, DTYPE, qkv, q, k, v, inverse_rms, threads))
 }
 
-/* From the gradients of q, k and v that of qkv. */
-INLINE void split_backward_(const Heads *h, int kind, const void *qkv, const float *scales,
-                            const void *q, const void *k, const void *v, void *out, int threads) {
-    const int width = h->width, half = width / 2, all = h->heads + 2 * h->groups;
-    PARALLEL((int64_t)h->batch * h->length * all * width)
-    for (int64_t row = 0; row < (int64_t)h->batch * h->length; row++) {
-        const int64_t b = row / h->length, t = row % h->length;
-        const float *cos = angles(h, h->cos, b, t, 0), *sin = angles(h, h->sin, b, t, half);
-        for (int n = 0; n < all; n++) {
-            const void *g = place(h, kind, b, t, n, q, k, v);
-            const void *x = at(qkv, kind, (row * all + n) * width);
-            void *to = (void *)at(out, kind, (row * all + n) * width);
-            if (n >= h->heads + h->groups) {
-                memcpy(to, g, width * (kind == FLOAT32 ? 4 : 2));
+/* grad_qkv, shaped as qkv, from the gradients of q, k and v: rotates back, then RMSNorm's gradient
+   without a weight (norm_rows_backward_typed). Pass 0 sums mean(gradient * n); pass 1 writes.
+   Without qk_norm only pass 1 runs, with a mean of 0. */
+ALWAYS_INLINE void split_backward_typed(const Heads *shape, int dtype, const void *qkv,
+                                        const float *inverse_rms, const void *grad_q,
+                                        const void *grad_k, const void *grad_v, void *grad_qkv,
+                                        int threads) {
+    const int width = shape->head_width, half = width / 2;
+    const int all_heads = shape->query_heads + 2 * shape->kv_heads;
+    PARALLEL_FOR((int64_t)shape->batch * shape->length * all_heads * width)
+    for (int64_t token = 0; token < (int64_t)shape->batch * shape->length; token++) {
+        const int64_t b = token / shape->length, t = token % shape->length;
+        const float *cos = rotary_row(shape, shape->cos, b, t, 0);
+        const float *sin = rotary_row(shape, shape->sin, b, t, half);
+        for (int n = 0; n < all_heads; n++) {
+            const void *grad = head_address(shape, dtype, b, t, n, grad_q, grad_k, grad_v);
+            const void *x = element_address(qkv, dtype, (token * all_heads + n) * width);
+            void *out = (void *)element_address(grad_qkv, dtype, (token * all_heads + n) * width);
+            if (n >= shape->query_heads + shape->kv_heads) {
+                memcpy(out, grad, width * (dtype == FLOAT32 ? 4 : 2));
                 continue;
             }
-            const float scale = scales[row * (h->heads + h->groups) + n];
-            const void *x2 = at(x, kind, half), *g2 = at(g, kind, half);
-            vec along = {0};
+            const float scale = inverse_rms[token * (shape->query_heads + shape->kv_heads) + n];
+            const void *x_second = element_address(x, dtype, half);
+            const void *grad_second = element_address(grad, dtype, half);
+            vec_f32 dot = {0};
             float mean = 0;
-            for (int pass = h->normed ? 0 : 1; pass < 2; pass++) {
+            for (int pass = shape->qk_norm ? 0 : 1; pass < 2; pass++) {
                 for (int i = 0; i < half; i += LANES) {
-                    vec a = get(g, kind, i, half), c = get(g2, kind, i, half);
-                    if (cos) turn(&a, &c, get(cos, FLOAT32, i, half), -get(sin, FLOAT32, i, half));
-                    const vec n1 = get(x, kind, i, half) * scale;
-                    const vec n2 = get(x2, kind, i, half) * scale;
+                    vec_f32 first = load_elements(grad, dtype, i, half);
+                    vec_f32 second = load_elements(grad_second, dtype, i, half);
+                    if (cos)
+                        rotate_pairs(&first, &second, load_elements(cos, FLOAT32, i, half),
+                                     -load_elements(sin, FLOAT32, i, half));
+                    const vec_f32 n_first = load_elements(x, dtype, i, half) * scale;
+                    const vec_f32 n_second = load_elements(x_second, dtype, i, half) * scale;
                     if (pass == 0) {
-                        along += a * n1 + c * n2;
+                        dot += first * n_first + second * n_second;
                         continue;
                     }
-                    put(to, kind, i, half, (a - n1 * mean) * scale);
-                    put((void *)at(to, kind, half), kind, i, half, (c - n2 * mean) * scale);
+                    store_elements(out, dtype, i, half, (first - n_first * mean) * scale);
+                    store_elements((void *)element_address(out, dtype, half), dtype, i, half,
+                                   (second - n_second * mean) * scale);
                 }
-                if (pass == 0) mean = sum(along) / width;
+                if (pass == 0) mean = sum_lanes(dot) / width;
             }
         }
     }
 }
 
-void split_backward(const Heads *h, int kind, const void *qkv, const float *scales, const void *q,
-                    const void *k, const void *v, void *out, int threads) {
-    KINDS(split_backward_(h, KIND, qkv, scales, q, k, v, out, threads))
+void split_backward(const Heads *shape, int dtype, const void *qkv, const float *inverse_rms,
+                    const void *grad_q, const void *grad_k, const void *grad_v, void *grad_qkv,
+                    int threads) {
+    DISPATCH_DTYPE(split_backward_typed(shape, DTYPE, qkv, inverse_rms, grad_q, grad_k, grad_v,
+                                        grad_qkv, threads))
 }
 
-/* scores (B, heads, T, T), in place: softmax of `factor` times each over what its position sees,
-   first[t] ... t (first: (B, T), or none for all from 0), 0 elsewhere. Where numbers are dropped,
-   `dropped` gets what is left. */
-INLINE void softmax_(const Heads *h, int kind, void *scores, float factor, const int32_t *first,
-                     void *dropped, const Drop *drop, int threads) {
-    const int length = h->length;
-    PARALLEL((int64_t)h->batch * h->heads * length * length)
-    for (int64_t r = 0; r < (int64_t)h->batch * h->heads * length; r++) {
-        const int64_t t = r % length, b = r / length / h->heads;
-        const int begin = first ? first[b * length + t] : 0, end = t + 1;
-        void *p = (void *)at(scores, kind, r * length);
-        void *left = dropped ? (void *)at(dropped, kind, r * length) : 0;
-        const vec zero = {0}, nothing = zero - INFINITY;
+/* ---- attention softmax ---------------------------------------------------------------------- */
+
+/* scores (batch, query_heads, length, length), in place: query t gets the softmax of score_scale *
+   score over the keys that it sees, first_visible[t] ... t, and 0 for all others. first_visible is
+   (batch, length); null: every query sees from key 0 on. dropped_out, shaped as scores, gets the
+   probabilities after dropout; null: there is none. */
+ALWAYS_INLINE void softmax_typed(const Heads *shape, int dtype, void *scores, float score_scale,
+                                 const int32_t *first_visible, void *dropped_out,
+                                 const Dropout *dropout, int threads) {
+    const int length = shape->length;
+    PARALLEL_FOR((int64_t)shape->batch * shape->query_heads * length * length)
+    for (int64_t r = 0; r < (int64_t)shape->batch * shape->query_heads * length; r++) {
+        const int64_t t = r % length, b = r / length / shape->query_heads;
+        const int begin = first_visible ? first_visible[b * length + t] : 0, end = t + 1;
+        void *score_row = (void *)element_address(scores, dtype, r * length);
+        void *dropped_row =
+            dropped_out ? (void *)element_address(dropped_out, dtype, r * length) : 0;
+        const vec_f32 zero = {0}, minus_infinity = zero - INFINITY;
         float row[length + LANES];
-        vec most = nothing, total = zero;
+        vec_f32 lane_max = minus_infinity, total = zero;
         for (int i = begin / LANES * LANES; i < end; i += LANES) {
-            const ints n = counted(i);
-            const vec s = get(p, kind, i, length) * factor;
-            const vec seen = choose((n >= begin) & (n < end), s, nothing);
-            most = choose(seen > most, seen, most);
-            store(row + i, seen);
+            const vec_i32 key = consecutive_from(i);
+            const vec_f32 score = load_elements(score_row, dtype, i, length) * score_scale;
+            const vec_f32 masked =
+                select_lanes((key >= begin) & (key < end), score, minus_infinity);
+            lane_max = select_lanes(masked > lane_max, masked, lane_max);
+            store_vector(row + i, masked);
         }
-        const float top = largest(most);
+        const float row_max = max_of_lanes(lane_max);
         for (int i = begin / LANES * LANES; i < end; i += LANES) {
-            const vec s = load(row + i), e = choose(s == nothing, zero, exponential(s - top));
+            const vec_f32 score = load_vector(row + i);
+            const vec_f32 e =
+                select_lanes(score == minus_infinity, zero, exp_vector(score - row_max));
             total += e;
-            store(row + i, e);
+            store_vector(row + i, e);
         }
-        const float share = 1 / sum(total);
+        const float inverse_sum = 1 / sum_lanes(total);
         for (int i = 0; i < length; i += LANES) {
-            const vec e = i + LANES > begin && i < end ? load(row + i) * share : zero;
-            put(p, kind, i, length, e);
-            if (left) put(left, kind, i, length, e * kept(drop, r * length + i));
+            const vec_f32 p =
+                i + LANES > begin && i < end ? load_vector(row + i) * inverse_sum : zero;
+            store_elements(score_row, dtype, i, length, p);
+            if (dropped_row)
+                store_elements(dropped_row, dtype, i, length,
+                               p * dropout_factors(dropout, r * length + i));
         }
     }
 }
 
-void softmax(const Heads *h, int kind, void *scores, float factor, const int32_t *first,
-             void *dropped, const Drop *drop, int threads) {
-    KINDS(softmax_(h, KIND, scores, factor, first, dropped, drop, threads))
+void softmax(const Heads *shape, int dtype, void *scores, float score_scale,
+             const int32_t *first_visible, void *dropped_out, const Dropout *dropout,
+             int threads) {
+    DISPATCH_DTYPE(softmax_typed(shape, DTYPE, scores, score_scale, first_visible, dropped_out,
+                                 dropout, threads))
 }
 
-/* p: as softmax left the scores; gradient, in place: of what the values were multiplied by to that
-   of the scores. */
-INLINE void softmax_backward_(const Heads *h, int kind, const void *p, void *gradient, float factor,
-                              const Drop *drop, int threads) {
-    const int length = h->length;
-    PARALLEL((int64_t)h->batch * h->heads * length * length)
-    for (int64_t r = 0; r < (int64_t)h->batch * h->heads * length; r++) {
+/* probabilities: what softmax left in `scores`, before dropout. gradient holds the gradient of the
+   probabilities after dropout; that of the scores before scaling replaces it. With d =
+   dropout(gradient), it is score_scale * p * (d - sum(d * p)). */
+ALWAYS_INLINE void softmax_backward_typed(const Heads *shape, int dtype, const void *probabilities,
+                                          void *gradient, float score_scale,
+                                          const Dropout *dropout, int threads) {
+    const int length = shape->length;
+    PARALLEL_FOR((int64_t)shape->batch * shape->query_heads * length * length)
+    for (int64_t r = 0; r < (int64_t)shape->batch * shape->query_heads * length; r++) {
         const int end = r % length + 1;
-        const void *mine = at(p, kind, r * length);
-        void *g = (void *)at(gradient, kind, r * length);
-        vec along = {0};
+        const void *p_row = element_address(probabilities, dtype, r * length);
+        void *grad_row = (void *)element_address(gradient, dtype, r * length);
+        vec_f32 lane_dot = {0};
         for (int i = 0; i < end; i += LANES) {
-            vec d = get(g, kind, i, length);
-            if (drop->below) d *= kept(drop, r * length + i);
-            along += d * get(mine, kind, i, length);
+            vec_f32 d = load_elements(grad_row, dtype, i, length);
+            if (dropout->drop_threshold) d *= dropout_factors(dropout, r * length + i);
+            lane_dot += d * load_elements(p_row, dtype, i, length);
         }
-        const float mean = sum(along);
+        const float dot = sum_lanes(lane_dot);
         for (int i = 0; i < length; i += LANES) {
-            vec d = {0};
+            vec_f32 d = {0};
             if (i < end) {
-                d = get(g, kind, i, length);
-                if (drop->below) d *= kept(drop, r * length + i);
-                d = (d - mean) * get(mine, kind, i, length) * factor;
+                d = load_elements(grad_row, dtype, i, length);
+                if (dropout->drop_threshold) d *= dropout_factors(dropout, r * length + i);
+                d = (d - dot) * load_elements(p_row, dtype, i, length) * score_scale;
             }
-            put(g, kind, i, length, d);
+            store_elements(grad_row, dtype, i, length, d);
         }
     }
 }
 
-void softmax_backward(const Heads *h, int kind, const void *p, void *gradient, float factor,
-                      const Drop *drop, int threads) {
-    KINDS(softmax_backward_(h, KIND, p, gradient, factor, drop, threads))
+void softmax_backward(const Heads *shape, int dtype, const void *probabilities, void *gradient,
+                      float score_scale, const Dropout *dropout, int threads) {
+    DISPATCH_DTYPE(softmax_backward_typed(shape, DTYPE, probabilities, gradient, score_scale,
+                                          dropout, threads))
 }
 
-/* ---- loss ----------------------------------------------------------------------------------- */
+/* ---- cross-entropy -------------------------------------------------------------------------- */
 
-/* logits (rows, vocab), in place to their gradient: of weight * -log p(target) over the ids legal
-   (rows, 2), low ... high - 1, or none for all. losses (rows). spare: (SHARES, 2, vocab + 16), each
-   row's scores and softcap's slopes. */
-INLINE void nll_(int64_t rows, int vocab, int kind, void *logits, const int64_t *targets,
-                 const float *weight, const int64_t *legal, float softcap, float *losses,
-                 float *spare, int threads) {
-    PARALLEL(rows * vocab)
-    for (int share = 0; share < SHARES; share++) {
-        float *row = spare + (int64_t)share * 2 * (vocab + 16), *slope = row + vocab + 16;
-        for (int64_t r = rows * share / SHARES; r < rows * (share + 1) / SHARES; r++) {
-            void *x = (void *)at(logits, kind, r * vocab);
-            const int low = legal ? legal[2 * r] : 0, high = legal ? legal[2 * r + 1] : vocab;
-            const vec zero = {0};
-            vec most = zero - INFINITY, total = zero;
+enum { ROW_PADDING = 16 }; /* cpu_kernels.SPARE: floats after a row that a vector may touch */
+
+/* losses (rows,) = loss_weight (rows,) * -log p(target), and the logits (rows, vocab) become its
+   gradient. p is the softmax over the ids low ... high - 1 that allowed_ids (rows, 2) gives; null:
+   over all ids. softcap > 0: logits are first replaced by softcap * tanh(logit / softcap), with
+   tanh(x) = 2 sigmoid(2x) - 1. workspace (REDUCTION_PARTS, 2, vocab + ROW_PADDING) holds, of each
+   part's current row, the scores, which become its gradient, and softcap's derivative. */
+ALWAYS_INLINE void nll_typed(int64_t rows, int vocab, int dtype, void *logits,
+                             const int64_t *targets, const float *loss_weight,
+                             const int64_t *allowed_ids, float softcap, float *losses,
+                             float *workspace, int threads) {
+    PARALLEL_FOR(rows * vocab)
+    for (int part = 0; part < REDUCTION_PARTS; part++) {
+        float *row = workspace + (int64_t)part * 2 * (vocab + ROW_PADDING);
+        float *derivative = row + vocab + ROW_PADDING;
+        for (int64_t r = rows * part / REDUCTION_PARTS; r < rows * (part + 1) / REDUCTION_PARTS;
+             r++) {
+            void *logit_row = (void *)element_address(logits, dtype, r * vocab);
+            const int low = allowed_ids ? allowed_ids[2 * r] : 0;
+            const int high = allowed_ids ? allowed_ids[2 * r + 1] : vocab;
+            const vec_f32 zero = {0};
+            vec_f32 lane_max = zero - INFINITY, total = zero;
             for (int i = 0; i < vocab; i += LANES) {
-                const ints n = counted(i);
-                vec v = get(x, kind, i, vocab);
+                const vec_i32 id = consecutive_from(i);
+                vec_f32 v = load_elements(logit_row, dtype, i, vocab);
                 if (softcap > 0) {
-                    v = softcap * (2.0f * sigmoid(2.0f / softcap * v) - 1.0f);
-                    store(slope + i, 1.0f - v * v / (softcap * softcap));
+                    v = softcap * (2.0f * sigmoid_vector(2.0f / softcap * v) - 1.0f);
+                    store_vector(derivative + i, 1.0f - v * v / (softcap * softcap));
                 }
-                v = choose((n >= low) & (n < high), v, zero - INFINITY);
-                most = choose(v > most, v, most);
-                store(row + i, v);
+                v = select_lanes((id >= low) & (id < high), v, zero - INFINITY);
+                lane_max = select_lanes(v > lane_max, v, lane_max);
+                store_vector(row + i, v);
             }
-            const float top = largest(most), wanted = row[targets[r]] - top;
+            const float row_max = max_of_lanes(lane_max);
+            const float target_score = row[targets[r]] - row_max;
             for (int i = 0; i < vocab; i += LANES) {
-                const vec v = load(row + i);
-                const vec e = choose(v == zero - INFINITY, zero, exponential(v - top));
+                const vec_f32 v = load_vector(row + i);
+                const vec_f32 e =
+                    select_lanes(v == zero - INFINITY, zero, exp_vector(v - row_max));
                 total += e;
-                store(row + i, e);
+                store_vector(row + i, e);
             }
-            const float mass = sum(total), w = weight[r];
-            losses[r] = w * (logf(mass) - wanted);
-            for (int i = 0; i < vocab; i += LANES) store(row + i, load(row + i) * (w / mass));
+            const float exp_sum = sum_lanes(total), w = loss_weight[r];
+            losses[r] = w * (logf(exp_sum) - target_score);
+            for (int i = 0; i < vocab; i += LANES)
+                store_vector(row + i, load_vector(row + i) * (w / exp_sum));
             row[targets[r]] -= w;
             for (int i = 0; i < vocab; i += LANES) {
-                const vec p = load(row + i);
-                put(x, kind, i, vocab, softcap > 0 ? p * load(slope + i) : p);
+                const vec_f32 grad = load_vector(row + i);
+                store_elements(logit_row, dtype, i, vocab,
+                               softcap > 0 ? grad * load_vector(derivative + i) : grad);
             }
         }
     }
 }
 
-void nll(int64_t rows, int vocab, int kind, void *logits, const int64_t *targets,
-         const float *weight, const int64_t *legal, float softcap, float *losses, float *spare,
-         int threads) {
-    KINDS(nll_(rows, vocab, KIND, logits, targets, weight, legal, softcap, losses, spare, threads))
+void nll(int64_t rows, int vocab, int dtype, void *logits, const int64_t *targets,
+         const float *loss_weight, const int64_t *allowed_ids, float softcap, float *losses,
+         float *workspace, int threads) {
+    DISPATCH_DTYPE(nll_typed(rows, vocab, DTYPE, logits, targets, loss_weight, allowed_ids, softcap,
+                             losses, workspace, threads))
 }
 
 /* ---- optimiser ------------------------------------------------------------------------------ */
 
-/* Each of `many` matrices in SHARES parts: vector `v` of matrix `m`. */
-#define EACH_VECTOR(many, count)                                                          \
-    for (int64_t part = 0; part < (many) * SHARES; part++)                                \
-        for (int64_t m = part / SHARES, vectors = ((count) + LANES - 1) / LANES,          \
-                     v = vectors * (part % SHARES) / SHARES;                              \
-             v < vectors * (part % SHARES + 1) / SHARES; v++)
+/* Visits each vector v of each matrix m, of `matrices` matrices of `elements` elements.
+   PARALLEL_FOR divides the outer loop, over REDUCTION_PARTS parts of each matrix. */
+#define FOR_EACH_VECTOR(matrices, elements)                                                  \
+    for (int64_t part = 0; part < (matrices) * REDUCTION_PARTS; part++)                      \
+        for (int64_t m = part / REDUCTION_PARTS, vectors = ((elements) + LANES - 1) / LANES, \
+                     v = vectors * (part % REDUCTION_PARTS) / REDUCTION_PARTS;               \
+             v < vectors * (part % REDUCTION_PARTS + 1) / REDUCTION_PARTS; v++)
 
-INLINE void nesterov_(int64_t many, int64_t count, int kind, const float *const *gradients,
-                      float *const *means, float momentum, void *const *outs, int threads) {
-    PARALLEL(many * count)
-    EACH_VECTOR(many, count) {
+/* Nesterov momentum, `nesterov` of core/train/muon.py: mean += (1 - momentum) * (gradient - mean),
+   then update = gradient + momentum * (mean - gradient). Each argument has a pointer for each
+   matrix, to `count` elements. */
+ALWAYS_INLINE void nesterov_typed(int64_t matrices, int64_t count, int dtype,
+                                  const float *const *gradients, float *const *means,
+                                  float momentum, void *const *updates, int threads) {
+    PARALLEL_FOR(matrices * count)
+    FOR_EACH_VECTOR(matrices, count) {
         const int64_t i = v * LANES;
-        const vec g = get(gradients[m], FLOAT32, i, count), old = get(means[m], FLOAT32, i, count);
-        const vec mean = old + (g - old) * (1 - momentum);
-        put(means[m], FLOAT32, i, count, mean);
-        put(outs[m], kind, i, count, g + (mean - g) * momentum);
+        const vec_f32 gradient = load_elements(gradients[m], FLOAT32, i, count);
+        const vec_f32 old_mean = load_elements(means[m], FLOAT32, i, count);
+        const vec_f32 mean = old_mean + (gradient - old_mean) * (1 - momentum);
+        store_elements(means[m], FLOAT32, i, count, mean);
+        store_elements(updates[m], dtype, i, count, gradient + (mean - gradient) * momentum);
     }
 }
 
-/* `many` matrices of `count` numbers each. */
-void nesterov(int64_t many, int64_t count, int kind, const float *const *gradients,
-              float *const *means, float momentum, void *const *outs, int threads) {
-    KINDS(nesterov_(many, count, KIND, gradients, means, momentum, outs, threads))
+void nesterov(int64_t matrices, int64_t count, int dtype, const float *const *gradients,
+              float *const *means, float momentum, void *const *updates, int threads) {
+    DISPATCH_DTYPE(
+        nesterov_typed(matrices, count, DTYPE, gradients, means, momentum, updates, threads))
 }
 
-INLINE void move_(int64_t many, int64_t count, int kind, float *const *weights,
-                  const void *const *updates, float keep, float by, int threads) {
-    PARALLEL(many * count)
-    EACH_VECTOR(many, count) {
+/* weight = weight * weight_factor + update * update_factor, `moved_by` of core/train/muon.py:
+   weight decay and the optimiser's step. */
+ALWAYS_INLINE void move_typed(int64_t matrices, int64_t count, int dtype, float *const *weights,
+                              const void *const *updates, float weight_factor, float update_factor,
+                              int threads) {
+    PARALLEL_FOR(matrices * count)
+    FOR_EACH_VECTOR(matrices, count) {
         const int64_t i = v * LANES;
-        put(weights[m], FLOAT32, i, count,
-            get(weights[m], FLOAT32, i, count) * keep + get(updates[m], kind, i, count) * by);
+        store_elements(weights[m], FLOAT32, i, count,
+                       load_elements(weights[m], FLOAT32, i, count) * weight_factor +
+                           load_elements(updates[m], dtype, i, count) * update_factor);
     }
 }
 
-void move(int64_t many, int64_t count, int kind, float *const *weights, const void *const *updates,
-          float keep, float by, int threads) {
-    KINDS(move_(many, count, KIND, weights, updates, keep, by, threads))
+void move(int64_t matrices, int64_t count, int dtype, float *const *weights,
+          const void *const *updates, float weight_factor, float update_factor, int threads) {
+    DISPATCH_DTYPE(move_typed(matrices, count, DTYPE, weights, updates, weight_factor,
+                              update_factor, threads))
 }
 
-/* sums (many, SHARES): squares of the numbers of each of `many` tensors, in parts. */
-void squares(int64_t many, const float *const *tensors, const int64_t *counts, double *sums,
+enum { VECTORS_PER_FLOAT_SUM = 256 }; /* summed in float32 before they are added in float64 */
+
+/* sums (tensor_count, REDUCTION_PARTS): partial sums of squares of each of `tensor_count` tensors,
+   of counts[m] elements. Sums of few vectors are float32 and their total is float64, so that small
+   squares are not lost in a large sum. The loop is parallel if there is more than one tensor. */
+void squares(int64_t tensor_count, const float *const *tensors, const int64_t *counts, double *sums,
              int threads) {
-    PARALLEL(many * ALONE)
-    for (int64_t part = 0; part < many * SHARES; part++) {
-        const int64_t m = part / SHARES, share = part % SHARES, count = counts[m];
-        const int64_t vectors = (count + LANES - 1) / LANES;
+    PARALLEL_FOR(tensor_count * MAX_SERIAL_ELEMENTS)
+    for (int64_t part = 0; part < tensor_count * REDUCTION_PARTS; part++) {
+        const int64_t m = part / REDUCTION_PARTS, part_of_tensor = part % REDUCTION_PARTS;
+        const int64_t count = counts[m], vectors = (count + LANES - 1) / LANES;
         double total = 0;
-        for (int64_t v = vectors * share / SHARES; v < vectors * (share + 1) / SHARES;) {
-            vec some = {0}; /* of a few at a time, so that no small one is lost in a large sum */
-            const int64_t until = vectors * (share + 1) / SHARES;
-            const int64_t end = v + 256 < until ? v + 256 : until;
+        for (int64_t v = vectors * part_of_tensor / REDUCTION_PARTS;
+             v < vectors * (part_of_tensor + 1) / REDUCTION_PARTS;) {
+            vec_f32 float_sum = {0};
+            const int64_t part_end = vectors * (part_of_tensor + 1) / REDUCTION_PARTS;
+            const int64_t end =
+                v + VECTORS_PER_FLOAT_SUM < part_end ? v + VECTORS_PER_FLOAT_SUM : part_end;
             for (; v < end; v++) {
-                const vec x = get(tensors[m], FLOAT32, v * LANES, count);
-                some += x * x;
+                const vec_f32 x = load_elements(tensors[m], FLOAT32, v * LANES, count);
+                float_sum += x * x;
             }
-            total += sum(some);
+            total += sum_lanes(float_sum);
         }
         sums[part] = total;
     }
 }
 
-int shares(void) { return SHARES; }
+/* For the size of arrays (REDUCTION_PARTS, ...) that callers allocate. */
+int shares(void) { return REDUCTION_PARTS; }

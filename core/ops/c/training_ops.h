@@ -1,4 +1,5 @@
-/* What the parts of a training step share: rows of numbers of a kind, dropout, shapes of heads. */
+/* What training_ops.c and amx_block.c share: loads and stores of arrays of float32 or bfloat16,
+   reductions of a vector, dropout, and the shapes of attention heads. */
 
 #ifndef TRAINING_OPS_H
 #define TRAINING_OPS_H
@@ -9,126 +10,154 @@
 #include <immintrin.h>
 #endif
 
+/* Makes the `for` loop that follows it parallel, over `threads` threads (a variable in scope), if
+   the loop handles more than MAX_SERIAL_ELEMENTS elements. With fewer, waking a second thread does
+   not pay. */
 #ifdef _OPENMP
-#define TEXT(...) #__VA_ARGS__
-#define PARALLEL(work)                                                   \
-    _Pragma(TEXT(omp parallel for schedule(static) num_threads(threads) \
-                 if (threads > 1 && (work) > ALONE)))
+#define STRINGIFY(...) #__VA_ARGS__
+#define PARALLEL_FOR(elements)                                                \
+    _Pragma(STRINGIFY(omp parallel for schedule(static) num_threads(threads) \
+                      if (threads > 1 && (elements) > MAX_SERIAL_ELEMENTS)))
 #else
-#define PARALLEL(work)
+#define PARALLEL_FOR(elements)
 #endif
-enum { ALONE = 16384, SHARES = 32 }; /* numbers for which a second thread is not woken */
+/* REDUCTION_PARTS: partial sums of a reduction over rows. It is a constant, so that the order of
+   additions does not depend on the number of threads. */
+enum { MAX_SERIAL_ELEMENTS = 16384, REDUCTION_PARTS = 32 };
 
-#define INLINE static inline __attribute__((always_inline))
-#define KINDS(call)                  \
-    if (kind == BFLOAT16) {          \
-        enum { KIND = BFLOAT16 };    \
-        call;                        \
-    } else {                         \
-        enum { KIND = FLOAT32 };     \
-        call;                        \
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+
+/* Compiles `call` once for each element type. `call` uses the constant DTYPE, which equals the
+   variable `dtype` in scope. */
+#define DISPATCH_DTYPE(call)          \
+    if (dtype == BFLOAT16) {          \
+        enum { DTYPE = BFLOAT16 };    \
+        call;                         \
+    } else {                          \
+        enum { DTYPE = FLOAT32 };     \
+        call;                         \
     }
 
-/* Numbers i ... i + LANES - 1 of `count`, 0 beyond its end. */
-INLINE vec get(const void *p, int kind, int64_t i, int64_t count) {
-    const int size = kind == FLOAT32 ? 4 : 2;
-    const char *from = (const char *)p + i * size;
-    if (count - i >= LANES) return widen(from, kind);
+/* ---- arrays of float32 or bfloat16 ----------------------------------------------------------- */
+
+/* Elements i ... i + LANES - 1 of an array of `count`, 0 beyond its end. */
+ALWAYS_INLINE vec_f32 load_elements(const void *array, int dtype, int64_t i, int64_t count) {
+    const int element_bytes = dtype == FLOAT32 ? 4 : 2;
+    const char *from = (const char *)array + i * element_bytes;
+    if (count - i >= LANES) return load_as_float32(from, dtype);
     char padded[4 * LANES] = {0};
-    memcpy(padded, from, (count - i) * size);
-    return widen(padded, kind);
+    memcpy(padded, from, (count - i) * element_bytes);
+    return load_as_float32(padded, dtype);
 }
 
-INLINE shorts to_bfloat16(vec v) {
-    shorts s;
+/* Rounds to the nearest, ties to even. */
+ALWAYS_INLINE vec_u16 to_bfloat16(vec_f32 v) {
+    vec_u16 rounded;
 #if defined(CONVERT) && defined(__AVX512BF16__)
-    CONVERT("vcvtneps2bf16", s, v);
+    CONVERT("vcvtneps2bf16", rounded, v);
 #else
-    ints bits = (ints)v;
-    s = __builtin_convertvector((bits + 0x7fff + (bits >> 16 & 1)) >> 16, shorts);
+    vec_i32 bits = (vec_i32)v;
+    rounded = __builtin_convertvector((bits + 0x7fff + (bits >> 16 & 1)) >> 16, vec_u16);
 #endif
-    return s;
+    return rounded;
 }
 
-INLINE void put(void *p, int kind, int64_t i, int64_t count, vec v) {
-    const int size = kind == FLOAT32 ? 4 : 2;
-    const int64_t there = count - i < LANES ? count - i : LANES;
-    char *to = (char *)p + i * size;
-    if (kind == FLOAT32) {
-        if (there == LANES) store((float *)to, v);
-        else memcpy(to, &v, there * 4);
+/* Writes elements i ... i + LANES - 1 of an array of `count`, none beyond its end. */
+ALWAYS_INLINE void store_elements(void *array, int dtype, int64_t i, int64_t count, vec_f32 v) {
+    const int element_bytes = dtype == FLOAT32 ? 4 : 2;
+    const int64_t stored = count - i < LANES ? count - i : LANES;
+    char *to = (char *)array + i * element_bytes;
+    if (dtype == FLOAT32) {
+        if (stored == LANES) store_vector((float *)to, v);
+        else memcpy(to, &v, stored * 4);
         return;
     }
-    const shorts s = to_bfloat16(v);
-    if (there == LANES) memcpy(to, &s, sizeof s);
-    else memcpy(to, &s, there * 2);
+    const vec_u16 rounded = to_bfloat16(v);
+    if (stored == LANES) memcpy(to, &rounded, sizeof rounded);
+    else memcpy(to, &rounded, stored * 2);
 }
 
-/* Lane numbers from i on. */
-INLINE ints counted(int i) {
-    ints n;
-    for (int lane = 0; lane < LANES; lane++) n[lane] = lane;
-    return n + i;
+/* i, i + 1, ... i + LANES - 1. */
+ALWAYS_INLINE vec_i32 consecutive_from(int i) {
+    vec_i32 index;
+    for (int lane = 0; lane < LANES; lane++) index[lane] = lane;
+    return index + i;
 }
 
-INLINE float sum(vec v) { /* as a tree: a chain of additions would be waited for */
+/* The sum of all lanes, added as a tree: in a chain each addition would wait for the last. */
+ALWAYS_INLINE float sum_lanes(vec_f32 v) {
 #if defined(__AVX512F__)
     return _mm512_reduce_add_ps((__m512)v);
 #else
-    float a[LANES];
-    store(a, v);
+    float lanes[LANES];
+    store_vector(lanes, v);
     for (int half = LANES / 2; half; half /= 2)
-        for (int i = 0; i < half; i++) a[i] += a[i + half];
-    return a[0];
+        for (int i = 0; i < half; i++) lanes[i] += lanes[i + half];
+    return lanes[0];
 #endif
 }
 
-INLINE float largest(vec v) {
+ALWAYS_INLINE float max_of_lanes(vec_f32 v) {
 #if defined(__AVX512F__)
     return _mm512_reduce_max_ps((__m512)v);
 #else
-    float a[LANES];
-    store(a, v);
+    float lanes[LANES];
+    store_vector(lanes, v);
     for (int half = LANES / 2; half; half /= 2)
-        for (int i = 0; i < half; i++) a[i] = a[i + half] > a[i] ? a[i + half] : a[i];
-    return a[0];
+        for (int i = 0; i < half; i++)
+            lanes[i] = lanes[i + half] > lanes[i] ? lanes[i + half] : lanes[i];
+    return lanes[0];
 #endif
 }
 
-INLINE const void *at(const void *p, int kind, int64_t i) {
-    return (const char *)p + i * (kind == FLOAT32 ? 4 : 2);
+/* The address of element i. Callers that write cast const away. */
+ALWAYS_INLINE const void *element_address(const void *array, int dtype, int64_t i) {
+    return (const char *)array + i * (dtype == FLOAT32 ? 4 : 2);
 }
 
 /* ---- dropout -------------------------------------------------------------------------------- */
 
-typedef struct { /* of 2^31 equally likely numbers, those below `below` drop; the rest by `scale` */
-    int32_t below;
+/* cpu_kernels.Drop. Each element gets a random number in 0 ... 2^31 - 1. If that number is
+   below drop_threshold, the element is dropped; if not, it is multiplied by keep_scale. With a
+   threshold of 0 nothing is dropped. */
+typedef struct {
+    int32_t drop_threshold;
     uint32_t seed;
-    float scale;
-} Drop;
+    float keep_scale;
+} Dropout;
 
-typedef uint32_t words __attribute__((vector_size(4 * LANES)));
+typedef uint32_t vec_u32 __attribute__((vector_size(4 * LANES)));
 
-/* The factors, 0 or scale, of numbers i ... i + LANES - 1: a hash of the number and the seed
-   (Wellons' lowbias32), so that the backward pass finds them again. */
-INLINE vec kept(const Drop *drop, int64_t i) {
-    words x = (words)counted(0);
-    x = (x + (uint32_t)i) * 0x9e3779b9u ^ (drop->seed + (uint32_t)(i >> 32));
-    x = (x ^ x >> 16) * 0x7feb352du;
-    x = (x ^ x >> 15) * 0x846ca68bu;
-    x ^= x >> 16;
-    const vec zero = {0};
-    return choose((ints)(x >> 1) < drop->below, zero, zero + drop->scale);
+/* The factors, 0 or keep_scale, of elements i ... i + LANES - 1. The random number is a hash of the
+   element's index and the seed, so that the backward pass computes the same factors again. The hash
+   is Wellons' lowbias32, of the index times 2^32 / golden ratio, xor the seed. */
+ALWAYS_INLINE vec_f32 dropout_factors(const Dropout *dropout, int64_t i) {
+    vec_u32 hash = (vec_u32)consecutive_from(0);
+    hash = (hash + (uint32_t)i) * 0x9e3779b9u ^ (dropout->seed + (uint32_t)(i >> 32));
+    hash = (hash ^ hash >> 16) * 0x7feb352du;
+    hash = (hash ^ hash >> 15) * 0x846ca68bu;
+    hash ^= hash >> 16;
+    const vec_f32 zero = {0};
+    return select_lanes((vec_i32)(hash >> 1) < dropout->drop_threshold, zero,
+                        zero + dropout->keep_scale);
 }
 
-typedef struct { /* each: heads of queries that share a head of keys and values */
-    int32_t batch, length, heads, groups, width, normed;
-    int64_t turned;         /* numbers of cos and sin from one row to the next, 0 if they share */
-    const float *cos, *sin; /* (batch or 1, length, width), each pair's angle twice; or none */
-    float eps;
+/* ---- attention heads ------------------------------------------------------------------------ */
+
+/* cpu_kernels.Heads: sizes of queries, keys and values, and what is done to queries and keys.
+
+   Each key-value head serves query_heads / kv_heads consecutive query heads. cos and sin are
+   (batch or 1, length, head_width), or null where nothing is rotated. They are the half-split
+   layout of rotary_angles in core/model/layers.py: cos holds each angle's cosine in both halves of
+   the head, sin holds -sine in the first half and sine in the second. */
+typedef struct {
+    int32_t batch, length, query_heads, kv_heads, head_width, qk_norm;
+    int64_t rotary_batch_stride; /* elements of cos, sin from a sequence to the next; 0: shared */
+    const float *cos, *sin;
+    float eps; /* of qk_norm, and in amx_block.c of the block's norms */
 } Heads;
 
-/* train.c's */
+/* Functions of training_ops.c that amx_block.c calls for a chunk of a batch. */
 void norm(int64_t, int, int, const float *, const float *, float, void *, float *, int);
 void norm_rows_backward(int64_t, int, int, const float *, const float *, const float *,
                         const void *, const float *, float *, float *);
