@@ -6,13 +6,15 @@ import csv
 import importlib.util
 import io
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from ..core import task
+from ..core.config import SampleConfig
 from ..core.data.source import Source
 from ..core.errors import ConfigError, DataError, UsageError
 from ..core.protocols import Dataset, Sequence
@@ -82,19 +84,18 @@ class SeriesSampleOptions:
             raise ConfigError(f"--plot {self.plot}: must end in .png, .svg or .pdf")
 
 
-class SeriesTask:
+class SeriesTask(task.Task):
     name = "series"
     about = "time series: forecasts with quantiles, from CSV, .tsf and parquet"
     unit = "point"
     default_tokenizer = "bins"
-    binary = False
     Options = SeriesOptions
     SampleOptions = SeriesSampleOptions
+    options: SeriesOptions
     floor_unit = ""  # floors are named by their metric
     headline = ("mase", "wql")
-
-    def __init__(self, options: SeriesOptions) -> None:
-        self.options = options
+    slides = True
+    draws_files = True
 
     @classmethod
     def claims(cls, path: Path, head: bytes) -> float:
@@ -210,31 +211,26 @@ class SeriesTask:
     def floor(self, train: Collection, held: Collection) -> dict[str, float]:
         return floors(train, last_cases(held), held.season, self.history(train))
 
-    def floor_of(
+    def window_floor(
         self,
-        train: Collection | None,
-        sequences: Iterable[Sequence],
+        read_train: Callable[[], Collection | None],
+        windows: Iterable[Sequence],
         tokenizer: BinsTokenizer,
         protocol: str | None,
     ) -> dict[str, float]:
+        train = read_train()
         if train is not None:
             train = replace(train, season=tokenizer.season, horizon=tokenizer.horizon)
-        _, cases = to_forecast(sequences, protocol)
+        _, cases = to_forecast(windows, protocol)
         return floors(train, cases, tokenizer.season, tokenizer.history)
 
     def units(self, sequences: Iterable[Sequence]) -> dict[str, float]:
         return {"point": sum(int((s.target_weight() > 0).sum()) for s in sequences)}
 
-    def metrics(
-        self, nll: float, tokens: int, units: Mapping[str, float], lossless: bool
-    ) -> dict[str, float | None]:
-        return {}
-
-    def probe_tokens(self, sequences: Iterable[Sequence], protocol: str | None) -> int:
-        """What `probe` costs, in ids that are scored."""
+    def model_metrics_tokens(self, sequences: Iterable[Sequence], protocol: str | None) -> int:
         return forecast_tokens(sequences, protocol)
 
-    def probe(
+    def model_metrics(
         self,
         model: Any,
         tokenizer: BinsTokenizer,
@@ -252,19 +248,19 @@ class SeriesTask:
         model: Any,
         tokenizer: BinsTokenizer,
         data: bytes | None,
-        own: Iterable[Sequence],
-        config: Any,
-        asked: SeriesSampleOptions,
+        heldout: Iterable[Sequence],
+        config: SampleConfig,
+        sampling: SeriesSampleOptions,
     ) -> list[Forecast]:
         """Forecasts of the series in `data`, or of the run's own behind their last point."""
-        horizon = asked.horizon or config.length or tokenizer.horizon
+        horizon = sampling.horizon or config.length or tokenizer.horizon
         if data is not None:
             series = parse_series(data, "the prompt", self.options.columns)
-            series = [at_frequency(one, own) if len(one) < 3 else one for one in series]
+            series = [at_frequency(one, heldout) if len(one) < 3 else one for one in series]
             ends = [(one.start, one.freq, len(one)) for one in series]
         else:
             series, ends = [], []
-            for sequence in own:
+            for sequence in heldout:
                 side = sequence.side
                 if side["last"]:
                     series.append(Series(side["id"], values_of([*side["past"], *side["future"]])))
@@ -277,14 +273,14 @@ class SeriesTask:
             prompts.append(Window(past, len(past), {"id": one.id}))
         from ._series.forecast import forecast_values
 
-        paths = forecast_values(model, tokenizer, prompts, horizon, asked.paths, config)
+        paths = forecast_values(model, tokenizer, prompts, horizon, sampling.paths, config)
         return [
             Forecast(one.id, one.values, drawn, following(*end, horizon))
             for one, drawn, end in zip(series, paths, ends, strict=True)
         ]
 
     def write(
-        self, items: list[Forecast], prompt: Any, asked: SeriesSampleOptions, out: BinaryIO
+        self, items: list[Forecast], prompt: Any, sampling: SeriesSampleOptions, out: BinaryIO
     ) -> None:
         """CSV id, time, mean, 0.1 ... 0.9; the picture beside it where `--plot` asks for one."""
         text = io.StringIO()
@@ -293,38 +289,24 @@ class SeriesTask:
         for item in items:
             table.writerows(item.rows())
         out.write(text.getvalue().encode())
-        if asked.plot:
-            plot(items, Path(asked.plot))
+        if sampling.plot:
+            plot(items, Path(sampling.plot))
 
     def preview(
-        self, items: list[Forecast], prompt: Any, asked: SeriesSampleOptions, width: int
+        self, items: list[Forecast], prompt: Any, sampling: SeriesSampleOptions, width: int
     ) -> str | None:
         return "\n\n".join(fan(item, width) for item in items[:3])
 
     # -- whole series --------------------------------------------------------------------------
 
-    def whole(self, items: Collection, tokenizer: BinsTokenizer) -> Iterator[Sequence]:
+    def tokenize(self, items: Collection, tokenizer: BinsTokenizer) -> Iterator[Sequence]:
         """Every point of a series as history."""
         for one in items.series:
             about = {"id": one.id, "start": one.start, "freq": one.freq}
             yield tokenizer.encode(Window(one.values, len(one), about))
 
-    def write_whole(self, items: Iterable[tuple[Window, Mapping[str, Any]]], out: BinaryIO) -> None:
-        write_values(items, out)
-
-    # -- what a task that draws whole does not go by -------------------------------------------
-
-    def prompt(self, data: bytes | None, tokenizer: BinsTokenizer, asked: Any) -> Sequence:
-        raise UsageError("series are forecast whole")
-
-    def length(self, prompt: Sequence, asked: Any) -> int | None:
-        return None
-
-    def ends(self, tokenizer: BinsTokenizer) -> int | None:
-        return None
-
-    def drawn(self, tokenizer: BinsTokenizer, prompt: Sequence) -> Any:
-        raise UsageError("series are forecast whole")
+    def write_decoded(self, decoded: Iterable[tuple[Window, Sequence]], out: BinaryIO) -> None:
+        write_values(((window, sequence.side) for window, sequence in decoded), out)
 
 
 def at_frequency(short: Series, own: Iterable[Sequence]) -> Series:
