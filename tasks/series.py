@@ -24,18 +24,11 @@ from ._series.collection import FEW, Collection, Series, Windows, fingerprint, f
 from ._series.metrics import QUANTILES
 from ._series.output import Forecast, write_values
 from ._series.plot import fan, plot
-from ._series.reader import parse as parse_series
+from ._series.prompts import of_file, of_heldout
 from ._series.reader import read
 from ._series.table import Columns
 from ._series.times import find_season, following, usual
-from ._series.windows import (
-    end_to_end,
-    forecast_scores,
-    forecast_tokens,
-    slide,
-    to_forecast,
-    values_of,
-)
+from ._series.windows import end_to_end, forecast_scores, forecast_tokens, slide, to_forecast
 
 HOLDOUT = 0.1
 DROPOUT = 0.1  # where points are few
@@ -255,18 +248,11 @@ class SeriesTask(task.Task):
         """Forecasts of the series in `data`, or of the run's own behind their last point."""
         horizon = sampling.horizon or config.length or tokenizer.horizon
         if data is not None:
-            series = parse_series(data, "the prompt", self.options.columns)
-            series = [at_frequency(one, heldout) if len(one) < 3 else one for one in series]
-            ends = [(one.start, one.freq, len(one)) for one in series]
+            known = of_file(data, self.options.columns, heldout)
         else:
-            series, ends = [], []
-            for sequence in heldout:
-                side = sequence.side
-                if side["last"]:
-                    series.append(Series(side["id"], values_of([*side["past"], *side["future"]])))
-                    ends.append((side["start"], side["freq"], side["first"] + len(side["future"])))
+            known = of_heldout(heldout)
         prompts = []
-        for one in series:
+        for one, _ in known:
             past = one.values[-tokenizer.history :]
             if not np.isfinite(past).any():
                 raise DataError(f"series {one.id}: no value among its last {len(past)} points")
@@ -276,7 +262,7 @@ class SeriesTask(task.Task):
         paths = forecast_values(model, tokenizer, prompts, horizon, sampling.paths, config)
         return [
             Forecast(one.id, one.values, drawn, following(*end, horizon))
-            for one, drawn, end in zip(series, paths, ends, strict=True)
+            for (one, end), drawn in zip(known, paths, strict=True)
         ]
 
     def write(
@@ -307,19 +293,6 @@ class SeriesTask(task.Task):
 
     def write_decoded(self, decoded: Iterable[tuple[Window, Sequence]], out: BinaryIO) -> None:
         write_values(((window, sequence.side) for window, sequence in decoded), out)
-
-
-def at_frequency(short: Series, own: Iterable[Sequence]) -> Series:
-    """One or two points, which do not say their frequency for sure (a month may be 31 days), at
-    that of the run's own series if they fit it."""
-    freq = next((sequence.side["freq"] for sequence in own if sequence.side["freq"]), None)
-    last = len(short) - 1
-    if freq is None or short.start is None:
-        return short
-    fits = last == 0 or following(short.start, freq, 1, 1) == following(
-        short.start, short.freq, 1, 1
-    )
-    return replace(short, freq=freq) if fits else short
 
 
 Task = SeriesTask

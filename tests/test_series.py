@@ -26,10 +26,11 @@ from tfm.tasks._series.collection import FEW, Collection, Series, Windows, follo
 from tfm.tasks._series.forecast import VIEWS, forecast, forecast_values, seen
 from tfm.tasks._series.metrics import METRICS, QUANTILES, scores, seasonal_error
 from tfm.tasks._series.output import digits_for
+from tfm.tasks._series.prompts import at_frequency
 from tfm.tasks._series.reader import parse, read
 from tfm.tasks._series.table import Columns
 from tfm.tasks._series.times import find_season, following, usual
-from tfm.tasks.series import SeriesOptions, SeriesTask, at_frequency
+from tfm.tasks.series import SeriesOptions, SeriesTask
 from tfm.tokenizers.bins import FIRST, MISSING, BinsTokenizer, Window
 
 PUBLISHED = Path(__file__).parent.parent.parent / "shared" / "data" / "timeseries"

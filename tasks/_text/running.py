@@ -118,7 +118,7 @@ class Running(Task):
 
     # -- ids ---------------------------------------------------------------------------------
 
-    def longest(self, train: Spans, tokenizer: Any) -> int | None:
+    def longest(self, train: Spans, tokenizer: ByteTokenizer) -> int | None:
         """Of items: what 95 in 100 fit into, at most 512 ids. Longer ones are cut."""
         if train.running:
             return None
@@ -127,7 +127,13 @@ class Running(Task):
         return int(min(np.ceil(np.percentile(sizes, 95)), 512))
 
     def dataset(
-        self, train: Spans, tokenizer: Any, context: int, tokens: int | None, seed: int, cache: Path
+        self,
+        train: Spans,
+        tokenizer: ByteTokenizer,
+        context: int,
+        tokens: int | None,
+        seed: int,
+        cache: Path,
     ) -> Dataset:
         wanted = train.size if tokens is None else self._bytes_for(tokens, train, tokenizer)
         passes = wanted / train.size
@@ -174,7 +180,7 @@ class Running(Task):
         support = tokenizer.support(context, {})
         return Windows(store.ids, context, seed, tokenizer.begin, support)
 
-    def ways(self, train: Spans, tokenizer: Any, passes: float) -> int:
+    def ways(self, train: Spans, tokenizer: ByteTokenizer, passes: float) -> int:
         """In how many ways a text is cut into ids that is read so often."""
         return 1
 
@@ -182,7 +188,7 @@ class Running(Task):
         """A tokenizer of the same ids, for each of `ways`: the first as it will be scored by."""
         return tokenizer
 
-    def _bytes_for(self, tokens: int, train: Spans, tokenizer: Any) -> int:
+    def _bytes_for(self, tokens: int, train: Spans, tokenizer: ByteTokenizer) -> int:
         size = count = 0
         for start, stop, first in train.sample(JUDGED):
             data = self.value(train.stream.read(start, stop), (train.stream, start))
@@ -190,7 +196,7 @@ class Running(Task):
         return int(tokens * size / max(count, 1))
 
     def _stretches(
-        self, train: Spans, pieces: Iterable[tuple[int, int, bool]], tokenizer: Any
+        self, train: Spans, pieces: Iterable[tuple[int, int, bool]], tokenizer: ByteTokenizer
     ) -> Iterator[Sequence]:
         """Running ids, a begin token where a file starts or text was left out before."""
         reached = -1
@@ -202,7 +208,7 @@ class Running(Task):
             reached = stop
             yield Sequence(ids)
 
-    def sequences(self, items: Spans, tokenizer: Any) -> Iterator[Sequence]:
+    def sequences(self, items: Spans, tokenizer: ByteTokenizer) -> Iterator[Sequence]:
         """A running text in pieces of `PIECE` bytes, each begun anew; else every item whole."""
         spans = items.pieces(PIECE) if items.running else ((*s, True) for s in items.spans.tolist())
         for start, stop, _ in spans:
@@ -258,7 +264,11 @@ class Running(Task):
         return {**compressors(hidden), "ngram": ngram(beginning(train, FLOOR_TRAIN, glue), hidden)}
 
     def model_metrics(
-        self, model: Any, tokenizer: Any, sequences: Iterable[Sequence], protocol: str | None
+        self,
+        model: Any,
+        tokenizer: ByteTokenizer,
+        sequences: Iterable[Sequence],
+        protocol: str | None,
     ) -> dict[str, Any]:
         if protocol is not None:
             raise UsageError(f"--protocol {protocol}: the {self.name} task has none; see --stride")
