@@ -169,7 +169,8 @@ def every_hour(path: Path) -> tuple[int, dict[str, float]]:
     run = Run(path)
     task, tokenizer = run.task(), run.tokenizer()
     windows = task.slide(run.heldout("test"), tokenizer, 1)
-    return len(windows), task.floor_of(training_items(run, task), windows, tokenizer, "rolling")
+    train = training_items(run, task)
+    return len(windows), task.window_floor(lambda: train, windows, tokenizer, "rolling")
 
 
 def weights() -> str:

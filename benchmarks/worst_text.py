@@ -12,7 +12,7 @@ from functools import partial
 from _common import heading, interleaved, table
 
 from tfm.tokenizers.bpe import BpeTokenizer
-from tfm.tokenizers.byte import ByteTokenizer
+from tfm.tokenizers.byte import SingleByteTokenizer
 from tfm.tokenizers.char import CharTokenizer
 
 SIZE = 500_000  # characters; then twice as many
@@ -33,7 +33,7 @@ def main() -> None:
         random.Random(0).choices(["the", "aaaa", "abab", "fox", "  ", "\n\n"], k=30_000)
     )
     tokenizers = {
-        "byte": ByteTokenizer(False, text=True),
+        "byte": SingleByteTokenizer(False, text=True),
         "char": CharTokenizer.fit([prose]),
         "bpe": BpeTokenizer.fit([prose], 1024),
     }

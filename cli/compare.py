@@ -85,8 +85,9 @@ def command(
         if data:
             sequences = task.sequences(task.items(run.source_like(data, column)), tokenizer)
         model = run.load_model("last", where)
-        units = _units_of(task)
-        streams.append(scored(model, tokenizer, sequences, units, as_ids=alike))
+        of_bytes = task.byte_tokenizer(tokenizer)
+        pieces = of_bytes.pieces if of_bytes is not None else None
+        streams.append(scored(model, tokenizer, sequences, _units_of(task), alike, pieces))
     nats: list[list[Any]] = [[], []]
     sizes: list[Any] = []
     items = 0

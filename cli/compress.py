@@ -115,8 +115,8 @@ def open_coder(flags: dict[str, Any], name: str | None) -> tuple[Run, Any, Any, 
 
     run = open_run(name, Path(flags["runs"]))
     run.check()
-    tokenizer = run.tokenizer()
-    if not hasattr(tokenizer, "ids_of_bytes"):
+    tokenizer = run.task().byte_tokenizer(run.tokenizer())
+    if tokenizer is None:
         raise DataError(
             f"{run.path}: its tokens are not those of arbitrary bytes; compress with a run of "
             "--task byte, or of --task text with byte or bpe tokens"

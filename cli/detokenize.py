@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,9 @@ from ..core.errors import DataError, UsageError
 from . import options as opt
 from .render import printable
 from .tokenize import Coder, open_coder, tokenizer_option
+
+if TYPE_CHECKING:
+    from ..core.protocols import Sequence
 
 
 @click.command("detokenize", cls=opt.Command)
@@ -31,9 +34,9 @@ def command(run: str | None, named: str | None, runs: str, quiet: bool, as_json:
         raise UsageError("RUN and --tokenizer exclude each other; give one")
     coder = open_coder(named, run, runs)
     out = sys.stdout.buffer
-    if coder.of_text:
+    if coder.of_bytes is not None:
         for _, ids, _ in read_ids(coder):
-            data = coder.tokenizer.decode_bytes(ids)
+            data = coder.of_bytes.decode_bytes(ids)
             if as_json:
                 record = {"schema": 1, "text": data.decode("utf-8", "replace")}
                 data = json.dumps(record).encode() + b"\n"
@@ -46,18 +49,8 @@ def command(run: str | None, named: str | None, runs: str, quiet: bool, as_json:
         raise UsageError(f"--json: of text alone; --task {coder.task.name} writes its own format")
     if coder.task.binary and out.isatty():
         raise UsageError(f"--task {coder.task.name} writes bytes: redirect them to a file")
-    from ..core.protocols import Converts, Sequence
-
-    if isinstance(coder.task, Converts):
-        coder.task.write_whole(((item, side) for item, _, side in _items(coder)), out)
-        out.flush()
-        return
-    found = list(_items(coder))
-    if found:
-        prompt = Sequence(found[0][1], side=found[0][2])
-        asked = coder.task.SampleOptions()
-        coder.task.write([item for item, _, _ in found], prompt, asked, out)
-        out.flush()
+    coder.task.write_decoded(_items(coder), out)
+    out.flush()
 
 
 def read_ids(coder: Coder) -> Iterator[tuple[int, Any, dict[str, Any]]]:
@@ -93,11 +86,13 @@ def read_ids(coder: Coder) -> Iterator[tuple[int, Any, dict[str, Any]]]:
         yield number, np.array(listed, np.int64), side
 
 
-def _items(coder: Coder) -> Iterator[tuple[Any, Any, dict[str, Any]]]:
-    """(item, ids, side information) where decoding needs to know more than ids."""
+def _items(coder: Coder) -> Iterator[tuple[Any, Sequence]]:
+    """Each item, and the sequence that it is decoded from."""
+    from ..core.protocols import Sequence
+
     for number, ids, side in read_ids(coder):
         try:
-            yield coder.tokenizer.decode(ids, side), ids, side
+            yield coder.tokenizer.decode(ids, side), Sequence(ids, side=side)
         except (KeyError, ValueError, TypeError, IndexError):
             raise DataError(
                 f"standard input, line {number}: these ids need the side information that "

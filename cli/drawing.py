@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.config import SampleConfig
 from ..core.errors import DataError, TfmError
-from ..core.protocols import DrawsWhole
 from .prompts import Prompt
 from .render import printable, say
 
@@ -19,7 +18,8 @@ if TYPE_CHECKING:
 
     from ..core.decode.batch_decoder import Decoder
     from ..core.model.sequence_model import SequenceModel
-    from ..core.protocols import Sequence, Task, Tokenizer
+    from ..core.protocols import Sequence, StreamDecoder, Tokenizer
+    from ..core.task import Task
 
 ROWS = 32  # draws side by side
 HELD = 128  # prompts of many that are worked on or wait for one before them, at most
@@ -30,7 +30,7 @@ SHOWN = 8  # draws behind a training run, of items that end by themselves
 class Draw:
     """One continuation as it grows."""
 
-    drawn: Any
+    decoder: StreamDecoder
     stop: bytes | None
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -43,17 +43,17 @@ class Draw:
             return b""
         self.ids.append(id)
         self.logprobs.append(logprob)
-        return self.close("end") if is_end else self._add(self.drawn.feed(id))
+        return self.close("end") if is_end else self._add(self.decoder.feed(id))
 
     def close(self, reason: str) -> bytes:
         if self.finish_reason:
             return b""
-        new = self._add(self.drawn.rest())
+        new = self._add(self.decoder.finish())
         self.finish_reason = self.finish_reason or reason
         return new
 
     def item(self) -> Any:
-        return self.data if self.finish_reason == "stop" else self.drawn.item()
+        return self.data if self.finish_reason == "stop" else self.decoder.item()
 
     def _add(self, new: bytes) -> bytes:
         self.data += new
@@ -100,7 +100,7 @@ class Sampler:
         self.task, self.tokenizer, self.model, self.config = task, tokenizer, model, config
         self.asked, self.stop = asked, stop.encode() if stop else None
         self.strict, self.quiet, self.length_given = strict, quiet, length_given
-        self.end, self.dtype, self.compiled = task.ends(tokenizer), dtype, compiled
+        self.end, self.dtype, self.compiled = task.end_token(tokenizer), dtype, compiled
 
     def job(self, prompt: Prompt, count: int) -> Job:
         """`count` draws of a prompt, to be drawn. DataError where it cannot be gone on from."""
@@ -117,8 +117,11 @@ class Sampler:
                 f"the context of {context}",
                 self.quiet,
             )
-        own = None if self.length_given else self.task.length(sequence, self.asked)
-        draws = [Draw(self.task.drawn(self.tokenizer, sequence), self.stop) for _ in range(count)]
+        own = None if self.length_given else self.task.new_tokens(sequence, self.asked)
+        draws = [
+            Draw(self.task.stream_decoder(self.tokenizer, sequence), self.stop)
+            for _ in range(count)
+        ]
         length, ends = (self.config.length, "length") if own is None else (own, "end")
         return Job(prompt, sequence, length, ends, draws)
 
@@ -206,14 +209,14 @@ def show_sample(
     own: some of what the run holds out."""
     asked = task.SampleOptions()
     width = min(100, shutil.get_terminal_size().columns - 4)
-    if isinstance(task, DrawsWhole):
+    if task.draws_files:
         items = task.draw(model, tokenizer, None, own, SampleConfig(length=0), asked)
         return task.preview(items, None, asked, width)
     sampler = Sampler(
         task, tokenizer, model, SampleConfig(length=length), asked, length_given=False
     )
     count = SHOWN
-    if task.length(task.prompt(None, tokenizer, asked), asked) is None:
+    if task.new_tokens(task.prompt(None, tokenizer, asked), asked) is None:
         sampler.length_given, count = True, 1
     job = sampler.draw(Prompt(None), count)
     items = [draw.item() for draw in job.draws]

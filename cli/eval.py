@@ -55,7 +55,6 @@ def command(
 
     from ..core.data.source import Source
     from ..core.ops.device import pick_device, use_threads
-    from ..core.protocols import Slides
     from ..core.score.report import report
     from ..core.train.prepare import training_items
 
@@ -76,19 +75,20 @@ def command(
     else:
         split = split or final
         sequences = opened.heldout(split)
-        same = protocol in (None, "last") and (stride is None or not isinstance(task, Slides))
+        same = protocol in (None, "last") and (stride is None or not task.slides)
         if split == final and same:  # what the floor is of
             floor = opened.config["floor"]
     if as_coded:
         from ..core.score import arithmetic_coding
 
-        if not hasattr(tokenizer, "ids_of_bytes"):
+        of_bytes = task.byte_tokenizer(tokenizer)
+        if of_bytes is None:
             raise UsageError(f"--as-coded: compress takes no --task {task.name}")
         if stride is not None:
             raise UsageError("--stride: --as-coded has one of its own")
         if data:
             sequences = [
-                arithmetic_coding.item(tokenizer, p.read_bytes()) for p in Source(data).files()
+                arithmetic_coding.item(of_bytes, p.read_bytes()) for p in Source(data).files()
             ]
         sequences = [part for s in sequences for part in arithmetic_coding.segments(s)]
         stride = arithmetic_coding.stride(model.config.context)

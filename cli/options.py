@@ -75,9 +75,7 @@ def option(*names: str, **settings: Any) -> Callable[[F], F]:
 
 class Command(click.Command):
     """A command with `--quiet`, `--debug` and `--config`, whose unset options are looked up in
-    config files; with `task_options`, the chosen task's options are flags of its own."""
-
-    task_options: str | None = None  # which options of a task are flags here
+    config files; of some commands, the options of the chosen task are flags too."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -115,17 +113,16 @@ class Command(click.Command):
         self._add_task_options(ctx, ctx.meta.get("tfm.args", []))
         return super().shell_complete(ctx, incomplete)
 
-    def task_class(self, ctx: click.Context, args: list[str]) -> Any:
-        """The task whose options are flags here, none where there is none or it is unknown:
-        that is said when the command runs."""
+    def task_options(self, ctx: click.Context, args: list[str]) -> tuple[str, type] | None:
+        """The task whose options are flags here, and those options; none where there is none or
+        it is unknown: that is said when the command runs."""
         return None
 
     def _add_task_options(self, ctx: click.Context, args: list[str]) -> None:
-        task = self.task_class(ctx, args)
-        options = getattr(task, self.task_options) if task and self.task_options else None
+        found = self.task_options(ctx, args)
         known = {param.name for param in self.params}
-        if options is not None:
-            added = [flag for flag in task_flags(task.name, options) if flag.name not in known]
+        if found is not None:
+            added = [flag for flag in task_flags(*found) if flag.name not in known]
             self.params = [*self.params, *added]
             ctx.meta["tfm.task_options"] = [flag.name for flag in added]
 
@@ -133,9 +130,7 @@ class Command(click.Command):
 class TaskCommand(Command):
     """The task is what `--task` says."""
 
-    task_options = "Options"
-
-    def task_class(self, ctx: click.Context, args: list[str]) -> Any:
+    def task_options(self, ctx: click.Context, args: list[str]) -> tuple[str, type] | None:
         from ..core.data.source import Source
         from ..core.errors import TfmError
         from ..core.plugins import find, guess_task
@@ -144,7 +139,8 @@ class TaskCommand(Command):
         name = _peek(args, "task") or (ctx.default_map or {}).get("task")
         try:
             name = name or (guess_task(Source(tuple(data))) if data else "text")
-            return find("tasks", name)
+            task = find("tasks", name)
+            return task.name, task.Options
         except (TfmError, OSError):
             return None
 
@@ -152,9 +148,7 @@ class TaskCommand(Command):
 class RunTaskCommand(Command):
     """The task is that of the run, the first argument that is no option."""
 
-    task_options = "SampleOptions"
-
-    def task_class(self, ctx: click.Context, args: list[str]) -> Any:
+    def task_options(self, ctx: click.Context, args: list[str]) -> tuple[str, type] | None:
         from ..core.errors import TfmError
         from ..core.plugins import find
         from ..core.runs.catalogue import open_run
@@ -173,7 +167,8 @@ class RunTaskCommand(Command):
         root = _peek(args, "runs") or (ctx.default_map or {}).get("runs") or "runs"
         for word in [*words, None]:
             try:
-                return find("tasks", open_run(word, Path(root)).config["task"])
+                task = find("tasks", open_run(word, Path(root)).config["task"])
+                return task.name, task.SampleOptions
             except (TfmError, KeyError):
                 continue
         return None

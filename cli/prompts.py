@@ -112,17 +112,17 @@ def piped() -> BinaryIO | None:
     return sys.stdin.buffer
 
 
-def one_prompt(given: str | None, whole: bool) -> Prompt | None:
-    """The prompt of `-p TEXT`, `@FILE` or `-`; none where each line piped is one. `whole`: prompts
-    are files, named or piped. DataError for a file that cannot be read."""
+def one_prompt(given: str | None, is_file: bool) -> Prompt | None:
+    """The prompt of `-p TEXT`, `@FILE` or `-`; none where each line piped is one. `is_file`:
+    prompts are files, named or piped. DataError for a file that cannot be read."""
     if given is None:
         stream = piped()
-        if stream is not None and not whole:
+        if stream is not None and not is_file:
             return None
         return Prompt(stream.read() or None) if stream is not None else Prompt(None)
     if given == "-":
         return Prompt(sys.stdin.buffer.read())
-    if not whole and not given.startswith("@"):
+    if not is_file and not given.startswith("@"):
         return Prompt(given.encode("utf-8", "surrogateescape"))
     try:
         return Prompt(Path(given.removeprefix("@")).read_bytes())

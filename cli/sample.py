@@ -15,7 +15,6 @@ import click
 
 from ..core.config import SampleConfig, with_fields
 from ..core.errors import UsageError
-from ..core.protocols import DrawsWhole
 from . import options as opt
 from .drawing import Draw, Job, Sampler
 from .prompts import Lines, Prompt, one_prompt
@@ -97,10 +96,9 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
     to_file = flags["out"] not in (None, "-")
     if task.binary and not to_file and not as_json and sys.stdout.isatty():
         raise UsageError(f"--task {task.name} writes bytes: give --out FILE, or pipe it on")
-    whole = isinstance(task, DrawsWhole)
-    if whole and flags["draws"] > 1:
+    if task.draws_files and flags["draws"] > 1:
         raise UsageError(f"-n: --task {task.name} draws otherwise; see tfm sample RUN --help")
-    prompt = one_prompt(flags["prompt"], whole)  # none: as many as are piped
+    prompt = one_prompt(flags["prompt"], task.draws_files)  # none: as many as are piped
     lines = Lines(flags["null"], flags["json_in"]) if prompt is None else None
 
     opt.compile_aside()
@@ -155,7 +153,7 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
     if lines and lines.any():
         for job in sampler.draw_all(lines.take, flags["draws"]):
             write_job(job, by_line=True)
-    elif whole:
+    elif task.draws_files:
         assert prompt is not None
         kept = run.heldout(run.config["final_split"])
         usual = config if length_given else replace(config, length=0)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..core.errors import DataError, TfmError, UsageError
-from ..core.protocols import OfBytes
 from . import options as opt
 from .names import of_run
 from .prompts import Arriving
@@ -22,7 +21,9 @@ from .render import printable
 
 if TYPE_CHECKING:
     from ..core.data.source import Source
-    from ..core.protocols import Sequence
+    from ..core.protocols import ByteTokenizer, Sequence, Tokenizer
+    from ..core.runs.run import Run
+    from ..core.task import Task
 
 PIECE = 1 << 18  # bytes of a line that are scored as one, as of a running text
 TOGETHER = 1 << 17  # bytes of lines that are scored together
@@ -102,15 +103,16 @@ def command(
     run.check()
     task = run.task()
     tokenizer = run.tokenizer()
+    of_bytes = task.byte_tokenizer(tokenizer)
     items: Iterator[Item | None]
     if heldout:
         items = _held(run, task, tokenizer, split)
-    elif len(names) > 1 or not isinstance(task, OfBytes):
+    elif len(names) > 1 or of_bytes is None:
         paths = names[1:] or ("-",)
         items = _files(task, tokenizer, [run.source_like((path,), column) for path in paths])
     else:
         end = b"\0" if null else b"\n"
-        items = _lines(task, tokenizer, Arriving(sys.stdin.buffer, end, PIECE))
+        items = _lines(task, of_bytes, Arriving(sys.stdin.buffer, end, PIECE))
 
     from ..core.ops.device import pick_device, use_threads
 
@@ -128,7 +130,7 @@ def command(
 # -- items ---------------------------------------------------------------------------------------
 
 
-def _lines(task: Any, tokenizer: Any, arriving: Arriving) -> Iterator[Item | None]:
+def _lines(task: Task, tokenizer: ByteTokenizer, arriving: Arriving) -> Iterator[Item | None]:
     """Each line; none where none has come for a while, or enough have."""
     number, wait, name, size = 1, None, None, 0
     while True:
@@ -146,7 +148,7 @@ def _lines(task: Any, tokenizer: Any, arriving: Arriving) -> Iterator[Item | Non
             yield None
         wait = PAUSE
         try:
-            sequence = task.sequence(data, tokenizer, None, ends)
+            sequence = task.encode_bytes(data, tokenizer, ends)
         except DataError as error:
             raise DataError(f"standard input, line {number}: {error}") from None
         if name is None:  # of a very long line, its beginning
@@ -156,14 +158,14 @@ def _lines(task: Any, tokenizer: Any, arriving: Arriving) -> Iterator[Item | Non
             number, name = number + 1, None
 
 
-def _files(task: Any, tokenizer: Any, sources: Iterable[Source]) -> Iterator[Item | None]:
+def _files(task: Task, tokenizer: Tokenizer, sources: Iterable[Source]) -> Iterator[Item | None]:
     """The items of each file, by the task; a running text is one item."""
     for source in sources:
         try:
             held: Item | None = None
             for item in _of(task, tokenizer, source):
                 if held is not None:
-                    same = getattr(task, "running", False) and item.name == held.name
+                    same = task.running and item.name == held.name
                     yield Item(held.name, held.sequence, not same)
                 held = item
             if held is not None:
@@ -172,11 +174,11 @@ def _files(task: Any, tokenizer: Any, sources: Iterable[Source]) -> Iterator[Ite
             raise DataError(str(error).replace("--data ", "", 1)) from error
 
 
-def _of(task: Any, tokenizer: Any, source: Source) -> Iterator[Item]:
+def _of(task: Task, tokenizer: Tokenizer, source: Source) -> Iterator[Item]:
     from ..core.data.source import standard_input
 
     items = task.items(source)
-    names = task.names(items) if hasattr(task, "names") else None
+    names = task.names(items)
     for sequence in task.sequences(items, tokenizer):
         name = next(names) if names else sequence.side.get("id", source.describe())
         yield Item(
@@ -184,12 +186,13 @@ def _of(task: Any, tokenizer: Any, source: Source) -> Iterator[Item]:
         )
 
 
-def _held(run: Any, task: Any, tokenizer: Any, split: str | None) -> Iterator[Item | None]:
+def _held(run: Run, task: Task, tokenizer: Tokenizer, split: str | None) -> Iterator[Item | None]:
     """What the run holds out, by what it says where that is a text, by number otherwise."""
+    of_bytes = task.byte_tokenizer(tokenizer)
     for number, sequence in enumerate(run.heldout(split or run.config["final_split"]), 1):
         name = sequence.side.get("id", str(number))
-        if isinstance(task, OfBytes) and not task.running:
-            name = tokenizer.decode_bytes(sequence.ids).decode("utf-8", "replace")
+        if of_bytes is not None and not task.running:
+            name = of_bytes.decode_bytes(sequence.ids).decode("utf-8", "replace")
         yield Item(name, sequence)
 
 
@@ -197,7 +200,7 @@ def _held(run: Any, task: Any, tokenizer: Any, split: str | None) -> Iterator[It
 
 
 def _scored(
-    task: Any, tokenizer: Any, model: Any, items: Iterator[Item | None], each: bool
+    task: Task, tokenizer: Tokenizer, model: Any, items: Iterator[Item | None], each: bool
 ) -> Iterator[tuple[Total, bool]]:
     """The total of each item, and whether the next may take a while. What is given together, up
     to a pause, is scored together; an error comes after the scores of what came before it."""
@@ -240,11 +243,12 @@ def _scored(
 class _Form:
     """How a score is written."""
 
-    def __init__(self, task: Any, tokenizer: Any, each: bool, tsv: bool) -> None:
-        self.unit, self.tokenizer, self.each, self.tsv = task.unit, tokenizer, each, tsv
+    def __init__(self, task: Task, tokenizer: Tokenizer, each: bool, tsv: bool) -> None:
+        self.unit, self.lossless, self.each, self.tsv = task.unit, tokenizer.lossless, each, tsv
+        self.of_bytes = task.byte_tokenizer(tokenizer)
 
     def line(self, total: Total) -> str:
-        exact = self.tokenizer.lossless and total.units > 0
+        exact = self.lossless and total.units > 0
         bits = total.nll / math.log(2) / total.units if exact else None
         if self.tsv:  # of one width, so that the order of letters is that of numbers
             name = total.name.replace("\r", "\\r").replace("\n", "\\n")
@@ -260,8 +264,8 @@ class _Form:
         }
         if self.each:
             record |= {"ids": total.ids, "nats": total.nats}
-            pieces = getattr(self.tokenizer, "pieces", None)
-            if pieces is not None:
+            if self.of_bytes is not None:
+                pieces = self.of_bytes.pieces
                 shown = [pieces[i] if i < len(pieces) else b"" for i in total.ids]
                 record["pieces"] = [piece.decode("utf-8", "replace") for piece in shown]
         return json.dumps(record)

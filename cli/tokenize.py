@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
@@ -15,18 +15,23 @@ from ..core.errors import ConfigError, DataError, UsageError
 from . import options as opt
 from .names import of_run
 
+if TYPE_CHECKING:
+    from ..core.protocols import ByteTokenizer, Tokenizer
+    from ..core.task import Task
+
 
 @dataclass(frozen=True)
 class Coder:
-    """A tokenizer and the task whose items it takes; none where the tokenizer was named."""
+    """A tokenizer: of bytes, whose lines are taken one by one, or of the items of a task."""
 
-    tokenizer: Any
-    task: Any
+    tokenizer: Tokenizer
+    of_bytes: ByteTokenizer | None  # the same, where items are bytes or text
+    of_task: Task | None  # None where the tokenizer was named: those are all of bytes
 
     @property
-    def of_text(self) -> bool:
-        """Whether ids stand for bytes one after another, so that lines can be taken one by one."""
-        return hasattr(self.tokenizer, "decode_bytes")
+    def task(self) -> Task:
+        assert self.of_task is not None
+        return self.of_task
 
 
 def open_coder(named: str | None, run: str | None, runs: str) -> Coder:
@@ -35,17 +40,18 @@ def open_coder(named: str | None, run: str | None, runs: str) -> Coder:
 
         opened = open_run(run, Path(runs))
         opened.check()
-        return Coder(opened.tokenizer(), opened.task())
+        task, tokenizer = opened.task(), opened.tokenizer()
+        return Coder(tokenizer, task.byte_tokenizer(tokenizer), task)
     from ..core.plugins import names
 
     if named == "byte":
-        from ..tokenizers.byte import ByteTokenizer
+        from ..tokenizers.byte import SingleByteTokenizer
 
-        return Coder(ByteTokenizer(), None)
+        return _named(SingleByteTokenizer())
     if named.startswith("hf:") or named.endswith(".json"):
         from ..tokenizers.bpe import BpeTokenizer
 
-        return Coder(BpeTokenizer.load(named.removeprefix("hf:")), None)
+        return _named(BpeTokenizer.load(named.removeprefix("hf:")))
     learned = named.partition(":")[0] in names("tokenizers")
     why = (
         "is learned from data; give a RUN that was trained with it"
@@ -53,6 +59,10 @@ def open_coder(named: str | None, run: str | None, runs: str) -> Coder:
         else ("known: byte, hf:PATH_OR_NAME, a tokenizer.json, or a RUN's own")
     )
     raise ConfigError(f"--tokenizer {named}: {why}")
+
+
+def _named(tokenizer: ByteTokenizer) -> Coder:
+    return Coder(tokenizer, tokenizer, None)
 
 
 def run_and_files(paths: tuple[str, ...], runs: str) -> tuple[str | None, tuple[str, ...]]:
@@ -92,17 +102,15 @@ def command(
     run, files = (None, paths) if named else run_and_files(paths, runs)
     coder = open_coder(named, run, runs)
     out = sys.stdout.buffer
-    if coder.of_text:
-        for ids in text_ids(coder.tokenizer, files, whole):
+    if coder.of_bytes is not None:
+        for ids in text_ids(coder.of_bytes, files, whole):
             out.write(line_of(ids, {}, as_json))
             out.flush()
         return
     from ..core.data.source import Source
-    from ..core.protocols import Converts
 
     items = coder.task.items(Source(files or ("-",)))
-    by_task = coder.task.whole if isinstance(coder.task, Converts) else coder.task.sequences
-    for sequence in by_task(items, coder.tokenizer):
+    for sequence in coder.task.tokenize(items, coder.tokenizer):
         out.write(line_of(sequence.ids, sequence.side, as_json))
         out.flush()
 
@@ -113,7 +121,7 @@ def line_of(ids: Any, side: dict[str, Any], as_json: bool) -> bytes:
     return " ".join(map(str, ids.tolist())).encode() + b"\n"
 
 
-def text_ids(tokenizer: Any, files: tuple[str, ...], whole: bool) -> Iterator[Any]:
+def text_ids(tokenizer: ByteTokenizer, files: tuple[str, ...], whole: bool) -> Iterator[Any]:
     """Ids of each item as it comes; the begin and end tokens that a model sees are not among
     them."""
     for name, stream in _streams(files):
@@ -129,7 +137,7 @@ def text_ids(tokenizer: Any, files: tuple[str, ...], whole: bool) -> Iterator[An
                     ) from None
 
 
-def _ids(tokenizer: Any, data: bytes) -> Any:
+def _ids(tokenizer: ByteTokenizer, data: bytes) -> Any:
     try:
         text = data.decode()
     except UnicodeDecodeError:

@@ -22,8 +22,8 @@ from .render import say
 from .training import Stop, plan_anew, train_to_end
 
 if TYPE_CHECKING:
-    from ..core.protocols import Task
     from ..core.runs.run import Run
+    from ..core.task import Task
     from ..core.train.budget import Plan
     from ..core.train.state import State
 

@@ -12,8 +12,8 @@ from .main import STARTED, leave
 from .render import TrainingProgress, clock, curve, say
 
 if TYPE_CHECKING:
-    from ..core.protocols import Task
     from ..core.runs.run import Run
+    from ..core.task import Task
     from ..core.train.budget import Plan
     from ..core.train.state import State
 
@@ -180,7 +180,7 @@ def _show(
         say(f"ended at step {state.step:,}: {ended[scores['ended_by']]}")
     if scores.get("best_step") not in (None, state.step):
         say(f"the best was step {scores['best_step']:,}: use it with --checkpoint best")
-    say(score_line(task.unit, scores, getattr(task, "headline", ())))
+    say(score_line(task.unit, scores, task.headline))
     _draw(run, task, state)
     say(f"trained in {clock(time.monotonic() - STARTED)}; next: tfm sample {run.path}")
 

@@ -9,7 +9,7 @@ from typing import Any
 from ..core.data.source import ByteStream, Source
 from ..core.errors import ConfigError
 from ..core.protocols import Sequence
-from ..tokenizers.byte import ByteTokenizer
+from ..tokenizers.byte import SingleByteTokenizer
 from ._text.running import Running
 from ._text.spans import Spans
 
@@ -33,12 +33,12 @@ class ByteTask(Running):
     def value(self, data: bytes, where: tuple[ByteStream, int] | None = None) -> bytes:
         return data
 
-    def fit_tokenizer(self, spec: str, train: Spans) -> ByteTokenizer:
+    def fit_tokenizer(self, spec: str, train: Spans) -> SingleByteTokenizer:
         if spec != "byte":
             raise ConfigError(f"--tokenizer {spec}: the byte task reads bytes; use --task text")
-        return ByteTokenizer(ends=not self.running)
+        return SingleByteTokenizer(ends=not self.running)
 
-    def prompt(self, data: bytes | None, tokenizer: Any, asked: Any) -> Sequence:
+    def prompt(self, data: bytes | None, tokenizer: SingleByteTokenizer, sampling: Any) -> Sequence:
         return Sequence(tokenizer.encode(data or b"").ids[: 1 + len(data or b"")])
 
 

@@ -11,25 +11,21 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from ..core import task
 from ..core.data.datasets import too_long
 from ..core.data.source import Source, scratch_file
 from ..core.errors import ConfigError, DataError, UsageError
 from ..core.protocols import Sequence
-from ..tokenizers.patches import MAX_IDS, Form, PatchTokenizer, Picture, exact_ids
-from ._image.completion import DrawnPicture, given_top
+from ..tokenizers.patches import PatchTokenizer, Picture
+from ._image.completion import given_top
 from ._image.dataset import PictureRows, accuracy
 from ._image.display import grid, terminal_picture
 from ._image.pictures import Pictures, choose_form, describe, histogram, look_at_all, png, read_all
 from ._image.reader import MAGIC, SUFFIXES, find_pictures, parse_size
+from ._image.tokenizer import fit
 
 HOLDOUT = 0.1
-EXACT_TOKENS = 1024  # of a picture, up to which exact pixels are the default
-SMALL_ALPHABET = 256  # ids that exact patches grow to by themselves
-SHORT = 256  # ids of a picture, down to which they grow
-CODES, STAGES = 512, 2  # of a codebook, where nothing says how many
-FIT_DIMS = 20_000_000  # that a codebook is learned from
 DROPOUT = ((500_000, 0.3), (4_000_000, 0.1))  # at most so many training ids: the rate
-LABELS_MAX = 1000  # different labels that are taken for labels by themselves
 
 
 def option(help: str, default: Any = None, **more: Any) -> Any:
@@ -67,7 +63,7 @@ class ImageSampling:
     scale: int | None = option("Enlarge so many times; a grid of small pictures by itself.")
 
 
-class ImageTask:
+class ImageTask(task.Task):
     name = "image"
     about = "pictures: files in folders, NumPy and IDX arrays, columns of tables"
     unit = "dim"  # one channel of one pixel
@@ -75,9 +71,10 @@ class ImageTask:
     binary = True
     Options = ImageOptions
     SampleOptions = ImageSampling
+    options: ImageOptions
 
     def __init__(self, options: ImageOptions) -> None:
-        self.options = options
+        super().__init__(options)
         if options.patch is not None:
             parse_size(options.patch, "--patch")
         if options.stages is not None and options.stages < 1:
@@ -140,44 +137,9 @@ class ImageTask:
     # -- ids ---------------------------------------------------------------------------------
 
     def fit_tokenizer(self, spec: str, train: Pictures) -> PatchTokenizer:
-        """patches: exact where a picture is at most EXACT_TOKENS ids that way; patches:exact;
-        patches:CODES for a codebook."""
-        kind, _, argument = spec.partition(":")
-        if kind != "patches" or not (argument in ("", "exact") or argument.isdecimal()):
-            raise ConfigError(f"--tokenizer {spec}: known: patches, patches:exact, patches:CODES")
-        form, options = train.form, self.options
-        labels, place = self._labels(train)
-        wanted = parse_size(options.patch, "--patch") if options.patch else None
-        patch = wanted or exact_patch(form)
-        learned = argument.isdecimal() or options.stages is not None
-        if not learned and not argument:
-            joint = exact_ids(form, patch, joint=True) <= MAX_IDS
-            fits = joint or exact_ids(form, patch, joint=False) <= MAX_IDS
-            count = -(-form.height // patch[0]) * -(-form.width // patch[1])
-            tokens = count * (1 if joint else form.channels)
-            learned = not fits or (tokens > EXACT_TOKENS and wanted is None)
-        if not learned:
-            return PatchTokenizer(form, patch, labels, place)
-        codes = int(argument) if argument.isdecimal() else CODES
-        stages = options.stages or STAGES
-        patch = wanted or codebook_patch(form, stages)
-        if codes < 2:
-            raise ConfigError(f"--tokenizer {spec}: a codebook has at least 2 codes")
-        some = train.pixels()[:: max(1, -(-train.size // FIT_DIMS))]
-        return PatchTokenizer.fit(some, form, patch, codes, stages, labels, place)
-
-    def _labels(self, train: Pictures) -> tuple[tuple[str, ...], str]:
-        """The names of labels, and where they stand."""
-        names, place = train.names(), self.options.labels
-        if place == "auto":
-            place = "first" if 1 < len(names) <= LABELS_MAX else "none"
-        if place != "none" and not names:
-            missing = sum(label is None for label in train.labels)
-            raise DataError(
-                f"--labels {place}: {missing:,} of {len(train):,} pictures have none; use "
-                "subfolders, a label column or a labels file, or --labels none"
-            )
-        return (names, place) if place != "none" else ((), "none")
+        options = self.options
+        patch = parse_size(options.patch, "--patch") if options.patch else None
+        return fit(spec, train, patch, options.stages, options.labels)
 
     def longest(self, train: Pictures, tokenizer: PatchTokenizer) -> int:
         return tokenizer.length(train.form.height, train.form.width)
@@ -244,11 +206,10 @@ class ImageTask:
             "psnr": psnr,
         }
 
-    def probe_tokens(self, sequences: Iterable[Sequence], protocol: str | None) -> int:
-        """What `probe` costs, in ids that are scored."""
+    def model_metrics_tokens(self, sequences: Iterable[Sequence], protocol: str | None) -> int:
         return sum(map(len, sequences)) if self.options.labels == "last" else 0
 
-    def probe(
+    def model_metrics(
         self,
         model: Any,
         tokenizer: PatchTokenizer,
@@ -256,9 +217,8 @@ class ImageTask:
         protocol: str | None,
     ) -> dict[str, Any]:
         """`accuracy`: how often the likeliest label is the right one, where labels stand last."""
-        if protocol is not None:
-            raise UsageError(f"--protocol {protocol}: the image task has none")
-        found: dict[str, Any] = {"levels": tokenizer.form.levels}
+        found = super().model_metrics(model, tokenizer, sequences, protocol)
+        found["levels"] = tokenizer.form.levels
         if tokenizer.place == "last":
             found["accuracy"] = accuracy(model, tokenizer, sequences)
         return found
@@ -266,71 +226,50 @@ class ImageTask:
     # -- samples -----------------------------------------------------------------------------
 
     def prompt(
-        self, data: bytes | None, tokenizer: PatchTokenizer, asked: ImageSampling
+        self, data: bytes | None, tokenizer: PatchTokenizer, sampling: ImageSampling
     ) -> Sequence:
         """data: a picture, or the name of its file; its top rows are given."""
         form = tokenizer.form
         length = tokenizer.length(form.height, form.width)
         side = {**tokenizer.side(form.height, form.width), "ids": length}
         ids = [tokenizer.begin]
-        if asked.label is not None:
+        if sampling.label is not None:
             if tokenizer.place != "first":
                 raise UsageError(
                     "--label: this run does not draw by label; train with --labels first"
                 )
-            ids.append(tokenizer.label_id(asked.label))
+            ids.append(tokenizer.label_id(sampling.label))
         if data is None:
-            if asked.rows is not None:
+            if sampling.rows is not None:
                 raise UsageError("--rows: of which picture? give it with -p FILE")
             return Sequence(np.array(ids, np.int64), len(ids), side=side)
-        if tokenizer.place == "first" and asked.label is None:
+        if tokenizer.place == "first" and sampling.label is None:
             raise UsageError(
                 f"--label: needed to complete a picture, as this run puts labels first: "
                 f"{', '.join(tokenizer.labels[:12])}"
             )
-        pixels, rows = given_top(data, tokenizer.form, tokenizer.patch[0], asked.rows)
+        pixels, rows = given_top(data, tokenizer.form, tokenizer.patch[0], sampling.rows)
         across = tokenizer.length(tokenizer.patch[0], form.width) - 1 - (tokenizer.place != "none")
         top = tokenizer.patch_ids_of(pixels[None])[0][: rows // tokenizer.patch[0] * across]
         return Sequence(np.concatenate((ids, top)).astype(np.int64), len(ids), side=side)
 
-    def length(self, prompt: Sequence, asked: ImageSampling) -> int:
+    def new_tokens(self, prompt: Sequence, sampling: ImageSampling) -> int:
         return int(prompt.side["ids"]) - len(prompt)
 
-    def ends(self, tokenizer: PatchTokenizer) -> None:
-        return None
-
-    def drawn(self, tokenizer: PatchTokenizer, prompt: Sequence) -> DrawnPicture:
-        return DrawnPicture(tokenizer, prompt)
-
     def write(
-        self, items: list[Picture], prompt: Sequence, asked: ImageSampling, out: BinaryIO
+        self, items: list[Picture], prompt: Sequence | None, sampling: ImageSampling, out: BinaryIO
     ) -> None:
-        out.write(grid([i.pixels for i in items], prompt.side["levels"], asked.scale))
+        out.write(grid([i.pixels for i in items], _levels(prompt), sampling.scale))
 
     def preview(
-        self, items: list[Picture], prompt: Sequence, asked: ImageSampling, width: int
+        self, items: list[Picture], prompt: Sequence | None, sampling: ImageSampling, width: int
     ) -> str:
-        return terminal_picture([i.pixels for i in items], prompt.side["levels"], width)
+        return terminal_picture([i.pixels for i in items], _levels(prompt), width)
 
 
-def exact_patch(form: Form) -> tuple[int, int]:
-    """The smallest patch with few ids that makes a picture short, else the largest such."""
-    chosen = (1, 1)
-    for patch in ((1, 1), (2, 1), (2, 2), (4, 2)):
-        if exact_ids(form, patch, joint=True) > SMALL_ALPHABET and patch != (1, 1):
-            break
-        chosen = patch
-        if -(-form.height // patch[0]) * -(-form.width // patch[1]) <= SHORT:
-            break
-    return chosen
-
-
-def codebook_patch(form: Form, stages: int) -> tuple[int, int]:
-    """4 x 4 pixels, or as many more as keep a picture within EXACT_TOKENS ids."""
-    side = 4
-    while -(-form.height // side) * -(-form.width // side) * stages > EXACT_TOKENS:
-        side += 1
-    return side, side
+def _levels(prompt: Sequence | None) -> int:
+    assert prompt is not None  # pictures are drawn id by id
+    return int(prompt.side["levels"])
 
 
 Task = ImageTask

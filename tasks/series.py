@@ -6,13 +6,15 @@ import csv
 import importlib.util
 import io
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from ..core import task
+from ..core.config import SampleConfig
 from ..core.data.source import Source
 from ..core.errors import ConfigError, DataError, UsageError
 from ..core.protocols import Dataset, Sequence
@@ -22,18 +24,11 @@ from ._series.collection import FEW, Collection, Series, Windows, fingerprint, f
 from ._series.metrics import QUANTILES
 from ._series.output import Forecast, write_values
 from ._series.plot import fan, plot
-from ._series.reader import parse as parse_series
+from ._series.prompts import of_file, of_heldout
 from ._series.reader import read
 from ._series.table import Columns
 from ._series.times import find_season, following, usual
-from ._series.windows import (
-    end_to_end,
-    forecast_scores,
-    forecast_tokens,
-    slide,
-    to_forecast,
-    values_of,
-)
+from ._series.windows import end_to_end, forecast_scores, forecast_tokens, slide, to_forecast
 
 HOLDOUT = 0.1
 DROPOUT = 0.1  # where points are few
@@ -82,19 +77,18 @@ class SeriesSampleOptions:
             raise ConfigError(f"--plot {self.plot}: must end in .png, .svg or .pdf")
 
 
-class SeriesTask:
+class SeriesTask(task.Task):
     name = "series"
     about = "time series: forecasts with quantiles, from CSV, .tsf and parquet"
     unit = "point"
     default_tokenizer = "bins"
-    binary = False
     Options = SeriesOptions
     SampleOptions = SeriesSampleOptions
+    options: SeriesOptions
     floor_unit = ""  # floors are named by their metric
     headline = ("mase", "wql")
-
-    def __init__(self, options: SeriesOptions) -> None:
-        self.options = options
+    slides = True
+    draws_files = True
 
     @classmethod
     def claims(cls, path: Path, head: bytes) -> float:
@@ -210,31 +204,26 @@ class SeriesTask:
     def floor(self, train: Collection, held: Collection) -> dict[str, float]:
         return floors(train, last_cases(held), held.season, self.history(train))
 
-    def floor_of(
+    def window_floor(
         self,
-        train: Collection | None,
-        sequences: Iterable[Sequence],
+        read_train: Callable[[], Collection | None],
+        windows: Iterable[Sequence],
         tokenizer: BinsTokenizer,
         protocol: str | None,
     ) -> dict[str, float]:
+        train = read_train()
         if train is not None:
             train = replace(train, season=tokenizer.season, horizon=tokenizer.horizon)
-        _, cases = to_forecast(sequences, protocol)
+        _, cases = to_forecast(windows, protocol)
         return floors(train, cases, tokenizer.season, tokenizer.history)
 
     def units(self, sequences: Iterable[Sequence]) -> dict[str, float]:
         return {"point": sum(int((s.target_weight() > 0).sum()) for s in sequences)}
 
-    def metrics(
-        self, nll: float, tokens: int, units: Mapping[str, float], lossless: bool
-    ) -> dict[str, float | None]:
-        return {}
-
-    def probe_tokens(self, sequences: Iterable[Sequence], protocol: str | None) -> int:
-        """What `probe` costs, in ids that are scored."""
+    def model_metrics_tokens(self, sequences: Iterable[Sequence], protocol: str | None) -> int:
         return forecast_tokens(sequences, protocol)
 
-    def probe(
+    def model_metrics(
         self,
         model: Any,
         tokenizer: BinsTokenizer,
@@ -252,39 +241,32 @@ class SeriesTask:
         model: Any,
         tokenizer: BinsTokenizer,
         data: bytes | None,
-        own: Iterable[Sequence],
-        config: Any,
-        asked: SeriesSampleOptions,
+        heldout: Iterable[Sequence],
+        config: SampleConfig,
+        sampling: SeriesSampleOptions,
     ) -> list[Forecast]:
         """Forecasts of the series in `data`, or of the run's own behind their last point."""
-        horizon = asked.horizon or config.length or tokenizer.horizon
+        horizon = sampling.horizon or config.length or tokenizer.horizon
         if data is not None:
-            series = parse_series(data, "the prompt", self.options.columns)
-            series = [at_frequency(one, own) if len(one) < 3 else one for one in series]
-            ends = [(one.start, one.freq, len(one)) for one in series]
+            known = of_file(data, self.options.columns, heldout)
         else:
-            series, ends = [], []
-            for sequence in own:
-                side = sequence.side
-                if side["last"]:
-                    series.append(Series(side["id"], values_of([*side["past"], *side["future"]])))
-                    ends.append((side["start"], side["freq"], side["first"] + len(side["future"])))
+            known = of_heldout(heldout)
         prompts = []
-        for one in series:
+        for one, _ in known:
             past = one.values[-tokenizer.history :]
             if not np.isfinite(past).any():
                 raise DataError(f"series {one.id}: no value among its last {len(past)} points")
             prompts.append(Window(past, len(past), {"id": one.id}))
         from ._series.forecast import forecast_values
 
-        paths = forecast_values(model, tokenizer, prompts, horizon, asked.paths, config)
+        paths = forecast_values(model, tokenizer, prompts, horizon, sampling.paths, config)
         return [
             Forecast(one.id, one.values, drawn, following(*end, horizon))
-            for one, drawn, end in zip(series, paths, ends, strict=True)
+            for (one, end), drawn in zip(known, paths, strict=True)
         ]
 
     def write(
-        self, items: list[Forecast], prompt: Any, asked: SeriesSampleOptions, out: BinaryIO
+        self, items: list[Forecast], prompt: Any, sampling: SeriesSampleOptions, out: BinaryIO
     ) -> None:
         """CSV id, time, mean, 0.1 ... 0.9; the picture beside it where `--plot` asks for one."""
         text = io.StringIO()
@@ -293,51 +275,24 @@ class SeriesTask:
         for item in items:
             table.writerows(item.rows())
         out.write(text.getvalue().encode())
-        if asked.plot:
-            plot(items, Path(asked.plot))
+        if sampling.plot:
+            plot(items, Path(sampling.plot))
 
     def preview(
-        self, items: list[Forecast], prompt: Any, asked: SeriesSampleOptions, width: int
+        self, items: list[Forecast], prompt: Any, sampling: SeriesSampleOptions, width: int
     ) -> str | None:
         return "\n\n".join(fan(item, width) for item in items[:3])
 
     # -- whole series --------------------------------------------------------------------------
 
-    def whole(self, items: Collection, tokenizer: BinsTokenizer) -> Iterator[Sequence]:
+    def tokenize(self, items: Collection, tokenizer: BinsTokenizer) -> Iterator[Sequence]:
         """Every point of a series as history."""
         for one in items.series:
             about = {"id": one.id, "start": one.start, "freq": one.freq}
             yield tokenizer.encode(Window(one.values, len(one), about))
 
-    def write_whole(self, items: Iterable[tuple[Window, Mapping[str, Any]]], out: BinaryIO) -> None:
-        write_values(items, out)
-
-    # -- what a task that draws whole does not go by -------------------------------------------
-
-    def prompt(self, data: bytes | None, tokenizer: BinsTokenizer, asked: Any) -> Sequence:
-        raise UsageError("series are forecast whole")
-
-    def length(self, prompt: Sequence, asked: Any) -> int | None:
-        return None
-
-    def ends(self, tokenizer: BinsTokenizer) -> int | None:
-        return None
-
-    def drawn(self, tokenizer: BinsTokenizer, prompt: Sequence) -> Any:
-        raise UsageError("series are forecast whole")
-
-
-def at_frequency(short: Series, own: Iterable[Sequence]) -> Series:
-    """One or two points, which do not say their frequency for sure (a month may be 31 days), at
-    that of the run's own series if they fit it."""
-    freq = next((sequence.side["freq"] for sequence in own if sequence.side["freq"]), None)
-    last = len(short) - 1
-    if freq is None or short.start is None:
-        return short
-    fits = last == 0 or following(short.start, freq, 1, 1) == following(
-        short.start, short.freq, 1, 1
-    )
-    return replace(short, freq=freq) if fits else short
+    def write_decoded(self, decoded: Iterable[tuple[Window, Sequence]], out: BinaryIO) -> None:
+        write_values(((window, sequence.side) for window, sequence in decoded), out)
 
 
 Task = SeriesTask

@@ -11,14 +11,18 @@ from typing import Any
 
 import numpy as np
 
+from ..core.data.keyed_random import key, mix
 from ..core.data.source import TABLES, ByteStream, Source, scratch_file
 from ..core.errors import ConfigError, DataError
-from ..core.protocols import Sequence
+from ..core.protocols import ByteTokenizer, Sequence
 from ..tokenizers.bpe import BpeTokenizer
-from ..tokenizers.byte import ByteTokenizer
+from ..tokenizers.byte import SingleByteTokenizer
 from ..tokenizers.char import CharTokenizer
 from ._text.running import FIT_BYTES, Running, RunningOptions
 from ._text.spans import Spans
+
+SEEN_OFTEN, WAYS = 24, 64  # passes from which a text is cut in several ways; how many, at most
+WAYS_BYTES = 1 << 30  # of text, at most, that all ways together are of
 
 
 @dataclass(frozen=True)
@@ -79,12 +83,12 @@ class TextTask(Running):
                 "text run trained with --errors replace whatever it meets"
             ) from None
 
-    def fit_tokenizer(self, spec: str, train: Spans) -> Any:
+    def fit_tokenizer(self, spec: str, train: Spans) -> ByteTokenizer:
         """byte, char, bpe, bpe:SIZE, hf:PATH_OR_NAME."""
         kind, _, argument = spec.partition(":")
         ends = not self.running
         if kind == "byte" and not argument:
-            return ByteTokenizer(ends, text=True)
+            return SingleByteTokenizer(ends, text=True)
         if kind == "char" and not argument:
             return CharTokenizer.fit(self._texts(train, train.size), ends)
         if kind == "bpe":
@@ -101,6 +105,20 @@ class TextTask(Running):
     def _texts(self, train: Spans, size: int) -> Iterator[str]:
         for start, stop, _ in train.sample(size):
             yield self.value(train.stream.read(start, stop), (train.stream, start))
+
+    def ways(self, train: Spans, tokenizer: ByteTokenizer, passes: float) -> int:
+        """One a pass where BPE leaves out merges, of a text that is read often."""
+        varied = isinstance(tokenizer, BpeTokenizer) and tokenizer.merge_count
+        if not (varied and self.options.bpe_dropout) or passes < SEEN_OFTEN:
+            return 1
+        return max(1, min(round(passes), WAYS, WAYS_BYTES // train.size))
+
+    def way(self, tokenizer: BpeTokenizer, number: int) -> BpeTokenizer:
+        """Every other one with all merges."""
+        if number % 2 == 0:
+            return tokenizer
+        drawn = mix(np.arange(tokenizer.merge_count), key("merges", number)) / 2.0**64
+        return tokenizer.without(drawn < self.options.bpe_dropout)
 
     def counts(self, item: str, size: int) -> dict[str, Any]:
         """Words are what whitespace separates, plus one a newline, as word perplexities count."""
@@ -125,7 +143,7 @@ class TextTask(Running):
             "perplexity_per_word": perplexity(per("word")),
         }
 
-    def prompt(self, data: bytes | None, tokenizer: Any, asked: Any) -> Sequence:
+    def prompt(self, data: bytes | None, tokenizer: ByteTokenizer, sampling: Any) -> Sequence:
         """A running text without a prompt begins at the start of a line."""
         text = self.value(data) if data is not None else ("\n" if self.running else "")
         return Sequence(

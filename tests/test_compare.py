@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tfm.core.protocols import Score, Sequence
 from tfm.core.score.paired_bootstrap import BLOCK, _blocks, _content, difference, scored
-from tfm.tokenizers.byte import ByteTokenizer
+from tfm.tokenizers.byte import SingleByteTokenizer
 from tfm.tokenizers.patches import Picture
 
 # -- the interval --------------------------------------------------------------------------------
@@ -77,11 +77,12 @@ def test_a_tokens_nats_are_its_first_bytes(ids: list[int], given: int) -> None:
 
 
 def test_items_by_the_model_and_what_they_are() -> None:
-    model, tokenizer = small_model(vocab_size=258, context=12), ByteTokenizer(ends=True)
+    model, tokenizer = small_model(vocab_size=258, context=12), SingleByteTokenizer(ends=True)
     one = tokenizer.encode(b"ab" * 800)
     units: Any = len
-    (first,) = scored(model, tokenizer, [one], units, as_ids=False)
-    (second,) = scored(model, ByteTokenizer(ends=True, text=True), [one], units, as_ids=False)
+    (first,) = scored(model, tokenizer, [one], units, as_ids=False, pieces=tokenizer.pieces)
+    as_text = SingleByteTokenizer(ends=True, text=True)
+    (second,) = scored(model, as_text, [one], units, as_ids=False)
     (other,) = scored(model, tokenizer, [tokenizer.encode(b"ab" * 799 + b"ax")], units, False)
     assert first.content == second.content != other.content
     assert first.units.tolist() == [1024, 576] and len(first.nats) == 2

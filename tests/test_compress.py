@@ -18,9 +18,9 @@ from tfm.core.score import arithmetic_coding
 from tfm.core.score.likelihood import evaluate
 from tfm.core.score.range_coder import Decoder, Encoder
 from tfm.tokenizers.bpe import BpeTokenizer
-from tfm.tokenizers.byte import ByteTokenizer
+from tfm.tokenizers.byte import SingleByteTokenizer
 
-BYTES: Any = ByteTokenizer()
+BYTES: Any = SingleByteTokenizer()
 
 
 # -- the range coder -----------------------------------------------------------------------------

@@ -19,7 +19,8 @@ from tfm.core.data.source import Source
 from tfm.core.errors import DataError, TfmError, UsageError
 from tfm.tasks._image.display import grid, terminal_picture
 from tfm.tasks._image.pictures import Pictures, histogram, png, quantised
-from tfm.tasks.image import ImageOptions, ImageTask, exact_patch
+from tfm.tasks._image.tokenizer import exact_patch
+from tfm.tasks.image import ImageOptions, ImageTask
 from tfm.tokenizers.patches import Form
 
 MNIST = Path(__file__).parent.parent.parent / "shared" / "data" / "image" / "mnist"

@@ -157,7 +157,7 @@ def test_memory_does_not_grow_with_the_input(
 
     def items() -> Iterator[Any]:
         nonlocal read
-        line = task.sequence(b"fox " * 250, tokenizer)
+        line = task.encode_bytes(b"fox " * 250, tokenizer)
         for _ in range(20):
             read += 1
             yield module.Item("x", line)

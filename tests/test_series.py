@@ -24,10 +24,11 @@ from tfm.tasks._series.collection import FEW, Collection, Series, Windows, follo
 from tfm.tasks._series.forecast import VIEWS, forecast, forecast_values, seen
 from tfm.tasks._series.metrics import METRICS, QUANTILES, scores, seasonal_error
 from tfm.tasks._series.output import digits_for
+from tfm.tasks._series.prompts import at_frequency
 from tfm.tasks._series.reader import parse, read
 from tfm.tasks._series.table import Columns
 from tfm.tasks._series.times import find_season, following, usual
-from tfm.tasks.series import SeriesOptions, SeriesTask, at_frequency
+from tfm.tasks.series import SeriesOptions, SeriesTask
 from tfm.tokenizers.bins import FIRST, MISSING, BinsTokenizer, Window
 
 PUBLISHED = Path(__file__).parent.parent.parent / "shared" / "data" / "timeseries"
@@ -644,24 +645,25 @@ def test_protocols_and_their_floors() -> None:
     tokenizer = task.fit_tokenizer("bins:255", train)
     sequences = list(task.sequences(held, tokenizer))
     model = model_for(tokenizer)
-    last = task.probe(model, tokenizer, sequences, None)
-    rolling = task.probe(model, tokenizer, sequences, "rolling")
+    last = task.model_metrics(model, tokenizer, sequences, None)
+    rolling = task.model_metrics(model, tokenizer, sequences, "rolling")
     assert (last["protocol"], last["windows"]) == ("last", 1)
     assert (rolling["protocol"], rolling["windows"]) == ("rolling", 4)
     with pytest.raises(UsageError, match="last and rolling"):
-        task.probe(model, tokenizer, sequences, "middle")
+        task.model_metrics(model, tokenizer, sequences, "middle")
 
     every = task.slide(sequences, tokenizer, 1)
-    assert task.probe(model, tokenizer, every, "rolling")["windows"] == len(every) == 10
+    assert task.model_metrics(model, tokenizer, every, "rolling")["windows"] == len(every) == 10
     starts = np.arange(48, 58)
     assert [s.side["first"] for s in every] == starts[::-1].tolist()
     z = (values - values[:48].mean()) / values[:48].std()
     errors = z[starts[:, None] + np.arange(3)] - z[starts[:, None] - 4 + np.arange(3)]
-    found = task.floor_of(train, every, tokenizer, "rolling")
+    found = task.window_floor(lambda: train, every, tokenizer, "rolling")
     assert found["seasonal_naive_mse"] == pytest.approx((errors**2).mean())
     assert found["seasonal_naive_mae"] == pytest.approx(np.abs(errors).mean())
     assert {name.rpartition("_")[0] for name in found} == {"seasonal_naive", "theta", "ridge"}
-    assert set(task.floor_of(None, sequences, tokenizer, None)) < set(task.floor(train, held))
+    unlearned = task.window_floor(lambda: None, sequences, tokenizer, None)
+    assert set(unlearned) < set(task.floor(train, held))
 
 
 # -- the command line ----------------------------------------------------------------------------

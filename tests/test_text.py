@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from tfm.core.data.source import Source
 from tfm.core.errors import DataError
 from tfm.tasks._text.baselines import compressors, ngram
-from tfm.tasks._text.running import WAYS, RunningOptions
+from tfm.tasks._text.running import RunningOptions
 from tfm.tasks._text.spans import PIECE, Spans
 from tfm.tasks.byte import ByteTask
-from tfm.tasks.text import TextOptions, TextTask
+from tfm.tasks.text import WAYS, TextOptions, TextTask
 
 SHAKESPEARE = Path(__file__).parent.parent.parent / "shared/data/text/tinyshakespeare.txt"
 

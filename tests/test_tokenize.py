@@ -21,7 +21,7 @@ from tfm.core.runs.run import Run
 from tfm.tasks.image import ImageOptions, ImageTask
 from tfm.tasks.series import SeriesOptions, SeriesTask
 from tfm.tokenizers.bpe import BpeTokenizer
-from tfm.tokenizers.byte import ByteTokenizer
+from tfm.tokenizers.byte import SingleByteTokenizer
 from tfm.tokenizers.char import CharTokenizer
 
 ODD = "a b\r\n\n\r été \0 \u2028 [BOS]\n\n<|endoftext|>\nno end".encode()
@@ -31,7 +31,7 @@ TRAINING = "the quick brown fox\nété\n" * 30
 @pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize(
     "tokenizer",
-    [ByteTokenizer(), CharTokenizer.fit([TRAINING]), BpeTokenizer.fit([TRAINING], 300)],
+    [SingleByteTokenizer(), CharTokenizer.fit([TRAINING]), BpeTokenizer.fit([TRAINING], 300)],
     ids=["byte", "char", "bpe"],
 )
 @settings(max_examples=25)
@@ -116,7 +116,7 @@ def test_memory_does_not_grow_with_the_input(tmp_path: Path) -> None:
     (tmp_path / "many").write_bytes(b"a line of text, and another word\n" * 300_000)
     code = (
         "import resource as r\nfrom tfm.cli.tokenize import text_ids\n"
-        "from tfm.tokenizers.byte import ByteTokenizer as B\n"
+        "from tfm.tokenizers.byte import SingleByteTokenizer as B\n"
         "def peak(n):\n"
         "    for i, _ in enumerate(text_ids(B(), ('many',), False)):\n"
         "        if i > n: break\n"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tfm.core.errors import DataError
 from tfm.tokenizers.bpe import PIECE, BpeTokenizer
-from tfm.tokenizers.byte import ByteTokenizer
+from tfm.tokenizers.byte import SingleByteTokenizer
 from tfm.tokenizers.char import CharTokenizer
 
 TEXTS = ["the cat sat on the mat\n", "naïve café, 東京, \U0001f600!\n", "  1 + 1 = 2\n"] * 20
@@ -60,7 +60,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 BPE = BpeTokenizer.fit(TEXTS, 300)
 MAKERS: dict[str, Callable[[Path, bool], Any]] = {
-    "byte": lambda _, ends: ByteTokenizer(ends, text=True),
+    "byte": lambda _, ends: SingleByteTokenizer(ends, text=True),
     "char": lambda _, ends: CharTokenizer.fit(TEXTS, ends),
     "bpe": lambda _, ends: BpeTokenizer.fit(TEXTS, 300, ends),
     "hf": lambda ready, ends: BpeTokenizer.load(str(ready), ends),
@@ -85,7 +85,7 @@ def test_text_comes_back(tokenizer: Any, text: str) -> None:
 
 @given(data=st.binary(), ends=st.booleans())
 def test_bytes_come_back(data: bytes, ends: bool) -> None:
-    tokenizer = ByteTokenizer(ends)
+    tokenizer = SingleByteTokenizer(ends)
     sequence = tokenizer.encode(data)
     assert tokenizer.decode(sequence.ids, sequence.side) == data
     assert len(sequence) == len(data) + 1 + ends

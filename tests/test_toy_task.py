@@ -1,7 +1,8 @@
-"""A task that lives outside the package, found by its entry points, goes through every command.
+"""Tasks that live outside the package, found by their entry points, go through every command.
 
-Its items are what text is not: of two axes, of several sizes, with side information that decoding
-needs, with positions that do not count, and with other legal ids at each place.
+The items of `toy` are what text is not: of two axes, of several sizes, with side information that
+decoding needs, with positions that do not count, and with other legal ids at each place. `digits`
+has the required members of a task and nothing else.
 """
 
 from __future__ import annotations
@@ -29,6 +30,18 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         *("train", "--task", "toy", "--grids", 50, "--size", "nano", "--steps", 30),
         *("--run", "run", "--json"),
     )
+    return Trained(folder / "run", result.json())
+
+
+NUMBERS = "".join(f"{number:09d}\n" for number in range(0, 10**9, 10**7))
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    folder = tmp_path_factory.mktemp("digits")
+    (folder / "numbers").write_text(NUMBERS)
+    arguments = ("train", "--task", "digits", "--data", "numbers", "--size", "nano", "--steps", 20)
+    result = Tfm(folder, {"PYTHONPATH": str(TOY)})(*arguments, "--run", "run", "--json")
     return Trained(folder / "run", result.json())
 
 
@@ -93,3 +106,34 @@ def test_it_claims_its_files(toy: Tfm) -> None:
     result = toy("train", "--data", "some.grids", "--size", "nano", "--steps", 2, "--json")
     assert "some.grids looks like --task toy" in result.err
     assert result.json()["units"] == 2 * 6
+
+
+def test_the_required_members_are_enough(toy: Tfm, digits: Trained) -> None:
+    again = toy("eval", digits.path, "--json").json()
+    assert (again["unit"], again["units"], again["floor"]) == ("digit", 9, {"uniform": 3.32})
+    assert again["nll"] == digits.scores["nll"] and "bits_per_digit" in again
+    drawn = toy("sample", digits.path, "-n", 2, "--length", 9).out
+    assert len(drawn) == 2 * (9 + 1) and drawn.endswith(b"\n")
+    ids = toy("tokenize", digits.path, digits.path.parent / "numbers").out
+    assert toy("detokenize", digits.path, stdin=ids).text == NUMBERS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("train", "--task", "digits", "--steps", 1), "--data: needed, the digits task has no"),
+        (
+            ("train", "--task", "digits", "--data", "numbers", "--steps", 1, "--patience", 1),
+            "--patience, --until: the digits task needs --test beside",
+        ),
+        (("eval", "run", "--protocol", "last"), "--protocol last: the digits task has none"),
+        (("eval", "run", "--as-coded"), "compress takes no --task digits"),
+        (("sample", "run", "-p", "12"), "--prompt: the digits task begins every draw anew"),
+    ],
+    ids=str,
+)
+def test_what_a_task_does_not_have_is_refused(
+    toy: Tfm, digits: Trained, arguments: tuple[object, ...], said: str
+) -> None:
+    command = [digits.path.parent / "numbers" if word == "numbers" else word for word in arguments]
+    assert said in toy.error(*[digits.path if word == "run" else word for word in command])

@@ -20,6 +20,8 @@ class TextTokenizer:
 
     axes = 1
     lossless = True
+    ordered = (0, 0)
+    byte_level = True
 
     def __init__(self, pieces: list[bytes], ends: bool) -> None:
         self.pieces = pieces

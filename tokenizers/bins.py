@@ -101,6 +101,7 @@ class BinsTokenizer:
 
     axes = 1
     lossless = False
+    begin = 0
 
     def __init__(
         self,

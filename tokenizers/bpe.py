@@ -48,18 +48,18 @@ class BpeTokenizer(TextTokenizer):
         symbols = _byte_symbols()
         added = {id: t.content for id, t in self.inner.get_added_tokens_decoder().items()}
         decoder = json.loads(spec).get("decoder") or {}
-        self.by_bytes = decoder.get("type") == "ByteLevel"
+        self.byte_level = decoder.get("type") == "ByteLevel"
 
         def piece(id: int, name: str) -> bytes:
             if id in added:
                 return str(added[id]).encode()
-            if self.by_bytes and all(c in symbols for c in name):
+            if self.byte_level and all(c in symbols for c in name):
                 return bytes(symbols[c] for c in name)
             return name.encode()
 
         pieces = [piece(id, name) for id, name in enumerate(names)]
         super().__init__(pieces, ends)
-        self.lossless = self.by_bytes and _keeps_text(spec)
+        self.lossless = self.byte_level and _keeps_text(spec)
         self.merge_count = len(json.loads(spec)["model"].get("merges") or ())
 
     @classmethod
@@ -131,7 +131,7 @@ class BpeTokenizer(TextTokenizer):
         return np.concatenate(ids) if ids else np.zeros(0, np.int64)
 
     def decode_bytes(self, ids: Ids) -> bytes:
-        if self.by_bytes:
+        if self.byte_level:
             return super().decode_bytes(ids)
         kept = [id for id in ids.tolist() if id < self.end]
         decoded: str = self.inner.decode(kept, skip_special_tokens=False)

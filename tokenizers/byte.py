@@ -12,8 +12,8 @@ from ..core.protocols import Ids
 from ._text import TextTokenizer
 
 
-class ByteTokenizer(TextTokenizer):
-    """Items are bytes, or str (as UTF-8) where `text`."""
+class SingleByteTokenizer(TextTokenizer):
+    """An id is a byte. Items are bytes, or str (as UTF-8) where `text`."""
 
     def __init__(self, ends: bool = False, text: bool = False) -> None:
         super().__init__([bytes([value]) for value in range(256)], ends)
@@ -36,8 +36,8 @@ class ByteTokenizer(TextTokenizer):
     @classmethod
     def from_state(
         cls, state: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]
-    ) -> ByteTokenizer:
+    ) -> SingleByteTokenizer:
         return cls(state["ends"], state["text"])
 
 
-Tokenizer = ByteTokenizer
+Tokenizer = SingleByteTokenizer

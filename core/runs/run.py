@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..model.sequence_model import SequenceModel
+    from ..task import Task
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -147,12 +148,13 @@ class Run:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DamagedError(f"{self.path / 'tokenizer.json'}: damaged ({error})") from error
 
-    def task(self) -> Any:
+    def task(self) -> Task:
         from ..plugins import find
 
-        task = find("tasks", self.config["task"])
-        options = from_json(task.Options, self.config["task_options"], f"{self.path}: task")
-        return task(options)
+        kind = find("tasks", self.config["task"])
+        options = from_json(kind.Options, self.config["task_options"], f"{self.path}: task")
+        task: Task = kind(options)
+        return task
 
     def source_like(self, paths: tuple[str, ...], column: str | None) -> Source:
         """Data for the run: of tables that column, by default the one it was trained on."""

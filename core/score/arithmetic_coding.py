@@ -17,7 +17,7 @@ import torch
 
 from ..errors import DamagedError
 from ..model.sequence_model import SequenceModel
-from ..protocols import Ids, Sequence
+from ..protocols import ByteTokenizer, Ids, Sequence
 from .likelihood import windows
 from .range_coder import Decoder, Encoder
 
@@ -28,7 +28,7 @@ TOTAL = 1 << 24  # counts that probabilities are rounded to
 Tables = npt.NDArray[np.int64]
 
 
-def item(tokenizer: Any, data: bytes) -> Sequence:
+def item(tokenizer: ByteTokenizer, data: bytes) -> Sequence:
     """Any bytes as one item, behind the begin id. DataError where there are no ids of them."""
     ids = np.concatenate(([tokenizer.begin], tokenizer.ids_of_bytes(data)))
     return Sequence(ids.astype(np.int64), side={"byte": len(data)})

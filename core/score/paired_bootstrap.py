@@ -45,9 +45,11 @@ def scored(
     sequences: Iterable[Sequence],
     units: Callable[[Sequence], float],
     as_ids: bool,
+    pieces: list[bytes] | None = None,
 ) -> Iterator[Scored]:
     """Each item by the model. `as_ids`: items are the same where their ids are, rather than
-    where what the ids stand for is, as between different tokenizers."""
+    where what the ids stand for is, as between different tokenizers. pieces: the bytes of each id
+    of a tokenizer of text, whose items are cut into blocks where it is lossless."""
     for score in evaluate(model, tokenizer, sequences):
         sequence = score.sequence
         digest = hashlib.sha256()
@@ -55,7 +57,6 @@ def scored(
             digest.update(sequence.ids.tobytes())
         else:
             digest.update(_content(tokenizer.decode(sequence.ids, sequence.side)))
-        pieces = getattr(tokenizer, "pieces", None)
         if pieces is not None and tokenizer.lossless:
             nats, size = _blocks(score, pieces)
         else:

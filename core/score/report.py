@@ -10,7 +10,8 @@ from typing import Any
 from ..data.sequence_store import Store
 from ..errors import TfmError
 from ..model.sequence_model import SequenceModel
-from ..protocols import Items, Sequence, Slides, Task, Tokenizer
+from ..protocols import Items, Sequence, Tokenizer
+from ..task import Task
 from .likelihood import evaluate
 
 SCHEMA = 1
@@ -33,14 +34,14 @@ def report(
     """The object that `eval --json` prints. `about`: run, step, split; `training()`: what the run
     was trained on, for trivial answers that learn; `note` hears what takes long.
 
-    `sequences` is read twice, and a task that slides its windows itself has them probed `stride`
-    apart. nll is in nats over all items; bits per unit is null where the
-    tokenizer is not lossless.
+    `sequences` is read twice: for the likelihood, and for the task's own metrics, whose windows are
+    `stride` apart where the task slides them. nll is in nats over all items; bits per unit is null
+    where the tokenizer is not lossless.
     """
     began = time.perf_counter()
     nll, tokens, ids, units = 0.0, 0, 0, dict[str, float]()
-    slides = isinstance(task, Slides)
-    for score in evaluate(model, tokenizer, sequences, None if slides else stride):
+    tokens_apart, units_apart = (None, stride) if task.slides else (stride, None)
+    for score in evaluate(model, tokenizer, sequences, tokens_apart):
         nll += score.nll
         tokens += score.tokens
         ids += len(score.sequence)
@@ -50,22 +51,25 @@ def report(
     count = units.get(task.unit, 0)
     exact = tokenizer.lossless and count > 0
     context = model.config.context
-    probed_on: Collection[Sequence] | Store = sequences
-    if isinstance(task, Slides):
-        if stride is not None:
-            probed_on = task.slide(sequences, tokenizer, stride)
-        wait = task.probe_tokens(probed_on, protocol) * seconds / max(1, ids)
-        if note and wait > LONG:
-            note(f"{len(probed_on):,} windows: about {wait / 60:.0f} minutes")
-    probed = task.probe(model, tokenizer, probed_on, protocol)
-    if isinstance(task, Slides) and floor is None:
+    windows: Collection[Sequence] | Store = sequences
+    if units_apart is not None:
+        windows = task.slide(sequences, tokenizer, units_apart)
+    if note and task.slides:
+        wait = task.model_metrics_tokens(windows, protocol) * seconds / max(1, ids)
+        if wait > LONG:
+            note(f"{len(windows):,} windows: about {wait / 60:.0f} minutes")
+    model_metrics = task.model_metrics(model, tokenizer, windows, protocol)
+
+    def read_train() -> Items | None:
         try:
-            train = training() if training else None
+            return training() if training else None
         except (TfmError, OSError) as error:
-            train = None
             if note:
                 note(f"no floor that learns: {error}")
-        floor = task.floor_of(train, probed_on, tokenizer, protocol)
+            return None
+
+    if floor is None:
+        floor = task.window_floor(read_train, windows, tokenizer, protocol)
     return {
         "schema": SCHEMA,
         "task": task.name,
@@ -77,8 +81,8 @@ def report(
         f"bits_per_{task.unit}": nll / math.log(2) / count if exact else None,
         "protocol": protocol or ("blockwise" if stride in (None, context) else f"sliding-{stride}"),
         **task.metrics(nll, tokens, units, tokenizer.lossless),
-        **probed,
-        **({"stride": stride} if slides and stride else {}),
+        **model_metrics,
+        **({"stride": units_apart} if units_apart else {}),
         "floor": None if floor is None else dict(floor),
         "tokens_per_second": tokens / seconds if seconds else None,
     }

@@ -177,14 +177,13 @@ def make_plan(
     device = pick_device(request.device)
     use_threads(int(_wanted(request, "train", "threads", 0)))
     longest = prepared.task.longest(prepared.train, prepared.tokenizer)
+    own = prepared.task.defaults(prepared.train, prepared.tokenizer)
+    sets = {section: {**own[section], **request.sets.get(section, {})} for section in own}
+    request = replace(request, sets={**request.sets, **sets})
     ids = math.inf  # of training data, where the task does not say itself what they ask for
-    if not hasattr(prepared.task, "defaults"):
+    if not own:
         held = sum(len(s) - s.given for s in prepared.heldout[prepared.final_split])
         ids = held * prepared.train.size / max(prepared.held[prepared.final_split].size, 1)
-    else:
-        own = prepared.task.defaults(prepared.train, prepared.tokenizer)
-        sets = {section: {**own[section], **request.sets.get(section, {})} for section in own}
-        request = replace(request, sets={**request.sets, **sets})
 
     def configs(size: str, tokens: float | None = None) -> tuple[ModelConfig, TrainConfig]:
         return make_configs(request, prepared.tokenizer, size, longest, device, tokens, ids)
@@ -226,9 +225,7 @@ def make_plan(
         data = dataset(model, sample)
     speed, model = speeds[shaped], fit_context(model, data, note)
     final = prepared.heldout[prepared.final_split]
-    held = sum(map(len, final))
-    if hasattr(prepared.task, "probe_tokens"):
-        held += prepared.task.probe_tokens(final, None)
+    held = sum(map(len, final)) + prepared.task.model_metrics_tokens(final, None)
     scoring = min(held / speed.eval_tokens_per_second, EVALUATION_SHARE * budget)
     per_step = train.batch * train.accumulate * model.context
     reserve = 1.3 * scoring + TEARDOWN
@@ -279,7 +276,7 @@ def make_configs(
         context, rows = shape(size, None, model.context)
     else:
         context, rows = shape(size, longest, context)
-        low, high = getattr(tokenizer, "ordered", (0, 0))
+        low, high = tokenizer.ordered
         model = model_config(
             request.arch,
             size,

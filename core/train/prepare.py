@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass
 
 from ..config import TrainConfig, with_fields
 from ..data.source import Source
-from ..errors import ConfigError, DataError, UsageError
+from ..errors import ConfigError, DataError
 from ..plugins import find, guess_task
-from ..protocols import Follows, Halves, Items, Sequence, Task, Tokenizer
+from ..protocols import Items, Sequence, Tokenizer
 from ..runs.run import Run
+from ..task import Task
 from .early_stopping import check_until
 from .request import Note, Request
 
@@ -34,7 +35,7 @@ def make_task(name: str, options: Mapping[str, object]) -> Task:
     """A task with its options, as typed. ConfigError for one it does not have."""
     kind = find("tasks", name)
     task: Task = kind(with_fields(kind.Options(), "task", options))
-    for f, value in asdict(task.options).items():  # type: ignore[attr-defined]
+    for f, value in asdict(task.options).items():
         choices = kind.Options.__dataclass_fields__[f].metadata.get("choices")
         if choices and value is not None and value not in choices:
             raise ConfigError(f"--{f} {value}: must be one of {', '.join(choices)}")
@@ -60,14 +61,11 @@ def prepare(request: Request, note: Note) -> Prepared:
     if not request.valid:
         train, held["valid"] = task.split(items, request.holdout)
     chooses = with_fields(TrainConfig(), "train", request.sets.get("train", {}))
-    if isinstance(task, Follows):
-        if request.valid:
-            held["valid"] = task.follow(train, held["valid"])
-        if request.test:
-            held["test"] = task.follow(train, held["test"], held["valid"])
+    if request.valid:
+        held["valid"] = task.follow(train, held["valid"])
+    if request.test:
+        held["test"] = task.follow(train, held["test"], held["valid"])
     if (chooses.patience or chooses.until) and "test" not in held:
-        if not isinstance(task, Halves):
-            raise UsageError(f"--patience, --until: the {name} task needs --test beside them")
         held["valid"], held["report"] = task.halves(held["valid"])
     aside = "; ".join(f"{name} {part.about}" for name, part in held.items())
     note(f"training on {train.about}; held out: {aside.removeprefix('valid ')}")
@@ -82,11 +80,10 @@ def prepare(request: Request, note: Note) -> Prepared:
     final = next(name for name in ("test", "report", "valid") if name in held)
     floor = task.floor(train, held[final])
     if floor:
-        ends = tuple(f"_{name}" for name in getattr(task, "headline", ()))
+        ends = tuple(f"_{name}" for name in task.headline)
         first = {name: value for name, value in floor.items() if not ends or name.endswith(ends)}
         values = ", ".join(f"{name} {value:.4g}" for name, value in first.items())
-        unit = getattr(task, "floor_unit", f"bits per {task.unit}")
-        note(f"to beat{', in ' if unit else ''}{unit}: {values}")
+        note(f"to beat{', in ' if task.floor_unit else ''}{task.floor_unit}: {values}")
     return Prepared(task, source, train, held, tokenizer, spec, heldout, floor, final)
 
 

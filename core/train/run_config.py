@@ -27,7 +27,7 @@ def describe_config(
     return {
         "tfm": tfm_version(),
         "task": prepared.task.name,
-        "task_options": asdict(prepared.task.options),  # type: ignore[attr-defined]
+        "task_options": asdict(prepared.task.options),
         "arch": request.arch,
         "size": planned.size,
         "model": asdict(planned.model),

@@ -13,10 +13,11 @@ from ..data.keyed_random import key
 from ..errors import ConfigError, DamagedError, UsageError
 from ..model.sequence_model import SequenceModel
 from ..ops.device import pick_device, use_threads
-from ..protocols import Dataset, Task, Tokenizer
+from ..protocols import Dataset, Tokenizer
 from ..runs.checkpoints import Checkpoint
 from ..runs.run import Run
 from ..runs.tensors import load_weights, read_tensors
+from ..task import Task
 from .average import in_use
 from .budget import Plan
 from .early_stopping import EarlyStopping

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..protocols import Sequence, Task
+from ..protocols import Sequence
 from ..runs.run import Run
 from ..score.likelihood import evaluate
 from ..score.report import report
+from ..task import Task
 from .average import in_use
 from .budget import Plan
 from .state import State

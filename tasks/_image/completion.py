@@ -1,4 +1,4 @@
-"""Pictures that are drawn: begun with rows of a given one, grown id by id."""
+"""The rows of a given picture that a drawn one begins with."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ...core.errors import DataError, UsageError
-from ...core.protocols import Sequence
-from ...tokenizers.patches import Form, PatchTokenizer, Picture, Pixels
+from ...tokenizers.patches import Form, Pixels
 from .pictures import quantised
 from .reader import MAGIC, Found, decode, look
 
@@ -37,20 +36,3 @@ def given_top(data: bytes, form: Form, step: int, rows: int | None) -> tuple[Pix
         even = f", a multiple of the patch's {step}" if step > 1 else ""
         raise UsageError(f"--rows {given}: must be 0 to {height}{even}")
     return quantised(whole[None], form)[0], given
-
-
-class DrawnPicture:
-    """A picture as its ids come; there is nothing to show before the end."""
-
-    def __init__(self, tokenizer: PatchTokenizer, prompt: Sequence) -> None:
-        self.tokenizer, self.side, self.ids = tokenizer, prompt.side, prompt.ids.tolist()
-
-    def feed(self, id: int) -> bytes:
-        self.ids.append(id)
-        return b""
-
-    def rest(self) -> bytes:
-        return b""
-
-    def item(self) -> Picture:
-        return self.tokenizer.decode(np.array(self.ids, np.int64), self.side)

@@ -15,8 +15,9 @@ import numpy as np
 from tfm.core.data.datasets import Packed
 from tfm.core.data.sequence_store import cached_store
 from tfm.core.data.source import Source
-from tfm.core.errors import DataError, UsageError
+from tfm.core.errors import DataError
 from tfm.core.protocols import Sequence
+from tfm.core.task import Task
 
 COLOURS = 4
 BEGIN = 2 * COLOURS  # ids: colours, the same as labels, the begin token
@@ -39,6 +40,8 @@ class GridTokenizer:
     vocab_size = 2 * COLOURS + 1
     axes = 2
     lossless = True
+    begin = BEGIN
+    ordered = (0, 0)
 
     def encode(self, item: Grid, like: Sequence | None = None) -> Sequence:
         cells = np.array(item.cells)
@@ -97,17 +100,25 @@ class Grids:
         return hashlib.sha256(repr(self.grids).encode()).hexdigest()
 
 
-class GridTask:
+def drawn_grids(count: int) -> Grids:
+    """Grids of one colour with some noise."""
+    draw = np.random.default_rng(0)
+    grids = []
+    for _ in range(count):
+        shape = draw.integers(1, 5, 2)
+        noise = draw.random(shape) < 0.2
+        cells = np.where(noise, draw.integers(0, COLOURS, shape), draw.integers(0, COLOURS))
+        grids.append(Grid(cells.tolist(), label_of(cells)))
+    return Grids(grids, f"{count} grids")
+
+
+class GridTask(Task):
     name = "toy"
     about = "small grids of four colours, and the colour of most of each"
     unit = "cell"
     default_tokenizer = "grid"
-    binary = False
     Options = GridOptions
     SampleOptions = GridSampleOptions
-
-    def __init__(self, options: GridOptions) -> None:
-        self.options = options
 
     @classmethod
     def claims(cls, path: Path, head: bytes) -> float:
@@ -117,21 +128,14 @@ class GridTask:
         return Source((), about="grids drawn from a seed")
 
     def items(self, source: Source) -> Grids:
-        """Lines of JSON, or grids of one colour with some noise."""
+        """Lines of JSON, or drawn grids."""
         if source.paths:
             try:
                 read = [json.loads(line) for p in source.files() for line in p.open()]
             except ValueError as error:
                 raise DataError(f"--data {source.describe()}: not lines of JSON") from error
             return Grids([Grid(cells, label_of(cells)) for cells in read], source.describe())
-        draw = np.random.default_rng(0)
-        grids = []
-        for _ in range(self.options.grids):
-            shape = draw.integers(1, 5, 2)
-            noise = draw.random(shape) < 0.2
-            cells = np.where(noise, draw.integers(0, COLOURS, shape), draw.integers(0, COLOURS))
-            grids.append(Grid(cells.tolist(), label_of(cells)))
-        return Grids(grids, f"{len(grids)} grids")
+        return drawn_grids(self.options.grids)
 
     def split(self, items: Grids, holdout: float | None) -> tuple[Grids, Grids]:
         count = max(1, int(len(items.grids) * (holdout or 0.1)))
@@ -168,57 +172,27 @@ class GridTask:
         return {"uniform": 2.0}
 
     def units(self, sequences: Iterable[Sequence]) -> dict[str, float]:
-        return {"cell": sum(s.side["height"] * s.side["width"] for s in sequences)}
+        shapes = [(s.side["height"], s.side["width"]) for s in sequences]
+        return {"cell": sum(height * width for height, width in shapes), "grid": len(shapes)}
 
     def metrics(
         self, nll: float, tokens: int, units: Mapping[str, float], lossless: bool
     ) -> dict[str, float | None]:
-        return {"nats_per_cell": nll / units["cell"]}
+        return {"nats_per_cell": nll / units["cell"], "grids": units["grid"]}
 
-    def probe(
-        self, model: Any, tokenizer: Any, sequences: Iterable[Sequence], protocol: str | None
-    ) -> dict[str, Any]:
-        if protocol is not None:
-            raise UsageError(f"--protocol {protocol}: the toy task has none")
-        return {"grids": sum(1 for _ in sequences)}
+    def prompt(self, data: bytes | None, tokenizer: Any, sampling: GridSampleOptions) -> Sequence:
+        return Sequence(np.array([BEGIN]), 1, None, {"height": sampling.height, "width": 3})
 
-    def prompt(self, data: bytes | None, tokenizer: Any, asked: GridSampleOptions) -> Sequence:
-        return Sequence(np.array([BEGIN]), 1, None, {"height": asked.height, "width": 3})
-
-    def length(self, prompt: Sequence, asked: GridSampleOptions) -> int:
-        return asked.height * 3 + 1
-
-    def ends(self, tokenizer: Any) -> None:
-        return None
-
-    def drawn(self, tokenizer: GridTokenizer, prompt: Sequence) -> DrawnGrid:
-        return DrawnGrid(tokenizer, prompt)
+    def new_tokens(self, prompt: Sequence, sampling: GridSampleOptions) -> int:
+        return sampling.height * 3 + 1
 
     def write(
-        self, items: list[Grid], prompt: Sequence, asked: GridSampleOptions, out: BinaryIO
+        self, items: list[Grid], prompt: Sequence, sampling: GridSampleOptions, out: BinaryIO
     ) -> None:
         for grid in items:
             out.write(json.dumps([grid.cells, grid.label]).encode() + b"\n")
 
     def preview(
-        self, items: list[Grid], prompt: Sequence, asked: GridSampleOptions, width: int
+        self, items: list[Grid], prompt: Sequence, sampling: GridSampleOptions, width: int
     ) -> str:
         return "\n".join("".join(map(str, row)) for grid in items for row in grid.cells)
-
-
-class DrawnGrid:
-    """Nothing can be shown before the last cell is there."""
-
-    def __init__(self, tokenizer: GridTokenizer, prompt: Sequence) -> None:
-        self.tokenizer, self.prompt = tokenizer, prompt
-        self.ids = prompt.ids.tolist()
-
-    def feed(self, id: int) -> bytes:
-        self.ids.append(id)
-        return b""
-
-    def rest(self) -> bytes:
-        return b""
-
-    def item(self) -> Grid:
-        return self.tokenizer.decode(np.array(self.ids), self.prompt.side)
