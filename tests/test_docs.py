@@ -22,7 +22,7 @@ BLOCKS = [
         r"^```sh\n(.*?)^```", (ROOT / f"docs/{name}.md").read_text(), re.M | re.S
     )
 ]
-QUICK = {"TFM_SIZE": "nano", "TFM_CONTEXT": "32"}
+QUICK = {"TFM_SIZE": "nano"}
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "bin").mkdir()
     (root / "bin/tfm").write_text(f'#!/bin/sh\nexec {sys.executable} -m tfm "$@"\n')
     (root / "bin/tfm").chmod(0o755)
-    (root / "notes.txt").write_text(prose(3000), encoding="utf-8")
+    (root / "notes.txt").write_text(prose(40_000), encoding="utf-8")
     train = ("train", "--data", "notes.txt", "--tokenizer", "byte", "--steps", 2, "-q")
     Tfm(root, QUICK)(*train, "--run", "runs/old")
     return root
