@@ -1,0 +1,99 @@
+"""README, guides and CONTRIBUTING: their commands run, their links and file names exist."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import Tfm, prose
+
+ROOT = Path(__file__).parent.parent
+GUIDES = ("training", "evaluation", "sampling", "domains", "command-line")
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCKS = [
+    (name, block)
+    for name in GUIDES
+    for block in re.findall(
+        r"^```sh\n(.*?)^```", (ROOT / f"docs/{name}.md").read_text(), re.M | re.S
+    )
+]
+QUICK = {"TFM_SIZE": "nano"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the guides speak of: notes, a run, and the command itself."""
+    root = tmp_path_factory.mktemp("guides")
+    (root / "bin").mkdir()
+    (root / "bin/tfm").write_text(f'#!/bin/sh\nexec {sys.executable} -m tfm "$@"\n')
+    (root / "bin/tfm").chmod(0o755)
+    (root / "notes.txt").write_text(prose(40_000), encoding="utf-8")
+    train = ("train", "--data", "notes.txt", "--tokenizer", "byte", "--steps", 2, "-q")
+    Tfm(root, QUICK)(*train, "--run", "runs/old")
+    return root
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+@pytest.mark.parametrize(("name", "block"), BLOCKS, ids=[b.split("\n")[0][:40] for _, b in BLOCKS])
+def test_a_guide_runs(folder: Path, name: str, block: str) -> None:
+    """Each block alone, in a copy of the folder; one that names no number of steps makes two."""
+    own = folder.with_name(f"{folder.name}-{BLOCKS.index((name, block))}")
+    shutil.copytree(folder, own)
+    steps = {} if "--steps" in block or "--budget" in block else {"TFM_STEPS": "2"}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block],
+        cwd=own,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=300,
+        env={
+            **os.environ,
+            **QUICK,
+            **steps,
+            "PATH": f"{own / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        },
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Error" not in done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_names_of_files_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#\s]+)\)|src=\"([^\"]+)\"", text)
+    for link in (one or other for one, other in links):
+        assert link.startswith("https://") or (page.parent / link).exists(), link
+    for name in re.findall(
+        r"`((?:core|cli|tasks|tokenizers|tests|benchmarks|docs)/[\w./]+)`", text
+    ):
+        assert (ROOT / name).exists() or "NAME" in name, name
+
+
+def test_every_test_that_the_guarantees_name_exists() -> None:
+    text = (ROOT / "docs/reliability.md").read_text(encoding="utf-8")
+    file = ""
+    for named, test in re.findall(r"`(test_\w+\.py)?(?:::(test_\w+))?`", text):
+        file = named or file
+        if file:
+            source = (ROOT / "tests" / file).read_text(encoding="utf-8")
+            assert not test or f"def {test}(" in source, f"{file}::{test}"
+
+
+def test_the_readme_is_short_and_leads_to_every_page() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 150
+    reachable = text + (ROOT / "docs/README.md").read_text(encoding="utf-8")
+    assert all(page.name in reachable for page in PAGES)
+
+
+def test_the_terminal_picture_asks_no_network_and_names_no_folder() -> None:
+    svg = (ROOT / "docs/terminal.svg").read_text(encoding="utf-8")
+    assert len(svg) < 100_000
+    assert set(re.findall(r"https?://[^\"']+", svg)) == {"http://www.w3.org/2000/svg"}
+    assert not re.search(r"url\((?!#)|/home/|/root/|/tmp/|/work/", svg)
