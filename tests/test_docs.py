@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Tfm, prose
+from conftest import Tfm
+from helpers import prose
 
 ROOT = Path(__file__).parent.parent
 GUIDES = ("training", "evaluation", "sampling", "domains", "command-line")
