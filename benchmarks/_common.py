@@ -55,10 +55,10 @@ def heading() -> None:
 
 def use_kernels() -> Any:
     """Training in this process as the command trains."""
-    from tfm.core.ops import cpu_kernels, native_library
+    from tfm.core.ops import native_calls, native_library
 
     library = native_library.library(Path(tempfile.mkdtemp(prefix="tfm-bench-")))
-    cpu_kernels.use(library)
+    native_calls.load(library)
     return library
 
 

@@ -6,7 +6,8 @@ Two shapes of nanoGPT's own: 10.65M parameters at 16 x 256 tokens, and its CPU r
 12 x 64; 65 ids. CLONE is a checkout of karpathy/nanoGPT, as it ships (float32, AdamW) and under
 bfloat16 autocast. tfm trains as it does by default (Muon and AdamW, bfloat16 where that is faster),
 and where a processor has tiles (AMX) also as where there are none.
-Utilisation is model FLOPs (core/bench.py) beside a large matrix product's in the same dtype.
+Utilisation is model FLOPs (`SequenceModel.flops_per_token`) beside a large matrix product's in the
+same dtype.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from _common import heading, interleaved, table, use_kernels
 from tfm.core import bench
 from tfm.core.config import ModelConfig, TrainConfig
 from tfm.core.model.sequence_model import SequenceModel
-from tfm.core.ops import cpu_kernels
+from tfm.core.ops import native_calls
 from tfm.core.ops.device import default_dtype, use_threads
 from tfm.core.train.loop import train
 from tfm.core.train.optim import make_optimizers
@@ -50,14 +51,14 @@ def ours(
     model = SequenceModel(wiring(shape))
     data: Any = bench.RandomRows(VOCAB, context)
     steps = train(model, data, config, make_optimizers(model, config))
-    return lambda: next(steps), bench.train_flops(model)
+    return lambda: next(steps), model.flops_per_token()
 
 
 def without_tiles(step: Callable[[], object], library: Any) -> Callable[[], object]:
     def call() -> None:
-        cpu_kernels.use(library, tiles=False)
+        native_calls.load(library, tiles=False)
         step()
-        cpu_kernels.use(library)
+        native_calls.load(library)
 
     return call
 
@@ -96,7 +97,7 @@ def main() -> None:
         calls: dict[str, Callable[[], object]] = {}
         calls[f"tfm, {dtype}, the default"], flops = ours(shape, dtype)
         calls[f"tfm, {dtype}, AdamW"], _ = ours(shape, dtype, "adamw")
-        if cpu_kernels.has_tiles():
+        if native_calls.has_tiles():
             step, _ = ours(shape, dtype)
             calls[f"tfm, {dtype}, the default, without tiles"] = without_tiles(step, library)
         if dtype != "float32":

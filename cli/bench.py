@@ -44,7 +44,7 @@ def command(quiet: bool, as_json: bool, **flags: Any) -> None:
 
     from ..core import bench
     from ..core.config import TrainConfig, model_config, with_fields
-    from ..core.ops import cpu_kernels
+    from ..core.ops import native_calls
     from ..core.ops.device import default_dtype, pick_device, use_threads
     from ..core.train.backend import can_compile
     from ..core.train.budget import SHAPES
@@ -55,7 +55,7 @@ def command(quiet: bool, as_json: bool, **flags: Any) -> None:
     usual, tokens = SHAPES[flags["size"]]
     shape = model_config(flags["arch"], flags["size"], vocab_size=flags["vocab"])
     compiled = opt.compiled()
-    cpu_kernels.use(compiled)
+    native_calls.load(compiled)
     dtype = flags["dtype"] or default_dtype(device, shape)
     config = TrainConfig(steps=1_000_000, threads=threads, compile=can_compile(device))
     config = with_fields(config, "train", {"dtype": dtype})

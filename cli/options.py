@@ -248,9 +248,9 @@ def compiled() -> CDLL | None:
 
 def use_kernels() -> None:
     """Has what is trained here go through the C code of core/ops/c."""
-    from ..core.ops import cpu_kernels
+    from ..core.ops import native_calls
 
-    cpu_kernels.use(compiled())
+    native_calls.load(compiled())
 
 
 def read_settings(file: str | None) -> tuple[dict[str, Any], dict[str, str]]:

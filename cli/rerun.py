@@ -50,8 +50,9 @@ def command(
     check_free(path)
 
     from ..core.runs import reproduce
+    from ..core.train.fit import Replay
     from ..core.train.state import resume
-    from .training import Stop, train_to_end
+    from .training import Signals, train_to_end
 
     def note(text: str) -> None:
         say(text, quiet)
@@ -60,28 +61,19 @@ def command(
     others = reproduce.other_versions(original)
     if others:
         note(f"not as it was: {'; '.join(others)}; bits may differ for that alone")
-    stop = Stop()
+    signals = Signals()
     copy = reproduce.fresh_copy(original, path)
     try:
         copy.lock()
-        task, planned, state = resume(
+        task, plan, state = resume(
             copy, note, device or original.config["device"], opt.cache_folder(), data
         )
         note(f"{original.path}: again as {path}, to step {end:,}")
         finished = original.status()["final"] is not None
-        train_to_end(
-            copy,
-            task,
-            planned,
-            state,
-            None,
-            stop,
-            quiet,
-            replans=reproduce.replans(original),
-            end=None if finished else end,
-        )
+        replay = Replay(reproduce.replans(original), None if finished else end)
+        train_to_end(copy, task, plan, state, signals, quiet, replay=replay)
     except BaseException:
-        if not stop.armed:
+        if not signals.stepped:
             copy.unlock()
             shutil.rmtree(copy.path, ignore_errors=True)
         raise

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -19,12 +18,12 @@ from ..core.errors import AnswerNo, UsageError
 from . import options as opt
 from .main import STARTED
 from .render import say
-from .training import Stop, plan_anew, train_to_end
+from .training import Signals, train_to_end
 
 if TYPE_CHECKING:
     from ..core.runs.run import Run
     from ..core.task import Task
-    from ..core.train.budget import Plan
+    from ..core.train.budget import Deadline, Plan
     from ..core.train.state import State
 
 
@@ -113,19 +112,19 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
     def note(text: str) -> None:
         say(text, quiet)
 
-    stop = Stop()
+    signals = Signals()
     opt.compile_aside()
     if flags["resume"] is not None:
-        run, task, planned, state = _resume(ctx, flags, note)
-        left = None
+        run, task, plan, state = _resume(ctx, flags, note)
+        deadline = None
     else:
-        left = _time_left(ctx, flags)
-        run, task, planned, state = _start(ctx, flags, left, note)
+        deadline = _deadline(ctx, flags)
+        run, task, plan, state = _start(ctx, flags, deadline, note)
     try:
         run.lock()
-        scores = train_to_end(run, task, planned, state, left, stop, quiet)
+        scores = train_to_end(run, task, plan, state, signals, quiet, deadline)
     except BaseException:
-        if not stop.armed and flags["resume"] is None:
+        if not signals.stepped and flags["resume"] is None:
             _discard(run)
         raise
     finally:
@@ -138,19 +137,19 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
 # -- starting ------------------------------------------------------------------------------------
 
 
-def _time_left(ctx: click.Context, flags: dict[str, Any]) -> Callable[[], float] | None:
-    """Seconds until the budget's end, as a function; none where steps or tokens are asked for."""
+def _deadline(ctx: click.Context, flags: dict[str, Any]) -> Deadline | None:
+    """The end of the budget; none where steps or tokens are asked for."""
     chosen = opt.one_of(ctx, ("budget", "steps", "tokens"))
     for name in ("budget", "steps", "tokens"):
         if name != chosen:
             flags[name] = None
     if chosen in ("steps", "tokens"):
         return None
+    from ..core.train.budget import Deadline
     from ..core.train.request import DEFAULT_BUDGET
 
     flags["budget"] = flags["budget"] or DEFAULT_BUDGET
-    end = STARTED + flags["budget"]
-    return lambda: end - time.monotonic()
+    return Deadline(STARTED + flags["budget"])
 
 
 def _request(ctx: click.Context, flags: dict[str, Any]) -> Any:
@@ -211,7 +210,7 @@ def _request(ctx: click.Context, flags: dict[str, Any]) -> Any:
 def _start(
     ctx: click.Context,
     flags: dict[str, Any],
-    left: Callable[[], float] | None,
+    deadline: Deadline | None,
     note: Callable[[str], None],
 ) -> tuple[Run, Task, Plan, State]:
     request = _request(ctx, flags)
@@ -231,22 +230,22 @@ def _start(
     pick_device(request.device)
     opt.use_kernels()
     prepared = prepare(request, note)
-    planned = make_plan(request, prepared, left, opt.cache_folder(), note)
-    state = fresh_state(planned, request.init)
+    plan = make_plan(request, prepared, deadline, opt.cache_folder(), note)
+    state = fresh_state(plan, request.init)
     origins = {name: opt.origin(ctx, name) for name in sorted(ctx.params)}
-    config = describe_config(request, prepared, planned, sys.argv[1:], origins)
+    config = describe_config(request, prepared, plan, sys.argv[1:], origins)
     path = path or _free_name(Path(flags["runs"]), prepared.task.name)
     run = Run.create(path, config, prepared.tokenizer, prepared.heldout)
     if "-" in request.data:  # what was piped in is nowhere else
         shutil.copyfile(standard_input(), run.path / "stdin")
-    m, t = planned.model, planned.train
+    m, t = plan.model, plan.train
     note(
-        f"{request.arch} {planned.size}: {state.model.parameter_count():,} parameters, "
+        f"{request.arch} {plan.size}: {state.model.parameter_count():,} parameters, "
         f"{m.layers} layers of {m.width}, context {m.context}, vocabulary {m.vocab_size:,}; "
         f"{t.steps:,} steps of {t.batch * t.accumulate * m.context:,} tokens in {t.dtype} "
-        f"on {planned.device}"
+        f"on {plan.device}"
     )
-    return run, prepared.task, planned, state
+    return run, prepared.task, plan, state
 
 
 def _free_name(root: Path, task: str) -> Path:
@@ -269,12 +268,14 @@ def _resume(
                 "the run goes on as begun; --init starts a new one"
             )
     from ..core.runs.catalogue import open_run
+    from ..core.train.events import RunLog
+    from ..core.train.fit import replanned
     from ..core.train.state import resume
 
     run = open_run(flags["resume"] or None, Path(flags["runs"]))
     run.lock()
     opt.use_kernels()
-    task, planned, state = resume(run, note, flags["device"], opt.cache_folder(), flags["data"])
+    task, plan, state = resume(run, note, flags["device"], opt.cache_folder(), flags["data"])
     steps = flags["steps"] if opt.origin(ctx, "steps") == "flag" else None
     if steps and steps != state.config.steps:
         if steps <= state.step:
@@ -284,14 +285,14 @@ def _resume(
             "the learning rate follows"
         )
         run.cut(state.step)  # half a line, where it was killed, is not written on
-        plan_anew(run, state, steps)
+        RunLog(run).take(replanned(state, steps))
     elif run.status()["final"] is not None:
         raise UsageError(f"{run.path}: done, at step {state.step}; train it longer with --steps N")
     if flags["save_every"]:
         state.config = replace(state.config, save_every=flags["save_every"])
     note(f"{run.path}: going on from step {state.step:,} of {state.config.steps:,}")
     run.cut(state.step)
-    return run, task, planned, state
+    return run, task, plan, state
 
 
 def _discard(run: Run) -> None:

@@ -115,16 +115,19 @@ def train_some(
 ) -> None:
     """A run's first steps; with `killed_in`, until this process kills itself in that step."""
     from ..core.runs.run import Run
+    from ..core.train.events import RunLog
+    from ..core.train.fit import Replay, fit
     from ..core.train.state import resume
-    from .training import AtOnce, train_to_end
 
     run = Run(Path(path))
     run.lock()
     cache = opt.cache_folder()
     opt.use_kernels()
-    task, planned, state = resume(run, lambda _: None, device, cache, data)
+    task, plan, state = resume(run, lambda _: None, device, cache, data)
     run.cut(state.step)
     if killed_in:
-        planned.data = _Deadly(planned.data, (killed_in - 1) * planned.train.accumulate)
-    train_to_end(run, task, planned, state, None, AtOnce(), True, end=TRIAL_STEPS)
+        plan.data = _Deadly(plan.data, (killed_in - 1) * plan.train.accumulate)
+    log = RunLog(run)
+    for event in fit(run, task, plan, state, replay=Replay(end=TRIAL_STEPS)):
+        log.take(event)
     run.unlock()

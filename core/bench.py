@@ -25,7 +25,7 @@ from .config import ModelConfig, SampleConfig, TrainConfig
 from .decode.batch_decoder import Decoder, for_decoding
 from .model.layers import Linear
 from .model.sequence_model import SequenceModel
-from .ops import cpu_kernels
+from .ops import native_calls
 from .ops.device import use_threads
 from .protocols import Batch, Ids, Sequence
 from .train.loop import train
@@ -52,15 +52,6 @@ class RandomRows:
         rng = np.random.default_rng(int(indices[0]))
         ids = rng.integers(0, self.vocab_size, (len(indices), self.context + 1))
         return Batch(ids, np.ones(ids.shape, np.float32))
-
-
-def train_flops(model: SequenceModel) -> float:
-    """A token's, forward and backward; all positions attended, as the formula counts."""
-    config = model.config
-    counted = model.parameter_count() - (0 if config.tied else model.embedding.weight.numel())
-    if model.place is not None:
-        counted -= model.place.weight.numel()
-    return 6 * counted + 12 * config.layers * config.width * config.context
 
 
 def wait(device: torch.device) -> None:
@@ -123,7 +114,7 @@ def training(
         model_config.context,
         config.batch,
         config.batch * config.accumulate * model_config.context / second,
-        train_flops(model),
+        model.flops_per_token(),
         None if after is None or before is None else after - before,
     )
 
@@ -136,7 +127,7 @@ def training_apart(
     library: CDLL | None = None,
 ) -> Training:
     """`training` in a process of its own: memory that one before it freed and kept would hide
-    some of what this one takes. library: as `cpu_kernels.use` has it."""
+    some of what this one takes. library: as `native_calls.load` has it."""
     path = None if library is None else library._name
     with ProcessPoolExecutor(
         1, multiprocessing.get_context("spawn"), _begin, (config.threads, path)
@@ -146,7 +137,7 @@ def training_apart(
 
 def _begin(threads: int, library: str | None) -> None:
     use_threads(threads)
-    cpu_kernels.use(None if library is None else ctypes.CDLL(library))
+    native_calls.load(None if library is None else ctypes.CDLL(library))
 
 
 @dataclass(frozen=True)

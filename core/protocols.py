@@ -49,7 +49,8 @@ class Batch:
     ids (B, T); weight (B, T), 0 where an id is given or padding; positions (B, T, axes), none for
     0, 1, 2 ...; segments (B, T), none where a row is one item (packed items do not see each
     other); support: the half-open range of ids that are legal, one for all as (low, high) or
-    (B, T, 2), none where all are.
+    (B, T, 2), none where all are. For a model with an encoder: source (B, S), the given ids of the
+    row's items, and source_segments (B, S), which item each belongs to, -1 for padding.
     """
 
     ids: Ids
@@ -57,6 +58,8 @@ class Batch:
     positions: Ids | None = None
     segments: Ids | None = None
     support: Support = None
+    source: Ids | None = None
+    source_segments: Ids | None = None
 
 
 class Dataset(Protocol):

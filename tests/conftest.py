@@ -150,11 +150,11 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> CDLL:
 @pytest.fixture
 def kernels_in_c(library: CDLL) -> Iterator[None]:
     """Models compute by the C library meanwhile."""
-    from tfm.core.ops import cpu_kernels
+    from tfm.core.ops import native_calls
 
-    cpu_kernels.use(library)
+    native_calls.load(library)
     yield
-    cpu_kernels.use(None)
+    native_calls.load(None)
 
 
 @dataclass(frozen=True)

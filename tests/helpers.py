@@ -23,8 +23,12 @@ from tfm.core.ops import native_library
 from tfm.core.protocols import Batch, Ids, Sequence
 from tfm.core.runs.checkpoints import Checkpoint
 from tfm.core.runs.run import Run
+from tfm.core.train.budget import Plan
+from tfm.core.train.events import RunLog
+from tfm.core.train.fit import Replay, fit
 from tfm.core.train.optim import state_tensors
 from tfm.core.train.optimizer import Optimizer
+from tfm.core.train.state import State
 
 WORDS = "the quick brown fox jumps over a lazy dog while green birds sing of café and snow".split()
 
@@ -210,6 +214,13 @@ def save_checkpoint(
     """A checkpoint of weights and optimiser states as they are."""
     tensors = dict(model.named_parameters())
     return run.save(step, tensors, state_tensors(model, optimizers or []), state or {})
+
+
+def train_run(run: Run, task: Any, plan: Plan, state: State, end: int | None = None) -> None:
+    """Trains to the end of the plan, or to step `end` without a final score, and logs."""
+    log = RunLog(run)
+    for event in fit(run, task, plan, state, replay=Replay(end=end)):
+        log.take(event)
 
 
 def saved_weights(run: Path, step: int) -> bytes:

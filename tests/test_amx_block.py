@@ -1,4 +1,4 @@
-"""A block in one call by tiles, beside the same block by torch and train.c."""
+"""A block in one call by AMX tiles, beside the same block by torch and training_ops.c."""
 
 from dataclasses import replace
 from typing import Any
@@ -10,13 +10,13 @@ from helpers import gradients, random_weights
 from torch import Tensor
 
 from tfm.core.config import ModelConfig, TrainConfig, model_config
-from tfm.core.model.loss import weighted_nll
+from tfm.core.model.loss import Objective
 from tfm.core.model.sequence_model import SequenceModel
-from tfm.core.ops import amx_block, cpu_kernels
+from tfm.core.ops import amx_block, cpu_kernels, native_calls, optimizer_kernels
 from tfm.core.ops.device import autocast
 from tfm.core.protocols import Batch, Ids
 from tfm.core.train import muon
-from tfm.core.train.backend import make_pass
+from tfm.core.train.backend import choose_run_block, make_micro_step
 from tfm.core.train.loop import train
 from tfm.core.train.optim import make_optimizers
 
@@ -26,20 +26,21 @@ BASE = ModelConfig(vocab_size=50, layers=2, heads=4, width=128, context=64)
 
 @pytest.fixture(autouse=True)
 def tiles(kernels_in_c: None) -> None:
-    if not cpu_kernels.has_tiles():
+    if not native_calls.has_tiles():
         pytest.skip("no processor with tiles here")
 
 
 @pytest.fixture
 def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The functions of the library that are called."""
-    names, plain = list[str](), cpu_kernels.call
+    names, plain = list[str](), native_calls.call
 
     def call(name: str, *arguments: Any) -> None:
         names.append(name)
         plain(name, *arguments)
 
-    monkeypatch.setattr(cpu_kernels, "call", call)
+    for module in (amx_block, cpu_kernels, optimizer_kernels):
+        monkeypatch.setattr(module, "call", call)
     return names
 
 
@@ -73,11 +74,13 @@ def test_a_block_is_the_block(
     model = model_of(replace(BASE, context=length, **fields))
     ids = torch.randint(0, 50, (batch, length + 1))
     segments = (torch.arange(length + 1) // 20).expand(batch, -1) if packed else None
+    objective = Objective(model, choose_run_block(model, TrainConfig(dtype="bfloat16")))
 
     def once(half: bool) -> Tensor:
         torch.manual_seed(5)  # of dropout
         with autocast(CPU, "bfloat16" if half else "float32"):
-            return weighted_nll(model, ids, torch.ones(batch, length + 1), segments=segments)
+            weight = torch.ones(batch, length + 1)
+            return objective(ids, weight, segments=segments)  # type: ignore[no-any-return]
 
     exact = gradients(model, lambda: once(False))
     assert "block" not in called
@@ -85,11 +88,11 @@ def test_a_block_is_the_block(
     assert called.count("block") == called.count("block_backward") == 2
     again = gradients(model, lambda: once(True))
     assert all(torch.equal(again[name], value) for name, value in found.items())
-    cpu_kernels.use(library, tiles=False)
+    native_calls.load(library, tiles=False)
     try:
         plain = gradients(model, lambda: once(True))
     finally:
-        cpu_kernels.use(library)
+        native_calls.load(library)
     for name, value in exact.items():
         off, usual = (float((each[name] - value).norm()) for each in (found, plain))
         assert off <= 1.25 * usual + 2e-3 * float(value.norm()), name
@@ -103,7 +106,7 @@ def test_what_it_is_not_made_for_goes_the_other_way(
     arch: str, batch: int, length: int, called: list[str]
 ) -> None:
     model = SequenceModel(model_config(arch, "tiny", vocab_size=50, context=length)).train()
-    once = make_pass(model, TrainConfig(dtype="bfloat16"))
+    once = make_micro_step(model, TrainConfig(dtype="bfloat16"))
     once(
         {
             "ids": torch.zeros(batch, length + 1, dtype=torch.long),
@@ -111,13 +114,14 @@ def test_what_it_is_not_made_for_goes_the_other_way(
         }
     )
     assert "block" not in called
-    assert amx_block.knows(model.config) == (arch == "transformer" and length <= amx_block.LONGEST)
+    known = arch == "transformer" and length <= amx_block.MAX_POSITIONS
+    assert amx_block.knows(model.config) == known
 
 
 def test_what_is_not_a_number_stays_so() -> None:
     model = model_of(BASE)
     ids = torch.randint(0, 50, (4, 65))
-    once = make_pass(model, TrainConfig(dtype="bfloat16"))
+    once = make_micro_step(model, TrainConfig(dtype="bfloat16"))
     for name in ("mixer.qkv", "ffn.up", "ffn.down", "mixer.out"):
         with torch.no_grad():
             weight = model.blocks[1].get_submodule(name).weight
@@ -159,8 +163,8 @@ def test_orthogonal_updates(shape: tuple[int, ...], called: list[str]) -> None:
     """As near to those worked out in float64 as by torch in bfloat16."""
     torch.manual_seed(0)
     x = torch.randn(*shape) * torch.logspace(0, -2, shape[-1])
-    exact = muon._newton_schulz(x.double())
-    plain = muon._newton_schulz(x.bfloat16())
+    exact = muon.newton_schulz(x.double())
+    plain = muon.newton_schulz(x.bfloat16())
     found = muon.orthogonalise(x.bfloat16())
     assert called == ["orthogonalise"] and isinstance(found, Tensor)
     off, usual = (float((each - exact).norm() / exact.norm()) for each in (found, plain))

@@ -9,11 +9,11 @@ from conftest import Tfm
 from torch.utils.flop_counter import FlopCounterMode
 
 from tfm.cli.bench import _tables, command
-from tfm.core.bench import RandomRows, matmul_peak, train_flops, training
+from tfm.core.bench import RandomRows, matmul_peak, training
 from tfm.core.config import ModelConfig, TrainConfig, model_config
 from tfm.core.data.datasets import step_batch
 from tfm.core.errors import TfmError
-from tfm.core.model.loss import weighted_nll
+from tfm.core.model.loss import Objective
 from tfm.core.model.sequence_model import SequenceModel
 from tfm.core.ops.device import autocast
 from tfm.core.score.likelihood import as_tensors
@@ -27,8 +27,8 @@ def test_the_formula_counts_what_is_multiplied(arch: str) -> None:
     batch = as_tensors(step_batch(RandomRows(500, 32), 0, 4, 0), CPU)
     counter = FlopCounterMode(display=False)
     with counter, autocast(CPU, "bfloat16"):  # where attention is plain products, which it counts
-        weighted_nll(model, **batch).backward()  # type: ignore[no-untyped-call]
-    assert counter.get_total_flops() / (4 * 32) == pytest.approx(train_flops(model), rel=0.02)
+        Objective(model)(**batch).backward()  # type: ignore[no-untyped-call]
+    assert counter.get_total_flops() / (4 * 32) == pytest.approx(model.flops_per_token(), rel=0.02)
 
 
 def test_rows_are_a_function_of_their_number() -> None:

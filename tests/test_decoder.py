@@ -123,4 +123,4 @@ def test_draws_of_one_prompt_differ_and_read_it_once(monkeypatch: pytest.MonkeyP
     rows = [decoder.begin(one, 9, "a", draw) for draw in range(8)]
     steps = [decoder.step() for _ in range(5)]
     assert len({str([step[row] for step in steps]) for row in rows}) > 4 and len(read) == 1
-    assert not decoder.memory.logits().requires_grad
+    assert not decoder.slots.logits().requires_grad

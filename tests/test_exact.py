@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import c_library, log_without_times, prose
+from helpers import c_library, log_without_times, prose, train_run
 
-from tfm.cli.training import Stop, train_to_end
 from tfm.core.config import ModelConfig, TrainConfig
 from tfm.core.errors import DamagedError
 from tfm.core.files import write_manifest
 from tfm.core.model.sequence_model import SequenceModel
-from tfm.core.ops import cpu_kernels
+from tfm.core.ops import native_calls
 from tfm.core.runs import checkpoints as checkpoints_module
 from tfm.core.runs.run import Run
 from tfm.core.train.average import Average, in_use
@@ -44,13 +43,6 @@ SETS: dict[str, dict[str, object]] = {
         "threads": 1,
     },
 }
-
-
-class Never(Stop):
-    """No signals."""
-
-    def __init__(self) -> None:
-        self.asked, self.look = 0, False
 
 
 def quiet(text: str) -> None: ...
@@ -79,20 +71,20 @@ def whole(
     """A run that nothing interrupts, with a checkpoint of every step, and its cache."""
     monkeypatch.setattr(checkpoints_module, "KEEP", STEPS)
     monkeypatch.setattr("tfm.core.files.os.fsync", lambda _: None)
-    cpu_kernels.use(c_library(tmp_path / "cache"))
-    request.addfinalizer(lambda: cpu_kernels.use(None))
+    native_calls.load(c_library(tmp_path / "cache"))
+    request.addfinalizer(lambda: native_calls.load(None))
     monkeypatch.setattr("tfm.tasks._series.windows.EVALUATION_PATHS", 3)
     task, cache = request.param, tmp_path / "cache"
     asked = Request(
         task=task, size="nano", steps=STEPS, sets=SETS, device="cpu", **data_of(task, tmp_path)
     )
     prepared = prepare(asked, quiet)
-    planned = make_plan(asked, prepared, None, cache, quiet)
-    assert planned.model.dropout == 0.2
-    assert 4 * 5 < len(planned.data) < 4 * (STEPS - 5) or task == "series", "a pass ends within"
-    config = describe_config(asked, prepared, planned, [], {})
+    plan = make_plan(asked, prepared, None, cache, quiet)
+    assert plan.model.dropout == 0.2
+    assert 4 * 5 < len(plan.data) < 4 * (STEPS - 5) or task == "series", "a pass ends within"
+    config = describe_config(asked, prepared, plan, [], {})
     run = Run.create(tmp_path / "whole", config, prepared.tokenizer, prepared.heldout)
-    train_to_end(run, prepared.task, planned, fresh_state(planned, None), None, Never(), True)
+    train_run(run, prepared.task, plan, fresh_state(plan, None))
     return run, cache
 
 
@@ -119,13 +111,13 @@ def test_from_every_step_the_end_is_the_same(whole: tuple[Run, Path], tmp_path: 
         (path / f"checkpoints/{step + 1:06d}/state.json").write_text("{}")  # damaged, so not taken
         torch.manual_seed(step)  # what is random elsewhere does not matter
         again = Run(path)
-        task, planned, state = resume(again, quiet, "cpu", cache)
+        task, plan, state = resume(again, quiet, "cpu", cache)
         assert state.step == step
         state.config = replace(state.config, save_every=0)  # quick; no part of what is learned
         again.cut(step)
         # from here a checkpoint follows from the one before: not all need to go to the end
         end = None if step in TO_THE_END else min(step + 2, STEPS)
-        train_to_end(again, task, planned, state, None, Never(), True, end=end)
+        train_run(again, task, plan, state, end)
         until = log if end is None else [entry for entry in log[:-1] if entry["step"] <= end]
         assert log_without_times(again.path) == until, step
         same = run.checkpoint("last" if end is None else str(end))

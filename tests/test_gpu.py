@@ -13,10 +13,10 @@ from tfm.core.config import ARCHS, SampleConfig, TrainConfig, model_config
 from tfm.core.decode.batch_decoder import Decoder, for_decoding
 from tfm.core.decode.sampling import generate
 from tfm.core.model.sequence_model import SequenceModel
-from tfm.core.ops.cuda_graphs import BEFORE
+from tfm.core.ops.cuda_graphs import WARMUP_CALLS
 from tfm.core.protocols import Batch, Ids, Sequence
 from tfm.core.score.likelihood import as_tensors, batch_nll
-from tfm.core.train.backend import make_pass
+from tfm.core.train.backend import make_micro_step
 from tfm.core.train.loop import Step, train
 from tfm.core.train.optim import make_optimizers
 
@@ -84,13 +84,13 @@ def test_a_recorded_pass_is_the_pass(arch: str, kind: str, dtype: str) -> None:
     """To the last bit the plain one's on the GPU; in float32 the CPU's within 1e-5."""
     exact, model = model_of(arch), model_of(arch).to(GPU)
     config = TrainConfig(dtype=dtype)
-    on_cpu, once = make_pass(exact, config), make_pass(model, config)
-    for number in range(BEFORE + 3):
+    on_cpu, once = make_micro_step(exact, config), make_micro_step(model, config)
+    for number in range(WARMUP_CALLS + 3):
         batch = arguments(kind, number, GPU)
         found = gradients(model, partial(once, batch))
-        if number < BEFORE + 1:
+        if number < WARMUP_CALLS + 1:
             continue  # the last two are repetitions
-        by_calls = gradients(model, partial(make_pass(model, config), batch))
+        by_calls = gradients(model, partial(make_micro_step(model, config), batch))
         assert all(torch.equal(found[name], value) for name, value in by_calls.items())
         if dtype == "float32":
             expected = gradients(exact, partial(on_cpu, arguments(kind, number, CPU)))
@@ -106,7 +106,7 @@ def test_compiled_blocks_are_the_blocks(arch: str, dtype: str) -> None:
     model = model_of(arch).to(GPU)
     batch = arguments("packed", 0, GPU)
     exact, plain, fused = (
-        gradients(model, partial(make_pass(model, config), batch))
+        gradients(model, partial(make_micro_step(model, config), batch))
         for config in (
             TrainConfig(),
             TrainConfig(dtype=dtype),

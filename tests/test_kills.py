@@ -34,11 +34,11 @@ def test_signals_at_any_moment_lose_no_step(signal: str) -> None:
 
 TWICE = """
 import os, signal, time
-from tfm.cli.training import Stop
-stop = Stop()
-stop.armed = True
+from tfm.cli.training import Signals
+signals = Signals()
+signals.stepped = True
 os.kill(os.getpid(), signal.SIGINT)
-print("the step goes on", stop.asked == signal.SIGINT, flush=True)
+print("the step goes on", signals.number == signal.SIGINT, flush=True)
 os.kill(os.getpid(), signal.SIGTERM)
 print("never said")
 """

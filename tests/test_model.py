@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from helpers import FakeTokenizer, small_model
 from torch import Tensor
 
 from tfm.core.config import ARCHS, SampleConfig, model_config
 from tfm.core.decode.sampling import generate
-from tfm.core.model.attention import SHORT, plain_attention
-from tfm.core.model.sequence_model import SequenceModel, token_nll
+from tfm.core.model.loss import token_nll
+from tfm.core.model.sequence_model import SequenceModel
+from tfm.core.ops.autograd_ops import SHORT
 from tfm.core.ops.device import autocast
 from tfm.core.protocols import Sequence
 
@@ -126,8 +126,79 @@ def test_steps_of_any_split_are_the_full_pass(model: SequenceModel, split: list[
         strict=True,
     ):
         parts.append(model.step(new, state, place))
-    assert state.seen == T
+    assert state.at == T
     torch.testing.assert_close(torch.cat(parts, dim=1), full, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_row_that_takes_nothing_keeps_its_state(model: SequenceModel) -> None:
+    """Rows that stand apart take 0 to 3 ids a step, beside each other; each is as if alone."""
+    axes = model.config.axes
+    ids, positions = some_ids(3), places(axes, T)
+    full = model(ids, positions if axes > 1 else None)
+    state = model.start(3, T)
+    state.at = torch.zeros(3, dtype=torch.int64)
+    taken, found = [0, 0, 0], [list[Tensor](), list[Tensor](), list[Tensor]()]
+    for lengths in [(3, 1, 0), (0, 2, 1), (2, 0, 3), (1, 1, 1), (3, 3, 0), (0, 0, 2)]:
+        new = torch.full((3, 3), VOCAB - 1)
+        here = torch.zeros(3, 3, axes, dtype=torch.int64)
+        for row, count in enumerate(lengths):
+            new[row, :count] = ids[row, taken[row] : taken[row] + count]
+            here[row, :count] = positions[0, taken[row] : taken[row] + count]
+        hidden = model.step(new, state, here if axes > 1 else None, torch.tensor(lengths))
+        for row, count in enumerate(lengths):
+            found[row].append(hidden[row, :count])
+            taken[row] += count
+        assert torch.equal(state.at, torch.tensor(taken))
+    for row, parts in enumerate(found):
+        torch.testing.assert_close(torch.cat(parts), full[row, : taken[row]], rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "rows", [[0, 0, 0, 1, 1, 1], [1, 0], [1, 1, 0], [1], [0, 1, 0, 1]], ids=str
+)
+def test_selected_rows_go_on_from_what_they_have_read(
+    model: SequenceModel, rows: list[int]
+) -> None:
+    """Forks of a prompt (which share what was read), beams, rows that leave; and those again."""
+    ids, axes = some_ids(2), model.config.axes
+    positions = places(axes, T) if axes > 1 else None
+
+    def place(start: int, end: int) -> Tensor | None:
+        return None if positions is None else positions[:, start:end]
+
+    full = model(ids, positions)
+    state = model.start(2, T)
+    model.step(ids[:, :5], state, place(0, 5))
+    state, chosen = state.select(torch.tensor(rows)), torch.tensor(rows)
+    for t in range(5, 9):
+        hidden = model.step(ids[chosen, t : t + 1], state, place(t, t + 1))
+        torch.testing.assert_close(hidden, full[chosen, t : t + 1], rtol=1e-5, atol=1e-5)
+    again = torch.tensor([len(rows) - 1, 0])
+    state, chosen = state.select(again), chosen[again]
+    hidden = model.step(ids[chosen, 9:10], state, place(9, 10))
+    torch.testing.assert_close(hidden, full[chosen, 9:10], rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_row_can_become_another_prompts(model: SequenceModel) -> None:
+    ids, axes = some_ids(3), model.config.axes
+    positions = places(axes, T) if axes > 1 else None
+    full = model(ids, positions)
+    state = model.start(2, T)
+    state.at = torch.zeros(2, dtype=torch.int64)
+    lengths = [6, 3]
+    for row, source in enumerate((2, 1)):
+        one = model.start(1, lengths[row])
+        part = None if positions is None else positions[:, : lengths[row]]
+        model.step(ids[source : source + 1, : lengths[row]], one, part)
+        state.assign(row, one)
+    new = torch.stack([ids[2, 6:7], ids[1, 3:4]])
+    here = None if positions is None else positions[0, lengths][:, None]
+    hidden = model.step(new, state, here)
+    torch.testing.assert_close(hidden[0, 0], full[2, 6], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(hidden[1, 0], full[1, 3], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("context", [1, 2, 7, 8])
@@ -219,28 +290,6 @@ def test_a_position_that_does_not_count_does_not_train(model: SequenceModel) -> 
 
 
 # -- bfloat16 ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("groups", [1, 2, 4])
-@pytest.mark.parametrize("masked", [False, True])
-def test_plain_attention_is_scaled_dot_product_attention(groups: int, masked: bool) -> None:
-    torch.manual_seed(0)
-    shapes = ((3, 4, T, 8), (3, groups, T, 8), (3, groups, T, 8))
-    qkv = [torch.randn(shape, requires_grad=True) for shape in shapes]
-    visible = None
-    if masked:
-        segments = torch.randint(0, 3, (3, T)).sort(-1).values
-        visible = (segments[:, :, None] == segments[:, None, :]).tril()[:, None]
-    ours = plain_attention(*qkv, visible, 0.0)
-    theirs = F.scaled_dot_product_attention(
-        *qkv, attn_mask=visible, is_causal=not masked, enable_gqa=True
-    )
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
-    out = torch.randn(ours.shape)
-    for mine, other in zip(
-        torch.autograd.grad(ours, qkv, out), torch.autograd.grad(theirs, qkv, out), strict=True
-    ):
-        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("length", [T, SHORT + 8])  # plain products, fused kernel

@@ -15,7 +15,7 @@ from helpers import LOGIT_ERROR, FakeTokenizer, draw_rows, random_prompt, small_
 
 from tfm.core.config import ARCHS, SampleConfig
 from tfm.core.decode.batch_decoder import for_decoding
-from tfm.core.decode.native_slots import Native, NativeRows, supports
+from tfm.core.decode.native_slots import Native, NativeSlots, supports
 from tfm.core.decode.quantized_linear import DTYPES
 from tfm.core.decode.sampling import generate
 from tfm.core.model.sequence_model import SequenceModel
@@ -32,14 +32,14 @@ OTHERS: dict[str, dict[str, Any]] = {
 }
 
 
-def stepped(rows: NativeRows, row: int, ids: Any, begin: int, positions: Any = None) -> Any:
+def stepped(rows: NativeSlots, row: int, ids: Any, begin: int, positions: Any = None) -> Any:
     """(T - begin + 1, V) logits behind each of the ids from the one before `begin`: those up to
     there are read as a prompt, the others one by one."""
 
     def place(part: slice) -> Any:
         return None if positions is None else positions[part]
 
-    rows.put(row, rows.read(ids[:begin], place(slice(begin))))
+    rows.assign(row, rows.read(ids[:begin], place(slice(begin))))
     out = [rows.logits()[row].clone()]
     for t in range(begin, len(ids)):
         rows.feed(np.array([row]), ids[[t]], np.full(rows.rows, t), place(slice(t, t + 1)))
@@ -56,7 +56,7 @@ def test_logits_are_those_of_the_model(name: str, library: CDLL) -> None:
     positions = draw.integers(0, 40, (40, 2)) if name == "two axes" else None
     places = None if positions is None else torch.from_numpy(positions)[None]
     plain = model.logits(model(torch.from_numpy(ids)[None], places))[0]
-    found = stepped(NativeRows(Native(model, library, "float32"), 3, 40), 1, ids, 35, positions)
+    found = stepped(NativeSlots(Native(model, library, "float32"), 3, 40), 1, ids, 35, positions)
     assert float((found - plain[34:]).abs().max()) <= 1e-5 * max(1, float(plain.std()))
 
 
@@ -67,7 +67,7 @@ def test_weights_in_fewer_bits(dtype: str, library: CDLL) -> None:
     ids = np.random.default_rng(1).integers(0, 23, 40)
     plain = model.logits(model(torch.from_numpy(ids)[None]))[0]
     native = Native(model, library, dtype)
-    found = stepped(NativeRows(native, 1, 40), 0, ids, 1)
+    found = stepped(NativeSlots(native, 1, 40), 0, ids, 1)
     assert float((found - plain).square().mean().sqrt()) <= LOGIT_ERROR[dtype] * float(plain.std())
 
 
@@ -78,17 +78,17 @@ def test_company_pieces_and_threads_change_not_a_bit(dtype: str, library: CDLL) 
     native = Native(small_model(width=96, heads=2, context=70), library, dtype)
     native.products = 1 << 40  # no step is too small for several threads
     ids = np.random.default_rng(2).integers(0, 23, (9, 60))
-    alone = NativeRows(native, 1, 70)
+    alone = NativeSlots(native, 1, 70)
     expected = [stepped(alone, 0, each, 40) for each in ids]
     assert torch.equal(stepped(alone, 0, ids[0], 1)[39:], expected[0])
-    rows = NativeRows(native, 9, 70)
+    rows = NativeSlots(native, 9, 70)
     for threads, count in ((1, 9), (3, 9), (3, 4)):
         rows.threads, rows._paces = threads, {}
         rows._buffers[3] = torch.zeros(threads, rows._model.positions)
         rows._model.scores = rows._buffers[3].data_ptr()
         fed = np.arange(count)
         for row in fed:
-            rows.put(row, rows.read(ids[row, :40], None))
+            rows.assign(row, rows.read(ids[row, :40], None))
         for t in range(40, 60):
             rows.feed(fed, ids[:count, t], np.full(9, t), None)
             for row in fed:

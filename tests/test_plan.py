@@ -1,6 +1,8 @@
 """What a budget buys: laws of the planner. Nothing here is timed."""
 
 import math
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tfm.core.config import ARCHS, SIZES, ModelConfig, TrainConfig, model_config
-from tfm.core.model.sequence_model import SequenceModel
+from tfm.core.model.sequence_model import SequenceModel, on_meta
 from tfm.core.train.budget import (
     ENOUGH_STEPS,
     LEAST_TOKENS,
@@ -16,7 +18,6 @@ from tfm.core.train.budget import (
     TOO_LARGE,
     choose_size,
     dropout_for,
-    parameters_of,
     rows_for,
     shape,
     steps_for,
@@ -29,7 +30,7 @@ def config_of(size: str) -> ModelConfig:
 
 
 def parameters(size: str) -> int:
-    return parameters_of(config_of(size))
+    return on_meta(config_of(size)).blocks_parameter_count()
 
 
 def chosen(step: float, seconds: float, ids: float = math.inf) -> str:
@@ -121,7 +122,22 @@ def test_a_shape_fills_its_tokens_a_step(size: str) -> None:
 def test_parameters_are_counted_as_there_are(arch: str, ffn: str, norm: str, bias: bool) -> None:
     config = model_config(arch, "nano", vocab_size=9, context=8)
     config = replace(config, ffn=ffn, norm=norm, bias=bias, kv_heads=1)
-    assert parameters_of(config) == SequenceModel(config).blocks_parameter_count()
+    model, counted = SequenceModel(config), on_meta(config)
+    assert counted.parameter_count() == model.parameter_count()
+    assert counted.blocks_parameter_count() == model.blocks_parameter_count()
+    assert counted.product_parameter_count() == model.product_parameter_count()
+    assert counted.flops_per_token() == model.flops_per_token()
+
+
+def test_counting_parameters_imports_no_compiler() -> None:
+    """Filling a tensor on the meta device would: a second or two of every budget."""
+    code = (
+        "import sys; from tfm.core.config import model_config;"
+        "from tfm.core.model.sequence_model import on_meta;"
+        "on_meta(model_config('gpt2', 'large', vocab_size=9)).parameter_count();"
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_tokens_become_whole_steps() -> None:

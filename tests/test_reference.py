@@ -92,7 +92,7 @@ def from_gpt2(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
     ours = {
         "embedding.weight": theirs["transformer.wte.weight"],
         "head.weight": theirs["transformer.wte.weight"],
-        "place.weight": theirs["transformer.wpe.weight"],
+        "position_embedding.weight": theirs["transformer.wpe.weight"],
         "norm.weight": theirs["transformer.ln_f.weight"],
         "norm.bias": theirs["transformer.ln_f.bias"],
     }

@@ -14,6 +14,7 @@ from ..protocols import Batch, Dataset, Ids, Sequence, Support, Tokenizer
 from .keyed_random import key, mix, permute
 from .sequence_store import Store
 
+Piece = tuple[int, int, int]  # item, first id, past the last
 BEGIN_EVERY = 16  # one window in so many starts from the begin token: an item's first ids count too
 
 
@@ -65,19 +66,25 @@ class Packed:
     """Items side by side in rows of context + 1 ids, none seeing another.
 
     Neighbours share a row while they fit. An item longer than a row is cut into pieces that
-    continue each other by one id, unless it has positions of its own: then a DataError.
+    continue each other by one id, unless it has positions of its own or a source: then a DataError.
+    encoder: whether the given ids of each item are its source, see `collate`.
     """
 
-    def __init__(self, store: Store, tokenizer: Tokenizer, context: int) -> None:
+    def __init__(
+        self, store: Store, tokenizer: Tokenizer, context: int, encoder: bool = False
+    ) -> None:
         if not len(store):
             raise DataError("the training data has no items")
-        self.store, self.tokenizer, self.row = store, tokenizer, context + 1
-        pieces: list[tuple[int, int, int]] = []  # item, first id, past the last
+        self.store, self.tokenizer, self.row, self.encoder = store, tokenizer, context + 1, encoder
+        pieces: list[Piece] = []
         for index in range(len(store)):
-            length = store.length(index)
-            if length > self.row and store.positions(index, tokenizer) is not None:
-                raise too_long(length, context)
-            for start in range(0, max(length - 1, 1), context):
+            length, first = store.length(index), 0
+            if encoder:
+                first = store.items[index][0] - 1
+            uncut = encoder or store.positions(index, tokenizer) is not None
+            if length - first > self.row and uncut:
+                raise too_long(length - first, context)
+            for start in range(first, max(length - 1, first + 1), context):
                 pieces.append((index, start, min(start + self.row, length)))
         self.pieces = np.array(pieces, np.int64)
         sizes = self.pieces[:, 2] - self.pieces[:, 1]
@@ -98,7 +105,7 @@ class Packed:
         for index in (indices % len(self)).tolist():
             cut = self.pieces[self.rows[index] : self.rows[index + 1]]
             rows.append([(self.store[item], start, end) for item, start, end in cut.tolist()])
-        return collate(rows, self.tokenizer, self.row)
+        return collate(rows, self.tokenizer, self.row, self.encoder)
 
 
 def too_long(length: int, context: int) -> DataError:
@@ -108,10 +115,17 @@ def too_long(length: int, context: int) -> DataError:
     )
 
 
-def collate(rows: list[list[tuple[Sequence, int, int]]], tokenizer: Tokenizer, width: int) -> Batch:
+def collate(
+    rows: list[list[tuple[Sequence, int, int]]],
+    tokenizer: Tokenizer,
+    width: int,
+    encoder: bool = False,
+) -> Batch:
     """Rows of pieces (sequence, first id, past the last) as one Batch of `width` ids.
 
-    The first id of a piece is never a target. Padding is a segment of its own, weight 0.
+    The first id of a piece is never a target. Padding is a segment of its own, weight 0. encoder:
+    the given ids of each item are its source, and its row begins with the last of them; a piece
+    must then start there.
     """
     shape = (len(rows), width)
     ids, weight = np.zeros(shape, np.int64), np.zeros(shape, np.float32)
@@ -140,12 +154,31 @@ def collate(rows: list[list[tuple[Sequence, int, int]]], tokenizer: Tokenizer, w
             if not isinstance(legal, tuple):
                 ranges.add(None)
             at += end - start
-    packed = any(len(row) > 1 for row in rows)
+    packed = encoder or any(len(row) > 1 for row in rows)
     one = ranges.pop() if len(ranges) == 1 else None
+    source, source_segments = _sources(rows) if encoder else (None, None)
     return Batch(
         ids,
         weight,
         positions=positions if placed or packed else None,
         segments=segments if packed else None,
         support=one or (None if (support == [0, tokenizer.vocab_size]).all() else support),
+        source=source,
+        source_segments=source_segments,
     )
+
+
+def _sources(rows: list[list[tuple[Sequence, int, int]]]) -> tuple[Ids, Ids]:
+    """The given ids of the items of each row, side by side, and which item each belongs to."""
+    width = max(sum(sequence.given for sequence, _, _ in row) for row in rows)
+    source = np.zeros((len(rows), width), np.int64)
+    segments = np.full((len(rows), width), -1, np.int64)
+    for r, row in enumerate(rows):
+        at = 0
+        for number, (sequence, start, _) in enumerate(row):
+            if start != sequence.given - 1:
+                raise ValueError("an item with a source is one piece, from its last given id on")
+            here = slice(at, at + sequence.given)
+            source[r, here], segments[r, here] = sequence.ids[: sequence.given], number
+            at += sequence.given
+    return source, segments

@@ -1,7 +1,7 @@
 """Many draws side by side: rows of one batch that begin and end each in its own time.
 
-What a row draws must not depend on what its neighbours do, to the last bit: `rows.py` sees to the
-logits, and a draw from them is each row's own.
+The ids sampled for a row must not depend on its neighbours, to the last bit: `slots.py` sees to the
+logits, and sampling from them is a function of the row alone.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import torch
 from ..config import SampleConfig
 from ..data.keyed_random import uniform
 from ..errors import DataError
-from ..model.sequence_model import SequenceModel, masked_to_support
+from ..model.sequence_model import SequenceModel
+from ..ops.reference import masked_to_support
 from ..protocols import Ids, Sequence, Tokenizer
-from .native_slots import Native, NativeRows, supports
+from .native_slots import Native, NativeSlots, supports
 from .quantized_linear import decoding_dtype, with_weights_in
 from .sampling import clip_prompt, pick, range_at
-from .slots import Rows, TorchRows, padded
+from .slots import Slots, TorchSlots
 
 if TYPE_CHECKING:
     from ctypes import CDLL
@@ -72,11 +73,11 @@ class Decoder:
         """length: ids that a row will have at most (none: the context, where its window slides)."""
         self.tokenizer, self.config, self.rows = tokenizer, config, rows
         self.context = model.config.context
-        length = self.context if length is None else min(padded(length), self.context)
-        self.memory: Rows = (
-            NativeRows(model, rows, length)
+        length = self.context if length is None else min(length, self.context)
+        self.slots: Slots = (
+            NativeSlots(model, rows, length)
             if isinstance(model, Native)
-            else TorchRows(model, rows, length)
+            else TorchSlots(model, rows, length)
         )
         self.busy: dict[int, _Row] = {}
         self.last: tuple[Sequence, Any] | None = None  # the prompt last read
@@ -103,7 +104,7 @@ class Decoder:
         )
         if self.last is None or self.last[0] is not prompt:  # draws of one prompt share it
             self.last = prompt, self._read(row)
-        self.memory.put(number, self.last[1])
+        self.slots.assign(number, self.last[1])
         self.busy[number] = row
         return number
 
@@ -123,7 +124,7 @@ class Decoder:
         support = [range_at(row.support, row.first + row.drawn, everything[1]) for row in rows]
         legal = [low < high for low, high in support]
         uniforms = [uniform(self.config.seed, row.record, row.draw, row.drawn) for row in rows]
-        logits = self.memory.logits()
+        logits = self.slots.logits()
         if len(rows) < self.rows:
             logits = logits[numbers]
         if logits.numel() <= FEW:  # from here on a GPU would only be asked, and waited for
@@ -166,7 +167,7 @@ class Decoder:
                 ]
             )
         ids = np.array([row.ids[-1] for row in unread])
-        self.memory.feed(np.array(fed), ids, at, positions)
+        self.slots.feed(np.array(fed), ids, at, positions)
         for row in unread:
             row.unread = False
 
@@ -176,10 +177,13 @@ class Decoder:
             raise DataError(f"an item needs more than the context of {self.context}: --context")
         half = max(1, self.context // 2)
         row.ids = row.ids[: min(row.given, self.context - half)] + row.ids[-half:]
-        row.unread, self.last = False, None  # what was read lies where this is read
-        self.memory.put(number, self._read(row))
+        row.unread, self.last = (
+            False,
+            None,
+        )  # its cached prompt shares the buffer that is read into now
+        self.slots.assign(number, self._read(row))
 
     def _read(self, row: _Row) -> Any:
         """What reading the row's ids leaves."""
         positions = None if row.positions is None else row.positions[: len(row.ids)]
-        return self.memory.read(np.array(row.ids), positions)
+        return self.slots.read(np.array(row.ids), positions, row.given)

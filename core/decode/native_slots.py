@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..model.attention import Attention
-from ..model.layers import FeedForward, Linear, rotary_angles, sinusoids
+from ..model.layers import FeedForward, Linear
+from ..model.positions import rotary_angles, sinusoids
 from ..model.sequence_model import SequenceModel
 from ..protocols import Ids
 from .quantized_linear import DTYPES
@@ -91,7 +92,7 @@ class _Tokens(ctypes.Structure):
 
 
 def supports(model: SequenceModel) -> bool:
-    """Whether step.c knows the model's parts: all that ModelConfig can say, on a CPU."""
+    """Whether c/decode_step.c computes the model: its parts are those of this package, on a CPU."""
     weight = model.head.weight
     linears = isinstance(model.head, Linear) and all(
         isinstance(block.mixer, Attention)
@@ -99,7 +100,8 @@ def supports(model: SequenceModel) -> bool:
         and isinstance(block.mixer.qkv, Linear)
         for block in model.blocks
     )
-    return linears and weight.device.type == "cpu" and weight.dtype == torch.float32
+    plain = linears and not model.encodes
+    return plain and weight.device.type == "cpu" and weight.dtype == torch.float32
 
 
 def up_to(size: int, multiple: int) -> int:
@@ -120,7 +122,7 @@ class Native:
         self.config, self.library, self.dtype = model.config, library, dtype
         self.lanes, self.panel = library.lanes(), library.panel()
         self._kept: list[Tensor] = []  # what the structures point to
-        self.place = model.place
+        self.position_embedding = model.position_embedding
         self.embedding, self.last = self._keep(model.embedding.weight), self._norm(model.norm)
         self.head = self._linear(model.head)
         self.blocks = [self._block(block) for block in model.blocks]
@@ -175,8 +177,8 @@ class Native:
             return *rotary_angles(positions, config), None
         if config.positions == "sinusoidal":
             return None, None, sinusoids(positions[:, 0], config.width)
-        if self.place is not None:
-            return None, None, self.place.weight[positions[:, 0]]
+        if self.position_embedding is not None:
+            return None, None, self.position_embedding.weight[positions[:, 0]]
         return None, None, None
 
 
@@ -202,7 +204,7 @@ class _Pace:
             self.seconds = dict.fromkeys(self.seconds, 0.0)
 
 
-class NativeRows:
+class NativeSlots:
     """What `rows` rows have read, up to `length` ids each, and the logits behind it."""
 
     def __init__(self, native: Native, rows: int, length: int) -> None:
@@ -279,7 +281,7 @@ class NativeRows:
         native.library.step(ctypes.byref(self._model), ctypes.byref(tokens), threads)
         pace.took(threads, time.perf_counter() - began)
 
-    def read(self, ids: Ids, positions: Ids | None) -> tuple[int, Tensor]:
+    def read(self, ids: Ids, positions: Ids | None, given: int) -> tuple[int, Tensor]:
         """Into the row behind the last."""
         logits = self.out[:1]
         for first in range(0, len(ids), CHUNK):
@@ -294,7 +296,7 @@ class NativeRows:
             )
         return len(ids), logits[0].clone()
 
-    def put(self, row: int, read: tuple[int, Tensor]) -> None:
+    def assign(self, row: int, read: tuple[int, Tensor]) -> None:
         length, logits = read
         blocks = -(-length // self.native.lanes)
         self.keys[:, row, :, :blocks] = self.keys[:, self.rows, :, :blocks]

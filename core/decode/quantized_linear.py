@@ -1,8 +1,8 @@
-"""A model whose weights are kept in fewer bits, for decoding: what a token costs is reading them.
+"""A model with its weights in fewer bits, for decoding: a token costs the reading of the weights.
 
 Activations, norms, keys and values stay in float32; only what a product multiplies is rounded. On
-a CPU weights lie in the order that the product reads them, by oneDNN or FBGEMM, whichever torch
-has (benchmarks/products.py).
+a CPU the weights are stored in the order in which the product reads them, by oneDNN or FBGEMM,
+whichever torch has (benchmarks/products.py).
 """
 
 from __future__ import annotations
@@ -15,88 +15,103 @@ from torch import Tensor, nn
 
 from ..model.layers import Linear
 from ..model.sequence_model import SequenceModel
+from ..ops import operations as ops
 from ..ops.device import has_fast_bfloat16
 
-FEW = 4  # rows up to which a product costs the reading of the weights alone
-NARROW = 96  # below this width nothing is worth it
+MAX_ROWS_READING = 4  # rows up to which a product takes no longer than reading the weights
+MIN_WIDTH = 96  # of a model; below it no rounding is worth it
 
 
-class Packed(nn.Module):
-    """A `Linear` with its weight in float32 or bfloat16, ordered by oneDNN."""
+class QuantizedLinear(nn.Module):
+    """A `Linear` for passes without gradients; `forward` has the arguments of `Linear.forward`."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, linear: Linear) -> None:
+        super().__init__()
+        self.outputs = linear.out_features
+        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().float())
+
+    def forward(self, x: Tensor, low: int = 0, high: int | None = None) -> Tensor:
+        if low == 0 and high in (None, self.outputs):
+            return self.product(x)
+        bias = None if self.bias is None else self.bias[low:high]
+        return self.product_of(x, self.weight[low:high], bias)
+
+    def product(self, x: Tensor) -> Tensor:
+        """All outputs."""
+        return self.product_of(x, self.weight, self.bias)
+
+    def product_of(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Some rows of the weight, by plain torch."""
+        out = F.linear(x.to(weight.dtype), weight, None if bias is None else bias.to(weight.dtype))
+        return out.to(x.dtype)
+
+
+class OneDnnLinear(QuantizedLinear):
+    """The weight in float32, bfloat16 or float16, ordered by oneDNN for `rows` rows."""
 
     def __init__(self, linear: Linear, dtype: torch.dtype, rows: int) -> None:
-        super().__init__()
-        self.weight = linear.weight.detach().to(dtype)
-        self.bias = None if linear.bias is None else linear.bias.detach().to(dtype)
+        super().__init__(linear)
+        self.register_buffer("weight", linear.weight.detach().to(dtype))
         ordered = None
         if self.weight.device.type == "cpu" and _has_onednn(dtype):
             ordered = torch.ops.mkldnn._reorder_linear_weight(self.weight, rows)
         self.ordered: Tensor | None
         self.register_buffer("ordered", ordered)
 
-    def forward(self, x: Tensor) -> Tensor:
-        rounded = x.to(self.weight.dtype)
+    def product(self, x: Tensor) -> Tensor:
         if self.ordered is None:
-            return F.linear(rounded, self.weight, self.bias).to(x.dtype)
+            return super().product(x)
+        bias = None if self.bias is None else self.bias.to(self.weight.dtype)
+        rounded = x.to(self.weight.dtype)
         product = torch.ops.mkldnn._linear_pointwise
-        out: Tensor = product(rounded, self.ordered, self.bias, "none", [], "")
-        return out.to(x.dtype)
-
-    def part(self, x: Tensor, low: int, high: int | None) -> Tensor:
-        if low == 0 and high in (None, len(self.weight)):
-            return self.forward(x)
-        out: Tensor = F.linear(x.to(self.weight.dtype), self.weight[low:high])
+        out: Tensor = product(rounded, self.ordered, bias, "none", [], "")
         return out.to(x.dtype)
 
 
-class Half(nn.Module):
-    """A `Linear` with its weight in float16, read by FBGEMM, its input in float32."""
+class FbgemmLinear(QuantizedLinear):
+    """The weight in float16, read by FBGEMM, which takes its input in float32."""
 
     def __init__(self, linear: Linear) -> None:
-        super().__init__()
-        self.weight = linear.weight.detach().half()
-        bias = None if linear.bias is None else linear.bias.detach().float()
-        self.ordered = torch.ops.quantized.linear_prepack_fp16(linear.weight.detach(), bias)
+        super().__init__(linear)
+        self.register_buffer("weight", linear.weight.detach().half())
+        self.ordered = torch.ops.quantized.linear_prepack_fp16(linear.weight.detach(), self.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def product(self, x: Tensor) -> Tensor:
         out: Tensor = torch.ops.quantized.linear_dynamic_fp16(x, self.ordered)
         return out
 
-    def part(self, x: Tensor, low: int, high: int | None) -> Tensor:
-        if low == 0 and high in (None, len(self.weight)):
-            return self.forward(x)
-        return F.linear(x, self.weight[low:high].float())
+    def product_of(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, weight.float(), bias)
 
 
-class Int8(nn.Module):
-    """A `Linear` in int8, each output by a scale of its own: its largest weight is 127."""
+class Int8Linear(QuantizedLinear):
+    """The weight in int8, each output with a scale of its own by which its largest weight is
+    127."""
 
     def __init__(self, linear: Linear) -> None:
-        super().__init__()
+        super().__init__(linear)
         exact = linear.weight.detach().float()
         scale = exact.abs().amax(1).clamp(min=1e-12) / 127
-        self.weight = (exact / scale[:, None]).round().to(torch.int8)
-        self.scale = scale.bfloat16()
-        self.bias = None if linear.bias is None else linear.bias.detach()
+        self.register_buffer("weight", (exact / scale[:, None]).round().to(torch.int8))
+        self.scale: Tensor
+        self.register_buffer("scale", scale)
 
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.part(x, 0, None)
-        return out if self.bias is None else out + self.bias
-
-    def part(self, x: Tensor, low: int, high: int | None) -> Tensor:
-        rows = x.bfloat16().flatten(0, -2)
-        out = torch._weight_int8pack_mm(rows, self.weight[low:high], self.scale[low:high])
-        return out.view(*x.shape[:-1], -1).to(x.dtype)
+    def forward(self, x: Tensor, low: int = 0, high: int | None = None) -> Tensor:
+        bias = None if self.bias is None else self.bias[low:high]
+        return ops.linear_int8(x, self.weight[low:high], self.scale[low:high], bias)
 
 
 def _make(linear: Linear, dtype: str, rows: int) -> nn.Module:
-    if dtype == "float32" and min(linear.weight.shape) < NARROW:
+    if dtype == "float32" and min(linear.weight.shape) < MIN_WIDTH:
         return linear
     if dtype == "int8":
-        return Int8(linear)
+        return Int8Linear(linear)
     if dtype == "float16" and _has_fbgemm(linear.weight.device):
-        return Half(linear)
-    return Packed(linear, getattr(torch, dtype), rows)
+        return FbgemmLinear(linear)
+    return OneDnnLinear(linear, getattr(torch, dtype), rows)
 
 
 DTYPES = ("float32", "bfloat16", "float16", "int8")
@@ -118,9 +133,9 @@ def decoding_dtype(model: SequenceModel, rows: int, native: bool = False) -> str
     """That in which `rows` rows are decoded fastest, of those that cost no quality to speak of.
     native: by step.c, where it is one for any number of rows, so that all draw alike."""
     device = model.head.weight.device
-    if device.type == "cpu" and model.config.width < NARROW:
+    if device.type == "cpu" and model.config.width < MIN_WIDTH:
         return "float32"
-    if native or rows <= FEW and _has_fbgemm(device):
+    if native or rows <= MAX_ROWS_READING and _has_fbgemm(device):
         return "float16"
     return "bfloat16" if has_fast_bfloat16(device) else "float32"
 

@@ -121,7 +121,10 @@ def generate(
         places = None
         if positions is not None:
             places = torch.from_numpy(positions[fed : rows.shape[1]])[None].to(device)
-        hidden = model.step(new, state, places)
+        if fed:
+            hidden = model.step(new, state, places)
+        else:
+            hidden = model.read(new, state, places, prompt.given)
         fed = rows.shape[1]
         logits = model.logits(hidden[:, -1], low, high)
         uniforms = [uniform(config.seed, record, draw, position) for draw in range(draws)]

@@ -1,12 +1,7 @@
-"""The rows of a `Decoder`: what each has read, and the logits of what comes next.
+"""The slots of a `Decoder`, one for each row that is decoded: what it has read, and the logits of
+its next id.
 
-read(ids, positions)      what reading a prompt by itself, (T,) and (T, axes) or none, leaves
-put(row, read)            a row has read that
-feed(rows, ids, at, positions)   the next id of some rows, (n,) each, positions (n, axes) or none;
-                          at (R,): how many ids each of all rows has read
-logits()                  (rows, V) float32, of each row behind the last id that it read
-
-Whatever a row reads, its logits are the same bits, whichever rows are fed beside it.
+Whatever a slot reads, its logits are the same bits, whichever slots are fed beside it.
 """
 
 from __future__ import annotations
@@ -18,76 +13,75 @@ import torch
 from torch import Tensor
 
 from ..model.sequence_model import DecodingState, SequenceModel
+from ..ops.cuda_graphs import GraphCache
 from ..protocols import Ids
-from .traced import Step, traced
 
 ALIGNED = 16  # positions: where a row begins in memory must not change how products are summed
-SHORTEST = 16  # ids that a prompt is padded to; then the next power of two
 
 
-class Rows(Protocol):
-    def read(self, ids: Ids, positions: Ids | None) -> Any: ...
+class Slots(Protocol):
+    def read(self, ids: Ids, positions: Ids | None, given: int) -> Any:
+        """What reading a prompt by itself leaves: ids (T,), positions (T, axes) or none; given: how
+        many of the ids are the source of a model with an encoder."""
+        ...
 
-    def put(self, row: int, read: Any) -> None: ...
+    def assign(self, row: int, read: Any) -> None:
+        """Slot `row` has read what `read` gave."""
+        ...
 
-    def feed(self, rows: Ids, ids: Ids, at: Ids, positions: Ids | None) -> None: ...
+    def feed(self, rows: Ids, ids: Ids, at: Ids, positions: Ids | None) -> None:
+        """Each of some slots reads its next id: rows and ids (n,), positions (n, axes) or none;
+        at (R,): how many ids each of all slots has read. A slot that is not fed keeps its state."""
+        ...
 
-    def logits(self) -> Tensor: ...
+    def logits(self) -> Tensor:
+        """(R, V) float32, of each slot behind the last id that it read."""
+        ...
 
 
-def padded(length: int) -> int:
-    """The next power of two, or SHORTEST."""
-    return max(SHORTEST, 1 << (length - 1).bit_length())
-
-
-class TorchRows:
-    """By `model.step_rows`. A step always has the same shapes, all rows x the whole length, and a
-    prompt is padded to a length that depends on it alone: that is what keeps bits. (Measured: they
-    agree where a head's width is a multiple of 4, as every named size has it.)"""
+class TorchSlots:
+    """By `model.step`. A step always has the same shapes, all rows and the whole length, and a
+    prompt is read alone: that keeps the bits. (Measured: they agree where a head's width is a
+    multiple of 4, as every named size has it.)"""
 
     def __init__(self, model: SequenceModel, rows: int, length: int) -> None:
         self.model, self.rows, self.device = model.eval(), rows, model.head.weight.device
         self.state = model.start(rows, -(-length // ALIGNED) * ALIGNED)
-        self._steps: dict[int, Step] = {}
+        self.state.at = torch.zeros(rows, dtype=torch.int64, device=self.device)
         self.hidden = torch.zeros(rows, model.config.width, device=self.device)
+        self._step = GraphCache(self._stepped) if self.device.type == "cuda" else self._plain
 
     @torch.no_grad()
-    def read(self, ids: Ids, positions: Ids | None) -> tuple[DecodingState, Tensor]:
-        length = min(self.model.config.context, padded(len(ids)))
-        missing = length - len(ids)
-        inputs = torch.from_numpy(np.pad(ids, (0, missing)))[None].to(self.device)
-        places = None
-        if positions is not None:
-            places = torch.from_numpy(np.pad(positions, ((0, missing), (0, 0))))[None]
-            places = places.to(self.device)
-        state = self.model.start(1, length)
-        return state, self.model.step(inputs, state, places)[0, len(ids) - 1]
+    def read(self, ids: Ids, positions: Ids | None, given: int) -> tuple[DecodingState, Tensor]:
+        state = self.model.start(1, len(ids))
+        places = None if positions is None else torch.from_numpy(positions)[None].to(self.device)
+        inputs = torch.from_numpy(ids)[None].to(self.device)
+        hidden = self.model.read(inputs, state, places, given)
+        return state, hidden[0, -1]
 
-    def put(self, row: int, read: tuple[DecodingState, Tensor]) -> None:
+    def assign(self, row: int, read: tuple[DecodingState, Tensor]) -> None:
         state, hidden = read
-        self.model.adopt(self.state, row, state)
+        self.state.assign(row, state)
         self.hidden[row] = hidden
 
     @torch.no_grad()
     def feed(self, rows: Ids, ids: Ids, at: Ids, positions: Ids | None) -> None:
-        """A row that is not fed writes where its next id will."""
-        all_ids = np.zeros((self.rows, 1), np.int64)
-        all_ids[rows, 0] = ids
-        inputs = [all_ids, at]
+        inputs = {"ids": np.zeros((self.rows, 1), np.int64), "lengths": np.zeros(self.rows, int)}
+        inputs["ids"][rows, 0], inputs["lengths"][rows] = ids, 1
         if positions is not None:
-            places = np.zeros((self.rows, 1, positions.shape[1]), np.int64)
-            places[rows, 0] = positions
-            inputs.append(places)
-        tensors = [torch.from_numpy(each).to(self.device) for each in inputs]
-        if len(tensors) not in self._steps:
-            self._steps[len(tensors)] = traced(self.model, self.state, *tensors)
-        hidden = self._steps[len(tensors)](*tensors)[:, 0]
-        if len(rows) == self.rows:
-            self.hidden = hidden
-        else:
-            fed = torch.zeros(self.rows, 1, dtype=torch.bool)
-            fed[rows] = True
-            self.hidden = torch.where(fed.to(self.device), hidden, self.hidden)
+            inputs["positions"] = np.zeros((self.rows, 1, positions.shape[1]), np.int64)
+            inputs["positions"][rows, 0] = positions
+        tensors = {name: torch.from_numpy(x).to(self.device) for name, x in inputs.items()}
+        hidden = self._step(len(tensors), tensors)[:, 0]
+        fed = tensors["lengths"].bool()[:, None]
+        self.hidden = torch.where(fed, hidden, self.hidden)
+
+    def _stepped(self, inputs: dict[str, Tensor]) -> Tensor:
+        places = inputs.get("positions")
+        return self.model.step(inputs["ids"], self.state, places, inputs["lengths"])
+
+    def _plain(self, kind: object, inputs: dict[str, Tensor]) -> Tensor:
+        return self._stepped(inputs)
 
     @torch.no_grad()
     def logits(self) -> Tensor:

@@ -1,16 +1,13 @@
-"""Norms, feed-forwards and positions: what a block is made of beside its mixer."""
+"""The layers of a block beside its mixer: linear, norm, dropout, feed-forward."""
 
 from __future__ import annotations
-
-import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import ModelConfig
-from ..ops import cpu_kernels
-from ..ops.autograd_ops import dropout, relu_squared, rms_norm
+from ..ops import operations as ops
 
 
 class Linear(nn.Linear):
@@ -27,9 +24,16 @@ class Linear(nn.Linear):
         self.rows = rows
         self.output = output
 
-    def part(self, x: Tensor, low: int, high: int | None) -> Tensor:
-        """Of the outputs, low ... high - 1 alone."""
-        return F.linear(x, self.weight[low:high])
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:  # whose random fill would import torch's compiler
+            super().reset_parameters()
+
+    def forward(self, x: Tensor, low: int = 0, high: int | None = None) -> Tensor:
+        """The outputs low ... high - 1; all of them by default."""
+        if low == 0 and high in (None, self.out_features):
+            return F.linear(x, self.weight, self.bias)
+        bias = None if self.bias is None else self.bias[low:high]
+        return F.linear(x, self.weight[low:high], bias)
 
 
 class NoNorm(nn.Module):
@@ -38,22 +42,17 @@ class NoNorm(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """Zhang & Sennrich 2019, over the width."""
+    """Zhang & Sennrich 2019, over the width. `products`: the output only goes into matrix
+    products, so it is given in their dtype."""
 
-    def __init__(self, width: int, eps: float) -> None:
+    def __init__(self, width: int, eps: float, products: bool) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
-        self.eps = eps
+        self.eps, self.products = eps, products
 
     def forward(self, x: Tensor) -> Tensor:
-        return rms_norm(x, self.weight, self.eps)
-
-
-def beside(norm: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The stream x, to go on with, and its norm, to go into products."""
-    if isinstance(norm, RMSNorm) and x.dtype == torch.float32 and cpu_kernels.serve(x):
-        return cpu_kernels.rms_norm(x, norm.weight, norm.eps)
-    return x, norm(x)
+        dtype = ops.product_dtype(x) if self.products else x.dtype
+        return ops.rms_norm(x, self.weight, self.eps, dtype)
 
 
 def make_norm(config: ModelConfig) -> nn.Module:
@@ -61,7 +60,7 @@ def make_norm(config: ModelConfig) -> nn.Module:
     if config.norm == "layernorm":
         return nn.LayerNorm(config.width, eps=config.norm_eps, bias=config.bias)
     if config.norm == "rmsnorm":
-        return RMSNorm(config.width, config.norm_eps)
+        return RMSNorm(config.width, config.norm_eps, config.norm_position == "pre")
     return NoNorm()
 
 
@@ -73,14 +72,18 @@ class Dropout(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
-        return dropout(x, self.rate) if self.training else x
+        return ops.dropout(x, self.rate) if self.training else x
 
-    def added(self, x: Tensor, y: Tensor) -> Tensor:
-        """x and what is left of y."""
-        if x.dtype == torch.float32 and cpu_kernels.serve(y):
-            return cpu_kernels.add(x, y, self.rate if self.training else 0.0)
-        out: Tensor = x + self(y)
-        return out
+
+class Residual(nn.Module):
+    """The residual stream x plus what a layer adds to it, y, with dropout on y while training."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return ops.add_dropout(x, y, self.rate if self.training else 0.0)
 
 
 class FeedForward(nn.Module):
@@ -104,34 +107,13 @@ class FeedForward(nn.Module):
             gate, value = up.chunk(2, dim=-1)
             hidden = F.silu(gate) * value
         elif self.kind == "relu2":
-            hidden = cpu_kernels.relu_squared(up) if cpu_kernels.serve(up) else relu_squared(up)
+            hidden = ops.relu_squared(up)
         elif self.kind == "gelu":
             hidden = F.gelu(up, approximate="tanh")
         else:
             hidden = F.relu(up)
         out: Tensor = self.down(hidden)
         return out
-
-
-def rotary_angles(positions: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor]:
-    """cos and sin, each (..., T, head_width), for positions (..., T, axes), as `rotate` takes them.
-
-    Su et al. 2021 (RoFormer) for one axis, in the half-split layout of Llama. With more axes,
-    frequency j turns with axis j mod axes, so that each axis has slow and fast ones.
-    """
-    pairs = config.head_width // 2
-    index = torch.arange(pairs, device=positions.device)
-    frequency = config.rope_theta ** (-index.float() / pairs)
-    angles = positions.float()[..., index % config.axes] * frequency
-    cos, sin = angles.cos(), angles.sin()
-    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
-
-
-def sinusoids(positions: Tensor, width: int) -> Tensor:
-    """(..., T, width) of positions (..., T): Vaswani et al. 2017, section 3.5."""
-    even = torch.arange(0, width, 2, device=positions.device)
-    angles = positions.float()[..., None] * torch.exp(even.float() * (-math.log(10000.0) / width))
-    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)[..., :width]
 
 
 KNOTS = (16, 64, 256)

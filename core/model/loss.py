@@ -1,154 +1,116 @@
-"""The training loss: head and cross-entropy in one, a few rows at a time.
-
-As autograd would do it, the logits of a step exist several times over (in float32, as
-probabilities, as gradients): most of the memory of a large vocabulary, and a tenth of the time of
-a small model. Here a chunk's logits become its gradient where they lie, in cache, before the next
-chunk's are made (as Hsu et al. 2024, Liger Kernel, do on a GPU).
-"""
+"""The losses: nats of each token, for scores, and their weighted sum, for training."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from typing import Any
-
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from ..ops import cpu_kernels
-from .sequence_model import SequenceModel, masked_to_support
+from ..ops import operations as ops
+from ..ops.reference import masked_to_support
+from .sequence_model import RunBlock, SequenceModel, call_block
 
-CHUNK = 1 << 19  # logits that are there at once: as many as fit a cache
-GPU_PART = 64  # on a GPU one for so many bytes of its memory: mostly all that a pass has
+Support = tuple[int, int] | Tensor | None
 
 
-def weighted_nll(
+class Objective(nn.Module):
+    """What training minimises: a batch in, a scalar loss out. What torch.compile, DDP and FSDP
+    wrap."""
+
+    def __init__(
+        self, model: SequenceModel, run_block: RunBlock = call_block, compiled: bool = False
+    ) -> None:
+        """run_block: see `SequenceModel.forward`; compiled: the loss behind the logits by
+        torch.compile."""
+        super().__init__()
+        self.model, self.run_block, self.compiled = model, run_block, compiled
+
+    def forward(
+        self,
+        ids: Tensor,
+        weight: Tensor,
+        positions: Tensor | None = None,
+        segments: Tensor | None = None,
+        support: Support = None,
+        source: Tensor | None = None,
+        source_segments: Tensor | None = None,
+    ) -> Tensor:
+        """sum(weight[:, 1:] * token_nll(...)), in float32; arguments as in `protocols.Batch`.
+
+        Positions of weight 0 cost no logits on a CPU.
+        """
+        run_block = call_block if ops.is_reference() else self.run_block
+        hidden = _hidden(self.model, ids, positions, segments, source, source_segments, run_block)
+        low, high = support if isinstance(support, tuple) else (0, self.model.config.vocab_size)
+        legal = support[:, 1:] if isinstance(support, Tensor) else None
+        targets, counted = ids[:, 1:] - low, weight[:, 1:] != 0
+        every = True
+        if hidden.device.type == "cpu":
+            every = bool(counted.all())  # to choose would be a pass of its own, and one back
+        else:  # nothing that depends on what is counted: a GPU repeats the same calls
+            targets = torch.where(counted, targets, 0)
+            if legal is not None:
+                first, end = legal.unbind(-1)
+                first, end = torch.where(counted, first, 0), torch.where(counted, end, high)
+                legal = torch.stack((first, end), dim=-1)
+
+        def chosen(x: Tensor) -> Tensor:
+            return x.flatten(0, 1) if every else x[counted]
+
+        return ops.linear_nll(
+            self.model.head,
+            chosen(hidden),
+            chosen(targets),
+            chosen(weight[:, 1:]),
+            (low, high),
+            None if legal is None else chosen(legal),
+            self.model.config.softcap,
+            self.compiled,
+        )
+
+
+def token_nll(
     model: SequenceModel,
     ids: Tensor,
     weight: Tensor,
     positions: Tensor | None = None,
     segments: Tensor | None = None,
-    support: tuple[int, int] | Tensor | None = None,
-    compiled: bool = False,
+    support: Support = None,
+    source: Tensor | None = None,
+    source_segments: Tensor | None = None,
 ) -> Tensor:
-    """sum(weight[:, 1:] * token_nll(...)), a scalar in float32; arguments as of `token_nll`.
+    """(B, T - 1) float32 nats of ids[:, 1:], each given those before it; 0 where weight is 0.
 
-    Positions of weight 0 cost no logits on a CPU. compiled: by torch.compile what follows them.
+    Arguments as in `protocols.Batch`. The probabilities are over the support alone, so they sum to
+    one there.
     """
-    hidden = model(
+    hidden = _hidden(model, ids, positions, segments, source, source_segments, call_block)
+    counted = weight[:, 1:] > 0
+    low, high = support if isinstance(support, tuple) else (0, None)
+    logits = model.logits(hidden, low, high)
+    if isinstance(support, Tensor):
+        logits = masked_to_support(logits, support[:, 1:])
+    targets = torch.where(counted, ids[:, 1:] - low, -100)
+    nll = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+    return nll.view_as(targets)
+
+
+def _hidden(
+    model: SequenceModel,
+    ids: Tensor,
+    positions: Tensor | None,
+    segments: Tensor | None,
+    source: Tensor | None,
+    source_segments: Tensor | None,
+    run_block: RunBlock,
+) -> Tensor:
+    """Hidden states of all but the last position, (B, T - 1, D)."""
+    out: Tensor = model(
         ids[:, :-1],
         None if positions is None else positions[:, :-1],
         None if segments is None else segments[:, :-1],
+        source,
+        source_segments,
+        run_block,
     )
-    low, high = support if isinstance(support, tuple) else (0, model.config.vocab_size)
-    legal = support[:, 1:] if isinstance(support, Tensor) else None
-    targets, counted = ids[:, 1:] - low, weight[:, 1:] != 0
-    device = hidden.device.type
-    every = True
-    if device == "cpu":
-        every = bool(counted.all())  # to choose would be a pass of its own, and one back
-    else:  # nothing that depends on what is counted: a GPU repeats the same calls
-        targets = torch.where(counted, targets, 0)
-        if legal is not None:
-            first, end = legal.unbind(-1)
-            first, end = torch.where(counted, first, 0), torch.where(counted, end, high)
-            legal = torch.stack((first, end), dim=-1)
-
-    def chosen(x: Tensor) -> Tensor:
-        return x.flatten(0, 1) if every else x[counted]
-
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-    total: Tensor = _HeadNll.apply(  # type: ignore[no-untyped-call]
-        chosen(hidden).to(dtype),
-        model.head.weight[low:high].to(dtype),
-        chosen(targets),
-        chosen(weight[:, 1:]),
-        None if legal is None else chosen(legal),
-        model.config.softcap,
-        compiled,
-    )
-    return total
-
-
-def slopes(
-    products: Tensor, targets: Tensor, weight: Tensor, legal: Tensor | None, softcap: float
-) -> tuple[Tensor, Tensor]:
-    """What `cpu_kernels.nll_` works out of logits (N, V): the loss, and the logits' gradient."""
-    logits = products.float()
-    if softcap:
-        logits = softcap * torch.tanh(logits / softcap)
-    slope = 1 - (logits / softcap).square() if softcap else None
-    if legal is not None:
-        logits = masked_to_support(logits, legal)
-    logits = logits - logits.amax(-1, keepdim=True)
-    p = logits.exp()
-    mass, weight = p.sum(-1, keepdim=True), weight[:, None]
-    loss = (weight * (mass.log() - logits.gather(-1, targets[:, None]))).sum()
-    at_target = torch.arange(logits.shape[-1], device=logits.device) == targets[:, None]
-    gradient = p * (weight / mass) - weight * at_target
-    if slope is not None:
-        gradient = gradient * slope
-    return loss, gradient.to(products.dtype)
-
-
-@functools.cache
-def _compiled_slopes() -> Callable[..., tuple[Tensor, Tensor]]:
-    return torch.compile(slopes, fullgraph=True, dynamic=False)
-
-
-def _rows(rows: int, vocab_size: int, device: torch.device) -> int:
-    """Rows of a chunk; on a GPU all chunks are alike where they can be, so that one is compiled."""
-    if device.type != "cuda":
-        return max(1, CHUNK // vocab_size)
-    room = torch.cuda.get_device_properties(device).total_memory // GPU_PART
-    least = -(-rows * vocab_size // room)
-    chunks = next((n for n in range(least, 2 * least) if rows % n == 0), least)
-    return -(-rows // chunks)
-
-
-class _HeadNll(torch.autograd.Function):
-    """hidden (N, D), head (V, D), targets (N,), weight (N,), legal (N, 2) or none."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        head: Tensor,
-        targets: Tensor,
-        weight: Tensor,
-        legal: Tensor | None,
-        softcap: float,
-        compiled: bool,
-    ) -> Tensor:
-        total = torch.zeros((), device=hidden.device)
-        learns = any(ctx.needs_input_grad[:2])
-        to_hidden = torch.empty_like(hidden)
-        rows = _rows(len(hidden), len(head), hidden.device)
-        to_head = None  # of one chunk; of several their sum in float32
-        if rows < len(hidden) or not len(hidden):
-            to_head = torch.zeros(head.shape, device=hidden.device)
-        rest = _compiled_slopes() if compiled else slopes
-        with torch.autocast(hidden.device.type, enabled=False):
-            for start in range(0, len(hidden), rows):
-                at = slice(start, start + rows)
-                products, w = hidden[at] @ head.T, weight[at]
-                allowed = None if legal is None else legal[at]
-                if learns and cpu_kernels.known(products):
-                    total += cpu_kernels.nll_(products, targets[at], w, allowed, softcap)
-                    gradient = products
-                else:
-                    loss, gradient = rest(products, targets[at], w, allowed, softcap)
-                    total += loss
-                if learns:
-                    torch.mm(gradient, head, out=to_hidden[at])
-                    part = gradient.T @ hidden[at]
-                    to_head = part if to_head is None else to_head.add_(part)
-        if to_head is not None:
-            ctx.save_for_backward(to_hidden, to_head.to(head.dtype))
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        to_hidden, to_head = ctx.saved_tensors
-        (by,) = gradients
-        return to_hidden * by, to_head * by, None, None, None, None, None
+    return out

@@ -1,6 +1,7 @@
 """c/amx_block.c for autograd: a block of the default wiring by one call forward and one backward,
-in bfloat16 on a processor with tiles (AMX). A small model takes less time than torch's calls take
-to call them. `Block.forward` is the plain form (tests/test_amx_block.py)."""
+in bfloat16 on a processor with AMX tiles, where the operations of a small model take less time than
+their calls from Python. `model.sequence_model.Block` is the plain form (tests/test_amx_block.py).
+"""
 
 from __future__ import annotations
 
@@ -11,24 +12,28 @@ import torch
 from torch import Tensor
 
 from ..config import ModelConfig
-from . import cpu_kernels
-from .cpu_kernels import SIDE, Drop, Heads
+from . import native_calls
+from .cpu_kernels import serves as kernels_serve
+from .native_calls import MACRO_TILE, Dropout, Heads, call, dropout_of
+from .reference import Rotary
 
-LONGEST = 512  # positions of a sequence; what a head works with grows with their square
+MAX_POSITIONS = 512  # of a sequence; the workspace of a head grows with their square
 
-_float, _pointer = ctypes.c_float, ctypes.c_void_p
+_pointer = ctypes.c_void_p
 WEIGHTS = ("norm1", "qkv", "out", "norm2", "up", "down")
-HALVES = ("normed1", "projected", "mix", "normed2", "above")
-FLOATS = ("scales1", "scales_qk", "between", "scales2")
+DROPOUTS = ("attention_dropout", "mixer_dropout", "ffn_dropout")
+# what the forward call leaves for the backward call, in bfloat16 and in float32
+BF16_BUFFERS = ("norm1_out", "qkv_out", "attention_out", "norm2_out", "up_out")
+FP32_BUFFERS = ("norm1_inverse_rms", "qk_inverse_rms", "x_mid", "norm2_inverse_rms")
 
 
 class _Block(ctypes.Structure):
     _fields_ = [
         ("hidden", ctypes.c_int32),
         ("padding", ctypes.c_int32),
-        *((name, _pointer) for name in (*WEIGHTS, "first")),
-        *((name, Drop) for name in ("mixing", "mixed", "fed")),
-        *((name, _pointer) for name in (*HALVES, *FLOATS, "spare")),
+        *((name, _pointer) for name in (*WEIGHTS, "first_visible")),
+        *((name, Dropout) for name in DROPOUTS),
+        *((name, _pointer) for name in (*BF16_BUFFERS, *FP32_BUFFERS, "workspace")),
     ]
 
 
@@ -37,21 +42,21 @@ class _Gradients(ctypes.Structure):
 
 
 def knows(config: ModelConfig) -> bool:
-    """Whether it can be a block of such a model."""
+    """Whether it computes the blocks of such a model."""
     return (
         (config.norm, config.norm_position, config.ffn, config.mixer, config.bias)
         == ("rmsnorm", "pre", "relu2", "attention", False)
-        and config.head_width % SIDE == 0
-        and config.hidden % SIDE == 0
-        and config.context <= LONGEST
+        and config.head_width % MACRO_TILE == 0
+        and config.hidden % MACRO_TILE == 0
+        and config.context <= MAX_POSITIONS
     )
 
 
 def serves(x: Tensor) -> bool:
-    """Whether there is a block for a stream x (B, T, D)."""
+    """Whether it can run here, on a stream x (B, T, D)."""
     return (
-        cpu_kernels.serve(x)
-        and cpu_kernels.has_tiles()
+        kernels_serve(x)
+        and native_calls.has_tiles()
         and x.dtype == torch.float32
         and torch.is_autocast_enabled("cpu")
         and x.shape[0] >= torch.get_num_threads()
@@ -62,32 +67,32 @@ def block(
     x: Tensor,
     weights: list[Tensor],
     config: ModelConfig,
-    rotary: tuple[Tensor, Tensor] | None,
-    first: Tensor | None,
-    dropout: tuple[float, float],
+    rotary: Rotary | None,
+    segment_start: Tensor | None,
+    rates: tuple[float, float],
 ) -> Tensor:
-    """The stream behind a block. weights: as WEIGHTS has them, in float32; rotary and first: as
-    `mixers.Place` has them; dropout: of attention's shares, and of what is added to the stream."""
-    out: Tensor = _Whole.apply(x, config, rotary, first, dropout, *weights)  # type: ignore[no-untyped-call]
+    """The stream behind a block. weights: as WEIGHTS has them, in float32; rotary and
+    segment_start: as in `model.mixer.Context`; rates: of dropout on the attention weights, and on
+    what a layer adds to the stream."""
+    out: Tensor = _AmxBlock.apply(x, config, rotary, segment_start, rates, *weights)  # type: ignore[no-untyped-call]
     return out
 
 
-class _Whole(torch.autograd.Function):
+class _AmxBlock(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
         x: Tensor,
         config: ModelConfig,
-        rotary: tuple[Tensor, Tensor] | None,
-        first: Tensor | None,
-        dropout: tuple[float, float],
+        rotary: Rotary | None,
+        segment_start: Tensor | None,
+        rates: tuple[float, float],
         *weights: Tensor,
     ) -> Tensor:
         x, (batch, length, width) = x.contiguous(), x.shape
         heads, groups, hidden, tokens = config.heads, config.groups, config.hidden, batch * length
         qkv = width + 2 * groups * config.head_width
         cos, sin = (each.contiguous() for each in rotary) if rotary else (None, None)
-        turned = 0 if cos is None or len(cos) == 1 else length * config.head_width
         ctx.heads = Heads(
             batch,
             length,
@@ -95,75 +100,79 @@ class _Whole(torch.autograd.Function):
             groups,
             config.head_width,
             config.qk_norm,
-            turned,
-            _at(cos),
-            _at(sin),
+            0 if cos is None or len(cos) == 1 else length * config.head_width,
+            _address(cos),
+            _address(sin),
             config.norm_eps,
         )
-        numbers = tokens * (3 * width + qkv + hidden) + SIDE * hidden  # some rows more are read
-        halves = torch.empty(numbers, dtype=torch.bfloat16)
-        floats = torch.empty(tokens * (2 + heads + groups + width))
-        mixing, adding = dropout
-        ctx.drops = cpu_kernels.drawn(mixing), cpu_kernels.drawn(adding), cpu_kernels.drawn(adding)
+        # the last product reads up to a tile of rows beyond the end
+        numbers = tokens * (3 * width + qkv + hidden) + MACRO_TILE * hidden
+        bf16 = torch.empty(numbers, dtype=torch.bfloat16)
+        fp32 = torch.empty(tokens * (2 + heads + groups + width))
+        attention_rate, residual_rate = rates
+        ctx.dropouts = (
+            dropout_of(attention_rate),
+            dropout_of(residual_rate),
+            dropout_of(residual_rate),
+        )
         ctx.sizes = {
-            **dict(zip(HALVES, (width, qkv, width, width, hidden), strict=True)),
-            **dict(zip(FLOATS, (1, heads + groups, width, 1), strict=True)),
+            **dict(zip(BF16_BUFFERS, (width, qkv, width, width, hidden), strict=True)),
+            **dict(zip(FP32_BUFFERS, (1, heads + groups, width, 1), strict=True)),
         }
         ctx.hidden = hidden
-        ctx.save_for_backward(x, halves, floats, cos, sin, first, *weights)
+        ctx.save_for_backward(x, bf16, fp32, cos, sin, segment_start, *weights)
         out = torch.empty_like(x)
-        spare = _spare(ctx)
-        given = _given(ctx, halves, floats, first, weights, spare)
-        cpu_kernels.call("block", ctx.heads, given, x, out)
+        workspace = native_calls.block_workspace(ctx.heads, hidden)
+        block = _block_structure(ctx, bf16, fp32, segment_start, weights, workspace)
+        call("block", ctx.heads, block, x, out)
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        x, halves, floats, _, _, first, *weights = ctx.saved_tensors
-        chunks = cpu_kernels.chunks_of_a_block(ctx.heads)
-        parts = {name: torch.empty(chunks, x.shape[-1]) for name in ("norm1", "norm2")}
+        x, bf16, fp32, _, _, segment_start, *weights = ctx.saved_tensors
+        chunks = native_calls.block_chunks(ctx.heads)
+        by_chunk = {name: torch.empty(chunks, x.shape[-1]) for name in ("norm1", "norm2")}
         found = [
-            parts[name] if name in parts else torch.empty_like(weight)
+            by_chunk[name] if name in by_chunk else torch.empty_like(weight)
             for name, weight in zip(WEIGHTS, weights, strict=True)
         ]
         to_x = torch.empty_like(x)
-        spare = _spare(ctx)
-        given = _given(ctx, halves, floats, first, weights, spare)
-        to = _Gradients(*(each.data_ptr() for each in (*found, to_x)))
-        cpu_kernels.call("block_backward", ctx.heads, given, x, gradients[0].contiguous(), to)
+        workspace = native_calls.block_workspace(ctx.heads, ctx.hidden)
+        block = _block_structure(ctx, bf16, fp32, segment_start, weights, workspace)
+        into = _Gradients(*(each.data_ptr() for each in (*found, to_x)))
+        call("block_backward", ctx.heads, block, x, gradients[0].contiguous(), into)
         summed = [
-            each.sum(0) if name in parts else each
+            each.sum(0) if name in by_chunk else each
             for name, each in zip(WEIGHTS, found, strict=True)
         ]
         return to_x, None, None, None, None, *summed
 
 
-def _at(tensor: Tensor | None) -> int | None:
+def _address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def _spare(ctx: Any) -> Tensor:
-    """Memory to work in."""
-    size = cpu_kernels.spare_of_a_block(ctx.heads, ctx.hidden)
-    return torch.empty(size, dtype=torch.uint8)
-
-
-def _given(
-    ctx: Any, halves: Tensor, floats: Tensor, first: Tensor | None, weights: Any, spare: Tensor
+def _block_structure(
+    ctx: Any,
+    bf16: Tensor,
+    fp32: Tensor,
+    segment_start: Tensor | None,
+    weights: Any,
+    workspace: Tensor,
 ) -> _Block:
     tokens = ctx.heads.batch * ctx.heads.length
-    places: dict[str, int] = {}
-    for kept, names, size in ((halves, HALVES, 2), (floats, FLOATS, 4)):
-        at = kept.data_ptr()
+    addresses: dict[str, int] = {}
+    for memory, names in ((bf16, BF16_BUFFERS), (fp32, FP32_BUFFERS)):
+        address = memory.data_ptr()
         for name in names:
-            places[name] = at
-            at += tokens * ctx.sizes[name] * size
+            addresses[name] = address
+            address += tokens * ctx.sizes[name] * memory.element_size()
     return _Block(
         ctx.hidden,
         0,
         *(weight.data_ptr() for weight in weights),
-        _at(first),
-        *ctx.drops,
-        *(places[name] for name in (*HALVES, *FLOATS)),
-        spare.data_ptr(),
+        _address(segment_start),
+        *ctx.dropouts,
+        *(addresses[name] for name in (*BF16_BUFFERS, *FP32_BUFFERS)),
+        workspace.data_ptr(),
     )

@@ -1,10 +1,10 @@
-"""Operations with gradients written out: fewer passes over memory than autograd makes of them.
+"""The backend `torch`: operations with gradients written out, in fewer passes over memory than
+autograd makes. The signatures are those of operations.py.
 
-On a CPU a step of a small model is element-wise work for the larger part, and each pass over a
-tensor that leaves the cache costs as much as a small matrix product. Each function equals its
-plain form (tests/test_fused.py), and is it where no gradient is wanted: a
-`Function` costs more to call than a small tensor costs to work out. On a GPU, and for a compiler,
-it is torch's own form, which those fuse themselves.
+On a CPU most of a small model's step is element-wise work, and a pass over a tensor that does not
+fit the cache costs as much as a small matrix product. Where no gradient is wanted there is no
+`Function` either: calling one takes longer than a small tensor. On a GPU and under torch.compile,
+which fuse element-wise work themselves, these are torch's own functions.
 """
 
 from __future__ import annotations
@@ -14,26 +14,33 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
+from . import reference
+from .linear_nll import chunked_linear_nll, nll_and_gradient
+from .reference import Rotary, visible_keys
+
+SHORT = 256  # positions up to which plain products beat torch's attention on a CPU
 
 
-def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
-    """`F.rms_norm` over the last dimension (Zhang & Sennrich 2019): x (..., D), weight (D,)."""
-    if _torchs_own(x):
-        return F.rms_norm(x, x.shape[-1:], weight, eps).to(x.dtype)
+def rms_norm(
+    x: Tensor, weight: Tensor | None, eps: float, dtype: torch.dtype | None = None
+) -> Tensor:
+    dtype = dtype or x.dtype
+    if _fused_by_torch(x):
+        return F.rms_norm(x, x.shape[-1:], weight, eps).to(dtype)
     if not torch.is_grad_enabled():
         exact = torch.promote_types(x.dtype, torch.float32)
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=exact)
         square = torch.addcmul(_constant(eps, exact, x.device), norm, norm, value=1 / x.shape[-1])
         normed = x * square.rsqrt_()
-        return (normed if weight is None else normed.mul_(weight)).to(x.dtype)
-    out: Tensor = _RmsNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
+        return (normed if weight is None else normed.mul_(weight)).to(dtype)
+    out: Tensor = _RmsNorm.apply(x, weight, eps, dtype)  # type: ignore[no-untyped-call]
     return out
 
 
-def _torchs_own(x: Tensor) -> bool:
+def _fused_by_torch(x: Tensor) -> bool:
+    """Whether torch's own kernels are the fastest for tensors like x."""
     return x.device.type != "cpu" or torch.compiler.is_compiling()
 
 
@@ -44,7 +51,9 @@ def _constant(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, eps: float, dtype: torch.dtype
+    ) -> Tensor:
         exact = torch.promote_types(x.dtype, torch.float32)
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=exact)
         scale = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
@@ -52,7 +61,7 @@ class _RmsNorm(torch.autograd.Function):
         out: Tensor = x * scale
         if weight is not None:
             out.mul_(weight)
-        return out.to(x.dtype)
+        return out.to(dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
@@ -69,12 +78,11 @@ class _RmsNorm(torch.autograd.Function):
             to_weight = product.flatten(0, -2).sum(0)
             mean = (product @ weight)[..., None] / x.shape[-1]
             out = torch.mul(gradient, weight).sub_(n.mul_(mean)).mul_(scale)
-        return out.to(x.dtype), to_weight, None
+        return out.to(x.dtype), to_weight, None, None
 
 
 def relu_squared(x: Tensor) -> Tensor:
-    """max(x, 0)^2 (So et al. 2021, Primer)."""
-    if _torchs_own(x):
+    if _fused_by_torch(x):
         return torch.relu(x).square()
     if not torch.is_grad_enabled():
         return torch.relu(x).square_()
@@ -94,10 +102,8 @@ class _ReluSquared(torch.autograd.Function):
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x (B, H, T, head_width) turned by its position, halves as pairs (Su et al. 2021). cos and
-    sin broadcast to (B, 1, T, head_width), each pair's angle twice, the first sine negative."""
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-    if not torch.is_grad_enabled() or _torchs_own(x):
+    if not torch.is_grad_enabled() or _fused_by_torch(x):
         return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
     half = x.shape[-1] // 2
     out: Tensor = _Rotate.apply(x, cos[..., :half], sin[..., half:])  # type: ignore[no-untyped-call]
@@ -110,15 +116,15 @@ class _Rotate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _turn(x, cos, sin, 1.0)
+        return _rotate_halves(x, cos, sin, 1.0)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         cos, sin = ctx.saved_tensors
-        return _turn(gradients[0], cos, sin, -1.0), None, None
+        return _rotate_halves(gradients[0], cos, sin, -1.0), None, None
 
 
-def _turn(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
+def _rotate_halves(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     (first, second), (to_first, to_second) = x.chunk(2, dim=-1), out.chunk(2, dim=-1)
     torch.mul(first, cos, out=to_first).addcmul_(second, sin, value=-sign)
@@ -126,38 +132,103 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
     return out
 
 
-def dropout(x: Tensor, rate: float) -> Tensor:
-    """Each number 0 with the probability `rate`, to the nearest 256th, the others scaled up
-    (Srivastava et al. 2014). One random number makes eight decisions: on a CPU drawing takes most
-    of the time."""
-    of_256 = min(255, round(256 * rate))
-    if not of_256:
-        return x
-    if _torchs_own(x):
-        return F.dropout(x, rate)
-    out: Tensor = _Dropout.apply(x, of_256)  # type: ignore[no-untyped-call]
-    return out
+def split_heads(
+    qkv: Tensor, heads: int, groups: int, rotary: Rotary | None, eps: float | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    each = qkv.view(*qkv.shape[:2], heads + 2 * groups, -1).transpose(1, 2)
+    qk, v = torch.split(each, [heads + groups, groups], dim=1)
+    if eps is not None:
+        qk = rms_norm(qk, None, eps)
+    if rotary is not None:
+        qk = rotate(qk, *rotary)
+    q, k = torch.split(qk, [heads, groups], dim=1)
+    return q, k, v
 
 
-class _Dropout(torch.autograd.Function):
-    """By masks of whole words, all bits or none: a product with booleans is a slow one."""
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, segment_start: Tensor | None, at: int | Tensor, rate: float
+) -> Tensor:
+    """torch's own kernel, but for two cases on a CPU: short sequences in bfloat16 or with dropout,
+    where plain products are 1.5 to 4.5 times as fast (benchmarks/attention.py); and decoding of
+    several rows, where torch's kernel rounds by the thread, so by the place of a row."""
+    length, seen = q.shape[-2], k.shape[-2]
+    causal = isinstance(at, int) and at == 0 and length == seen
+    visible = None
+    if segment_start is not None or not (causal or (length == 1 and isinstance(at, int))):
+        visible = visible_keys(length, seen, at, segment_start, q.device)[:, None]
+    if isinstance(at, Tensor) and len(q) > 1:
+        return _grouped_attention(q, k, v, visible)
+    if q.device.type == "cpu" and causal:
+        if rate or (q.dtype == torch.bfloat16 and length <= SHORT):
+            return _batched_attention(q, k, v, visible, rate)
+    return F.scaled_dot_product_attention(
+        q,
+        k,
+        v,
+        attn_mask=visible,
+        is_causal=causal and visible is None and length > 1,
+        dropout_p=rate,
+        enable_gqa=k.shape[1] != q.shape[1],
+    )
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, of_256: int) -> Tensor:
-        random = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device)
-        octets = random.random_(-(1 << 63), None).view(torch.uint8)  # all 64 bits
-        kept = octets[: x.numel()].view(x.shape).to(WORDS[x.element_size()])
-        kept.neg_().add_(of_256 - 1).bitwise_right_shift_(8 * x.element_size() - 1)
-        ctx.save_for_backward(kept)
-        ctx.scale = 256 / (256 - of_256)
-        return _masked(x, kept).mul_(ctx.scale)
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        (kept,) = ctx.saved_tensors
-        return _masked(gradients[0], kept).mul_(ctx.scale), None
+def _grouped_attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
+    """Queries that share keys are rows of one product: the same sums for every row of the batch."""
+    batch, heads, length, width = q.shape
+    groups = k.shape[1]
+    grouped = q.reshape(batch, groups, -1, width)  # (B, groups, heads / groups * T, w)
+    scores: Tensor = (grouped @ k.mT * width**-0.5).view(batch, heads, length, -1)
+    if visible is not None:
+        scores = scores.masked_fill(~visible, -torch.inf)
+    p = scores.softmax(-1).view(batch, groups, -1, k.shape[-2])
+    mixed: Tensor = p @ v
+    return mixed.view(q.shape)
 
 
-def _masked(x: Tensor, kept: Tensor) -> Tensor:
-    """x where the bits of `kept` are ones, 0 where they are zeros."""
-    return (x.view(kept.dtype) & kept).view(x.dtype)
+def _batched_attention(
+    q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, rate: float
+) -> Tensor:
+    """Causal attention as two batched products and a softmax."""
+    batch, heads, length, width = q.shape
+    if k.shape[1] != heads:
+        k = k.repeat_interleave(heads // k.shape[1], dim=1)
+        v = v.repeat_interleave(heads // v.shape[1], dim=1)
+    if visible is None:
+        visible = torch.ones(length, length, dtype=torch.bool).tril()
+    bias = torch.zeros(visible.shape, dtype=q.dtype).masked_fill_(~visible, -torch.inf)
+    bias = bias.expand(batch, heads, -1, -1).flatten(0, 1) if bias.ndim == 4 else bias
+    scores = torch.baddbmm(bias, q.flatten(0, 1), k.flatten(0, 1).mT, alpha=width**-0.5)
+    p = reference.dropout(scores.softmax(-1), rate)
+    return torch.bmm(p, v.flatten(0, 1)).view(batch, heads, length, width)
+
+
+add_dropout = reference.add_dropout
+
+
+def linear_int8(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    """By torch's kernel for weights in int8, where it takes float32."""
+    if x.device.type != "cpu":
+        return reference.linear_int8(x, weight, scale, bias)
+    rows = x.float().flatten(0, -2)
+    out = torch._weight_int8pack_mm(rows, weight, scale).view(*x.shape[:-1], -1)
+    return (out if bias is None else out + bias).to(x.dtype)
+
+
+def linear_nll(
+    head: nn.Module,
+    hidden: Tensor,
+    targets: Tensor,
+    weight: Tensor,
+    ids: tuple[int, int],
+    support: Tensor | None,
+    cap: float,
+    compiled: bool,
+) -> Tensor:
+    """A chunk of rows at a time, so that all logits never exist at once."""
+    rest = compiled_nll_and_gradient() if compiled else nll_and_gradient
+    return chunked_linear_nll(rest, head, hidden, targets, weight, ids, support, cap)
+
+
+@functools.cache
+def compiled_nll_and_gradient() -> Any:
+    return torch.compile(nll_and_gradient, fullgraph=True, dynamic=False)

@@ -1,6 +1,6 @@
-"""CUDA graphs: the kernels that a call asks for, written down once and repeated without Python.
+"""CUDA graphs: the kernels that a call launches, captured once and replayed without Python.
 
-On a GPU a small model's kernels are over before Python has asked for the next.
+On a GPU the kernels of a small model end before Python has launched the next.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-BEFORE = 2  # calls of a kind before it is written down: kernels are chosen and compiled in them
-KINDS = 64  # of calls; what has more is not written down
+WARMUP_CALLS = 2  # of a kind before it is captured: kernels are chosen and compiled in them
+MAX_KINDS = 64  # of calls that are captured; further ones are launched as usual
 
 
-class Recorded:
-    """`call(inputs)` over again: the same kernels on the same memory.
+class CapturedGraph:
+    """`call(inputs)` replayed: the same kernels on the same memory.
 
-    The call waits for no result on its way, and has run before, so that nothing is set up in it.
+    The call must not wait for the GPU, and must have run before, so that nothing is set up in it.
     """
 
     def __init__(self, call: Callable[[dict[str, Any]], Any], inputs: Mapping[str, Any]) -> None:
-        """inputs: by name; tensors are copied, what else there is stays as it is."""
+        """inputs: by name; tensors are copied, anything else stays as it is."""
         self.inputs = {
             name: x.clone() if isinstance(x, Tensor) else x for name, x in inputs.items()
         }
         self.graph = torch.cuda.CUDAGraph()
-        gc.collect()  # a graph that were given back while another is written down would break it
+        gc.collect()  # freeing another graph during a capture would invalidate the capture
         gc.disable()
         try:
             with torch.cuda.graph(self.graph):
@@ -38,8 +38,7 @@ class Recorded:
             gc.enable()
 
     def __call__(self, inputs: Mapping[str, Any]) -> Any:
-        """What the call gave, worked out anew for tensors of the same shapes. It lies where the
-        next one will."""
+        """The call's result for tensors of the same shapes, in memory that the next call reuses."""
         for name, x in self.inputs.items():
             if isinstance(x, Tensor):
                 x.copy_(inputs[name], non_blocking=True)
@@ -47,28 +46,31 @@ class Recorded:
         return self.out
 
 
-class Repeated:
-    """A call, recorded for each kind of it once it has been made BEFORE times."""
+class GraphCache:
+    """A call, captured for each kind of it once it has run WARMUP_CALLS times.
+
+    A result is good until the next call of its kind.
+    """
 
     def __init__(
-        self, call: Callable[[dict[str, Any]], Any], record: Callable[..., Any] = Recorded
+        self, call: Callable[[dict[str, Any]], Any], capture: Callable[..., Any] = CapturedGraph
     ) -> None:
-        self.call, self.record = call, record
-        self.seen: Counter[Hashable] = Counter()
-        self.recorded: dict[Hashable, Any] = {}
+        self.call, self.capture = call, capture
+        self.calls: Counter[Hashable] = Counter()
+        self.graphs: dict[Hashable, Any] = {}
 
     def __call__(self, kind: Hashable, inputs: Mapping[str, Any]) -> Any:
-        """kind: whatever else than the numbers in `inputs` what is done depends on."""
-        if kind not in self.recorded:
-            self.seen[kind] += 1
-            if self.seen[kind] <= BEFORE or len(self.seen) > KINDS:
+        """kind: all that the launched kernels depend on, beside the numbers in `inputs`."""
+        if kind not in self.graphs:
+            self.calls[kind] += 1
+            if self.calls[kind] <= WARMUP_CALLS or len(self.calls) > MAX_KINDS:
                 return self.call(dict(inputs))
-            self.recorded[kind] = self.record(self.call, inputs)
-        return self.recorded[kind](inputs)
+            self.graphs[kind] = self.capture(self.call, inputs)
+        return self.graphs[kind](inputs)
 
 
 def shapes(inputs: Mapping[str, Any]) -> Hashable:
-    """A kind: of inputs of these shapes."""
+    """A kind: inputs of these shapes."""
     return tuple(
         (name, tuple(x.shape) if isinstance(x, Tensor) else x) for name, x in inputs.items()
     )

@@ -13,7 +13,8 @@ import torch
 
 from ..config import ModelConfig
 from ..errors import UsageError
-from . import amx_block, cpu_kernels
+from . import amx_block
+from .native_calls import has_tiles
 
 MEASURED_THREADS_MAX = 64
 MALLOC = {-1: (1 << 31) - 1, -2: 64 << 20, -3: 1 << 30}  # malloc.h: trim, top pad, mmap thresholds
@@ -70,9 +71,7 @@ def default_dtype(device: torch.device, model: ModelConfig) -> str:
     """bfloat16 where the device gains from it; on a CPU a narrow model's step is all overhead, but
     for blocks by tiles."""
     wide_enough = (
-        device.type != "cpu"
-        or model.width >= 96
-        or (cpu_kernels.has_tiles() and amx_block.knows(model))
+        device.type != "cpu" or model.width >= 96 or (has_tiles() and amx_block.knows(model))
     )
     return "bfloat16" if wide_enough and has_fast_bfloat16(device) else "float32"
 

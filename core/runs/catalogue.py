@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .checkpoints import FOREIGN, checkpoints, identity
 from ..errors import TfmError, UsageError
 from ..files import file_problems, log_entries, read_manifest
+from .checkpoints import FOREIGN, checkpoints, identity
 from .run import NAME, Run
 
 

@@ -50,7 +50,7 @@ def checkpoints(run: Path) -> list[Checkpoint]:
 
 
 def best_step(state: Mapping[str, Any]) -> int | None:
-    """The step that early stopping chose, by a checkpoint's state; `choice` as it once was called."""
+    """The step that early stopping chose, by a checkpoint's state (`choice` in older runs)."""
     found: Mapping[str, Any] = state.get("early_stopping", state.get("choice", {}))
     return found.get("best_step")
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..ops import cpu_kernels
 from ..config import tfm_version
 from ..errors import UsageError
+from ..ops.native_calls import version as kernels_version
 from .run import Run
 
 TIMES = ("seconds", "tokens_per_second", "run", "check")  # of a log: what may differ
@@ -43,8 +43,11 @@ def other_versions(run: Run) -> list[str]:
     import torch
 
     now = {
-        "tfm": tfm_version(), "python": platform.python_version(), "torch": torch.__version__,
-        "numpy": numpy.__version__, "kernels": cpu_kernels.version(),
+        "tfm": tfm_version(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "kernels": kernels_version(),
     }
     then = {"tfm": run.config["tfm"], "kernels": "torch", **run.config["versions"]}
     return [f"{name} {then[name]} then, {now[name]} now" for name in now if then[name] != now[name]]

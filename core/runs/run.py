@@ -18,13 +18,22 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..config import ModelConfig, TrainConfig, from_json
+from ..data.sequence_store import Store
+from ..data.source import Source
+from ..errors import ConfigError, DamagedError, TfmError, UsageError, writing
+from ..files import (
+    FORMAT,
+    check_files,
+    log_line,
+    read_log,
+    sync_folder,
+    to_json,
+    write_durably,
+    write_manifest,
+)
 from . import checkpoints
 from .checkpoints import Checkpoint
-from ..config import ModelConfig, TrainConfig, from_json
-from ..errors import ConfigError, DamagedError, TfmError, UsageError, writing
-from ..files import FORMAT, check_files, log_line, read_log, sync_folder, to_json, write_durably, write_manifest
-from ..data.source import Source
-from ..data.sequence_store import Store
 
 if TYPE_CHECKING:
     import torch

@@ -24,6 +24,8 @@ def read_tensors(path: Path) -> dict[str, Any]:
 def load_weights(model: SequenceModel, path: Path) -> None:
     """Puts the weights of a file into the model. DamagedError where they are another's."""
     weights = read_tensors(path)
+    if "place.weight" in weights:  # as runs before format 2 name it
+        weights["position_embedding.weight"] = weights.pop("place.weight")
     try:
         missing, unknown = model.load_state_dict(weights, strict=False)
         if set(missing) - ({"head.weight"} if model.config.tied else set()) or unknown:

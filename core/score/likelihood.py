@@ -12,7 +12,8 @@ import torch
 
 from ..data.datasets import collate, too_long
 from ..errors import UsageError
-from ..model.sequence_model import SequenceModel, token_nll
+from ..model.loss import token_nll
+from ..model.sequence_model import SequenceModel
 from ..protocols import Batch, Score, Sequence, Tokenizer
 
 BATCH_TOKENS = 8192  # in one pass, at most
@@ -63,10 +64,10 @@ def evaluate(
         waiting: list[Sequence] = []
         tokens = 0
         for sequence in sequences:
-            if len(sequence) > context + 1 and (
-                tokenizer.positions(len(sequence), sequence.side) is not None
-            ):
-                raise too_long(len(sequence), context)
+            length = len(sequence) - (sequence.given - 1 if model.encodes else 0)
+            uncut = model.encodes or tokenizer.positions(len(sequence), sequence.side) is not None
+            if length > context + 1 and uncut:
+                raise too_long(length, context)
             waiting.append(sequence)
             tokens += len(sequence)
             if tokens >= BUFFER_TOKENS:
@@ -82,13 +83,17 @@ def _evaluate_all(
 ) -> Iterator[Score]:
     context = model.config.context
     nats = [np.zeros(len(sequence)) for sequence in sequences]
-    todo = [w for i, s in enumerate(sequences) for w in windows(i, len(s), context, stride)]
+    if model.encodes:  # the given ids are the source: scored whole, from the last of them on
+        todo = [Window(i, s.given - 1, len(s), s.given) for i, s in enumerate(sequences)]
+    else:
+        todo = [w for i, s in enumerate(sequences) for w in windows(i, len(s), context, stride)]
     todo.sort(key=lambda w: w.end - w.start)
     while todo:
         width = todo[-1].end - todo[-1].start
         rows = max(1, min(BATCH_TOKENS, BATCH_LOGITS // tokenizer.vocab_size) // width)
         group, todo = todo[-rows:], todo[:-rows]
-        batch = collate([[(sequences[w.item], w.start, w.end)] for w in group], tokenizer, width)
+        pieces = [[(sequences[w.item], w.start, w.end)] for w in group]
+        batch = collate(pieces, tokenizer, width, model.encodes)
         scores = batch_nll(model, batch).cpu().double().numpy()  # (rows, width - 1)
         for window, row in zip(group, scores, strict=True):
             first, size = window.scored - window.start, window.end - window.start
@@ -120,4 +125,6 @@ def as_tensors(batch: Batch, device: torch.device) -> dict[str, Any]:
         "positions": moved(batch.positions),
         "segments": moved(batch.segments),
         "support": moved(support) if isinstance(support, np.ndarray) else support,
+        "source": moved(batch.source),
+        "source_segments": moved(batch.source_segments),
     }

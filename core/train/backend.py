@@ -1,9 +1,9 @@
-"""What a step is made of, as fast as the device does it: passes, then the move of the weights.
+"""How a training step is computed as fast as the device does it: gradients, then the update.
 
-A pass is forward and backward over one batch. On a GPU passes and moves are CUDA graphs
-(recorded.py). A large model's time there is reading and writing what lies between the products:
-torch.compile fuses that (`train.compile`), a block at a time, so that all blocks share what was
-compiled for the first.
+A step accumulates the gradients of one or more micro-batches. On a GPU micro-batches and updates
+are CUDA graphs (ops/cuda_graphs.py). A large model's time there goes into reading and writing what
+lies between the products: torch.compile fuses that (`train.compile`), a block at a time, so that
+all blocks share what was compiled for the first. On a CPU with AMX tiles a block is one C call.
 """
 
 from __future__ import annotations
@@ -18,44 +18,49 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..config import TrainConfig
-from ..model.attention import Place
-from ..model.loss import weighted_nll
-from ..model.sequence_model import SequenceModel, Through
-from ..ops import cpu_kernels
-from ..ops.cuda_graphs import BEFORE, Recorded, Repeated, shapes
+from ..config import ModelConfig, TrainConfig
+from ..model.loss import Objective
+from ..model.mixer import Context
+from ..model.sequence_model import RunBlock, SequenceModel, call_block
+from ..ops import amx_block, optimizer_kernels
+from ..ops import operations as ops
+from ..ops.cuda_graphs import WARMUP_CALLS, CapturedGraph, GraphCache, shapes
 from ..ops.device import autocast
+from ..ops.native_calls import has_kernels
 from .optimizer import Optimizer
 
-Pass = Callable[[dict[str, Any]], Tensor]
-SURE = 1e-5  # below a bound by that, gradients are not scaled down
+MicroStep = Callable[[dict[str, Any]], Tensor]
+CLIP_MARGIN = 1e-5  # a norm this far below the bound is not clipped
 COMPILERS = ("cc", "gcc", "clang")  # torch.compile's own parts for a GPU are in C
 
 
-def make_pass(model: SequenceModel, config: TrainConfig) -> Pass:
-    """Takes the arguments of `weighted_nll` by name, adds the gradients to the parameters', and
-    gives the loss, which is good until the next pass."""
+# -- gradients -----------------------------------------------------------------------------------
+
+
+def make_micro_step(model: SequenceModel, config: TrainConfig) -> MicroStep:
+    """A function of a micro-batch (the arguments of `Objective.forward` by name) that adds its
+    gradients to the parameters' and gives the loss, which is good until the next call."""
     device = model.head.weight.device
     config = replace(config, compile=config.compile and can_compile(device))
-    model.through = _through(config)
+    objective = Objective(model, choose_run_block(model, config), config.compile)
 
-    def plain(batch: dict[str, Any]) -> Tensor:
+    def micro_step(batch: dict[str, Any]) -> Tensor:
         with autocast(device, config.dtype):
-            loss = weighted_nll(model, **batch, compiled=config.compile)
+            loss: Tensor = objective(**batch)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
     if device.type != "cuda":
-        return plain
+        return micro_step
     parameters = [p for p in model.parameters() if p.requires_grad]
     sums = [torch.empty_like(p) for p in parameters] if config.accumulate > 1 else None
-    repeated = Repeated(plain, functools.partial(_RecordedPass, parameters, sums))
-    return lambda batch: repeated(shapes(batch), batch)
+    graphs = GraphCache(micro_step, functools.partial(_CapturedMicroStep, parameters, sums))
+    return lambda batch: graphs(shapes(batch), batch)
 
 
-class _RecordedPass:
-    """Each time it overwrites gradients of its own; they are the parameters' where a step is one
-    pass, else they are added up in `sums`."""
+class _CapturedMicroStep:
+    """A CUDA graph overwrites gradients of its own each time; they are the parameters' where a
+    step is one micro-batch, else they are added up in `sums`."""
 
     def __init__(
         self,
@@ -64,21 +69,21 @@ class _RecordedPass:
         call: Callable[[dict[str, Any]], Any],
         inputs: Mapping[str, Any],
     ) -> None:
-        given = [p.grad for p in parameters]
+        before = [p.grad for p in parameters]
         for p in parameters:
             p.grad = None
-        self.recorded = Recorded(call, inputs)
+        self.graph = CapturedGraph(call, inputs)
         own = [p.grad for p in parameters]
         self.learning = [p for p in parameters if p.grad is not None]
         self.gradients = [gradient for gradient in own if gradient is not None]
         self.sums = self.gradients
         if sums is not None:
             self.sums = [s for s, gradient in zip(sums, own, strict=True) if gradient is not None]
-        for p, gradient in zip(parameters, given, strict=True):
+        for p, gradient in zip(parameters, before, strict=True):
             p.grad = gradient
 
     def __call__(self, inputs: Mapping[str, Any]) -> Any:
-        loss = self.recorded(inputs)
+        loss = self.graph(inputs)
         if self.learning[0].grad is not None:
             sums = [p.grad for p in self.learning if p.grad is not None]
             torch._foreach_add_(sums, self.gradients)
@@ -90,51 +95,71 @@ class _RecordedPass:
         return loss
 
 
-class Moves:
-    """What follows the passes of a step: `clip`, and where all is finite `move`."""
+# -- updates -------------------------------------------------------------------------------------
+
+
+class Update:
+    """What follows the gradients of a step: `clip`, and where all is finite `apply`."""
 
     def __init__(
         self, model: SequenceModel, optimizers: list[Optimizer], config: TrainConfig
     ) -> None:
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizers, self.bound = optimizers, config.clip
-        self.repeats = model.head.weight.device.type == "cuda"
-        self._clip, self._move = (Repeated(call) for call in (self._clipped, self._moved))
+        self.captures = model.head.weight.device.type == "cuda"
+        self._clip, self._apply = (GraphCache(call) for call in (self._clipped, self._applied))
 
     def clip(self) -> Tensor:
         """The norm of all gradients, which are scaled down to the bound, where there is one."""
-        norm: Tensor = self._clip(self._where(), {}) if self.repeats else self._clipped({})
+        norm: Tensor = self._clip(self._addresses(), {}) if self.captures else self._clipped({})
         return norm
 
-    def move(self, factor: float) -> None:
-        """Every parameter, at `factor` of the peak rates."""
+    def apply(self, factor: float) -> None:
+        """Moves every parameter, at `factor` of the peak rates."""
         for optimizer in self.optimizers:
-            optimizer.at(factor, self.parameters[0].device if self.repeats else None)
-        if self.repeats:
-            self._move(self._where(), {})
+            optimizer.at(factor, self.parameters[0].device if self.captures else None)
+        if self.captures:
+            self._apply(self._addresses(), {})
         else:
-            self._moved({})
+            self._applied({})
 
-    def _where(self) -> tuple[int, ...]:
+    def _addresses(self) -> tuple[int, ...]:
+        """Of the gradients: a captured graph reads them where they were."""
         return tuple(0 if p.grad is None else p.grad.data_ptr() for p in self.parameters)
 
     def _clipped(self, _: dict[str, Any]) -> Tensor:
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        known = all(cpu_kernels.known(g) and g.dtype == torch.float32 for g in gradients)
-        norm = cpu_kernels.norm_of(gradients) if known else torch.nn.utils.get_total_norm(gradients)
-        # what is multiplied by one stays what it is: only a GPU is not asked, and waited for
-        if self.bound and (self.repeats or not float(norm) <= self.bound - SURE):
+        if all(has_kernels(g) and g.dtype == torch.float32 for g in gradients):
+            norm = optimizer_kernels.norm_of(gradients)
+        else:
+            norm = torch.nn.utils.get_total_norm(gradients)
+        # a product with one changes nothing: a GPU is not asked, since that would wait for it
+        if self.bound and (self.captures or not float(norm) <= self.bound - CLIP_MARGIN):
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.bound, norm)
         return norm
 
-    def _moved(self, _: dict[str, Any]) -> None:
+    def _applied(self, _: dict[str, Any]) -> None:
         for optimizer in self.optimizers:
             optimizer.step()
 
 
-def warming_up(device: torch.device) -> int:
+def warmup_steps(device: torch.device) -> int:
     """Steps that take longer than all that follow."""
-    return 2 * BEFORE + 1 if device.type == "cuda" else 1
+    return 2 * WARMUP_CALLS + 1 if device.type == "cuda" else 1
+
+
+# -- blocks --------------------------------------------------------------------------------------
+
+
+def choose_run_block(model: SequenceModel, config: TrainConfig) -> RunBlock:
+    """What computes a block in training: as it is, compiled, or one call for AMX tiles; with its
+    activations recomputed in the backward pass where `config.recompute`."""
+    run_block: RunBlock = call_block
+    if config.compile:
+        run_block = compiled_block()
+    elif model.head.weight.device.type == "cpu" and amx_block.knows(model.config):
+        run_block = functools.partial(_amx_block, model.config)
+    return functools.partial(_recomputed, run_block) if config.recompute else run_block
 
 
 def can_compile(device: torch.device) -> bool:
@@ -146,28 +171,29 @@ def can_compile(device: torch.device) -> bool:
     )
 
 
-def _through(config: TrainConfig) -> Through | None:
-    inside = compiled_block() if config.compile else _block
-    if config.recompute:
-        return functools.partial(_recomputed, inside)
-    return inside if config.compile else None
-
-
-def _block(block: nn.Module, x: Tensor, place: Place) -> Tensor:
-    out: Tensor = block(x, place)
-    return out
-
-
 @functools.cache
-def compiled_block(backend: str = "inductor") -> Through:
-    """Of one shape each time; what was compiled is kept for the whole process."""
-    compiled: Through = torch.compile(_block, fullgraph=True, dynamic=False, backend=backend)
+def compiled_block(backend: str = "inductor") -> RunBlock:
+    """Compiled for each shape; kept for the whole process."""
+    compiled: RunBlock = torch.compile(call_block, fullgraph=True, dynamic=False, backend=backend)
     return compiled
 
 
-def _recomputed(inside: Through, block: nn.Module, x: Tensor, place: Place) -> Tensor:
-    """Activation checkpointing (Chen et al. 2016); dropout draws the same again."""
+def _amx_block(config: ModelConfig, block: Any, x: Tensor, context: Context) -> Tensor:
+    """A block of the default wiring by c/amx_block.c, where that serves x."""
+    if not (ops.is_native() and amx_block.serves(x)):
+        return call_block(block, x, context)
+    layers = (
+        *(block.mixer_norm, block.mixer.qkv, block.mixer.out),
+        *(block.ffn_norm, block.ffn.up, block.ffn.down),
+    )
+    rates = (block.mixer.dropout, block.add.rate) if block.training else (0.0, 0.0)
+    weights = [layer.weight for layer in layers]  # as amx_block.WEIGHTS has them
+    return amx_block.block(x, weights, config, context.rotary, context.segment_start, rates)
+
+
+def _recomputed(run_block: RunBlock, block: nn.Module, x: Tensor, context: Context) -> Tensor:
+    """Activation checkpointing (Chen et al. 2016); dropout drops the same numbers again."""
     from torch.utils.checkpoint import checkpoint
 
-    out: Tensor = checkpoint(inside, block, x, place, use_reentrant=False)
+    out: Tensor = checkpoint(run_block, block, x, context, use_reentrant=False)
     return out

@@ -18,11 +18,11 @@ import torch
 from ..config import SIZES, ModelConfig, TrainConfig, model_config, parse_value, with_fields
 from ..data.datasets import step_batch
 from ..errors import ConfigError
-from ..model.sequence_model import SequenceModel
+from ..model.sequence_model import SequenceModel, on_meta
 from ..ops.device import default_dtype, pick_device, use_threads
 from ..protocols import Dataset, Tokenizer
 from ..score.likelihood import batch_nll
-from .backend import can_compile, warming_up
+from .backend import can_compile, warmup_steps
 from .loop import train
 from .optim import make_optimizers
 from .prepare import Prepared
@@ -47,6 +47,17 @@ MEASURING = 0.02  # of the budget, for each size that is tried; marks on the way
 COMPILED_FROM = 90  # seconds of training on a GPU, about: it takes up to 20 and halves a step
 GPU_STEP, GPU_FLOPS = 0.004, 2e14  # of a step not compiled: what calls take, and the work a second
 TEARDOWN = 0.5  # seconds from the last word to the exit, saving and a sample included
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """When all must be done, by a clock in seconds."""
+
+    end: float
+    clock: Callable[[], float] = time.monotonic
+
+    def left(self) -> float:
+        return self.end - self.clock()
 
 
 @dataclass(frozen=True)
@@ -81,7 +92,7 @@ def measure(
     until = time.perf_counter() + seconds
     config = replace(config, steps=1_000_000)
     for step in train(model, data, config, make_optimizers(model, config)):
-        if step.index > warming_up(device):
+        if step.index > warmup_steps(device):
             times.append(step.seconds)
         if len(times) >= 3 and time.perf_counter() > until:
             break
@@ -92,17 +103,6 @@ def measure(
     batch_nll(model, batch).sum().item()
     evaluating = batch.ids.size / (time.perf_counter() - began)
     return Speed(sum(times) / len(times), evaluating)
-
-
-def parameters_of(config: ModelConfig) -> int:
-    """Parameters of the blocks: embedding and head learn from few tokens. Counted without making
-    any, which even on the meta device imports torch's compiler (a second or two)."""
-    width, kv = config.width, config.groups * config.head_width
-    ups = config.hidden * (2 if config.ffn == "swiglu" else 1)
-    weights = width * (width + 2 * kv + width + ups + config.hidden)
-    biases = (width + 2 * kv + width + ups + width) * config.bias
-    norm = {"none": 0, "rmsnorm": width, "layernorm": width * (1 + config.bias)}[config.norm]
-    return config.layers * (weights + biases + 2 * norm)
 
 
 def tokens_seen(
@@ -116,8 +116,7 @@ def tokens_seen(
     """
 
     def products(size: str) -> int:
-        config = config_of(size)
-        return parameters_of(config) + config.vocab_size * config.width
+        return on_meta(config_of(size)).product_parameter_count()
 
     return {size: tokens * (products(measured) / products(size)) ** 0.9 for size in SIZES}
 
@@ -131,7 +130,7 @@ def choose_size(
     for size in SIZES:
         often = seen[best] > TOO_OFTEN * ids
         enough = THEN_PER_PARAMETER if often else TOKENS_PER_PARAMETER
-        parameters = parameters_of(config_of(size))
+        parameters = on_meta(config_of(size)).blocks_parameter_count()
         if seen[size] >= enough * parameters and parameters <= TOO_LARGE * ids:
             best = size
     return best
@@ -147,7 +146,7 @@ def rows_for(tokens: float, rows: int, context: int) -> int:
 
 def seconds_on_gpu(model: ModelConfig, tokens: float, rows: int) -> float:
     """What a training of so many tokens takes, roughly."""
-    work = 6 * (parameters_of(model) + model.vocab_size * model.width) * tokens
+    work = 6 * on_meta(model).product_parameter_count() * tokens
     return GPU_STEP * tokens / (rows * model.context) + work / GPU_FLOPS
 
 
@@ -170,10 +169,15 @@ class Plan:
 
 
 def make_plan(
-    request: Request, prepared: Prepared, left: Callable[[], float] | None, cache: Path, note: Note
+    request: Request,
+    prepared: Prepared,
+    deadline: Deadline | None,
+    cache: Path,
+    note: Note,
+    measure: Callable[..., Speed] = measure,
 ) -> Plan:
-    """Size, shape and steps. `left()`: seconds until the budget's end, none where steps or tokens
-    were asked for; only then is anything measured."""
+    """Size, shape and steps. deadline: the end of a budget, none where steps or tokens were asked
+    for; only with one is anything measured, by `measure`."""
     device = pick_device(request.device)
     use_threads(int(_wanted(request, "train", "threads", 0)))
     longest = prepared.task.longest(prepared.train, prepared.tokenizer)
@@ -198,7 +202,7 @@ def make_plan(
 
     size = request.size or "tiny"
     model, train = configs(size)
-    if left is None:
+    if deadline is None:
         per_step = train.batch * train.accumulate * model.context
         model, train = configs(size, (request.steps or 0) * per_step or request.tokens or 0)
         steps = request.steps or steps_for(request.tokens or 0, train, model.context)
@@ -207,18 +211,18 @@ def make_plan(
         model = fit_context(model, data, note)
         return Plan(model, replace(train, steps=steps), size, wanted, data, device, {})
 
-    began = time.perf_counter()
+    began = deadline.clock()
     sample = 64 * train.batch * model.context
     data = dataset(model, sample)
-    encoding = (time.perf_counter() - began) / sample  # seconds a token, at most
-    budget = left()
+    encoding = (deadline.clock() - began) / sample  # seconds a token, at most
+    budget = deadline.left()
     speeds: dict[tuple[object, ...], Speed] = {}
     while (shaped := (size, train.batch, model.dropout > 0, train.compile)) not in speeds:
         fitted = fit_context(model, data, lambda _: None)
         speed = measure(fitted, train, data, device, min(5.0, MEASURING * budget))
         speeds[shaped] = speed
         rate = train.batch * train.accumulate * fitted.context / speed.step_seconds
-        seen = tokens_seen(size, left() * rate, model_of)
+        seen = tokens_seen(size, deadline.left() * rate, model_of)
         if request.size is None and request.init is None:
             size = choose_size(seen, model_of, ids)
         model, train = configs(size, seen[size])
@@ -229,7 +233,7 @@ def make_plan(
     scoring = min(held / speed.eval_tokens_per_second, EVALUATION_SHARE * budget)
     per_step = train.batch * train.accumulate * model.context
     reserve = 1.3 * scoring + TEARDOWN
-    seconds = left() - reserve
+    seconds = deadline.left() - reserve
     steps = max(1, int(seconds / (speed.step_seconds + encoding * per_step)))
     if prepared.train.size <= 4 * sample:  # all of it is prepared anyhow
         steps = max(1, int(seconds / speed.step_seconds))
@@ -237,7 +241,9 @@ def make_plan(
     if not train.compile:  # what is compiled is so for the rate that it was measured with
         model = replace(model, dropout=configs(size, wanted)[0].dropout)  # as passes are known now
     data = dataset(model, wanted)
-    train = replace(train, steps=max(1, min(steps, int((left() - reserve) / speed.step_seconds))))
+    train = replace(
+        train, steps=max(1, min(steps, int((deadline.left() - reserve) / speed.step_seconds)))
+    )
     about = {
         "budget_seconds": request.budget,
         "step_seconds": speed.step_seconds,
@@ -289,7 +295,8 @@ def make_configs(
         if tokens is not None and request.steps is None:
             rows = rows_for(tokens, rows, context)
     if tokens is not None:
-        model = replace(model, dropout=dropout_for(tokens / ids, parameters_of(model) / ids))
+        parameters = on_meta(model).blocks_parameter_count()
+        model = replace(model, dropout=dropout_for(tokens / ids, parameters / ids))
     model = with_fields(model, "model", sets)
     long = tokens is not None and seconds_on_gpu(model, tokens, rows) >= COMPILED_FROM
     train = TrainConfig(

@@ -20,7 +20,7 @@ from ..ops.device import keep_freed_memory
 from ..ops.out_of_memory import halved, is_out_of_memory, release
 from ..protocols import Dataset
 from ..score.likelihood import as_tensors
-from .backend import Moves, Pass, make_pass
+from .backend import MicroStep, Update, make_micro_step
 from .optim import lr_factor
 from .optimizer import Optimizer
 
@@ -70,27 +70,28 @@ def train(
     DivergedError after SKIPS_IN_A_ROW steps whose loss or gradient is not finite.
     """
     model.train()
-    once, moves = make_pass(model, config), Moves(model, optimizers, config)
+    micro_step = make_micro_step(model, config)
+    update = Update(model, optimizers, config)
     keep_freed_memory()
     for index in range(start, config.steps):
         began = time.perf_counter()
         try:
-            summed, tokens = _gradients(model, once, data, config, index)
+            summed, tokens = _gradients(model, micro_step, data, config, index)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             summed = None
         if summed is None:  # behind the except, so that what the step held is free
-            del once
+            del micro_step
             raise _out_of_memory(model, data, config, optimizers, index)
-        norm = moves.clip()
+        norm = update.clip()
         # the one place where a GPU is waited for: it moves the weights while the next batch is read
         loss, gradient_norm = torch.stack((summed, norm.float())).tolist()
 
         factor = lr_factor(index, config)
         finite = math.isfinite(loss) and math.isfinite(gradient_norm)
         if finite:
-            moves.move(factor)
+            update.apply(factor)
         for optimizer in optimizers:
             optimizer.zero_grad()
 
@@ -112,7 +113,7 @@ def train(
 
 
 def _gradients(
-    model: SequenceModel, once: Pass, data: Dataset, config: TrainConfig, index: int
+    model: SequenceModel, micro_step: MicroStep, data: Dataset, config: TrainConfig, index: int
 ) -> tuple[torch.Tensor, int]:
     """Adds the gradients of a step's passes to the parameters'; its loss, and how many targets
     counted."""
@@ -129,7 +130,7 @@ def _gradients(
         if model.config.dropout:
             torch.manual_seed(key(config.seed, "dropout", index, number))
         share = (batch.weight / max(total, 1e-9)).astype(np.float32)
-        loss += once(as_tensors(replace(batch, weight=share), device))
+        loss += micro_step(as_tensors(replace(batch, weight=share), device))
     return loss, tokens
 
 
@@ -152,7 +153,7 @@ def _out_of_memory(
                 optimizer.allocate()
             two = replace(smaller, accumulate=min(2, smaller.accumulate))  # the second adds to the
             # gradients of the first; further ones do as it
-            _gradients(model, make_pass(model, two), data, two, index)
+            _gradients(model, make_micro_step(model, two), data, two, index)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ..model.layers import Linear
-from ..ops import cpu_kernels
+from ..ops import optimizer_kernels
+from ..ops.native_calls import has_kernels
 from .optimizer import Optimizer
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan's quintic, five times: singular values near 1
@@ -21,17 +22,17 @@ BATCHED_ROWS = 192  # in float32 some CPUs multiply wider matrices faster one at
 
 def orthogonalise(matrices: Tensor) -> Iterable[Tensor]:
     """(N, rows, columns): each matrix's singular values moved to about 1; maybe in place."""
-    if cpu_kernels.known(matrices):
-        by_tiles = cpu_kernels.orthogonalise(matrices, NEWTON_SCHULZ)
+    if has_kernels(matrices):
+        by_tiles = optimizer_kernels.orthogonalise(matrices, NEWTON_SCHULZ)
         if by_tiles is not None:
             return by_tiles
     exact = matrices.dtype == torch.float32
     if exact and matrices.device.type == "cpu" and min(matrices.shape[1:]) >= BATCHED_ROWS:
-        return map(_newton_schulz, matrices)
-    return _newton_schulz(matrices)
+        return map(newton_schulz, matrices)
+    return newton_schulz(matrices)
 
 
-def _newton_schulz(x: Tensor) -> Tensor:
+def newton_schulz(x: Tensor) -> Tensor:
     """(rows, columns), or a batch of such; the products are of the shorter side."""
     a, b, c = NEWTON_SCHULZ
     tall = x.shape[-2] > x.shape[-1]
@@ -93,8 +94,8 @@ class Muon(Optimizer):
 def nesterov(gradients: list[Tensor], means: list[Tensor], momentum: float, out: Tensor) -> None:
     """The running means take up the gradients; out (N, ...) gets the gradients as far on towards
     their means."""
-    if cpu_kernels.known(out) and cpu_kernels.known(gradients[0]):
-        cpu_kernels.nesterov(gradients, means, momentum, list(out))
+    if has_kernels(out) and has_kernels(gradients[0]):
+        optimizer_kernels.nesterov(gradients, means, momentum, list(out))
         return
     torch._foreach_lerp_(means, gradients, 1 - momentum)
     torch._foreach_copy_(list(out), torch._foreach_lerp(gradients, means, momentum))
@@ -104,11 +105,11 @@ def moved_by(
     weights: list[Tensor], updates: Iterable[Tensor], keep: float | Tensor, by: float | Tensor
 ) -> None:
     """keep * weight + by * update, in place."""
-    if isinstance(updates, Tensor) and not cpu_kernels.known(updates):
+    if isinstance(updates, Tensor) and not has_kernels(updates):
         updates = updates.to(weights[0].dtype)  # of two kinds they would be added one at a time
     updates = list(updates)
-    if cpu_kernels.known(updates[0]) and cpu_kernels.known(weights[0]):
-        cpu_kernels.move(weights, updates, float(keep), float(by))
+    if has_kernels(updates[0]) and has_kernels(weights[0]):
+        optimizer_kernels.move(weights, updates, float(keep), float(by))
         return
     torch._foreach_mul_(weights, keep)
     torch._foreach_add_(weights, torch._foreach_mul(updates, by))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..config import tfm_version
-from ..ops import cpu_kernels
+from ..ops.native_calls import version as kernels_version
 from ..plugins import name_of
 from .budget import Plan
 from .prepare import Prepared
@@ -61,7 +61,7 @@ def describe_config(
             "python": platform.python_version(),
             "torch": torch.__version__,
             "numpy": numpy.__version__,
-            "kernels": cpu_kernels.version(),
+            "kernels": kernels_version(),
             "platform": sys.platform,
         },
     }

@@ -1,4 +1,4 @@
-"""What a run holds out: a little of it now and then while training, all of it at the end."""
+"""Scores on held-out items: of a few tokens now and then while training, of all at the end."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from ..score.report import report
 from ..task import Task
 from .average import in_use
 from .budget import Plan
+from .events import Evaluated
 from .state import State
 
-PROGRESS_TOKENS = 16384  # scored now and then
+PROGRESS_TOKENS = 16384  # scored each time while training
 
 
-class HeldOut:
-    def __init__(self, run: Run, task: Task, state: State, planned: Plan) -> None:
-        self.run, self.task, self.state, self.planned = run, task, state, planned
+class Validation:
+    """Scores a training on what its run holds out."""
+
+    def __init__(self, run: Run, task: Task, state: State, plan: Plan) -> None:
+        self.run, self.task, self.state, self.plan = run, task, state, plan
         self.tokenizer = run.tokenizer()
         valid = run.heldout("valid")
         units = task.units(valid).get(task.unit, 0)
@@ -40,18 +43,16 @@ class HeldOut:
             or (self.selects and step == config.steps)
         )
 
-    def score(self, step: int) -> tuple[float, bool]:
-        """About how many bits per unit (the mean of some tokens at the rate of tokens to units),
-        and whether it is the best so far of a run that selects."""
+    def score(self, step: int) -> Evaluated:
+        """Some of the held-out tokens, by the weights in use."""
         with in_use(self.state.optimizers):
             scores = list(evaluate(self.state.model, self.tokenizer, self.some))
         nats = sum(s.nll for s in scores) / max(1, sum(s.tokens for s in scores))
-        self.run.append_log({"event": "eval", "step": step, "nats_per_token": nats})
-        bits = nats * self.bits_per_nat
-        if not self.selects:
-            return bits, False
-        measured = {f"bits_per_{self.task.unit}": bits, "nats_per_token": nats}
-        return bits, self.state.early_stopping.see(step, nats, measured, self.state.config)
+        bits, best = nats * self.bits_per_nat, False
+        if self.selects:
+            measured = {f"bits_per_{self.task.unit}": bits, "nats_per_token": nats}
+            best = self.state.early_stopping.see(step, nats, measured, self.state.config)
+        return Evaluated(step, nats, bits, best)
 
     def final(self) -> dict[str, Any]:
         """The score of the last weights; where the plan's budget is too short for all that is
@@ -59,7 +60,7 @@ class HeldOut:
         split = self.run.config["final_split"]
         store = self.run.heldout(split)
         chosen = range(len(store))
-        part = self.planned.about.get("final_part", 1.0)
+        part = self.plan.about.get("final_part", 1.0)
         if part < 1:
             count = max(1, int(part * len(store)))
             chosen = range(0, len(store), -(-len(store) // count))

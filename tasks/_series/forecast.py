@@ -134,7 +134,7 @@ def _draw(
     state = model.start(count, length + horizon)
     hidden = model.step(torch.from_numpy(past).to(device), state)[:, -1:]
     hidden = hidden.repeat_interleave(paths, 0)
-    state = model.fork(state, paths)
+    state = state.select(torch.arange(count).repeat_interleave(paths))
     drawn = np.empty((count, paths, horizon), np.int64)
     within = np.empty((count, paths, horizon))
     for step in range(horizon):

@@ -127,7 +127,7 @@ void norm_backward(int64_t rows, int width, int dtype, const float *x, const flo
 /* ---- squared ReLU --------------------------------------------------------------------------- */
 
 /* Without grad_out: out = relu(x)^2. With it: out = grad_out * 2 relu(x), the gradient of x.
-   a * zero where x is not positive keeps a NaN a NaN. */
+   A NaN stays a NaN: it is not below zero. */
 ALWAYS_INLINE void relu2_typed(int64_t count, int dtype, const void *x, const void *grad_out,
                                void *out, int threads) {
     const int64_t vectors = (count + LANES - 1) / LANES;
@@ -136,7 +136,7 @@ ALWAYS_INLINE void relu2_typed(int64_t count, int dtype, const void *x, const vo
     for (int64_t v = 0; v < vectors; v++) {
         const int64_t i = v * LANES;
         const vec_f32 a = load_elements(x, dtype, i, count);
-        const vec_f32 relu = select_lanes(a > zero, a, a * zero);
+        const vec_f32 relu = select_lanes(a < zero, zero, a);
         store_elements(
             out, dtype, i, count,
             relu * (grad_out ? 2.0f * load_elements(grad_out, dtype, i, count) : relu));

@@ -1,5 +1,6 @@
 """Models with weights in fewer bits, beside the model they were made of."""
 
+from ctypes import CDLL
 from typing import Any
 
 import pytest
@@ -7,8 +8,8 @@ import torch
 from helpers import LOGIT_ERROR, small_model
 
 from tfm.core.config import ARCHS
+from tfm.core.decode.native_slots import Native, NativeSlots
 from tfm.core.decode.quantized_linear import DTYPES, decoding_dtype, with_weights_in
-from tfm.core.decode.traced import traced
 from tfm.core.model.sequence_model import SequenceModel
 
 
@@ -41,7 +42,7 @@ def test_steps_equal_the_whole_pass(dtype: str) -> None:
     packed = with_weights_in(model_of(), dtype)
     ids = torch.randint(0, 50, (2, 12), generator=torch.Generator().manual_seed(2))
     state = packed.start(2, 32)
-    assert state.memories[0].keys.dtype == torch.float32
+    assert state.caches[0].keys.dtype == torch.float32
     steps = [
         packed.step(ids[:, :5], state),
         *(packed.step(ids[:, [t]], state) for t in range(5, 12)),
@@ -61,23 +62,13 @@ def test_a_narrow_model_is_decoded_as_it_is() -> None:
     assert decoding_dtype(model_of(width=128), 1) in DTYPES
 
 
-@pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("arch", ARCHS)
 @torch.no_grad()
-def test_a_traced_step_is_the_step_to_the_last_bit(arch: str, rows: int) -> None:
-    model = with_weights_in(model_of(**ARCHS[arch]), "float32")
-    plain, repeated = (model.start(rows, 32) for _ in range(2))
-    at = torch.zeros(rows, dtype=torch.int64)
-    ids = torch.randint(0, 50, (9, rows, 1), generator=torch.Generator().manual_seed(3))
-    step = traced(model, repeated, ids[0], at)  # which makes the step once
-    model.step_rows(ids[0], plain, at)
-    assert isinstance(step, torch.jit.ScriptModule), "torch wrote it down"
-    for number, each in enumerate(ids):
-        at = torch.arange(rows) * 2 + number
-        assert torch.equal(step(each, at), model.step_rows(each, plain, at))
-
-
-def test_a_model_that_trains_is_not_traced() -> None:
-    model = model_of()
-    ids, at = torch.zeros(1, 1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
-    assert not isinstance(traced(model, model.start(1, 32), ids, at), torch.jit.ScriptModule)
+def test_int8_is_scored_as_it_is_sampled(arch: str, library: CDLL) -> None:
+    """`eval --dtype int8` computes as decoding by C does: nothing but the weights is rounded."""
+    model = model_of(**ARCHS[arch])
+    ids = torch.randint(0, 50, (1, 20), generator=torch.Generator().manual_seed(1))
+    quantized = with_weights_in(model, "int8")
+    scored = quantized.logits(quantized(ids))[0, -1]
+    _, decoded = NativeSlots(Native(model, library, "int8"), 1, 32).read(ids[0].numpy(), None, 1)
+    torch.testing.assert_close(decoded[:50], scored, rtol=1e-4, atol=1e-4)

@@ -1,4 +1,4 @@
-"""Blocks as a compiler sees them, and rates kept as tensors: what a GPU's passes rest on."""
+"""Blocks as a compiler sees them, and rates kept as tensors: what training on a GPU rests on."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -9,10 +9,9 @@ import torch
 from helpers import gradients, random_weights
 
 from tfm.core.config import ARCHS, ModelConfig, TrainConfig, model_config
-from tfm.core.model import loss
-from tfm.core.model.loss import weighted_nll
-from tfm.core.model.sequence_model import SequenceModel
-from tfm.core.ops import cpu_kernels
+from tfm.core.model.loss import Objective
+from tfm.core.model.sequence_model import RunBlock, SequenceModel, call_block
+from tfm.core.ops import linear_nll, native_calls
 from tfm.core.ops.device import autocast
 from tfm.core.train.backend import compiled_block
 from tfm.core.train.optim import make_optimizers, state_tensors
@@ -31,15 +30,15 @@ def test_all_blocks_are_one_program_that_computes_what_they_do(arch: str, half: 
     model = random_weights(SequenceModel(shape), 0.1)
     ids = torch.randint(0, 30, (3, 17))
 
-    def total() -> torch.Tensor:
+    def total(run_block: RunBlock) -> torch.Tensor:
+        objective = Objective(model, run_block)
         with autocast(CPU, "bfloat16" if half else "float32"):
-            return weighted_nll(model, ids, torch.ones(3, 17))
+            return objective(ids, torch.ones(3, 17))  # type: ignore[no-any-return]
 
-    assert cpu_kernels.version() == "torch"
-    plain = gradients(model, total)
+    assert native_calls.version() == "torch"
+    plain = gradients(model, lambda: total(call_block))
     counters.clear()
-    model.through = compiled_block("aot_eager")
-    compiled = gradients(model, total)
+    compiled = gradients(model, lambda: total(compiled_block("aot_eager")))
     assert counters["stats"]["unique_graphs"] == 1, "of two blocks"
     for name, value in plain.items():
         off = float((compiled[name] - value).norm() / value.norm())
@@ -52,12 +51,14 @@ def test_all_blocks_are_one_program_that_computes_what_they_do(arch: str, half: 
 
 @pytest.mark.parametrize("softcap", [0.0, 5.0])
 @pytest.mark.parametrize("ranges", [False, True])
-def test_slopes_are_autograds(softcap: float, ranges: bool) -> None:
+def test_the_gradient_of_logits_is_autograds(softcap: float, ranges: bool) -> None:
     torch.manual_seed(0)
     products = (3 * torch.randn(7, 20, dtype=torch.float64)).float().requires_grad_()
     targets, weight = torch.randint(5, 9, (7,)), torch.rand(7)
     legal = torch.tensor([[5, 9]] * 7) if ranges else None
-    total, gradient = loss.slopes(products.detach(), targets, weight, legal, softcap)
+    total, gradient = linear_nll.nll_and_gradient(
+        products.detach(), targets, weight, legal, softcap
+    )
     logits = softcap * torch.tanh(products / softcap) if softcap else products
     first = 5 if ranges else 0
     nll = torch.nn.functional.cross_entropy(
@@ -94,9 +95,9 @@ def test_rates_as_tensors_move_weights_as_numbers_do(optimizer: str) -> None:
 
 def test_chunks_are_alike_where_they_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = torch.device("cuda")
-    memory = SimpleNamespace(total_memory=1000 * loss.GPU_PART)
+    memory = SimpleNamespace(total_memory=1000 * linear_nll.GPU_MEMORY_SHARE)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: memory)
-    assert loss._rows(64, 10, gpu) == 64, "one chunk"
-    assert loss._rows(120, 50, gpu) == 20, "six"
-    assert loss._rows(200, 15, gpu) == 50, "four, where three would not be alike"
-    assert loss._rows(217, 10, gpu) == 73, "three, the last one shorter"
+    assert linear_nll.chunk_rows(64, 10, gpu) == 64, "one chunk"
+    assert linear_nll.chunk_rows(120, 50, gpu) == 20, "six"
+    assert linear_nll.chunk_rows(200, 15, gpu) == 50, "four, where three would not be alike"
+    assert linear_nll.chunk_rows(217, 10, gpu) == 73, "three, the last one shorter"

@@ -1,0 +1,31 @@
+"""How a model knows where a position stands: rotary angles, sinusoids."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..config import ModelConfig
+
+
+def rotary_angles(positions: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor]:
+    """cos and sin, each (..., T, head_width), for positions (..., T, axes), as `rotate` takes them.
+
+    Su et al. 2021 (RoFormer) for one axis, in the half-split layout of Llama. With more axes,
+    frequency j turns with axis j mod axes, so that each axis has slow and fast ones.
+    """
+    pairs = config.head_width // 2
+    index = torch.arange(pairs, device=positions.device)
+    frequency = config.rope_theta ** (-index.float() / pairs)
+    angles = positions.float()[..., index % config.axes] * frequency
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+
+
+def sinusoids(positions: Tensor, width: int) -> Tensor:
+    """(..., T, width) of positions (..., T): Vaswani et al. 2017, section 3.5."""
+    even = torch.arange(0, width, 2, device=positions.device)
+    angles = positions.float()[..., None] * torch.exp(even.float() * (-math.log(10000.0) / width))
+    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)[..., :width]

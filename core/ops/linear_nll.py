@@ -1,0 +1,114 @@
+"""The head's product and the cross-entropy in one, a chunk of rows at a time.
+
+As autograd would do it, the logits of a step exist several times over (in float32, as
+probabilities, as gradients): most of the memory of a large vocabulary, and a tenth of the time of
+a small model. Here a chunk's logits become its gradient in place, in cache, before the next chunk's
+logits are made (as Hsu et al. 2024, Liger Kernel, do on a GPU).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .reference import masked_to_support, softcap
+
+# (logits (N, V), targets, weight, support, cap) -> the loss, and the gradient of the logits
+NllAndGradient = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], tuple[Tensor, Tensor]]
+CHUNK_LOGITS = 1 << 19  # that exist at once: as many as fit a cache
+GPU_MEMORY_SHARE = 64  # on a GPU a chunk takes this fraction of its memory: mostly all rows
+
+
+def chunked_linear_nll(
+    rest: NllAndGradient,
+    head: nn.Module,
+    hidden: Tensor,
+    targets: Tensor,
+    weight: Tensor,
+    ids: tuple[int, int],
+    support: Tensor | None,
+    cap: float,
+) -> Tensor:
+    """As `operations.linear_nll`, with `rest` for what follows the product."""
+    kind = hidden.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+    table: Tensor = head.weight[ids[0] : ids[1]]  # type: ignore[index]
+    total: Tensor = _LinearNll.apply(  # type: ignore[no-untyped-call]
+        hidden.to(dtype), table.to(dtype), targets, weight, support, cap, rest
+    )
+    return total
+
+
+def nll_and_gradient(
+    products: Tensor, targets: Tensor, weight: Tensor, support: Tensor | None, cap: float
+) -> tuple[Tensor, Tensor]:
+    """In torch, out of place."""
+    logits = softcap(products.float(), cap)
+    slope = 1 - (logits / cap).square() if cap else None
+    if support is not None:
+        logits = masked_to_support(logits, support)
+    logits = logits - logits.amax(-1, keepdim=True)
+    p = logits.exp()
+    mass, weight = p.sum(-1, keepdim=True), weight[:, None]
+    loss = (weight * (mass.log() - logits.gather(-1, targets[:, None]))).sum()
+    at_target = torch.arange(logits.shape[-1], device=logits.device) == targets[:, None]
+    gradient = p * (weight / mass) - weight * at_target
+    if slope is not None:
+        gradient = gradient * slope
+    return loss, gradient.to(products.dtype)
+
+
+def chunk_rows(rows: int, vocab_size: int, device: torch.device) -> int:
+    """Rows of a chunk; on a GPU all chunks are alike where they can be, so that one is compiled."""
+    if device.type != "cuda":
+        return max(1, CHUNK_LOGITS // vocab_size)
+    room = torch.cuda.get_device_properties(device).total_memory // GPU_MEMORY_SHARE
+    least = -(-rows * vocab_size // room)
+    chunks = next((n for n in range(least, 2 * least) if rows % n == 0), least)
+    return -(-rows // chunks)
+
+
+class _LinearNll(torch.autograd.Function):
+    """hidden (N, D), table (V, D), targets (N,), weight (N,), support (N, 2) or none."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        table: Tensor,
+        targets: Tensor,
+        weight: Tensor,
+        support: Tensor | None,
+        cap: float,
+        rest: NllAndGradient,
+    ) -> Tensor:
+        total = torch.zeros((), device=hidden.device)
+        learns = any(ctx.needs_input_grad[:2])
+        to_hidden = torch.empty_like(hidden)
+        rows = chunk_rows(len(hidden), len(table), hidden.device)
+        to_table = None  # of one chunk as it is; of several their sum in float32
+        if rows < len(hidden) or not len(hidden):
+            to_table = torch.zeros(table.shape, device=hidden.device)
+        with torch.autocast(hidden.device.type, enabled=False):
+            for start in range(0, len(hidden), rows):
+                chunk = slice(start, start + rows)
+                legal = None if support is None else support[chunk]
+                products = hidden[chunk] @ table.T
+                loss, gradient = rest(products, targets[chunk], weight[chunk], legal, cap)
+                total += loss
+                if learns:
+                    torch.mm(gradient, table, out=to_hidden[chunk])
+                    part = gradient.T @ hidden[chunk]
+                    to_table = part if to_table is None else to_table.add_(part)
+        if to_table is not None:
+            ctx.save_for_backward(to_hidden, to_table.to(table.dtype))
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        to_hidden, to_table = ctx.saved_tensors
+        (by,) = gradients
+        return to_hidden * by, to_table * by, None, None, None, None, None

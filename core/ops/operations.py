@@ -1,0 +1,165 @@
+"""The operations that have more than one implementation, and which implementation runs.
+
+reference  plain torch (reference.py): what each operation means, differentiated by autograd
+torch      torch with own gradients and fewer passes over memory (autograd_ops.py)
+native     C kernels for what a training step does on a CPU (cpu_kernels.py)
+
+The default is the fastest that serves the tensors at hand: `native` where there is a compiled
+library, a CPU, float32 or bfloat16, and gradients are wanted; else `torch`. `with use("reference")`
+makes everything plain, so that hooks, tracing and sharding see ordinary modules and tensors.
+tests/test_ops.py compares all backends of each operation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UsageError, nearest
+from . import autograd_ops, cpu_kernels, reference
+from .autograd_ops import SHORT
+from .reference import Rotary
+
+BACKENDS = ("reference", "torch", "native")
+_allowed = "native"  # the best that may be chosen
+
+
+@contextmanager
+def use(backend: str) -> Iterator[None]:
+    """Inside, no backend beyond this one of BACKENDS is chosen, in this process."""
+    global _allowed
+    if backend not in BACKENDS:
+        raise UsageError(f"backend {backend}: no such backend; {nearest(backend, BACKENDS)}")
+    before, _allowed = _allowed, backend
+    try:
+        yield
+    finally:
+        _allowed = before
+
+
+def is_reference() -> bool:
+    """Whether everything is to be plain."""
+    return _allowed == "reference"
+
+
+def is_native() -> bool:
+    """Whether C code may be chosen."""
+    return _allowed == "native"
+
+
+def _backend(x: Tensor, native: bool = True) -> ModuleType:
+    """The module whose function works on tensors like x; `native`: whether C code has the case."""
+    if native and _allowed == "native" and cpu_kernels.serves(x):
+        return cpu_kernels
+    return reference if _allowed == "reference" else autograd_ops
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which a matrix product of x is computed: autocast's, else that of x."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def rms_norm(
+    x: Tensor, weight: Tensor | None, eps: float, dtype: torch.dtype | None = None
+) -> Tensor:
+    """x (..., D) divided by its root mean square over D, times weight (D,) (Zhang & Sennrich 2019),
+    computed in float32 at least and given in `dtype` (none: that of x)."""
+    native = weight is not None and x.dtype == torch.float32
+    out: Tensor = _backend(x, native).rms_norm(x, weight, eps, dtype)
+    return out
+
+
+def relu_squared(x: Tensor) -> Tensor:
+    """max(x, 0)^2 (So et al. 2021, Primer)."""
+    out: Tensor = _backend(x).relu_squared(x)
+    return out
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary positions (Su et al. 2021): x (B, H, T, w) turned by the angles of its position.
+
+    Element i of the first half of a head and element i of the second are a pair. cos and sin
+    broadcast to (B, 1, T, w) and hold each pair's angle twice, the first sine negative.
+    """
+    out: Tensor = _backend(x, native=False).rotate(x, cos, sin)
+    return out
+
+
+def split_heads(
+    qkv: Tensor, heads: int, groups: int, rotary: Rotary | None, eps: float | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries (B, heads, T, w), keys and values (B, groups, T, w) of qkv (B, T, (heads + 2 groups)
+    w). Queries and keys are RMS-normalised where `eps` is given, then turned by `rotary`."""
+    out: tuple[Tensor, Tensor, Tensor] = _backend(qkv).split_heads(qkv, heads, groups, rotary, eps)
+    return out
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    segment_start: Tensor | None = None,
+    at: int | Tensor = 0,
+    rate: float = 0.0,
+) -> Tensor:
+    """Causal softmax attention (Vaswani et al. 2017, eq. 1) of q (B, heads, T, w) over k and v
+    (B, groups, S, w), (B, heads, T, w). Heads share keys in groups (Ainslie et al. 2023).
+
+    Query t of row b stands at position at[b] + t (`at`: one int for all rows, or (B,)) and sees the
+    keys from segment_start[b, t] (int32, none for 0) up to its own position. rate: of dropout on
+    the attention weights.
+    """
+    whole = isinstance(at, int) and at == 0 and q.shape[-2] == k.shape[-2]
+    native = whole and (rate > 0 or q.shape[-2] <= SHORT)
+    out: Tensor = _backend(q, native).attention(q, k, v, segment_start, at, rate)
+    return out
+
+
+def dropout(x: Tensor, rate: float) -> Tensor:
+    """Each number set to zero with the probability `rate`, the others divided by 1 - rate
+    (Srivastava et al. 2014). All backends of a CPU drop the same numbers for one seed."""
+    return reference.dropout(x, rate)
+
+
+def add_dropout(x: Tensor, y: Tensor, rate: float) -> Tensor:
+    """x + dropout(y), in the dtype of x."""
+    out: Tensor = _backend(y, native=x.dtype == torch.float32).add_dropout(x, y, rate)
+    return out
+
+
+def softcap(logits: Tensor, cap: float) -> Tensor:
+    """cap * tanh(logits / cap) (Gemma 2, 2024); the logits themselves where cap is 0."""
+    return reference.softcap(logits, cap)
+
+
+def linear_nll(
+    head: nn.Module,
+    hidden: Tensor,
+    targets: Tensor,
+    weight: Tensor,
+    ids: tuple[int, int],
+    support: Tensor | None = None,
+    cap: float = 0.0,
+    compiled: bool = False,
+) -> Tensor:
+    """sum of weight * -log p(target), a scalar in float32, under the logits head(hidden).
+
+    hidden (N, D), targets (N,), weight (N,); only the ids from ids[0] to ids[1] - 1 have logits,
+    and targets count from ids[0]. support (N, 2): the range of ids that a row's probabilities sum
+    to one over. cap: of `softcap`. compiled: the element-wise part by torch.compile.
+    """
+    backend = _backend(hidden)
+    total: Tensor = backend.linear_nll(head, hidden, targets, weight, ids, support, cap, compiled)
+    return total
+
+
+def linear_int8(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    """x (..., K) times weight (N, K) in int8, output n scaled by scale (N,) in float32, plus bias;
+    sums in float32, as c/decode_step.c computes it."""
+    out: Tensor = _backend(x, native=False).linear_int8(x, weight, scale, bias)
+    return out
