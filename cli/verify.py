@@ -98,7 +98,7 @@ class _Deadly:
     """Training data behind whose first `passes` batches there is death."""
 
     def __init__(self, data: Any, passes: int) -> None:
-        self.data, self.left = data, passes
+        self.data, self.context, self.left = data, data.context, passes
 
     def __len__(self) -> int:
         return len(self.data)

@@ -69,6 +69,8 @@ class Dataset(Protocol):
     dataset can cut its windows elsewhere each time.
     """
 
+    context: int  # a row has one id more
+
     def __len__(self) -> int: ...
 
     def batch(self, indices: Ids) -> Batch: ...

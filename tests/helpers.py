@@ -74,6 +74,8 @@ class RandomRows:
     the same, or with `same` all rows are. Every weight of the batches in `broken`, which count
     from 1, is NaN."""
 
+    context = 8
+
     def __init__(self, broken: tuple[int, ...] = (), same: bool = False) -> None:
         self.broken, self.same, self.asked = broken, same, 0
 

@@ -88,7 +88,7 @@ def test_company_pieces_and_threads_change_not_a_bit(dtype: str, library: CDLL) 
         rows._model.scores = rows._buffers[3].data_ptr()
         fed = np.arange(count)
         for row in fed:
-            rows.assign(row, rows.read(ids[row, :40], None))
+            rows.assign(row, rows.read(ids[row, :40], None, 1))
         for t in range(40, 60):
             rows.feed(fed, ids[:count, t], np.full(9, t), None)
             for row in fed:

@@ -79,7 +79,10 @@ def test_a_filter_leaves_the_others_odds_alone(logits: list[float], temperature:
 @settings(deadline=None)
 def test_ids_are_drawn_as_often_as_they_are_likely(logits: list[float]) -> None:
     grid = [(i + 0.5) / 2000 for i in range(2000)]
-    ids = pick(torch.tensor(logits).expand(2000, -1), SampleConfig(), grid)
+    ids, within = pick(torch.tensor(logits).expand(2000, -1), SampleConfig(), np.array(grid))
+    p = probabilities(logits)
+    where = (np.cumsum(p) - p)[ids] + within.numpy() * p[ids]
+    np.testing.assert_allclose(where, grid, atol=1e-5)
     drawn = np.bincount(ids.numpy(), minlength=len(logits)) / 2000
     np.testing.assert_allclose(drawn, probabilities(logits), atol=1.01 / 2000)
     assert (ids.diff() >= 0).all(), "the inverse of the cumulative distribution"
@@ -92,13 +95,13 @@ def test_a_filtered_id_is_never_drawn(
 ) -> None:
     options: dict[str, Any] = dict(top_k=top_k, top_p=top_p, min_p=min_p)
     edges = [0.0, 1e-300, 0.25, 0.5, 0.75, 1 - 2**-53]
-    ids = pick(torch.tensor(logits).expand(6, -1), SampleConfig(**options), edges)
+    ids, _ = pick(torch.tensor(logits).expand(6, -1), SampleConfig(**options), np.array(edges))
     assert set(ids.tolist()) <= kept(logits, **options)
 
 
 @given(LOGITS)
 def test_greedy_is_the_likeliest(logits: list[float]) -> None:
-    (id,) = pick(torch.tensor([logits]), SampleConfig(greedy=True), []).tolist()
+    (id,) = pick(torch.tensor([logits]), SampleConfig(greedy=True), np.zeros(1))[0].tolist()
     assert logits[id] == max(logits)
 
 

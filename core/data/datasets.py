@@ -75,7 +75,8 @@ class Packed:
     ) -> None:
         if not len(store):
             raise DataError("the training data has no items")
-        self.store, self.tokenizer, self.row, self.encoder = store, tokenizer, context + 1, encoder
+        self.store, self.tokenizer, self.encoder = store, tokenizer, encoder
+        self.context, self.row = context, context + 1
         pieces: list[Piece] = []
         for index in range(len(store)):
             length, first = store.length(index), 0

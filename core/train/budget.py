@@ -316,7 +316,7 @@ def make_configs(
 
 def fit_context(model: ModelConfig, data: Dataset, note: Note) -> ModelConfig:
     """A shorter context where the training data is shorter than a window."""
-    context = getattr(data, "context", model.context)
+    context = data.context
     if context < model.context:
         note(f"the data is short: context {context} rather than {model.context}")
         return replace(model, context=context)

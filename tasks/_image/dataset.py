@@ -31,7 +31,7 @@ class PictureRows:
         form, place = items.form, tokenizer.place
         side = tokenizer.side(form.height, form.width)
         length = tokenizer.length(form.height, form.width)
-        self.pad = context + 1 - length
+        self.context, self.pad = context, context + 1 - length
         self.weight: Floats = np.ones(context + 1, np.float32)
         self.weight[0] = 0
         self.weight[length:] = 0

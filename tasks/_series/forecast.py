@@ -7,7 +7,7 @@ import torch
 
 from ...core.config import SampleConfig
 from ...core.data.keyed_random import key, mix
-from ...core.decode.sampling import filtered
+from ...core.decode.sampling import pick
 from ...core.model.sequence_model import SequenceModel
 from ...core.protocols import Sequence
 from ...tokenizers.bins import BinsTokenizer, Scales, Values, Window
@@ -124,44 +124,28 @@ def _draw(
     count, length = past.shape
     supports = np.array([tokenizer.support(length, sequence.side) for sequence in histories])
     first, last = int(supports[:, 0].min()), int(supports[:, 1].max())
-    bins = np.arange(first, last)
-    illegal = (bins < supports[:, :1]) | (bins >= supports[:, 1:])  # (N, bins)
-    forbidden = torch.from_numpy(illegal)[:, None] if illegal.any() else None
-
-    uniforms = np.stack(
+    legal = torch.from_numpy(supports - first).repeat_interleave(paths, 0)  # of each path
+    uniforms = np.concatenate(
         [_hypercube(config.seed, s.side.get("id", ""), paths, horizon) for s in histories]
     )
     state = model.start(count, length + horizon)
     hidden = model.step(torch.from_numpy(past).to(device), state)[:, -1:]
-    hidden = hidden.repeat_interleave(paths, 0)
-    state = state.select(torch.arange(count).repeat_interleave(paths))
-    drawn = np.empty((count, paths, horizon), np.int64)
-    within = np.empty((count, paths, horizon))
+    row_of_path = torch.arange(count).repeat_interleave(paths)
+    hidden, state = hidden[row_of_path], state.select(row_of_path)
+    drawn = np.empty((count * paths, horizon), np.int64)
+    within = np.empty((count * paths, horizon))  # where in its bin a value lies
     for step in range(horizon):
-        logits = model.logits(hidden[:, -1], first, last).cpu().view(count, paths, -1)
-        if forbidden is not None:
-            logits = logits.masked_fill(forbidden, -torch.inf)
-        p = filtered(logits, config).softmax(-1)
-        if config.greedy:
-            p = torch.nn.functional.one_hot(p.argmax(-1), last - first).float()
-        upto = p.cumsum(-1)
-        at = torch.from_numpy(uniforms[:, :, step, None]).float() * upto[..., -1:]
-        chosen = torch.searchsorted(upto, at, right=True).clamp(max=last - first - 1)
-        # where in its bin the number fell: a value, not only a bin
-        above = upto.gather(-1, chosen)
-        below = torch.where(chosen > 0, upto.gather(-1, (chosen - 1).clamp(min=0)), 0.0)
-        fraction = (at - below) / (above - below).clamp(min=1e-12)
-        within[:, :, step] = 0.5 if config.greedy else fraction[..., 0].clamp(0, 1).numpy()
-        ids = chosen[..., 0] + first
-        drawn[:, :, step] = ids.numpy()
+        logits = model.logits(hidden[:, -1], first, last).cpu()
+        chosen, fraction = pick(logits, config, uniforms[:, step], legal)
+        drawn[:, step], within[:, step] = chosen + first, fraction
         if step + 1 < horizon:
-            hidden = model.step(ids.view(-1, 1).to(device), state)
+            hidden = model.step((chosen[:, None] + first).to(device), state)
 
     scales = Scales.of([s.side for s in histories for _ in range(paths)])
-    whole = np.concatenate((past.repeat(paths, 0), drawn.reshape(count * paths, horizon)), axis=1)
-    inside = np.full((count * paths, whole.shape[1] - 1), 0.5)
-    inside[:, -horizon:] = within.reshape(count * paths, horizon)
-    values = tokenizer.decode_rows(whole, scales, inside)[:, -horizon:]
+    ids = np.concatenate((past.repeat(paths, 0), drawn), axis=1)
+    inside = np.full((count * paths, ids.shape[1] - 1), 0.5)
+    inside[:, -horizon:] = within
+    values = tokenizer.decode_rows(ids, scales, inside)[:, -horizon:]
     return values.reshape(count, paths, horizon)
 
 
