@@ -39,7 +39,7 @@ def stepped(rows: NativeSlots, row: int, ids: Any, begin: int, positions: Any = 
     def place(part: slice) -> Any:
         return None if positions is None else positions[part]
 
-    rows.assign(row, rows.read(ids[:begin], place(slice(begin))))
+    rows.assign(row, rows.read(ids[:begin], place(slice(begin)), 1))
     out = [rows.logits()[row].clone()]
     for t in range(begin, len(ids)):
         rows.feed(np.array([row]), ids[[t]], np.full(rows.rows, t), place(slice(t, t + 1)))

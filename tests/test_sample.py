@@ -81,7 +81,7 @@ def test_ids_are_drawn_as_often_as_they_are_likely(logits: list[float]) -> None:
     grid = [(i + 0.5) / 2000 for i in range(2000)]
     ids, within = pick(torch.tensor(logits).expand(2000, -1), SampleConfig(), np.array(grid))
     p = probabilities(logits)
-    where = (np.cumsum(p) - p)[ids] + within.numpy() * p[ids]
+    where = (np.cumsum(p) - p)[ids.numpy()] + within.numpy() * np.asarray(p)[ids.numpy()]
     np.testing.assert_allclose(where, grid, atol=1e-5)
     drawn = np.bincount(ids.numpy(), minlength=len(logits)) / 2000
     np.testing.assert_allclose(drawn, probabilities(logits), atol=1.01 / 2000)
