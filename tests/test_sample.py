@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tfm.core.config import SampleConfig
-from tfm.core.decode.sampling import clip_prompt, filtered, generate, pick
+from tfm.core.decode.sampling import clip_prompt, filtered, generate, pick, pick_within
 from tfm.core.errors import ConfigError, DataError
 from tfm.core.model.sequence_model import SequenceModel
 from tfm.core.protocols import Sequence
@@ -79,9 +79,12 @@ def test_a_filter_leaves_the_others_odds_alone(logits: list[float], temperature:
 @settings(deadline=None)
 def test_ids_are_drawn_as_often_as_they_are_likely(logits: list[float]) -> None:
     grid = [(i + 0.5) / 2000 for i in range(2000)]
-    ids, within = pick(torch.tensor(logits).expand(2000, -1), SampleConfig(), np.array(grid))
+    rows = torch.tensor(logits).expand(2000, -1)
+    ids = pick(rows, SampleConfig(), np.array(grid))
+    same, within = pick_within(rows, SampleConfig(), np.array(grid))
+    np.testing.assert_array_equal(same, ids)
     p = probabilities(logits)
-    where = (np.cumsum(p) - p)[ids.numpy()] + within.numpy() * np.asarray(p)[ids.numpy()]
+    where = (np.cumsum(p) - p)[ids.numpy()] + within * np.asarray(p)[ids.numpy()]
     np.testing.assert_allclose(where, grid, atol=1e-5)
     drawn = np.bincount(ids.numpy(), minlength=len(logits)) / 2000
     np.testing.assert_allclose(drawn, probabilities(logits), atol=1.01 / 2000)
@@ -95,13 +98,13 @@ def test_a_filtered_id_is_never_drawn(
 ) -> None:
     options: dict[str, Any] = dict(top_k=top_k, top_p=top_p, min_p=min_p)
     edges = [0.0, 1e-300, 0.25, 0.5, 0.75, 1 - 2**-53]
-    ids, _ = pick(torch.tensor(logits).expand(6, -1), SampleConfig(**options), np.array(edges))
+    ids = pick(torch.tensor(logits).expand(6, -1), SampleConfig(**options), np.array(edges))
     assert set(ids.tolist()) <= kept(logits, **options)
 
 
 @given(LOGITS)
 def test_greedy_is_the_likeliest(logits: list[float]) -> None:
-    (id,) = pick(torch.tensor([logits]), SampleConfig(greedy=True), np.zeros(1))[0].tolist()
+    (id,) = pick(torch.tensor([logits]), SampleConfig(greedy=True), np.zeros(1)).tolist()
     assert logits[id] == max(logits)
 
 

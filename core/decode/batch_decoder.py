@@ -132,7 +132,7 @@ class Decoder:
         if any(each != everything for each in support):
             kept = [each if ok else everything for each, ok in zip(support, legal, strict=True)]
             logits = masked_to_support(logits, torch.tensor(kept, device=logits.device))
-        chosen, _ = pick(logits, self.config, np.array(uniforms))
+        chosen = pick(logits, self.config, np.array(uniforms))
         logprobs = logits.log_softmax(-1).gather(1, chosen[:, None])[:, 0].tolist()
         out: dict[int, tuple[int, float] | None] = dict.fromkeys(numbers)
         for number, row, ok, id, logprob in zip(

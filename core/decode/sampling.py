@@ -12,14 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import SampleConfig
 from ..data.keyed_random import uniform
 from ..errors import DataError
 from ..model.sequence_model import SequenceModel
-from ..ops.reference import masked_to_support
 from ..protocols import Sequence, Tokenizer
 
 Floats = npt.NDArray[np.float64]
@@ -48,30 +46,37 @@ def filtered(logits: Tensor, config: SampleConfig) -> Tensor:
     return logits
 
 
-def pick(
-    logits: Tensor, config: SampleConfig, uniforms: Floats, support: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """The next id of each row of logits (rows, V), and where in its probability the draw fell.
-
-    An id is where a row's uniform number (rows,) falls in the cumulative distribution, or the
-    likeliest one; the second result, (rows,) in [0, 1], is how far into the id's own probability it
-    fell (0.5 where `greedy`): a point of a bin. support (rows, 2): the range of legal ids. Both are
-    float64 arithmetic on the CPU, a row by itself.
-    """
-    if support is not None:
-        logits = masked_to_support(logits, support)
+def pick(logits: Tensor, config: SampleConfig, uniforms: Floats) -> Tensor:
+    """(rows,) ids from (rows, V) logits: the likeliest, or where each uniform number (rows,) falls
+    in the cumulative distribution."""
     if config.greedy:
-        chosen = logits.argmax(-1)
-        return chosen, torch.full(chosen.shape, 0.5, dtype=torch.float64)
-    kept = filtered(logits, config).cpu().double()
-    upto = (kept - kept.amax(-1, keepdim=True)).exp().cumsum(-1)
-    at = torch.as_tensor(uniforms, dtype=torch.float64)[:, None] * upto[:, -1:]
+        return logits.argmax(-1)
+    upto, at = _inverse(logits, config, uniforms)
+    return torch.from_numpy((upto <= at).sum(-1)).to(logits.device)
+
+
+def pick_within(
+    logits: Tensor, config: SampleConfig, uniforms: Floats
+) -> tuple[npt.NDArray[np.int64], Floats]:
+    """As `pick`, and how far into the id's own probability each number fell, (rows,) in [0, 1]:
+    where ids are bins of a quantity, a point of the bin. Where `greedy`, its middle."""
+    if config.greedy:
+        chosen = logits.argmax(-1).cpu().numpy()
+        return chosen, np.full(len(chosen), 0.5)
+    upto, at = _inverse(logits, config, uniforms)
+    ids = (upto <= at).sum(-1)
+    rows = np.arange(len(ids))
+    below = np.where(ids > 0, upto[rows, ids - 1], 0.0)
+    return ids, (at[:, 0] - below) / (upto[rows, ids] - below)
+
+
+def _inverse(logits: Tensor, config: SampleConfig, uniforms: Floats) -> tuple[Floats, Floats]:
+    """Cumulative weights (rows, V) in float64, and the place (rows, 1) of each uniform number."""
+    kept = filtered(logits, config).cpu().numpy().astype(np.float64)
+    upto = np.exp(kept - kept.max(-1, keepdims=True)).cumsum(-1)
     # below the sum, so that a number just below 1, rounded, falls on the last that can be drawn
-    at = torch.minimum(at, torch.nextafter(upto[:, -1:], torch.zeros(())))
-    ids = torch.searchsorted(upto, at, right=True)
-    above = upto.gather(-1, ids)
-    below = F.pad(upto, (1, 0)).gather(-1, ids)
-    return ids[:, 0].to(logits.device), ((at - below) / (above - below))[:, 0]
+    at = np.minimum(uniforms[:, None] * upto[:, -1:], np.nextafter(upto[:, -1:], 0))
+    return upto, at
 
 
 @dataclass(frozen=True)
@@ -146,7 +151,7 @@ def generate(
         fed = rows.shape[1]
         logits = model.logits(hidden[:, -1], low, high)
         uniforms = [uniform(config.seed, record, draw, position) for draw in range(draws)]
-        chosen, _ = pick(logits, config, np.array(uniforms))
+        chosen = pick(logits, config, np.array(uniforms))
         logprobs = logits.log_softmax(-1).gather(1, chosen[:, None])[:, 0]
         ids = chosen + low
         rows = torch.cat((rows, ids[:, None]), dim=1)

@@ -42,18 +42,22 @@ class Slots(Protocol):
 class TorchSlots:
     """By `model.step`. A step always has the same shapes, all rows and the whole length, and a
     prompt is read alone: that keeps the bits. (Measured: they agree where a head's width is a
-    multiple of 4, as every named size has it.)"""
+    multiple of 4, as every named size has it.) A single slot on a CPU has no neighbours, so its
+    steps read only what there is: a third faster."""
 
     def __init__(self, model: SequenceModel, rows: int, length: int) -> None:
         self.model, self.rows, self.device = model.eval(), rows, model.head.weight.device
-        self.state = model.start(rows, -(-length // ALIGNED) * ALIGNED)
-        self.state.at = torch.zeros(rows, dtype=torch.int64, device=self.device)
+        self.length = -(-length // ALIGNED) * ALIGNED
+        self.alone = rows == 1 and self.device.type == "cpu"
+        self.state = model.start(rows, self.length)
+        if not self.alone:
+            self.state.at = torch.zeros(rows, dtype=torch.int64, device=self.device)
         self.hidden = torch.zeros(rows, model.config.width, device=self.device)
         self._step = GraphCache(self._stepped) if self.device.type == "cuda" else self._plain
 
     @torch.no_grad()
     def read(self, ids: Ids, positions: Ids | None, given: int) -> tuple[DecodingState, Tensor]:
-        state = self.model.start(1, len(ids))
+        state = self.model.start(1, self.length if self.alone else len(ids))
         places = None if positions is None else torch.from_numpy(positions)[None].to(self.device)
         inputs = torch.from_numpy(ids)[None].to(self.device)
         hidden = self.model.read(inputs, state, places, given)
@@ -61,7 +65,10 @@ class TorchSlots:
 
     def assign(self, row: int, read: tuple[DecodingState, Tensor]) -> None:
         state, hidden = read
-        self.state.assign(row, state)
+        if self.alone:  # a copy: other draws may continue the same prompt
+            self.state = state.select(torch.zeros(1, dtype=torch.int64))
+        else:
+            self.state.assign(row, state)
         self.hidden[row] = hidden
 
     @torch.no_grad()
@@ -78,7 +85,8 @@ class TorchSlots:
 
     def _stepped(self, inputs: dict[str, Tensor]) -> Tensor:
         places = inputs.get("positions")
-        return self.model.step(inputs["ids"], self.state, places, inputs["lengths"])
+        lengths = None if self.alone else inputs["lengths"]
+        return self.model.step(inputs["ids"], self.state, places, lengths)
 
     def _plain(self, kind: object, inputs: dict[str, Tensor]) -> Tensor:
         return self._stepped(inputs)

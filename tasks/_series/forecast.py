@@ -7,7 +7,7 @@ import torch
 
 from ...core.config import SampleConfig
 from ...core.data.keyed_random import key, mix
-from ...core.decode.sampling import pick
+from ...core.decode.sampling import pick_within
 from ...core.model.sequence_model import SequenceModel
 from ...core.protocols import Sequence
 from ...tokenizers.bins import BinsTokenizer, Scales, Values, Window
@@ -124,7 +124,9 @@ def _draw(
     count, length = past.shape
     supports = np.array([tokenizer.support(length, sequence.side) for sequence in histories])
     first, last = int(supports[:, 0].min()), int(supports[:, 1].max())
-    legal = torch.from_numpy(supports - first).repeat_interleave(paths, 0)  # of each path
+    bins = np.arange(first, last)
+    outside = (bins < supports[:, :1]) | (bins >= supports[:, 1:])  # (N, bins)
+    illegal = torch.from_numpy(outside.repeat(paths, 0))
     uniforms = np.concatenate(
         [_hypercube(config.seed, s.side.get("id", ""), paths, horizon) for s in histories]
     )
@@ -136,10 +138,11 @@ def _draw(
     within = np.empty((count * paths, horizon))  # where in its bin a value lies
     for step in range(horizon):
         logits = model.logits(hidden[:, -1], first, last).cpu()
-        chosen, fraction = pick(logits, config, uniforms[:, step], legal)
-        drawn[:, step], within[:, step] = chosen + first, fraction
+        logits = logits.masked_fill(illegal, -torch.inf)
+        chosen, within[:, step] = pick_within(logits, config, uniforms[:, step])
+        drawn[:, step] = chosen + first
         if step + 1 < horizon:
-            hidden = model.step((chosen[:, None] + first).to(device), state)
+            hidden = model.step(torch.from_numpy(drawn[:, step, None]).to(device), state)
 
     scales = Scales.of([s.side for s in histories for _ in range(paths)])
     ids = np.concatenate((past.repeat(paths, 0), drawn), axis=1)
