@@ -115,7 +115,7 @@ def test_what_it_is_not_made_for_goes_the_other_way(
     )
     assert "block" not in called
     known = arch == "transformer" and length <= amx_block.MAX_POSITIONS
-    assert amx_block.knows(model.config) == known
+    assert amx_block.supports_config(model.config) == known
 
 
 def test_what_is_not_a_number_stays_so() -> None:

@@ -95,7 +95,7 @@ def test_rates_as_tensors_move_weights_as_numbers_do(optimizer: str) -> None:
 
 def test_chunks_are_alike_where_they_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = torch.device("cuda")
-    memory = SimpleNamespace(total_memory=1000 * linear_nll.GPU_MEMORY_SHARE)
+    memory = SimpleNamespace(total_memory=1000 * linear_nll.GPU_BYTES_PER_LOGIT)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: memory)
     assert linear_nll.chunk_rows(64, 10, gpu) == 64, "one chunk"
     assert linear_nll.chunk_rows(120, 50, gpu) == 20, "six"

@@ -9,7 +9,7 @@ from conftest import Tfm
 from torch.utils.flop_counter import FlopCounterMode
 
 from tfm.cli.bench import _tables, command
-from tfm.core.bench import RandomRows, matmul_peak, training
+from tfm.core.bench import RandomRows, matmul_peak, measure_training
 from tfm.core.config import ModelConfig, TrainConfig, model_config
 from tfm.core.data.datasets import step_batch
 from tfm.core.errors import TfmError
@@ -39,7 +39,7 @@ def test_rows_are_a_function_of_their_number() -> None:
 
 def test_training_is_measured() -> None:
     config = ModelConfig(vocab_size=64, layers=1, width=16, heads=2, context=8)
-    found = training(config, TrainConfig(steps=100, batch=2), CPU, 0.0)
+    found = measure_training(config, TrainConfig(steps=100, batch=2), CPU, 0.0)
     assert found.tokens_per_second > 0 and found.context == 8 and found.batch == 2
     assert found.peak_bytes is None or found.peak_bytes >= 0
     assert matmul_peak(CPU, torch.float32, 0.0) > 0

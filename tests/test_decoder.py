@@ -118,8 +118,8 @@ def test_draws_of_one_prompt_differ_and_read_it_once(monkeypatch: pytest.MonkeyP
     model, one = small_model(), random_prompt(0)
     decoder = Decoder(model, PLAIN, SampleConfig())
     read = []
-    inner = decoder._read
-    monkeypatch.setattr(decoder, "_read", lambda row: read.append(1) or inner(row))
+    inner = decoder._prefill
+    monkeypatch.setattr(decoder, "_prefill", lambda row: read.append(1) or inner(row))
     rows = [decoder.begin(one, 9, "a", draw) for draw in range(8)]
     steps = [decoder.step() for _ in range(5)]
     assert len({str([step[row] for step in steps]) for row in rows}) > 4 and len(read) == 1

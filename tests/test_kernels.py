@@ -111,7 +111,7 @@ def test_the_norm_of_all_gradients(sizes: list[int]) -> None:
     tensors = [random_tensor(size, seed=seed).detach() for seed, size in enumerate(sizes)]
     exact = torch.cat(tensors).double().norm()
     torch.testing.assert_close(
-        optimizer_kernels.norm_of(tensors).double(), exact, rtol=1e-6, atol=0
+        optimizer_kernels.global_norm(tensors).double(), exact, rtol=1e-6, atol=0
     )
     tensors[-1][-1] = float("nan")
-    assert optimizer_kernels.norm_of(tensors).isnan()
+    assert optimizer_kernels.global_norm(tensors).isnan()

@@ -14,7 +14,7 @@ from tfm.core.config import ARCHS, SampleConfig, model_config
 from tfm.core.decode.sampling import generate
 from tfm.core.model.loss import token_nll
 from tfm.core.model.sequence_model import SequenceModel
-from tfm.core.ops.autograd_ops import SHORT
+from tfm.core.ops.autograd_ops import MAX_UNFUSED_POSITIONS
 from tfm.core.ops.device import autocast
 from tfm.core.protocols import Sequence
 
@@ -292,7 +292,7 @@ def test_a_position_that_does_not_count_does_not_train(model: SequenceModel) -> 
 # -- bfloat16 ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("length", [T, SHORT + 8])  # plain products, fused kernel
+@pytest.mark.parametrize("length", [T, MAX_UNFUSED_POSITIONS + 8])  # plain products, fused kernel
 @pytest.mark.parametrize("name", ["llama", "gpt2", "post-ln", "grouped"])
 @torch.no_grad()
 def test_bfloat16_is_float32_within_two_percent(name: str, length: int) -> None:

@@ -85,7 +85,7 @@ class CrossMixer(nn.Module):
 
 
 class ToyEncoderDecoder(SequenceModel):
-    encodes = True
+    has_encoder = True
 
     def __init__(self, config: ModelConfig = SHAPE) -> None:
         super().__init__(config)
