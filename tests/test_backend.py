@@ -1,4 +1,4 @@
-"""Blocks as a compiler sees them, and rates kept as tensors: what training on a GPU rests on."""
+"""Compiled blocks and learning rates as tensors, which training on a GPU needs; tested on a CPU."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -21,9 +21,9 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("arch", ARCHS)
-@pytest.mark.filterwarnings("ignore")  # of the compiler's own
+@pytest.mark.filterwarnings("ignore")  # from torch's compiler
 def test_all_blocks_are_one_program_that_computes_what_they_do(arch: str, half: bool) -> None:
-    """Traced whole, with its gradients, by torch's compiler; not turned into machine code."""
+    """torch's compiler traces a block and its gradients as one graph; no machine code is made."""
     from torch._dynamo.utils import counters
 
     shape = model_config(arch, "nano", vocab_size=30, context=16)

@@ -1,4 +1,4 @@
-"""`tfm bench`: its arithmetic against torch's own count, its table and its JSON."""
+"""`tfm bench`: its FLOPs formula against torch's FLOP counter, its table and its JSON."""
 
 import json
 
@@ -26,7 +26,7 @@ def test_the_formula_counts_what_is_multiplied(arch: str) -> None:
     model = SequenceModel(model_config(arch, "nano", vocab_size=500, context=32))
     batch = as_tensors(step_batch(RandomRows(500, 32), 0, 4, 0), CPU)
     counter = FlopCounterMode(display=False)
-    with counter, autocast(CPU, "bfloat16"):  # where attention is plain products, which it counts
+    with counter, autocast(CPU, "bfloat16"):  # attention is then plain products, which torch counts
         Objective(model)(**batch).backward()  # type: ignore[no-untyped-call]
     assert counter.get_total_flops() / (4 * 32) == pytest.approx(model.flops_per_token(), rel=0.02)
 

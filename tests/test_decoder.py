@@ -1,4 +1,4 @@
-"""Rows of one batch: each draws what it would draw alone, to the last bit."""
+"""Batched decoding: each row samples the same ids as when it is alone, to the last bit."""
 
 from typing import Any
 
@@ -73,7 +73,7 @@ def test_neighbours_order_and_company_change_not_a_bit(order: list[int], count: 
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_every_row_computes_alike(threads: int) -> None:
-    """To the last bit, whichever thread works on it; a context that is no round number."""
+    """To the last bit, on any thread, with a context that is not a multiple of the alignment."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

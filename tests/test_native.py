@@ -1,5 +1,5 @@
-"""The step in C beside the model in torch; that a row's company changes not a bit of it; and what
-becomes of a library that is damaged, cannot be made or cannot be kept."""
+"""Decoding in C: it equals the model in torch, and logits do not depend on other rows, to the last
+bit. The compiled library: damaged files, failing compilers, unwritable cache folders."""
 
 import os
 import stat
@@ -33,16 +33,16 @@ OTHERS: dict[str, dict[str, Any]] = {
 
 
 def stepped(rows: NativeSlots, row: int, ids: Any, begin: int, positions: Any = None) -> Any:
-    """(T - begin + 1, V) logits behind each of the ids from the one before `begin`: those up to
-    there are read as a prompt, the others one by one."""
+    """(T - begin + 1, V) logits after each id from index begin - 1 on: ids[:begin] are prefilled,
+    the others fed one by one."""
 
-    def place(part: slice) -> Any:
+    def positions_of(part: slice) -> Any:
         return None if positions is None else positions[part]
 
-    rows.assign(row, rows.prefill(ids[:begin], place(slice(begin)), 1))
+    rows.assign(row, rows.prefill(ids[:begin], positions_of(slice(begin)), 1))
     out = [rows.logits()[row].clone()]
     for t in range(begin, len(ids)):
-        rows.feed(np.array([row]), ids[[t]], np.full(rows.rows, t), place(slice(t, t + 1)))
+        rows.feed(np.array([row]), ids[[t]], np.full(rows.rows, t), positions_of(slice(t, t + 1)))
         out.append(rows.logits()[row].clone())
     return torch.stack(out)
 
@@ -75,10 +75,10 @@ def test_weights_in_fewer_bits(dtype: str, library: CDLL) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_company_pieces_and_threads_change_not_a_bit(dtype: str, library: CDLL) -> None:
-    """A prompt read whole or id by id, alone or beside up to nine others, by one thread or three:
-    what is read behind it is the same."""
+    """The logits after a prompt are bit-identical whether it is prefilled at once or id by id, with
+    up to nine rows, on one thread or three."""
     native = NativeModel(small_model(width=96, heads=2, context=70), library, dtype)
-    native.multiply_adds_per_token = 1 << 40  # no step is too small for several threads
+    native.multiply_adds_per_token = 1 << 40  # makes every step use several threads
     ids = np.random.default_rng(2).integers(0, 23, (9, 60))
     alone = NativeSlots(native, 1, 70)
     expected = [stepped(alone, 0, each, 40) for each in ids]
@@ -99,7 +99,8 @@ def test_company_pieces_and_threads_change_not_a_bit(dtype: str, library: CDLL) 
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_it_draws_what_generate_draws(arch: str, library: CDLL) -> None:
-    """Prompts that fit and not, windows that slide, filters; more prompts than rows."""
+    """With prompts shorter and longer than the context, sliding windows, filters, and more prompts
+    than rows."""
     model = small_model(**ARCHS[arch], kv_heads=1)
     prompts = [random_prompt(n, length) for n, length in enumerate((1, 3, 9, 12, 40))]
     for options in ({}, {"greedy": True}, {"top_p": 0.8, "temperature": 0.7}):
@@ -135,7 +136,7 @@ def test_what_it_does_not_know_is_left_to_torch(library: CDLL) -> None:
     assert not supports(small_model().double())
     other, _ = for_decoding(small_model().double(), 1, None, library)
     assert isinstance(other, SequenceModel)
-    model.blocks[0].ffn = torch.nn.Identity()  # of another package, say
+    model.blocks[0].ffn = torch.nn.Identity()  # a layer that C does not know
     assert not supports(model)
     assert isinstance(for_decoding(small_model(), 1)[0], SequenceModel), "no library"
 
@@ -145,7 +146,7 @@ def test_what_it_does_not_know_is_left_to_torch(library: CDLL) -> None:
 
 @pytest.fixture
 def fake(tmp_path: Path) -> str:
-    """A compiler that writes down that it was called; with a file `broken` beside it it fails."""
+    """A compiler script that logs its calls; it fails while its folder has a file `broken`."""
     script = tmp_path / "fake-cc"
     script.write_text(
         f'#!/bin/sh\ncd "{tmp_path}"\n[ "$1" = --version ] && exec echo fake 1.0\n'

@@ -1,4 +1,4 @@
-"""Models with weights in fewer bits, beside the model they were made of."""
+"""Models with quantised weights, compared with the original model."""
 
 from ctypes import CDLL
 from typing import Any
@@ -14,7 +14,7 @@ from tfm.core.model.sequence_model import SequenceModel
 
 
 def model_of(**fields: Any) -> SequenceModel:
-    """A model whose norms scale nothing."""
+    """A model whose norm weights are all 1."""
     shape = dict(vocab_size=50, context=32, width=32, heads=4)
     return small_model(0.2, norm_std=0, **{**shape, **fields}).eval()
 
@@ -65,7 +65,7 @@ def test_a_narrow_model_is_decoded_as_it_is() -> None:
 @pytest.mark.parametrize("arch", ARCHS)
 @torch.no_grad()
 def test_int8_is_scored_as_it_is_sampled(arch: str, library: CDLL) -> None:
-    """`eval --dtype int8` computes as decoding by C does: nothing but the weights is rounded."""
+    """`eval --dtype int8` computes what C decoding computes: only the weights are rounded."""
     model = model_of(**ARCHS[arch])
     ids = torch.randint(0, 50, (1, 20), generator=torch.Generator().manual_seed(1))
     quantized = with_weights_in(model, "int8")

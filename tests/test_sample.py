@@ -1,5 +1,4 @@
-"""From logits to ids: filters against their definitions, draws that are functions of what names
-them, and when a draw ends."""
+"""Sampling: filters against their definitions, reproducible samples, and when sampling stops."""
 
 import math
 from typing import Any
@@ -78,7 +77,7 @@ def test_a_filter_leaves_the_others_odds_alone(logits: list[float], temperature:
     np.testing.assert_allclose(out[left].softmax(-1).numpy(), expected, rtol=1e-3, atol=1e-6)
 
 
-# -- one draw ------------------------------------------------------------------------------------
+# -- one id --------------------------------------------------------------------------------------
 
 
 @given(LOGITS)
@@ -130,7 +129,7 @@ def test_what_cannot_be_is_refused_by_its_flag(flag: str, options: dict[str, Any
         SampleConfig(**options)
 
 
-# -- whole draws ---------------------------------------------------------------------------------
+# -- sequences -----------------------------------------------------------------------------------
 
 
 MODEL = small_model()

@@ -63,7 +63,7 @@ class Attention(nn.Module):
         """Attention of one new position per row, q (B, heads, 1, w), to the row's own keys and to
         prefixes (P, groups, S, w), each shared by B / P rows: it is read once for all of them."""
         if q.shape[2] != 1 or cache.prefix is None:
-            raise ValueError("rows that share a prefix take one position at a time")
+            raise ValueError("rows that share a prefix go on by one position at a time")
         prefix_keys, prefix_values = (x.to(q.dtype) for x in cache.prefix)
         cache.append(k, v, cache.seen or 0)
         keys, values = cache.read(q.dtype)
@@ -71,7 +71,7 @@ class Attention(nn.Module):
         parents, times = len(prefix_keys), len(q) // len(prefix_keys)
 
         def by_parent(x: Tensor) -> Tensor:
-            """(B, groups, each, N) as (P, groups, times * each, N): by prefix."""
+            """(B, groups, each, N) as (P, groups, times * each, N), grouped by prefix."""
             return x.reshape(parents, times, *x.shape[1:]).transpose(1, 2).flatten(2, 3)
 
         def by_row(x: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ class KeyValues:
         (B,): how many of the T positions each row takes; None: all."""
         if isinstance(at, int):
             if lengths is not None:
-                raise ValueError("with lengths, every row needs its own position: at (B,)")
+                raise ValueError("rows that take different numbers of positions stand apart")
             end = at + k.shape[2]
             self.keys[:, :, at:end] = k
             self.values[:, :, at:end] = v

@@ -78,7 +78,7 @@ def token_nll(
     source: Tensor | None = None,
     source_segments: Tensor | None = None,
 ) -> Tensor:
-    """(B, T - 1) float32: the negative log-likelihood of ids[:, 1:] in nats, 0 where weight is 0.
+    """(B, T - 1) float32: nats of ids[:, 1:], each given the ids before it; 0 where weight is 0.
 
     Arguments as in `protocols.Batch`. Probabilities are normalised over the support.
     """

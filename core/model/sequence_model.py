@@ -72,7 +72,7 @@ class DecodingState:
         for cache, one in zip(self.caches, other.caches, strict=True):
             cache.assign(row, one)
         if isinstance(self.at, int):
-            raise ValueError("rows that share one position cannot be assigned one by one")
+            raise ValueError("rows that all stand at one position cannot be assigned singly")
         self.at[row] = other.at
 
 

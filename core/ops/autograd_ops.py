@@ -173,8 +173,7 @@ def attention(
 
 
 def _grouped_attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
-    """The queries that share keys are rows of one matrix product, which sums alike in every row of
-    the batch."""
+    """The queries that share keys are rows of one product, which sums alike in every batch row."""
     batch, heads, length, width = q.shape
     groups = k.shape[1]
     grouped = q.reshape(batch, groups, -1, width)  # (B, groups, heads / groups * T, w)

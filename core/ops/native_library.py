@@ -43,8 +43,7 @@ def library(cache: Path, compiler: str = "cc") -> ctypes.CDLL | None:
 
 def build(cache: Path, compiler: str = "cc") -> Path | None:
     """The library's file in `cache`, compiled by `compiler` (a command and its arguments) where it
-    is missing or damaged. None where there is no such command, it fails, or `cache` is read-only.
-    """
+    is missing or damaged. None if there is no such command, it fails or `cache` is read-only."""
     with _lock:
         if (cache, compiler) not in _built:
             try:

@@ -149,10 +149,9 @@ def linear_nll(
 ) -> Tensor:
     """sum of weight * -log p(target), a scalar in float32, under the logits head(hidden).
 
-    hidden (N, D), targets (N,), weight (N,). Logits are computed for the ids ids[0] ... ids[1] - 1
-    only, and targets are relative to ids[0]. support (N, 2): the range of legal ids of each row,
-    over which its probabilities sum to one. cap: of `softcap`. compiled: the element-wise part by
-    torch.compile.
+    hidden (N, D), targets (N,), weight (N,). Only the ids ids[0] ... ids[1] - 1 have logits, and
+    targets are relative to ids[0]. support (N, 2): the legal ids of each row, over which its
+    probabilities sum to one. cap: of `softcap`. compiled: the element-wise part by torch.compile.
     """
     backend = _backend(hidden)
     total: Tensor = backend.linear_nll(head, hidden, targets, weight, ids, support, cap, compiled)

@@ -11,7 +11,7 @@ import torch
 
 from ..config import TrainConfig
 
-ERROR_MESSAGES = (
+OOM_MESSAGES = (
     "can't allocate memory",
     "not enough memory",
     "cannot allocate memory",
@@ -25,8 +25,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether Python, the C++ library, torch's CPU or GPU allocator or oneDNN ran out of memory."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(message in text for message in ERROR_MESSAGES)
+    return isinstance(error, RuntimeError) and any(m in str(error).lower() for m in OOM_MESSAGES)
 
 
 def release_memory() -> None:
