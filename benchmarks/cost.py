@@ -55,7 +55,7 @@ def one(row: dict[str, Any], seconds: float) -> dict[str, float | None]:
         recompute=row.get("recompute", False),
         dtype=default_dtype(device, config),
     )
-    ran = bench.training(config, train, device, seconds)
+    ran = bench.measure_training(config, train, device, seconds)
     return {"tokens_per_second": ran.tokens_per_second, "peak": ran.peak_bytes}
 
 

@@ -46,7 +46,7 @@ def ours(
     for parameter in model.parameters():
         if parameter.ndim == 2:
             torch.nn.init.normal_(parameter, std=0.02)
-    tokenizer: Any = bench._Plain(VOCAB)
+    tokenizer: Any = bench._AnyIdTokenizer(VOCAB)
 
     ready, chosen = for_decoding(model, rows, dtype, library)
 
@@ -98,7 +98,7 @@ def main() -> None:
     args = parser.parse_args()
     heading()
     library = native_library.library(Path(tempfile.mkdtemp(prefix="tfm-bench-")))
-    read = bench.bandwidth(torch.device("cpu"), 1.0)
+    read = bench.memory_bandwidth(torch.device("cpu"), 1.0)
     print(f"memory gives {read / 1e9:.1f} GB/s to {torch.get_num_threads()} threads\n")
     for rows in [args.only] if args.only else (1, 32):
         calls: dict[str, Callable[[], object]] = {}

@@ -159,7 +159,7 @@ def drawing(shape: tuple[int, ...], rows: int) -> Callable[[], object]:
         if parameter.ndim == 2:
             torch.nn.init.normal_(parameter, std=0.02)
     ready, _ = for_decoding(model.to(GPU).eval(), rows)
-    tokenizer: Any = bench._Plain(vocab)
+    tokenizer: Any = bench._AnyIdTokenizer(vocab)
 
     def draw() -> None:
         decoder = Decoder(ready, tokenizer, SampleConfig(), rows, NEW + 1)
@@ -206,7 +206,7 @@ def main() -> None:
     args = parser.parse_args()
     heading()
     peak = bench.matmul_peak(GPU, torch.bfloat16, 1.0)
-    read = bench.bandwidth(GPU)
+    read = bench.memory_bandwidth(GPU)
     print(
         f"{torch.cuda.get_device_name()}: bfloat16 {peak / 1e12:,.0f} TFLOP/s, "
         f"reads {read / 1e9:,.0f} GB/s\n"

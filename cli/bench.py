@@ -75,7 +75,7 @@ def command(quiet: bool, as_json: bool, **flags: Any) -> None:
         "dtype": dtype,
         "compile": config.compile,
         "matmul_flops_per_second": peaks,
-        "read_bytes_per_second": bench.bandwidth(device),
+        "read_bytes_per_second": bench.memory_bandwidth(device),
         "training": [],
         "decoding": [],
     }
@@ -85,7 +85,7 @@ def command(quiet: bool, as_json: bool, **flags: Any) -> None:
             flags["arch"], flags["size"], vocab_size=flags["vocab"], context=context
         )
         rows = with_fields(config, "train", {"batch": max(1, tokens // context)})
-        ran = bench.training_apart(model, rows, device, flags["seconds"], compiled)
+        ran = bench.measure_training_in_process(model, rows, device, flags["seconds"], compiled)
         rate = ran.tokens_per_second * ran.flops_per_token
         found["training"].append(
             {
@@ -103,10 +103,10 @@ def command(quiet: bool, as_json: bool, **flags: Any) -> None:
             flags["arch"],
             flags["size"],
             vocab_size=flags["vocab"],
-            context=max(usual, bench.PROMPT + count),
+            context=max(usual, bench.PROMPT_TOKENS + count),
         )
         read = found["read_bytes_per_second"]
-        drew = bench.decoding(model, device, draws, count, read, compiled)
+        drew = bench.measure_decoding(model, device, draws, count, read, compiled)
         found["decoding"].append(asdict(drew))
     if as_json:
         click.echo(json.dumps(found))

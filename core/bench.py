@@ -1,9 +1,9 @@
-"""What this machine makes of a model: training and decoding beside the limits of the hardware.
+"""Benchmarks: the speed of training and decoding, and the limits of the hardware.
 
-Model FLOPs a token, forward and backward, as Chowdhery et al. 2022 (PaLM, appendix B):
-6 N + 12 L D T, N the parameters in matrix products (the embedding looks up), L layers, D the
-width, T the context. Utilisation is that over what a large matrix product in the same dtype
-reaches. A decoded token reads every weight once: its limit is the memory's bandwidth.
+Model FLOPs per token, forward and backward, after Chowdhery et al. 2022 (PaLM, appendix B):
+6 N + 12 L D T, with N the parameters in matrix products (without the embedding, a lookup), L
+layers, width D and context T. Utilisation is model FLOP/s over the FLOP/s of a large matrix product
+in the same dtype. Decoding reads every weight once a token, so memory bandwidth limits it.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from .train.optim import make_optimizers
 if TYPE_CHECKING:
     from ctypes import CDLL
 
-SIDE = {"cpu": 2048, "cuda": 8192}  # of the square matrices whose product is the peak
-PROMPT = 16  # ids that decoding goes on from
-READ_BYTES = {"cpu": 256 << 20, "cuda": 4 << 30}  # far more than a cache holds
+MATRIX_SIZE = {"cpu": 2048, "cuda": 8192}  # rows and columns of the matrices of the peak FLOP/s
+PROMPT_TOKENS = 16
+READ_BYTES = {"cpu": 256 << 20, "cuda": 4 << 30}  # far more than the processor's caches hold
 
 
 class RandomRows:
-    """Rows of random ids: what they cost does not depend on what they say."""
+    """A dataset of random ids: the time of a step does not depend on the ids."""
 
     def __init__(self, vocab_size: int, context: int) -> None:
         self.vocab_size, self.context = vocab_size, context
@@ -54,7 +54,7 @@ class RandomRows:
         return Batch(ids, np.ones(ids.shape, np.float32))
 
 
-def wait(device: torch.device) -> None:
+def synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -62,36 +62,36 @@ def wait(device: torch.device) -> None:
 
 
 def median_seconds(call: Callable[[], object], device: torch.device, seconds: float) -> float:
-    """Of one call: the median over about `seconds`, three calls at least, one before that."""
+    """The median time of a call, over about `seconds` and at least 3 calls, after a warm-up."""
     call()
-    wait(device)
+    synchronise(device)
     times: list[float] = []
     while len(times) < 3 or sum(times) < seconds:
-        began = time.perf_counter()
+        start = time.perf_counter()
         call()
-        wait(device)
-        times.append(time.perf_counter() - began)
+        synchronise(device)
+        times.append(time.perf_counter() - start)
     return statistics.median(times)
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) -> float:
-    """FLOP/s of a large square product."""
-    side = SIDE.get(device.type, 4096)
-    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    return 2 * side**3 / median_seconds(lambda: a @ b, device, seconds)
+    """FLOP/s of the product of two large square matrices."""
+    size = MATRIX_SIZE.get(device.type, 4096)
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    return 2 * size**3 / median_seconds(lambda: a @ b, device, seconds)
 
 
-def bandwidth(device: torch.device, seconds: float = 0.3) -> float:
-    """Bytes a second that a sum reads from memory."""
+def memory_bandwidth(device: torch.device, seconds: float = 0.3) -> float:
+    """Bytes per second that a sum over a large tensor reads from memory."""
     size = READ_BYTES.get(device.type, 1 << 30)
     x = torch.ones(size // 4, device=device)
     return size / median_seconds(x.sum, device, seconds)
 
 
 @dataclass(frozen=True)
-class Training:
-    """tokens_per_second; flops_per_token; peak_bytes: anonymous memory above what was there
-    before (none where the system does not say)."""
+class TrainingSpeed:
+    """flops_per_token: see `SequenceModel.flops_per_token`; peak_bytes: the peak of memory in use,
+    less what was in use before (None where the system does not report it)."""
 
     context: int
     batch: int
@@ -100,49 +100,50 @@ class Training:
     peak_bytes: int | None
 
 
-def training(
+def measure_training(
     model_config: ModelConfig, config: TrainConfig, device: torch.device, seconds: float
-) -> Training:
-    """Steps on random ids for about `seconds`."""
-    before = _reset_peak(device)
+) -> TrainingSpeed:
+    """Trains on random ids for about `seconds`."""
+    before = _reset_peak_memory(device)
     model = SequenceModel(model_config).to(device)
     data = RandomRows(model_config.vocab_size, model_config.context)
     steps = train(model, data, config, make_optimizers(model, config))
-    second = median_seconds(lambda: next(steps), device, seconds)
-    after = _peak(device)
-    return Training(
+    step_seconds = median_seconds(lambda: next(steps), device, seconds)
+    peak = _peak_memory(device)
+    return TrainingSpeed(
         model_config.context,
         config.batch,
-        config.batch * config.accumulate * model_config.context / second,
+        config.batch * config.accumulate * model_config.context / step_seconds,
         model.flops_per_token(),
-        None if after is None or before is None else after - before,
+        None if peak is None or before is None else peak - before,
     )
 
 
-def training_apart(
+def measure_training_in_process(
     model_config: ModelConfig,
     config: TrainConfig,
     device: torch.device,
     seconds: float,
     library: CDLL | None = None,
-) -> Training:
-    """`training` in a process of its own: memory that one before it freed and kept would hide
-    some of what this one takes. library: as `native_calls.load` has it."""
+) -> TrainingSpeed:
+    """`measure_training` in a new process. In one process, memory that an earlier measurement freed
+    and the allocator kept would lower the peak of a later one. library: for `native_calls.load`."""
     path = None if library is None else library._name
     with ProcessPoolExecutor(
-        1, multiprocessing.get_context("spawn"), _begin, (config.threads, path)
-    ) as one:
-        return one.submit(training, model_config, config, device, seconds).result()
+        1, multiprocessing.get_context("spawn"), _initialise_process, (config.threads, path)
+    ) as pool:
+        return pool.submit(measure_training, model_config, config, device, seconds).result()
 
 
-def _begin(threads: int, library: str | None) -> None:
+def _initialise_process(threads: int, library: str | None) -> None:
     use_threads(threads)
     native_calls.load(None if library is None else ctypes.CDLL(library))
 
 
 @dataclass(frozen=True)
-class Decoding:
-    """Of all draws together; limit: tokens a second if nothing but the weights' bytes counted."""
+class DecodingSpeed:
+    """tokens_per_second: of all draws together; limit: tokens per second at which reading the
+    weights alone takes all of the memory bandwidth."""
 
     draws: int
     dtype: str
@@ -151,44 +152,45 @@ class Decoding:
     limit: float
 
 
-def decoding(
+def measure_decoding(
     model_config: ModelConfig,
     device: torch.device,
     draws: int,
     tokens: int,
-    read: float,
+    bandwidth: float,
     library: CDLL | None = None,
-) -> Decoding:
-    """What `sample` does. read: bytes a second that memory gives; library: as `Decoder` has it."""
+) -> DecodingSpeed:
+    """Samples `tokens` ids in `draws` rows at once, as `tfm sample` does. bandwidth: of memory, in
+    bytes per second; library: for `for_decoding`."""
     plain = SequenceModel(model_config).to(device).eval()
     model, dtype = for_decoding(plain, draws, None, library)
-    tokenizer: Any = _Plain(model_config.vocab_size)
-    prompt = Sequence(np.arange(PROMPT) % model_config.vocab_size)
+    tokenizer: Any = _AnyIdTokenizer(model_config.vocab_size)
+    prompt = Sequence(np.arange(PROMPT_TOKENS) % model_config.vocab_size)
 
-    def begun() -> Decoder:
-        decoder = Decoder(model, tokenizer, SampleConfig(), draws, PROMPT + tokens)
+    def started_decoder() -> Decoder:
+        decoder = Decoder(model, tokenizer, SampleConfig(), draws, PROMPT_TOKENS + tokens)
         for draw in range(draws):
             decoder.begin(prompt, tokens, draw=draw)
         decoder.step()
         return decoder
 
-    begun().step()
-    began = time.perf_counter()
-    decoder = begun()
-    first = time.perf_counter() - began
-    decoder.step()  # the first that reads: it is written down for all others
-    began = time.perf_counter()
+    started_decoder().step()
+    start = time.perf_counter()
+    decoder = started_decoder()
+    first_token_seconds = time.perf_counter() - start
+    decoder.step()  # the first step that feeds ids sets things up, so it is not timed
+    start = time.perf_counter()
     for _ in range(tokens - 2):
         decoder.step()
-    rate = draws * (tokens - 2) / (time.perf_counter() - began)
-    matrices = sum(m.weight.numel() for m in plain.modules() if isinstance(m, Linear))
-    bytes_each = {"float32": 4, "int8": 1}.get(dtype, 2)
-    return Decoding(draws, dtype, rate, first, draws * read / (matrices * bytes_each))
+    rate = draws * (tokens - 2) / (time.perf_counter() - start)
+    weights = sum(m.weight.numel() for m in plain.modules() if isinstance(m, Linear))
+    weight_bytes = weights * {"float32": 4, "int8": 1}.get(dtype, 2)
+    return DecodingSpeed(draws, dtype, rate, first_token_seconds, draws * bandwidth / weight_bytes)
 
 
 @dataclass(frozen=True)
-class _Plain:
-    """As much of a tokenizer as drawing asks for."""
+class _AnyIdTokenizer:
+    """A tokenizer for `Decoder` alone, under which all ids are legal."""
 
     vocab_size: int
     axes: int = 1
@@ -204,8 +206,8 @@ class _Plain:
 # -- memory --------------------------------------------------------------------------------------
 
 
-def _reset_peak(device: torch.device) -> int | None:
-    """Bytes in use, from which on the peak counts."""
+def _reset_peak_memory(device: torch.device) -> int | None:
+    """Restarts the measurement of peak memory; returns the bytes in use, None where unknown."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return int(torch.cuda.memory_allocated(device))
@@ -213,19 +215,19 @@ def _reset_peak(device: torch.device) -> int | None:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return None
-    return _status("VmRSS")
+    return _process_memory("VmRSS")
 
 
-def _peak(device: torch.device) -> int | None:
+def _peak_memory(device: torch.device) -> int | None:
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    return _status("VmHWM")
+    return _process_memory("VmHWM")
 
 
-def _status(name: str) -> int | None:
+def _process_memory(field: str) -> int | None:
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
         return None
-    found = [line.split()[1] for line in lines if line.startswith(name + ":")]
-    return int(found[0]) * 1024 if found else None
+    sizes = [line.split()[1] for line in lines if line.startswith(field + ":")]
+    return int(sizes[0]) * 1024 if sizes else None

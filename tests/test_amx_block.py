@@ -1,4 +1,4 @@
-"""A block in one call by AMX tiles, beside the same block by torch and training_ops.c."""
+"""A block in one call on AMX tiles, compared with the block in torch and training_ops.c."""
 
 from dataclasses import replace
 from typing import Any
@@ -32,7 +32,7 @@ def tiles(kernels_in_c: None) -> None:
 
 @pytest.fixture
 def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The functions of the library that are called."""
+    """The names of the library functions that were called."""
     names, plain = list[str](), native_calls.call
 
     def call(name: str, *arguments: Any) -> None:
@@ -54,13 +54,13 @@ def model_of(config: ModelConfig) -> SequenceModel:
         (4, 64, False, {}),
         (3, 64, False, {"dropout": 0.2}),
         (4, 64, True, {"kv_heads": 2}),
-        (16, 38, True, {"kv_heads": 1, "dropout": 0.3}),  # padded; one head of keys for all
+        (16, 38, True, {"kv_heads": 1, "dropout": 0.3}),  # padded; one KV head
         (32, 17, False, {"qk_norm": False}),
         (8, 40, False, {"positions": "none"}),
         (3, 17, True, {}),
         (1, 1, False, {}),
         (5, 50, False, {"width": 256, "ffn_width": 96}),
-        # more weights than a thread sums by itself
+        # so many weights that threads share the sum
         (3, 96, False, {"width": 256, "ffn_width": 96}),
         (2, 256, True, {"width": 64, "heads": 2, "dropout": 0.1}),
     ],
@@ -69,15 +69,15 @@ def model_of(config: ModelConfig) -> SequenceModel:
 def test_a_block_is_the_block(
     batch: int, length: int, packed: bool, fields: dict[str, Any], called: list[str], library: Any
 ) -> None:
-    """As near to float32 as torch's products in bfloat16 are, within a quarter; what is dropped is
-    the same."""
+    """The error against float32 is at most 1.25 times that of torch's products in bfloat16. The
+    same numbers are dropped."""
     model = model_of(replace(BASE, context=length, **fields))
     ids = torch.randint(0, 50, (batch, length + 1))
     segments = (torch.arange(length + 1) // 20).expand(batch, -1) if packed else None
     objective = Objective(model, choose_run_block(model, TrainConfig(dtype="bfloat16")))
 
     def once(half: bool) -> Tensor:
-        torch.manual_seed(5)  # of dropout
+        torch.manual_seed(5)  # seeds dropout
         with autocast(CPU, "bfloat16" if half else "float32"):
             weight = torch.ones(batch, length + 1)
             return objective(ids, weight, segments=segments)  # type: ignore[no-any-return]
@@ -115,7 +115,7 @@ def test_what_it_is_not_made_for_goes_the_other_way(
     )
     assert "block" not in called
     known = arch == "transformer" and length <= amx_block.MAX_POSITIONS
-    assert amx_block.knows(model.config) == known
+    assert amx_block.supports_config(model.config) == known
 
 
 def test_what_is_not_a_number_stays_so() -> None:
@@ -160,7 +160,7 @@ def test_it_learns_as_float32_does() -> None:
     "shape", [(3, 128, 128), (2, 160, 32), (2, 64, 256), (1, 384, 96)], ids=str
 )
 def test_orthogonal_updates(shape: tuple[int, ...], called: list[str]) -> None:
-    """As near to those worked out in float64 as by torch in bfloat16."""
+    """The error against float64 is at most 1.2 times that of torch in bfloat16."""
     torch.manual_seed(0)
     x = torch.randn(*shape) * torch.logspace(0, -2, shape[-1])
     exact = muon.newton_schulz(x.double())

@@ -1,4 +1,4 @@
-"""Blocks as a compiler sees them, and rates kept as tensors: what training on a GPU rests on."""
+"""Compiled blocks and learning rates as tensors, which training on a GPU needs; tested on a CPU."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -21,9 +21,9 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("arch", ARCHS)
-@pytest.mark.filterwarnings("ignore")  # of the compiler's own
+@pytest.mark.filterwarnings("ignore")  # from torch's compiler
 def test_all_blocks_are_one_program_that_computes_what_they_do(arch: str, half: bool) -> None:
-    """Traced whole, with its gradients, by torch's compiler; not turned into machine code."""
+    """torch's compiler traces a block and its gradients as one graph; no machine code is made."""
     from torch._dynamo.utils import counters
 
     shape = model_config(arch, "nano", vocab_size=30, context=16)
@@ -95,7 +95,7 @@ def test_rates_as_tensors_move_weights_as_numbers_do(optimizer: str) -> None:
 
 def test_chunks_are_alike_where_they_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = torch.device("cuda")
-    memory = SimpleNamespace(total_memory=1000 * linear_nll.GPU_MEMORY_SHARE)
+    memory = SimpleNamespace(total_memory=1000 * linear_nll.GPU_BYTES_PER_LOGIT)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: memory)
     assert linear_nll.chunk_rows(64, 10, gpu) == 64, "one chunk"
     assert linear_nll.chunk_rows(120, 50, gpu) == 20, "six"

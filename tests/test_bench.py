@@ -1,4 +1,4 @@
-"""`tfm bench`: its arithmetic against torch's own count, its table and its JSON."""
+"""`tfm bench`: its FLOPs formula against torch's FLOP counter, its table and its JSON."""
 
 import json
 
@@ -9,7 +9,7 @@ from conftest import Tfm
 from torch.utils.flop_counter import FlopCounterMode
 
 from tfm.cli.bench import _tables, command
-from tfm.core.bench import RandomRows, matmul_peak, training
+from tfm.core.bench import RandomRows, matmul_peak, measure_training
 from tfm.core.config import ModelConfig, TrainConfig, model_config
 from tfm.core.data.datasets import step_batch
 from tfm.core.errors import TfmError
@@ -26,7 +26,7 @@ def test_the_formula_counts_what_is_multiplied(arch: str) -> None:
     model = SequenceModel(model_config(arch, "nano", vocab_size=500, context=32))
     batch = as_tensors(step_batch(RandomRows(500, 32), 0, 4, 0), CPU)
     counter = FlopCounterMode(display=False)
-    with counter, autocast(CPU, "bfloat16"):  # where attention is plain products, which it counts
+    with counter, autocast(CPU, "bfloat16"):  # attention is then plain products, which torch counts
         Objective(model)(**batch).backward()  # type: ignore[no-untyped-call]
     assert counter.get_total_flops() / (4 * 32) == pytest.approx(model.flops_per_token(), rel=0.02)
 
@@ -39,7 +39,7 @@ def test_rows_are_a_function_of_their_number() -> None:
 
 def test_training_is_measured() -> None:
     config = ModelConfig(vocab_size=64, layers=1, width=16, heads=2, context=8)
-    found = training(config, TrainConfig(steps=100, batch=2), CPU, 0.0)
+    found = measure_training(config, TrainConfig(steps=100, batch=2), CPU, 0.0)
     assert found.tokens_per_second > 0 and found.context == 8 and found.batch == 2
     assert found.peak_bytes is None or found.peak_bytes >= 0
     assert matmul_peak(CPU, torch.float32, 0.0) > 0

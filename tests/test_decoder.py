@@ -1,4 +1,4 @@
-"""Rows of one batch: each draws what it would draw alone, to the last bit."""
+"""Batched decoding: each row samples the same ids as when it is alone, to the last bit."""
 
 from typing import Any
 
@@ -73,7 +73,7 @@ def test_neighbours_order_and_company_change_not_a_bit(order: list[int], count: 
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_every_row_computes_alike(threads: int) -> None:
-    """To the last bit, whichever thread works on it; a context that is no round number."""
+    """To the last bit, on any thread, with a context that is not a multiple of the alignment."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -118,8 +118,8 @@ def test_draws_of_one_prompt_differ_and_read_it_once(monkeypatch: pytest.MonkeyP
     model, one = small_model(), random_prompt(0)
     decoder = Decoder(model, PLAIN, SampleConfig())
     read = []
-    inner = decoder._read
-    monkeypatch.setattr(decoder, "_read", lambda row: read.append(1) or inner(row))
+    inner = decoder._prefill
+    monkeypatch.setattr(decoder, "_prefill", lambda row: read.append(1) or inner(row))
     rows = [decoder.begin(one, 9, "a", draw) for draw in range(8)]
     steps = [decoder.step() for _ in range(5)]
     assert len({str([step[row] for step in steps]) for row in rows}) > 4 and len(read) == 1

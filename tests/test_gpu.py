@@ -1,4 +1,4 @@
-"""On a GPU: what is recorded and compiled there, beside the same by plain calls and on a CPU."""
+"""On a GPU: CUDA graphs and compiled blocks, compared with plain calls and with a CPU."""
 
 from dataclasses import replace
 from functools import partial
@@ -28,7 +28,7 @@ VOCAB, CONTEXT, ROWS = 300, 48, 6
 
 
 def model_of(arch: str = "transformer", **fields: Any) -> SequenceModel:
-    """A model with random matrices. `helpers.random_weights` draws norms and biases as well."""
+    """A model with random matrices. `helpers.random_weights` randomises norms and biases too."""
     torch.manual_seed(0)
     config = model_config(arch, "tiny", vocab_size=VOCAB, context=CONTEXT, **fields)
     model = SequenceModel(config).train()
@@ -39,7 +39,7 @@ def model_of(arch: str = "transformer", **fields: Any) -> SequenceModel:
 
 
 class Rows:
-    """Random ids; but for `plain`, half of them do not count."""
+    """Random ids; unless `kind` is plain, half of them have weight 0."""
 
     def __init__(self, kind: str = "plain") -> None:
         self.kind = kind
@@ -54,11 +54,11 @@ class Rows:
         if self.kind == "plain":
             return Batch(ids, weight)
         weight[rng.random(shape) < 0.5] = 0
-        if self.kind == "range":  # what does not count lies outside the range
+        if self.kind == "range":  # ids of weight 0 are outside the range
             return Batch(np.where(weight > 0, 100 + ids % 50, ids), weight, support=(100, 150))
         segments = np.broadcast_to(np.arange(CONTEXT + 1) // 20, shape).copy()
         support = np.broadcast_to(np.array([0, VOCAB]), (*shape, 2)).copy()
-        support[weight == 0] = 7, 7  # nothing is legal where nothing counts
+        support[weight == 0] = 7, 7  # an empty range where the weight is 0
         return Batch(ids, weight, segments=segments, support=support)
 
 
@@ -81,7 +81,8 @@ def arguments(kind: str, number: int, device: torch.device) -> dict[str, Any]:
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_recorded_pass_is_the_pass(arch: str, kind: str, dtype: str) -> None:
-    """To the last bit the plain one's on the GPU; in float32 the CPU's within 1e-5."""
+    """Gradients of a CUDA graph are bit-identical to those of plain calls, and in float32 within
+    1e-5 of the CPU's."""
     exact, model = model_of(arch), model_of(arch).to(GPU)
     config = TrainConfig(dtype=dtype)
     on_cpu, once = make_micro_step(exact, config), make_micro_step(model, config)
@@ -89,7 +90,7 @@ def test_a_recorded_pass_is_the_pass(arch: str, kind: str, dtype: str) -> None:
         batch = arguments(kind, number, GPU)
         found = gradients(model, partial(once, batch))
         if number < WARMUP_CALLS + 1:
-            continue  # the last two are repetitions
+            continue  # only the last two replay a captured graph
         by_calls = gradients(model, partial(make_micro_step(model, config), batch))
         assert all(torch.equal(found[name], value) for name, value in by_calls.items())
         if dtype == "float32":
@@ -98,11 +99,11 @@ def test_a_recorded_pass_is_the_pass(arch: str, kind: str, dtype: str) -> None:
                 assert float((found[name] - value).norm()) <= 1e-5 * float(value.norm()) + 1e-6
 
 
-@pytest.mark.filterwarnings("ignore")  # of the compiler's own
+@pytest.mark.filterwarnings("ignore")  # from torch's compiler
 @pytest.mark.parametrize("arch", ["transformer", "gpt2"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_compiled_blocks_are_the_blocks(arch: str, dtype: str) -> None:
-    """float32: within 1e-5; bfloat16: as near to float32 as by plain calls, within a half."""
+    """In float32 within 1e-5; in bfloat16 with at most 1.5 times the error of plain calls."""
     model = model_of(arch).to(GPU)
     batch = arguments("packed", 0, GPU)
     exact, plain, fused = (
@@ -131,7 +132,7 @@ def test_compiled_blocks_are_the_blocks(arch: str, dtype: str) -> None:
     ids=str,
 )
 def test_a_run_is_the_one_on_a_cpu(settings: dict[str, Any]) -> None:
-    """In float32; recorded from the fourth step on."""
+    """In float32; steps are captured as CUDA graphs from the fourth on."""
     config = replace(TrainConfig(steps=14, batch=ROWS), **settings)
     _, expected = trained(CPU, config)
     _, found = trained(GPU, config)
@@ -140,7 +141,7 @@ def test_a_run_is_the_one_on_a_cpu(settings: dict[str, Any]) -> None:
         assert b.gradient_norm == pytest.approx(a.gradient_norm, rel=5e-3)
 
 
-@pytest.mark.filterwarnings("ignore")  # of the compiler's own
+@pytest.mark.filterwarnings("ignore")  # from torch's compiler
 @pytest.mark.parametrize("compiled", [False, True])
 def test_half_precision_learns_as_well(compiled: bool) -> None:
     exact = TrainConfig(steps=60, batch=ROWS)

@@ -1,5 +1,5 @@
-"""What C code computes on a CPU: no bit depends on the number of threads; what optimisers do by it;
-what a run says of it."""
+"""C kernels on a CPU: results do not depend on the number of threads; optimiser steps in C; runs
+record which kernels they used."""
 
 import json
 from pathlib import Path
@@ -83,7 +83,7 @@ def test_a_recomputed_block_drops_the_same() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, HALF], ids=str)
 def test_muon_moves_weights_as_by_torch(dtype: torch.dtype, library: Any) -> None:
-    """Of a fused weight, a tall one, and one whose numbers fill no whole vector."""
+    """With a fused weight, a tall one, and one whose size is not a multiple of a vector."""
     rows = [(12, 4, 20), (60,), (7,)]
     layers = {kind: [Linear(9, each, bias=False) for each in rows] for kind in ("C", "torch")}
     for ours, plain in zip(*layers.values(), strict=True):
@@ -111,7 +111,7 @@ def test_the_norm_of_all_gradients(sizes: list[int]) -> None:
     tensors = [random_tensor(size, seed=seed).detach() for seed, size in enumerate(sizes)]
     exact = torch.cat(tensors).double().norm()
     torch.testing.assert_close(
-        optimizer_kernels.norm_of(tensors).double(), exact, rtol=1e-6, atol=0
+        optimizer_kernels.global_norm(tensors).double(), exact, rtol=1e-6, atol=0
     )
     tensors[-1][-1] = float("nan")
-    assert optimizer_kernels.norm_of(tensors).isnan()
+    assert optimizer_kernels.global_norm(tensors).isnan()

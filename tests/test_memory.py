@@ -13,7 +13,7 @@ from helpers import RandomRows, small_model
 
 from tfm.core.config import TrainConfig
 from tfm.core.errors import TfmError
-from tfm.core.ops.out_of_memory import halved
+from tfm.core.ops.out_of_memory import halve_micro_batch
 from tfm.core.protocols import Batch, Ids
 from tfm.core.train.loop import train
 from tfm.core.train.optim import make_optimizers
@@ -88,7 +88,7 @@ def test_every_kind_of_it_is_known(error: Exception) -> None:
 
 def test_a_step_keeps_its_rows() -> None:
     config, passes = TrainConfig(batch=15, accumulate=2), []
-    while (smaller := halved(config)) is not None:
+    while (smaller := halve_micro_batch(config)) is not None:
         assert smaller.batch * smaller.accumulate == 30
         config = smaller
         passes.append(config.batch)

@@ -1,5 +1,5 @@
-"""The laws of every wiring: nothing sees the future or a neighbour, decoding step by step is the
-full pass, and probabilities are probabilities."""
+"""Laws of every architecture: attention is causal and stays in its segment, decoding step by step
+equals the full pass, and probabilities sum to one."""
 
 import math
 from typing import Any
@@ -14,7 +14,7 @@ from tfm.core.config import ARCHS, SampleConfig, model_config
 from tfm.core.decode.sampling import generate
 from tfm.core.model.loss import token_nll
 from tfm.core.model.sequence_model import SequenceModel
-from tfm.core.ops.autograd_ops import SHORT
+from tfm.core.ops.autograd_ops import MAX_UNFUSED_POSITIONS
 from tfm.core.ops.device import autocast
 from tfm.core.protocols import Sequence
 
@@ -41,7 +41,7 @@ WIRINGS: dict[str, dict[str, Any]] = {
 
 
 def model_of(**fields: Any) -> SequenceModel:
-    """A small model without a weight of zero, so that no law holds for want of an effect."""
+    """A small model without zero weights, under which some laws would hold trivially."""
     shape: dict[str, Any] = dict(vocab_size=VOCAB, width=32, heads=4, context=T)
     return small_model(0.2, **{**shape, **fields}).eval()
 
@@ -56,12 +56,12 @@ def some_ids(rows: int, length: int = T) -> Tensor:
 
 
 def places(axes: int, length: int) -> Tensor:
-    """(1, length, axes) a picture's rows and columns, four in a row, all axes different."""
+    """(1, length, axes) positions as in a picture with rows of four pixels; each axis differs."""
     steps = torch.arange(length)
     return torch.stack([steps // 4**axis % 4 for axis in reversed(range(axes))], dim=-1)[None]
 
 
-# -- what a position sees ------------------------------------------------------------------------
+# -- causality and segments ----------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -84,7 +84,7 @@ def test_no_position_sees_another_segment(model: SequenceModel) -> None:
     ids = some_ids(1)
     segments = torch.repeat_interleave(torch.arange(3), torch.tensor(lengths))[None]
     positions = torch.cat([places(axes, length) for length in lengths], dim=1)
-    if axes == 1:  # positions start anew in every segment
+    if axes == 1:  # positions restart in every segment
         positions = torch.cat([torch.arange(length) for length in lengths])[None, :, None]
     packed = model(ids, positions, segments)
     at = 0
@@ -132,7 +132,7 @@ def test_steps_of_any_split_are_the_full_pass(model: SequenceModel, split: list[
 
 @torch.no_grad()
 def test_a_row_that_takes_nothing_keeps_its_state(model: SequenceModel) -> None:
-    """Rows that stand apart take 0 to 3 ids a step, beside each other; each is as if alone."""
+    """Rows at different positions take 0 to 3 ids per step; each computes what it does alone."""
     axes = model.config.axes
     ids, positions = some_ids(3), places(axes, T)
     full = model(ids, positions if axes > 1 else None)
@@ -161,7 +161,7 @@ def test_a_row_that_takes_nothing_keeps_its_state(model: SequenceModel) -> None:
 def test_selected_rows_go_on_from_what_they_have_read(
     model: SequenceModel, rows: list[int]
 ) -> None:
-    """Forks of a prompt (which share what was read), beams, rows that leave; and those again."""
+    """Forks of a prompt (which share its cache), beams, removed rows; then a second selection."""
     ids, axes = some_ids(2), model.config.axes
     positions = places(axes, T) if axes > 1 else None
 
@@ -205,7 +205,7 @@ def test_a_row_can_become_another_prompts(model: SequenceModel) -> None:
 @pytest.mark.parametrize("name", WIRINGS)
 @torch.no_grad()
 def test_a_moved_window_is_read_like_a_text_of_its_own(name: str, context: int) -> None:
-    """Once the context is full, what is seen is the given part and the last half."""
+    """Once the context is full, the window is the given part and the last half of the context."""
     model = model_of(**{**WIRINGS[name], "context": context})
     half, given = max(1, context // 2), min(2, context)
     window = some_ids(1)[0, : max(1, context - 2)].tolist()
@@ -237,7 +237,7 @@ def test_an_untrained_model_knows_nothing(arch: str) -> None:
 
 
 def each_target(model: SequenceModel, at: int, targets: range, support: Any) -> Tensor:
-    """(targets,) the nats of every id in `targets` as the id at position `at`."""
+    """(targets,) the nats of each id of `targets` at position `at`."""
     ids = some_ids(1).expand(len(targets), -1).clone()
     ids[:, at] = torch.tensor(targets)
     weight = torch.zeros(ids.shape)
@@ -278,7 +278,7 @@ def test_the_support_moves_the_likelihood_by_its_share_alone(model: SequenceMode
 
 
 def test_a_position_that_does_not_count_does_not_train(model: SequenceModel) -> None:
-    """Not even where its support is empty."""
+    """Not even if its support is empty."""
     weight = torch.ones(2, T)
     weight[:, 3] = 0
     support = torch.tensor([[0, VOCAB]]).expand(2, T, 2).clone()
@@ -292,11 +292,11 @@ def test_a_position_that_does_not_count_does_not_train(model: SequenceModel) -> 
 # -- bfloat16 ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("length", [T, SHORT + 8])  # plain products, fused kernel
+@pytest.mark.parametrize("length", [T, MAX_UNFUSED_POSITIONS + 8])  # plain products, fused kernel
 @pytest.mark.parametrize("name", ["llama", "gpt2", "post-ln", "grouped"])
 @torch.no_grad()
 def test_bfloat16_is_float32_within_two_percent(name: str, length: int) -> None:
-    """Of the norm of the logits; bfloat16 keeps eight bits of each number."""
+    """In the norm of the logits; bfloat16 keeps eight bits of each number."""
     model = model_of(**{**WIRINGS[name], "context": length})
     ids = some_ids(2, length)
     segments = torch.arange(length)[None].expand(2, -1) // (length // 2)

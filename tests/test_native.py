@@ -1,5 +1,5 @@
-"""The step in C beside the model in torch; that a row's company changes not a bit of it; and what
-becomes of a library that is damaged, cannot be made or cannot be kept."""
+"""Decoding in C: it equals the model in torch, and logits do not depend on other rows, to the last
+bit. The compiled library: damaged files, failing compilers, unwritable cache folders."""
 
 import os
 import stat
@@ -15,7 +15,7 @@ from helpers import LOGIT_ERROR, FakeTokenizer, draw_rows, random_prompt, small_
 
 from tfm.core.config import ARCHS, SampleConfig
 from tfm.core.decode.batch_decoder import for_decoding
-from tfm.core.decode.native_slots import Native, NativeSlots, supports
+from tfm.core.decode.native_slots import NativeModel, NativeSlots, supports
 from tfm.core.decode.quantized_linear import DTYPES
 from tfm.core.decode.sampling import generate
 from tfm.core.model.sequence_model import SequenceModel
@@ -33,16 +33,16 @@ OTHERS: dict[str, dict[str, Any]] = {
 
 
 def stepped(rows: NativeSlots, row: int, ids: Any, begin: int, positions: Any = None) -> Any:
-    """(T - begin + 1, V) logits behind each of the ids from the one before `begin`: those up to
-    there are read as a prompt, the others one by one."""
+    """(T - begin + 1, V) logits after each id from index begin - 1 on: ids[:begin] are prefilled,
+    the others fed one by one."""
 
-    def place(part: slice) -> Any:
+    def positions_of(part: slice) -> Any:
         return None if positions is None else positions[part]
 
-    rows.assign(row, rows.read(ids[:begin], place(slice(begin)), 1))
+    rows.assign(row, rows.prefill(ids[:begin], positions_of(slice(begin)), 1))
     out = [rows.logits()[row].clone()]
     for t in range(begin, len(ids)):
-        rows.feed(np.array([row]), ids[[t]], np.full(rows.rows, t), place(slice(t, t + 1)))
+        rows.feed(np.array([row]), ids[[t]], np.full(rows.rows, t), positions_of(slice(t, t + 1)))
         out.append(rows.logits()[row].clone())
     return torch.stack(out)
 
@@ -56,7 +56,9 @@ def test_logits_are_those_of_the_model(name: str, library: CDLL) -> None:
     positions = draw.integers(0, 40, (40, 2)) if name == "two axes" else None
     places = None if positions is None else torch.from_numpy(positions)[None]
     plain = model.logits(model(torch.from_numpy(ids)[None], places))[0]
-    found = stepped(NativeSlots(Native(model, library, "float32"), 3, 40), 1, ids, 35, positions)
+    found = stepped(
+        NativeSlots(NativeModel(model, library, "float32"), 3, 40), 1, ids, 35, positions
+    )
     assert float((found - plain[34:]).abs().max()) <= 1e-5 * max(1, float(plain.std()))
 
 
@@ -66,29 +68,29 @@ def test_weights_in_fewer_bits(dtype: str, library: CDLL) -> None:
     model = small_model(width=96, heads=2, context=40)
     ids = np.random.default_rng(1).integers(0, 23, 40)
     plain = model.logits(model(torch.from_numpy(ids)[None]))[0]
-    native = Native(model, library, dtype)
+    native = NativeModel(model, library, dtype)
     found = stepped(NativeSlots(native, 1, 40), 0, ids, 1)
     assert float((found - plain).square().mean().sqrt()) <= LOGIT_ERROR[dtype] * float(plain.std())
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_company_pieces_and_threads_change_not_a_bit(dtype: str, library: CDLL) -> None:
-    """A prompt read whole or id by id, alone or beside up to nine others, by one thread or three:
-    what is read behind it is the same."""
-    native = Native(small_model(width=96, heads=2, context=70), library, dtype)
-    native.products = 1 << 40  # no step is too small for several threads
+    """The logits after a prompt are bit-identical whether it is prefilled at once or id by id, with
+    up to nine rows, on one thread or three."""
+    native = NativeModel(small_model(width=96, heads=2, context=70), library, dtype)
+    native.multiply_adds_per_token = 1 << 40  # makes every step use several threads
     ids = np.random.default_rng(2).integers(0, 23, (9, 60))
     alone = NativeSlots(native, 1, 70)
     expected = [stepped(alone, 0, each, 40) for each in ids]
     assert torch.equal(stepped(alone, 0, ids[0], 1)[39:], expected[0])
     rows = NativeSlots(native, 9, 70)
     for threads, count in ((1, 9), (3, 9), (3, 4)):
-        rows.threads, rows._paces = threads, {}
-        rows._buffers[3] = torch.zeros(threads, rows._model.positions)
+        rows.threads, rows._thread_choosers = threads, {}
+        rows._buffers[3] = torch.zeros(threads, rows._model.cache_positions)
         rows._model.scores = rows._buffers[3].data_ptr()
         fed = np.arange(count)
         for row in fed:
-            rows.assign(row, rows.read(ids[row, :40], None, 1))
+            rows.assign(row, rows.prefill(ids[row, :40], None, 1))
         for t in range(40, 60):
             rows.feed(fed, ids[:count, t], np.full(9, t), None)
             for row in fed:
@@ -97,11 +99,12 @@ def test_company_pieces_and_threads_change_not_a_bit(dtype: str, library: CDLL) 
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_it_draws_what_generate_draws(arch: str, library: CDLL) -> None:
-    """Prompts that fit and not, windows that slide, filters; more prompts than rows."""
+    """With prompts shorter and longer than the context, sliding windows, filters, and more prompts
+    than rows."""
     model = small_model(**ARCHS[arch], kv_heads=1)
     prompts = [random_prompt(n, length) for n, length in enumerate((1, 3, 9, 12, 40))]
     for options in ({}, {"greedy": True}, {"top_p": 0.8, "temperature": 0.7}):
-        native: Any = Native(model, library, "float32")
+        native: Any = NativeModel(model, library, "float32")
         together = draw_rows(native, prompts, list("abcde"), **options)  # type: ignore[arg-type]
         for one, record, draw in zip(prompts, "abcde", together, strict=True):
             config = SampleConfig(length=len(draw), **options)  # type: ignore[arg-type]
@@ -113,7 +116,7 @@ def test_it_draws_what_generate_draws(arch: str, library: CDLL) -> None:
 
 def test_neighbours_change_not_a_bit_of_what_is_drawn(library: CDLL) -> None:
     for tokenizer in (PLAIN, FakeTokenizer(axes=2)):
-        native: Any = Native(small_model(axes=tokenizer.axes), library, "float16")
+        native: Any = NativeModel(small_model(axes=tokenizer.axes), library, "float16")
         prompts = [random_prompt(n, 1 + 3 * n % 5) for n in range(9)]
         arguments: dict[str, Any] = dict(length=7, tokenizer=tokenizer)
         whole = draw_rows(native, prompts, list("abcdefghi"), **arguments)
@@ -128,12 +131,12 @@ def test_neighbours_change_not_a_bit_of_what_is_drawn(library: CDLL) -> None:
 def test_what_it_does_not_know_is_left_to_torch(library: CDLL) -> None:
     model = small_model()
     ready, dtype = for_decoding(model, 1, None, library)
-    assert isinstance(ready, Native) and dtype == "float32", "a narrow one is not worth rounding"
+    assert isinstance(ready, NativeModel) and dtype == "float32", "a narrow model is not rounded"
     assert for_decoding(small_model(width=128), 32, None, library)[1] == "float16"
     assert not supports(small_model().double())
     other, _ = for_decoding(small_model().double(), 1, None, library)
     assert isinstance(other, SequenceModel)
-    model.blocks[0].ffn = torch.nn.Identity()  # of another package, say
+    model.blocks[0].ffn = torch.nn.Identity()  # a layer that C does not know
     assert not supports(model)
     assert isinstance(for_decoding(small_model(), 1)[0], SequenceModel), "no library"
 
@@ -143,7 +146,7 @@ def test_what_it_does_not_know_is_left_to_torch(library: CDLL) -> None:
 
 @pytest.fixture
 def fake(tmp_path: Path) -> str:
-    """A compiler that writes down that it was called; with a file `broken` beside it it fails."""
+    """A compiler script that logs its calls; it fails while its folder has a file `broken`."""
     script = tmp_path / "fake-cc"
     script.write_text(
         f'#!/bin/sh\ncd "{tmp_path}"\n[ "$1" = --version ] && exec echo fake 1.0\n'

@@ -1,5 +1,5 @@
-"""Every operation by every backend, beside the plain definitions in reference.py; and those beside
-torch's own functions."""
+"""Every operation of every backend, compared with the definitions in reference.py; and those
+definitions, compared with torch's own functions."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ pytestmark = pytest.mark.usefixtures("kernels_in_c")
 
 @dataclass(frozen=True)
 class Case:
-    """One operation on tensors of one shape. inputs(dtype): those that get a gradient; call: the
-    operation on them; native: whether C code computes it; tolerance: of the values in float32 and
-    in bfloat16, a third of that of the gradients."""
+    """One operation on tensors of one shape. inputs(dtype): the tensors that get a gradient; call:
+    the operation on them; native: whether C code computes it; tolerance: of the values, in float32
+    and bfloat16; that of the gradients is three times as large."""
 
     name: str
     inputs: Callable[[torch.dtype], list[Tensor]]
@@ -120,7 +120,7 @@ def cases() -> Iterator[Case]:
 
 
 def nll(hidden: Tensor, table: Tensor, cap: float, support: str) -> Tensor:
-    """`linear_nll` of random targets, some of weight 0."""
+    """`linear_nll` with random targets, some of weight 0."""
     torch.manual_seed(3)
     targets, weight = torch.randint(5, 30, (40,)), torch.rand(40) * (torch.rand(40) > 0.3)
     ids, legal = (0, 37), None
@@ -132,7 +132,7 @@ def nll(hidden: Tensor, table: Tensor, cap: float, support: str) -> Tensor:
 
 
 class Table(nn.Module):
-    """A head whose weight is a tensor that gets a gradient."""
+    """A head whose weight is a plain tensor, for which autograd returns a gradient."""
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ CASES = {case.name: case for case in cases()}
 def test_a_backend_computes_what_the_reference_does(
     name: str, backend: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Values and gradients; dropout drops the same numbers."""
+    """Values and gradients agree, with the same numbers dropped by dropout."""
     case, called, plain_call = CASES[name], list[str](), cpu_kernels.call
 
     def call(function: str, *arguments: Any) -> None:
@@ -193,7 +193,7 @@ def test_without_gradients_values_are_the_same(name: str) -> None:
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
 
 
-# -- the reference beside torch ------------------------------------------------------------------
+# -- the reference against torch -----------------------------------------------------------------
 
 
 def test_the_reference_norm_is_torchs() -> None:
@@ -372,7 +372,7 @@ def loss_setting() -> tuple[SequenceModel, dict[str, Any]]:
 
 
 def test_half_precision_is_within_its_rounding() -> None:
-    """bfloat16 keeps 8 bits: gradients within 2 % in norm of those in float32, as autograd's."""
+    """bfloat16 keeps 8 bits: gradients, also autograd's, are within 2 % of float32's in norm."""
     model, batch = loss_setting()
     exact = gradients(model, lambda: Objective(model)(**batch))
 
@@ -482,11 +482,11 @@ def test_in_half_precision_c_is_as_near_as_torch(name: str) -> None:
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_with_the_reference_every_hook_sees_what_its_module_computes(arch: str) -> None:
-    """In training too: each module's output, put in place of what it gives, changes nothing, and
-    a module whose output is replaced by zeros changes the loss."""
+    """In training mode, too: a forward hook of every module fires, and one that replaces the output
+    by zeros changes the loss."""
     model = small_model(**ARCHS[arch]).train()
     batch = batch_for("")
-    objective = Objective(model, run_block=_never)
+    objective = Objective(model, run_block=_fail)
     fired: dict[str, Tensor] = {}
     names = {module: name for name, module in model.named_modules()}
 
@@ -509,7 +509,7 @@ def test_with_the_reference_every_hook_sees_what_its_module_computes(arch: str) 
     torch.testing.assert_close(model.head(hidden).detach(), fired["head"], rtol=1e-5, atol=1e-5)
 
 
-def _never(block: nn.Module, x: Tensor, context: Any) -> Tensor:
+def _fail(block: nn.Module, x: Tensor, context: Any) -> Tensor:
     raise AssertionError("the training backend's block is not to run")
 
 

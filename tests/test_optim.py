@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tfm.core.config import ARCHS, ModelConfig, TrainConfig, model_config
 from tfm.core.errors import ConfigError
-from tfm.core.model.layers import Linear, between_knots
+from tfm.core.model.layers import Linear, knot_weights
 from tfm.core.model.sequence_model import SequenceModel
 from tfm.core.train.adamw import AdamW, Neighbours
 from tfm.core.train.muon import Muon, orthogonalise
@@ -201,7 +201,7 @@ def test_states_named_by_number_are_refused_as_older() -> None:
     ("count", "knots"), [(0, 0), (31, 0), (32, 16), (127, 16), (128, 80), (1023, 336)]
 )
 def test_knots_are_fewer_than_rows_and_share_them_out(count: int, knots: int) -> None:
-    near = between_knots(count)
+    near = knot_weights(count)
     assert near.shape == (count, knots)
     if knots:
         each = torch.stack(
@@ -214,7 +214,7 @@ def test_knots_are_fewer_than_rows_and_share_them_out(count: int, knots: int) ->
 def test_neighbours_are_moved_as_adamw_moves_the_knots_between_them() -> None:
     """The same as torch's AdamW on knots c where the table is w + near @ c."""
     low, high = 3, 43
-    near = between_knots(high - low)
+    near = knot_weights(high - low)
     torch.manual_seed(0)
     ours = torch.nn.Parameter(torch.randn(50, 6))
     own, knots = ours.detach().clone(), torch.nn.Parameter(torch.zeros(near.shape[1], 6))

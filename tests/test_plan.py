@@ -125,7 +125,7 @@ def test_parameters_are_counted_as_there_are(arch: str, ffn: str, norm: str, bia
     model, counted = SequenceModel(config), on_meta(config)
     assert counted.parameter_count() == model.parameter_count()
     assert counted.blocks_parameter_count() == model.blocks_parameter_count()
-    assert counted.product_parameter_count() == model.product_parameter_count()
+    assert counted.matmul_parameter_count() == model.matmul_parameter_count()
     assert counted.flops_per_token() == model.flops_per_token()
 
 

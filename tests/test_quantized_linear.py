@@ -1,4 +1,4 @@
-"""Models with weights in fewer bits, beside the model they were made of."""
+"""Models with quantised weights, compared with the original model."""
 
 from ctypes import CDLL
 from typing import Any
@@ -8,13 +8,13 @@ import torch
 from helpers import LOGIT_ERROR, small_model
 
 from tfm.core.config import ARCHS
-from tfm.core.decode.native_slots import Native, NativeSlots
+from tfm.core.decode.native_slots import NativeModel, NativeSlots
 from tfm.core.decode.quantized_linear import DTYPES, decoding_dtype, with_weights_in
 from tfm.core.model.sequence_model import SequenceModel
 
 
 def model_of(**fields: Any) -> SequenceModel:
-    """A model whose norms scale nothing."""
+    """A model whose norm weights are all 1."""
     shape = dict(vocab_size=50, context=32, width=32, heads=4)
     return small_model(0.2, norm_std=0, **{**shape, **fields}).eval()
 
@@ -27,27 +27,27 @@ def test_logits_are_near_those_of_the_model(arch: str, dtype: str) -> None:
     ids = torch.randint(0, 50, (3, 20), generator=torch.Generator().manual_seed(1))
     plain = model.logits(model(ids))
     for rows in (1, 3):
-        packed = with_weights_in(model, dtype, rows)
-        found = packed.logits(packed(ids))
+        quantized = with_weights_in(model, dtype, rows)
+        found = quantized.logits(quantized(ids))
         assert found.dtype == torch.float32
         error = float((found - plain).square().mean().sqrt())
         assert error <= LOGIT_ERROR[dtype] * float(plain.std())
-        part = packed.logits(packed(ids), 7, 31)
+        part = quantized.logits(quantized(ids), 7, 31)
         torch.testing.assert_close(part, found[..., 7:31], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @torch.no_grad()
 def test_steps_equal_the_whole_pass(dtype: str) -> None:
-    packed = with_weights_in(model_of(), dtype)
+    quantized = with_weights_in(model_of(), dtype)
     ids = torch.randint(0, 50, (2, 12), generator=torch.Generator().manual_seed(2))
-    state = packed.start(2, 32)
+    state = quantized.start(2, 32)
     assert state.caches[0].keys.dtype == torch.float32
     steps = [
-        packed.step(ids[:, :5], state),
-        *(packed.step(ids[:, [t]], state) for t in range(5, 12)),
+        quantized.step(ids[:, :5], state),
+        *(quantized.step(ids[:, [t]], state) for t in range(5, 12)),
     ]
-    torch.testing.assert_close(torch.cat(steps, 1), packed(ids), rtol=2e-2, atol=2e-2)
+    torch.testing.assert_close(torch.cat(steps, 1), quantized(ids), rtol=2e-2, atol=2e-2)
 
 
 def test_the_model_itself_is_left_alone() -> None:
@@ -65,10 +65,12 @@ def test_a_narrow_model_is_decoded_as_it_is() -> None:
 @pytest.mark.parametrize("arch", ARCHS)
 @torch.no_grad()
 def test_int8_is_scored_as_it_is_sampled(arch: str, library: CDLL) -> None:
-    """`eval --dtype int8` computes as decoding by C does: nothing but the weights is rounded."""
+    """`eval --dtype int8` computes what C decoding computes: only the weights are rounded."""
     model = model_of(**ARCHS[arch])
     ids = torch.randint(0, 50, (1, 20), generator=torch.Generator().manual_seed(1))
     quantized = with_weights_in(model, "int8")
     scored = quantized.logits(quantized(ids))[0, -1]
-    _, decoded = NativeSlots(Native(model, library, "int8"), 1, 32).read(ids[0].numpy(), None, 1)
+    _, decoded = NativeSlots(NativeModel(model, library, "int8"), 1, 32).prefill(
+        ids[0].numpy(), None, 1
+    )
     torch.testing.assert_close(decoded[:50], scored, rtol=1e-4, atol=1e-4)

@@ -1,5 +1,4 @@
-"""From logits to ids: filters against their definitions, draws that are functions of what names
-them, and when a draw ends."""
+"""Sampling: filters against their definitions, reproducible samples, and when sampling stops."""
 
 import math
 from typing import Any
@@ -12,7 +11,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tfm.core.config import SampleConfig
-from tfm.core.decode.sampling import clip_prompt, filtered, generate, pick, pick_within
+from tfm.core.decode.sampling import (
+    clip_prompt,
+    filter_logits,
+    generate,
+    sample_ids,
+    sample_ids_and_fractions,
+)
 from tfm.core.errors import ConfigError, DataError
 from tfm.core.model.sequence_model import SequenceModel
 from tfm.core.protocols import Sequence
@@ -27,7 +32,7 @@ def probabilities(logits: list[float], temperature: float = 1.0) -> list[float]:
 
 
 def kept(logits: list[float], **options: Any) -> set[int]:
-    out = filtered(torch.tensor(logits), SampleConfig(**options))
+    out = filter_logits(torch.tensor(logits), SampleConfig(**options))
     return {i for i, x in enumerate(out.tolist()) if x > -math.inf}
 
 
@@ -66,13 +71,13 @@ def test_filters_apply_in_the_order_of_their_fields() -> None:
 
 @given(LOGITS, st.floats(0.1, 3))
 def test_a_filter_leaves_the_others_odds_alone(logits: list[float], temperature: float) -> None:
-    out = filtered(torch.tensor(logits), SampleConfig(temperature=temperature, top_p=0.9))
+    out = filter_logits(torch.tensor(logits), SampleConfig(temperature=temperature, top_p=0.9))
     left = [i for i, x in enumerate(out.tolist()) if x > -math.inf]
     expected = probabilities([logits[i] for i in left], temperature)
     np.testing.assert_allclose(out[left].softmax(-1).numpy(), expected, rtol=1e-3, atol=1e-6)
 
 
-# -- one draw ------------------------------------------------------------------------------------
+# -- one id --------------------------------------------------------------------------------------
 
 
 @given(LOGITS)
@@ -80,8 +85,8 @@ def test_a_filter_leaves_the_others_odds_alone(logits: list[float], temperature:
 def test_ids_are_drawn_as_often_as_they_are_likely(logits: list[float]) -> None:
     grid = [(i + 0.5) / 2000 for i in range(2000)]
     rows = torch.tensor(logits).expand(2000, -1)
-    ids = pick(rows, SampleConfig(), np.array(grid))
-    same, within = pick_within(rows, SampleConfig(), np.array(grid))
+    ids = sample_ids(rows, SampleConfig(), np.array(grid))
+    same, within = sample_ids_and_fractions(rows, SampleConfig(), np.array(grid))
     np.testing.assert_array_equal(same, ids)
     p = probabilities(logits)
     where = (np.cumsum(p) - p)[ids.numpy()] + within * np.asarray(p)[ids.numpy()]
@@ -98,13 +103,13 @@ def test_a_filtered_id_is_never_drawn(
 ) -> None:
     options: dict[str, Any] = dict(top_k=top_k, top_p=top_p, min_p=min_p)
     edges = [0.0, 1e-300, 0.25, 0.5, 0.75, 1 - 2**-53]
-    ids = pick(torch.tensor(logits).expand(6, -1), SampleConfig(**options), np.array(edges))
+    ids = sample_ids(torch.tensor(logits).expand(6, -1), SampleConfig(**options), np.array(edges))
     assert set(ids.tolist()) <= kept(logits, **options)
 
 
 @given(LOGITS)
 def test_greedy_is_the_likeliest(logits: list[float]) -> None:
-    (id,) = pick(torch.tensor([logits]), SampleConfig(greedy=True), np.zeros(1)).tolist()
+    (id,) = sample_ids(torch.tensor([logits]), SampleConfig(greedy=True), np.zeros(1)).tolist()
     assert logits[id] == max(logits)
 
 
@@ -124,7 +129,7 @@ def test_what_cannot_be_is_refused_by_its_flag(flag: str, options: dict[str, Any
         SampleConfig(**options)
 
 
-# -- whole draws ---------------------------------------------------------------------------------
+# -- sequences -----------------------------------------------------------------------------------
 
 
 MODEL = small_model()
@@ -187,7 +192,7 @@ def test_it_stops_where_every_draw_has_ended() -> None:
     longest = max(each.index(end) for each in ids)
     assert len(steps) == longest + 1 < 300
     for number, step in enumerate(steps):
-        assert step.over == [end in each[: number + 1] for each in ids]
+        assert step.ended == [end in each[: number + 1] for each in ids]
     assert [each[:3] for each in ids] == [each[:3] for each in endless]
 
 

@@ -1,6 +1,6 @@
-"""A model with an encoder, whose source is the given ids of an item: a toy one, in this file alone.
+"""A toy encoder-decoder model, defined in this file: the given ids of an item are its source.
 
-The core has only the seams: `Batch.source`, `Context.memory`, `SequenceModel.encode` and `read`.
+The core has the interface: `Batch.source`, `Context.memory`, `SequenceModel.encode`, `prefill`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SHAPE = ModelConfig(vocab_size=VOCAB, layers=2, width=32, heads=2, context=24, p
 
 
 class Memory:
-    """A cache of self-attention, and of the keys and values of the source: (rows, S, D)."""
+    """A KV cache of self-attention, and each row's encoded source (S, D)."""
 
     def __init__(self, own: KeyValues, source: list[Tensor | None]) -> None:
         self.own, self.source = own, source
@@ -48,7 +48,7 @@ class Memory:
 
 
 class CrossMixer(nn.Module):
-    """Self-attention, then each position looks at the source of its own item."""
+    """Self-attention plus cross-attention of each position to the source of its own item."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class CrossMixer(nn.Module):
 
 
 class ToyEncoderDecoder(SequenceModel):
-    encodes = True
+    has_encoder = True
 
     def __init__(self, config: ModelConfig = SHAPE) -> None:
         super().__init__(config)
@@ -94,7 +94,7 @@ class ToyEncoderDecoder(SequenceModel):
             block.mixer = CrossMixer(config)
 
     def encode(self, source: Tensor, segments: Tensor | None) -> Tensor:
-        """Each source id beside its place in its item."""
+        """Each source id's embedding plus that of its position in its item."""
         at = torch.arange(source.shape[1]).expand(source.shape)
         if segments is not None:
             first = F.pad(segments[:, 1:] != segments[:, :-1], (1, 0)) * at
@@ -103,7 +103,7 @@ class ToyEncoderDecoder(SequenceModel):
 
 
 def pairs(count: int, seed: int = 0) -> list[Sequence]:
-    """A source of five ids and the begin token; to be predicted: the source backwards."""
+    """Items whose source is five ids and the begin token; the target is the source reversed."""
     draw = np.random.default_rng(seed).integers(0, 10, (count, SOURCE))
     return [Sequence(np.concatenate((ids, [BEGIN], ids[::-1])), SOURCE + 1) for ids in draw]
 
@@ -137,7 +137,7 @@ def test_given_ids_are_the_source_and_the_rest_is_predicted() -> None:
 
 
 def test_packed_items_look_at_their_own_source() -> None:
-    """Each item's nats are the same alone and packed, whatever stands beside it."""
+    """Each item has the same nats alone and packed with other items."""
     model, items = lively(), pairs(4)
     alone = [
         batch_nll(model, collate([[whole(item)]], TOKENIZER, 6, encoder=True))[0] for item in items
@@ -155,7 +155,7 @@ def test_packed_items_look_at_their_own_source() -> None:
 
 
 def test_sampling_reads_the_source_once_and_continues() -> None:
-    """The decoder and the plain loop, unchanged, go through `read` and the mixer's own cache."""
+    """`Decoder` and `generate` work unchanged, through `prefill` and the mixer's own cache."""
     model, config = lively(), SampleConfig(length=5, seed=3)
     prompts = [Sequence(each.ids[: each.given], each.given) for each in pairs(3, seed=1)]
     decoder = Decoder(model, TOKENIZER, config, rows=2)
@@ -178,7 +178,7 @@ def test_sampling_reads_the_source_once_and_continues() -> None:
 
 
 def test_it_learns_to_turn_sequences_round(tmp_path: Any) -> None:
-    """Through `Packed`, `train` and `evaluate`: only the source tells what follows."""
+    """Through `Packed`, `train` and `evaluate`: only the source determines the target."""
     write_store(tmp_path / "store", pairs(400), VOCAB)
     data = Packed(Store(tmp_path / "store"), TOKENIZER, 24, encoder=True)
     assert len(data) == 100, "four items a row"

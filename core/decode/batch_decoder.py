@@ -1,7 +1,7 @@
-"""Many draws side by side: rows of one batch that begin and end each in its own time.
+"""Batched decoding: the rows of a batch start and end independently (continuous batching).
 
-The ids sampled for a row must not depend on its neighbours, to the last bit: `slots.py` sees to the
-logits, and sampling from them is a function of the row alone.
+The ids sampled for a row do not depend on the other rows, to the last bit: slots.py guarantees that
+for the logits, and sampling from them is a function of the row alone.
 """
 
 from __future__ import annotations
@@ -18,76 +18,78 @@ from ..errors import DataError
 from ..model.sequence_model import SequenceModel
 from ..ops.reference import masked_to_support
 from ..protocols import Ids, Sequence, Tokenizer
-from .native_slots import Native, NativeSlots, supports
+from .native_slots import NativeModel, NativeSlots, supports
 from .quantized_linear import decoding_dtype, with_weights_in
-from .sampling import clip_prompt, pick, range_at
+from .sampling import clip_prompt, legal_range, sample_ids
 from .slots import Slots, TorchSlots
 
 if TYPE_CHECKING:
     from ctypes import CDLL
 
 
-FEW = 1 << 20  # logits of a step that are taken off a GPU
+MAX_CPU_LOGITS = 1 << 20  # of a step: up to so many are sampled from on the CPU
 
 
 @dataclass
 class _Row:
-    ids: list[int]  # in the window
+    ids: list[int]  # in the context window
     given: int
-    first: int  # ids of the prompt
+    first: int  # position of the first sampled id: the length of the prompt
     record: str
     draw: int
     support: Any
     positions: Ids | None
-    drawn: int = 0
-    unread: bool = False  # whether the last of `ids` is not in the memory yet
+    sampled: int = 0  # ids
+    unfed: bool = False  # whether the last of `ids` is not in the KV cache yet
 
 
 def for_decoding(
     model: SequenceModel, rows: int, dtype: str | None = None, library: CDLL | None = None
-) -> tuple[SequenceModel | Native, str]:
-    """What a `Decoder` of so many rows decodes the model with, and what its weights are in:
-    `dtype` (of packed.DTYPES; none: the fastest of those that cost no quality). By step.c where
-    there is a library (of compiled.py) and it knows the model, else by torch."""
+) -> tuple[SequenceModel | NativeModel, str]:
+    """The model that a `Decoder` of `rows` rows takes, and the dtype of its weights. dtype: one of
+    quantized_linear.DTYPES; None: the fastest that loses no quality. library: of native_library.py;
+    C code decodes the models that it supports, torch the others."""
     if library is not None and supports(model):
         dtype = dtype or decoding_dtype(model, rows, native=True)
-        return Native(model, library, dtype), dtype
+        return NativeModel(model, library, dtype), dtype
     dtype = dtype or decoding_dtype(model, rows)
     return with_weights_in(model, dtype, rows), dtype
 
 
 class Decoder:
-    """`begin` a prompt where there is a `free` row, `step` all, `end` a row when it has enough.
+    """`begin` a prompt while there are `free` rows, `step` all rows, `end` a row to free it.
 
-    `config.length` is not looked at. The draw is a function of (seed, record, draw, position).
-    """
+    A sampled id depends on the prompt and (seed, record, draw, position). `config.length` is
+    ignored."""
 
     def __init__(
         self,
-        model: SequenceModel | Native,
+        model: SequenceModel | NativeModel,
         tokenizer: Tokenizer,
         config: SampleConfig,
         rows: int = 32,
         length: int | None = None,
     ) -> None:
-        """length: ids that a row will have at most (none: the context, where its window slides)."""
+        """length: the most ids of a row, prompt included; None: the context. Beyond the context the
+        window slides."""
         self.tokenizer, self.config, self.rows = tokenizer, config, rows
         self.context = model.config.context
         length = self.context if length is None else min(length, self.context)
         self.slots: Slots = (
             NativeSlots(model, rows, length)
-            if isinstance(model, Native)
+            if isinstance(model, NativeModel)
             else TorchSlots(model, rows, length)
         )
         self.busy: dict[int, _Row] = {}
-        self.last: tuple[Sequence, Any] | None = None  # the prompt last read
+        self.last_prompt: tuple[Sequence, Any] | None = None  # with its prefill, for all its draws
 
     @property
     def free(self) -> int:
         return self.rows - len(self.busy)
 
     def begin(self, prompt: Sequence, length: int, record: str = "", draw: int = 0) -> int:
-        """The row that goes on from `prompt`, for up to `length` ids. DataError as `generate`."""
+        """Starts sampling up to `length` ids after `prompt`, and returns the row. draw: the number
+        of the sample among those of one prompt. DataError as in `generate`."""
         clipped = clip_prompt(prompt, self.context)
         if len(clipped) > self.context:
             raise DataError(f"the prompt has {len(clipped)} tokens, the context {self.context}")
@@ -102,9 +104,9 @@ class Decoder:
             self.tokenizer.support(total, prompt.side),
             self.tokenizer.positions(total, prompt.side),
         )
-        if self.last is None or self.last[0] is not prompt:  # draws of one prompt share it
-            self.last = prompt, self._read(row)
-        self.slots.assign(number, self.last[1])
+        if self.last_prompt is None or self.last_prompt[0] is not prompt:
+            self.last_prompt = prompt, self._prefill(row)
+        self.slots.assign(number, self.last_prompt[1])
         self.busy[number] = row
         return number
 
@@ -113,26 +115,27 @@ class Decoder:
 
     @torch.no_grad()
     def step(self) -> dict[int, tuple[int, float] | None]:
-        """Of each busy row its next id and the model's own logprob of it; none where no id is
-        legal. DataError where an item with positions of its own outgrows the context."""
+        """Samples one id for each busy row: row -> (id, its logprob under the model, before
+        temperature and filters), or None where no id is legal. DataError where an item with its own
+        positions outgrows the context."""
         self._feed()
         numbers = sorted(self.busy)
         rows = [self.busy[number] for number in numbers]
         if not rows:
             return {}
-        everything = (0, self.tokenizer.vocab_size)
-        support = [range_at(row.support, row.first + row.drawn, everything[1]) for row in rows]
+        all_ids = (0, self.tokenizer.vocab_size)
+        support = [legal_range(row.support, row.first + row.sampled, all_ids[1]) for row in rows]
         legal = [low < high for low, high in support]
-        uniforms = [uniform(self.config.seed, row.record, row.draw, row.drawn) for row in rows]
+        uniforms = [uniform(self.config.seed, row.record, row.draw, row.sampled) for row in rows]
         logits = self.slots.logits()
         if len(rows) < self.rows:
             logits = logits[numbers]
-        if logits.numel() <= FEW:  # from here on a GPU would only be asked, and waited for
+        if logits.numel() <= MAX_CPU_LOGITS:  # on a GPU, launches and waits would cost more
             logits = logits.cpu()
-        if any(each != everything for each in support):
-            kept = [each if ok else everything for each, ok in zip(support, legal, strict=True)]
-            logits = masked_to_support(logits, torch.tensor(kept, device=logits.device))
-        chosen = pick(logits, self.config, np.array(uniforms))
+        if any(each != all_ids for each in support):
+            ranges = [each if ok else all_ids for each, ok in zip(support, legal, strict=True)]
+            logits = masked_to_support(logits, torch.tensor(ranges, device=logits.device))
+        chosen = sample_ids(logits, self.config, np.array(uniforms))
         logprobs = logits.log_softmax(-1).gather(1, chosen[:, None])[:, 0].tolist()
         out: dict[int, tuple[int, float] | None] = dict.fromkeys(numbers)
         for number, row, ok, id, logprob in zip(
@@ -141,49 +144,48 @@ class Decoder:
             if ok:
                 out[number] = id, logprob
                 row.ids.append(id)
-                row.drawn += 1
-                row.unread = True
+                row.sampled += 1
+                row.unfed = True
         return out
 
     def _feed(self) -> None:
-        """Reads the last id of each row that has not been read."""
+        """Feeds each row the id that was sampled for it last."""
         for number, row in self.busy.items():
-            if row.unread and len(row.ids) > self.context:
-                self._slide(number, row)
-        fed = sorted(number for number, row in self.busy.items() if row.unread)
+            if row.unfed and len(row.ids) > self.context:
+                self._slide_window(number, row)
+        fed = sorted(number for number, row in self.busy.items() if row.unfed)
         if not fed:
             return
-        at = np.zeros(self.rows, np.int64)
+        lengths = np.zeros(self.rows, np.int64)
         for number, row in self.busy.items():
-            at[number] = min(len(row.ids) - row.unread, self.context - 1)
-        unread = [self.busy[number] for number in fed]
+            lengths[number] = min(len(row.ids) - row.unfed, self.context - 1)
+        fed_rows = [self.busy[number] for number in fed]
         positions = None
-        if any(row.positions is not None for row in unread):
-            nowhere = np.zeros((self.context, self.tokenizer.axes), np.int64)
+        if any(row.positions is not None for row in fed_rows):
+            unused = np.zeros((self.context, self.tokenizer.axes), np.int64)
             positions = np.array(
                 [
-                    (nowhere if row.positions is None else row.positions)[at[number]]
-                    for number, row in zip(fed, unread, strict=True)
+                    (unused if row.positions is None else row.positions)[lengths[number]]
+                    for number, row in zip(fed, fed_rows, strict=True)
                 ]
             )
-        ids = np.array([row.ids[-1] for row in unread])
-        self.slots.feed(np.array(fed), ids, at, positions)
-        for row in unread:
-            row.unread = False
+        ids = np.array([row.ids[-1] for row in fed_rows])
+        self.slots.feed(np.array(fed), ids, lengths, positions)
+        for row in fed_rows:
+            row.unfed = False
 
-    def _slide(self, number: int, row: _Row) -> None:
-        """The window moves on, as in `generate`: the given part and the last half, read again."""
+    def _slide_window(self, number: int, row: _Row) -> None:
+        """As in `generate`: keeps the given part and the last half of the context, and prefills
+        them anew."""
         if row.positions is not None:
             raise DataError(f"an item needs more than the context of {self.context}: --context")
         half = max(1, self.context // 2)
         row.ids = row.ids[: min(row.given, self.context - half)] + row.ids[-half:]
-        row.unread, self.last = (
-            False,
-            None,
-        )  # its cached prompt shares the buffer that is read into now
-        self.slots.assign(number, self._read(row))
+        row.unfed = False
+        self.last_prompt = None  # its cache may share the buffer that this prefill overwrites
+        self.slots.assign(number, self._prefill(row))
 
-    def _read(self, row: _Row) -> Any:
-        """What reading the row's ids leaves."""
+    def _prefill(self, row: _Row) -> Any:
+        """The row's ids as a cached prompt, for `Slots.assign`."""
         positions = None if row.positions is None else row.positions[: len(row.ids)]
-        return self.slots.read(np.array(row.ids), positions, row.given)
+        return self.slots.prefill(np.array(row.ids), positions, row.given)

@@ -1,7 +1,7 @@
-"""Rows of a `Decoder` by core/ops/c/decode_step.c: a step is one call, for as many rows as are fed.
+"""The slots of a `Decoder` in C, by core/ops/c/decode_step.c: one call decodes all rows of a step.
 
-Weights are laid out as step.c reads them, in any of packed.DTYPES; activations, norms, keys and
-values are float32. A prompt is read by the same code as a drawn id, so by the same sums.
+Weights have the layout of decode_step.c, in any of quantized_linear.DTYPES; activations, norms,
+keys and values are float32. Prefill and decoding share the code, so they compute the same sums.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from ..model.sequence_model import SequenceModel
 from ..protocols import Ids
 from .quantized_linear import DTYPES
 
-CHUNK = 32  # ids of a prompt that are read at once
+PREFILL_TOKENS = 32  # tokens of a prompt in one call
 NORMS = ("none", "rmsnorm", "layernorm")
 FFNS = ("relu", "gelu", "relu2", "swiglu")
-TRIED, AGAIN = 4, 64  # the first 4 steps of every 64 try both one thread and all
-ALONE = 500_000  # products of a step for which a second thread is not woken
+TRIAL_STEPS, TRIAL_PERIOD_STEPS = 4, 64  # the first 4 steps of every 64 time one thread and all
+MIN_PARALLEL_MULTIPLY_ADDS = 500_000  # of a step; a smaller one is not worth waking a second thread
 
 _int, _float, _pointer = ctypes.c_int32, ctypes.c_float, ctypes.c_void_p
 
 
 class _Linear(ctypes.Structure):
     _fields_ = [
-        *((name, _int) for name in ("inputs", "outputs", "kind")),
-        *((name, _pointer) for name in ("weight", "scale", "bias")),
+        *((name, _int) for name in ("inputs", "outputs", "dtype")),
+        *((name, _pointer) for name in ("weight", "output_scale", "bias")),
     ]
 
 
@@ -58,53 +58,52 @@ class _Model(ctypes.Structure):
             for name in (
                 "layers",
                 "width",
-                "heads",
-                "groups",
+                "query_heads",
+                "kv_heads",
                 "head_width",
                 "value_width",
                 "hidden",
-                "positions",
-                "norm",
-                "pre",
-                "ffn",
+                "cache_positions",
+                "norm_kind",
+                "pre_norm",
+                "ffn_kind",
                 "qk_norm",
-                "stride",
+                "buffer_stride",
                 "logits_stride",
             )
         ),
         *((name, _float) for name in ("eps", "softcap", "embedding_scale")),
         ("embedding", _pointer),
-        ("last", _Norm),
-        ("head", _Linear),
+        ("final_norm", _Norm),
+        ("lm_head", _Linear),
         ("blocks", ctypes.POINTER(_Block)),
-        *((name, _pointer) for name in ("stream", "normed", "wide", "scores")),
+        *((name, _pointer) for name in ("residual", "normed", "projected", "scores")),
     ]
 
 
 class _Tokens(ctypes.Structure):
     _fields_ = [
-        *((name, _int) for name in ("count", "wanted")),
-        *(
-            (name, _pointer)
-            for name in ("ids", "rows", "at", "places", "cos", "sin", "place", "logits")
-        ),
+        *((name, _int) for name in ("count", "logits_count")),
+        *((name, _pointer) for name in ("ids", "sequences", "positions", "table_rows")),
+        *((name, _pointer) for name in ("cos", "sin", "position_embedding", "logits")),
     ]
 
 
 def supports(model: SequenceModel) -> bool:
-    """Whether c/decode_step.c computes the model: its parts are those of this package, on a CPU."""
+    """Whether c/decode_step.c can compute the model: it needs the layers of this package in float32
+    on a CPU, and no encoder."""
     weight = model.head.weight
-    linears = isinstance(model.head, Linear) and all(
+    known_layers = isinstance(model.head, Linear) and all(
         isinstance(block.mixer, Attention)
         and isinstance(block.ffn, FeedForward)
         and isinstance(block.mixer.qkv, Linear)
         for block in model.blocks
     )
-    plain = linears and not model.encodes
-    return plain and weight.device.type == "cpu" and weight.dtype == torch.float32
+    decoder_only = known_layers and not model.has_encoder
+    return decoder_only and weight.device.type == "cpu" and weight.dtype == torch.float32
 
 
-def up_to(size: int, multiple: int) -> int:
+def round_up(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 
 
@@ -112,30 +111,30 @@ def _address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-class Native:
-    """A model's weights as step.c reads them, for a `Decoder`. `library`: what compiled.library
-    gives; dtype: one of DTYPES. The model is one that `supports` says yes to; its weights are not
-    to change."""
+class NativeModel:
+    """A model's weights in the layout of decode_step.c, for a `Decoder`. model: one that `supports`
+    accepts, whose weights no longer change; library: from `native_library.library`; dtype: one of
+    DTYPES."""
 
     @torch.no_grad()
     def __init__(self, model: SequenceModel, library: ctypes.CDLL, dtype: str) -> None:
         self.config, self.library, self.dtype = model.config, library, dtype
         self.lanes, self.panel = library.lanes(), library.panel()
-        self._kept: list[Tensor] = []  # what the structures point to
+        self._tensors: list[Tensor] = []  # the structures point into their memory
         self.position_embedding = model.position_embedding
-        self.embedding, self.last = self._keep(model.embedding.weight), self._norm(model.norm)
-        self.head = self._linear(model.head)
+        self.embedding = self._keep(model.embedding.weight)
+        self.final_norm, self.lm_head = self._norm(model.norm), self._linear(model.head)
         self.blocks = [self._block(block) for block in model.blocks]
-        self.products = sum(
-            each.inputs * each.outputs for block in self.blocks for each in block[2:6]
+        self.multiply_adds_per_token = sum(
+            linear.inputs * linear.outputs for block in self.blocks for linear in block[2:6]
         )
-        steps = torch.arange(model.config.context)[:, None].expand(-1, model.config.axes)
-        self.plain_tables = self.tables(steps)
+        counting = torch.arange(model.config.context)[:, None].expand(-1, model.config.axes)
+        self.default_tables = self.position_tables(counting)
 
     def _keep(self, tensor: Tensor | None) -> int | None:
         if tensor is None:
             return None
-        self._kept.append(tensor)
+        self._tensors.append(tensor)
         return tensor.data_ptr()
 
     def _norm(self, norm: nn.Module | None) -> _Norm:
@@ -143,15 +142,15 @@ class Native:
         return _Norm(self._keep(weight), self._keep(bias))
 
     def _linear(self, linear: Linear) -> _Linear:
-        """The weight in panels (outputs / panel, inputs, panel), zeros behind the last output."""
-        missing = -linear.out_features % self.panel
+        """The weight in panels (outputs / panel, inputs, panel), outputs padded with zeros."""
+        padding = -linear.out_features % self.panel
         weight, scale = linear.weight.detach(), None
-        if self.dtype == "int8":  # each output by a scale of its own: its largest weight is 127
+        if self.dtype == "int8":  # the largest weight of each output becomes 127
             scale = weight.abs().amax(1).clamp(min=1e-12) / 127
-            weight, scale = (weight / scale[:, None]).round(), F.pad(scale, (0, missing))
-        weight = F.pad(weight.to(getattr(torch, self.dtype)), (0, 0, 0, missing))
+            weight, scale = (weight / scale[:, None]).round(), F.pad(scale, (0, padding))
+        weight = F.pad(weight.to(getattr(torch, self.dtype)), (0, 0, 0, padding))
         panels = weight.view(-1, self.panel, linear.in_features).mT.contiguous()
-        bias = None if linear.bias is None else F.pad(linear.bias.detach(), (0, missing))
+        bias = None if linear.bias is None else F.pad(linear.bias.detach(), (0, padding))
         return _Linear(
             linear.in_features,
             linear.out_features,
@@ -169,9 +168,9 @@ class Native:
         )
 
     @torch.no_grad()
-    def tables(self, positions: Tensor) -> tuple[Tensor | None, ...]:
-        """cos and sin (N, head_width), and what is added to an embedding (N, width), of positions
-        (N, axes): each or none."""
+    def position_tables(self, positions: Tensor) -> tuple[Tensor | None, ...]:
+        """cos and sin (N, head_width) and the embedding (N, width) of positions (N, axes);
+        None for those that the model does not use."""
         config = self.config
         if config.positions == "rope":
             return *rotary_angles(positions, config), None
@@ -182,40 +181,41 @@ class Native:
         return None, None, None
 
 
-class _Pace:
-    """How many threads a step gets: one or all, whichever took less time when both were last tried.
-    All wait for each other some fifty times a step: where other processes keep one of them from
-    running, that costs many times what it brings. Bits are the same."""
+class _ThreadChooser:
+    """Chooses one thread or all for a step, whichever was faster in the last trial. Threads wait
+    for each other some fifty times a step: where other processes keep one of them from running,
+    waiting costs many times what threads gain. The results are bit-identical."""
 
     def __init__(self, all_threads: int) -> None:
         self.all = self.best = all_threads
         self.steps, self.seconds = 0, dict.fromkeys((1, all_threads), 0.0)
 
-    def threads(self) -> int:
-        at = self.steps % AGAIN
-        return self.best if at >= TRIED else (1, self.all)[at % 2]
+    def choose(self) -> int:
+        trial = self.steps % TRIAL_PERIOD_STEPS
+        return self.best if trial >= TRIAL_STEPS else (1, self.all)[trial % 2]
 
-    def took(self, threads: int, seconds: float) -> None:
-        at, self.steps = self.steps % AGAIN, self.steps + 1
-        if at < TRIED:
+    def record(self, threads: int, seconds: float) -> None:
+        trial, self.steps = self.steps % TRIAL_PERIOD_STEPS, self.steps + 1
+        if trial < TRIAL_STEPS:
             self.seconds[threads] += seconds
-        if at == TRIED - 1:
+        if trial == TRIAL_STEPS - 1:
             self.best = min(self.seconds, key=self.seconds.__getitem__)
             self.seconds = dict.fromkeys(self.seconds, 0.0)
 
 
 class NativeSlots:
-    """What `rows` rows have read, up to `length` ids each, and the logits behind it."""
+    """The KV caches of `rows` rows, up to `length` ids each, and the logits of their next ids."""
 
-    def __init__(self, native: Native, rows: int, length: int) -> None:
+    def __init__(self, native: NativeModel, rows: int, length: int) -> None:
         self.native, self.rows = native, rows
         config, lanes = native.config, native.lanes
-        positions = up_to(length, lanes)
-        count = max(rows, CHUNK)
-        wide = max(2 * config.hidden, config.width + 2 * config.groups * config.head_width)
-        stride = up_to(wide, native.panel) + native.panel
-        value_width = up_to(config.head_width, 2 * lanes)
-        # one row more than asked for: where prompts are read
+        positions = round_up(length, lanes)
+        max_tokens = max(rows, PREFILL_TOKENS)
+        qkv_width = config.width + 2 * config.groups * config.head_width
+        projected_width = max(2 * config.hidden, qkv_width)
+        buffer_stride = round_up(projected_width, native.panel) + native.panel
+        value_width = round_up(config.head_width, 2 * lanes)
+        # the extra row is for prefill: `assign` copies it to the row of the prompt
         shape = (config.layers, rows + 1, config.groups)
         self.keys = torch.zeros(*shape, positions // lanes, config.head_width, lanes)
         self.values = torch.zeros(*shape, positions, value_width)
@@ -223,12 +223,12 @@ class NativeSlots:
             _Block(*block, keys.data_ptr(), values.data_ptr())
             for block, keys, values in zip(native.blocks, self.keys, self.values, strict=True)
         ]
-        self._paces: dict[int, _Pace] = {}  # tokens of a step -> how many threads it gets
-        # those beyond the panels of the widest product would only wait
-        self.threads = min(torch.get_num_threads(), -(-wide // native.panel))
-        sizes = [(count, stride)] * 3 + [(self.threads, positions)]
-        self._buffers = [torch.zeros(size) for size in sizes]
-        self.stride = up_to(config.vocab_size, native.panel)
+        self._thread_choosers: dict[int, _ThreadChooser] = {}  # by the number of tokens of a step
+        # more threads than panels of the widest product would only wait
+        self.threads = min(torch.get_num_threads(), -(-projected_width // native.panel))
+        shapes = [(max_tokens, buffer_stride)] * 3 + [(self.threads, positions)]
+        self._buffers = [torch.zeros(shape) for shape in shapes]
+        logits_stride = round_up(config.vocab_size, native.panel)
         self._model = _Model(
             config.layers,
             config.width,
@@ -242,73 +242,75 @@ class NativeSlots:
             config.norm_position == "pre",
             FFNS.index(config.ffn),
             config.qk_norm,
-            stride,
-            self.stride,
+            buffer_stride,
+            logits_stride,
             config.norm_eps,
             config.softcap,
             math.sqrt(config.width) if config.positions == "sinusoidal" else 1.0,
             native.embedding,
-            native.last,
-            native.head,
+            native.final_norm,
+            native.lm_head,
             (_Block * config.layers)(*blocks),
             *(buffer.data_ptr() for buffer in self._buffers),
         )
-        self._inputs = np.zeros((4, count), np.int64)  # ids, rows, at, places
-        self._plain = _Tokens(0, 0, *self._pointers(), *map(_address, native.plain_tables))
-        self.out, self.current = torch.zeros(rows, self.stride), torch.zeros(rows, self.stride)
+        self._inputs = np.zeros((4, max_tokens), np.int64)  # ids, sequences, positions, table_rows
+        self._tokens = _Tokens(0, 0, *self._addresses(), *map(_address, native.default_tables))
+        self._step_logits = torch.zeros(rows, logits_stride)
+        self._row_logits = torch.zeros(rows, logits_stride)
 
-    def _pointers(self) -> list[int]:
+    def _addresses(self) -> list[int]:
         return [each.ctypes.data for each in self._inputs]
 
     def _step(
-        self, rows: Ids | int, ids: Ids, at: Ids, positions: Ids | None, logits: Tensor | None
+        self, rows: Ids | int, ids: Ids, indices: Ids, positions: Ids | None, logits: Tensor | None
     ) -> None:
-        """n tokens, each at its place of a row; logits (N, stride) of the last N are written."""
-        native, count, tokens, places = self.native, len(ids), self._plain, at
+        """Runs tokens ids (n,), each at its index (n,) in the cache of a row. positions (n, axes):
+        None if they are the indices. logits (N, stride): overwritten with the last N tokens'."""
+        native, count, tokens, table_rows = self.native, len(ids), self._tokens, indices
         if positions is not None:
-            places = np.arange(count)
-            tables = native.tables(torch.from_numpy(positions))
-            tokens = _Tokens(0, 0, *self._pointers(), *map(_address, tables))
-        for kept, given in zip(self._inputs, (ids, rows, at, places), strict=True):
-            kept[:count] = given
-        tokens.count, tokens.wanted = count, 0 if logits is None else len(logits)
+            table_rows = np.arange(count)
+            tables = native.position_tables(torch.from_numpy(positions))
+            tokens = _Tokens(0, 0, *self._addresses(), *map(_address, tables))
+        for buffer, values in zip(self._inputs, (ids, rows, indices, table_rows), strict=True):
+            buffer[:count] = values
+        tokens.count, tokens.logits_count = count, 0 if logits is None else len(logits)
         tokens.logits = _address(logits)
-        if self.threads == 1 or native.products * count < ALONE:
+        multiply_adds = native.multiply_adds_per_token * count
+        if self.threads == 1 or multiply_adds < MIN_PARALLEL_MULTIPLY_ADDS:
             native.library.step(ctypes.byref(self._model), ctypes.byref(tokens), 1)
             return
-        pace = self._paces.setdefault(count, _Pace(self.threads))
-        threads, began = pace.threads(), time.perf_counter()
+        chooser = self._thread_choosers.setdefault(count, _ThreadChooser(self.threads))
+        threads, start = chooser.choose(), time.perf_counter()
         native.library.step(ctypes.byref(self._model), ctypes.byref(tokens), threads)
-        pace.took(threads, time.perf_counter() - began)
+        chooser.record(threads, time.perf_counter() - start)
 
-    def read(self, ids: Ids, positions: Ids | None, given: int) -> tuple[int, Tensor]:
-        """Into the row behind the last."""
-        logits = self.out[:1]
-        for first in range(0, len(ids), CHUNK):
-            part = slice(first, min(first + CHUNK, len(ids)))
-            at = np.arange(part.start, part.stop)
+    def prefill(self, ids: Ids, positions: Ids | None, given: int) -> tuple[int, Tensor]:
+        """Writes the extra row of the cache, which holds one prompt at a time."""
+        logits = self._step_logits[:1]
+        for first in range(0, len(ids), PREFILL_TOKENS):
+            chunk = slice(first, min(first + PREFILL_TOKENS, len(ids)))
             self._step(
                 self.rows,
-                ids[part],
-                at,
-                None if positions is None else positions[part],
-                logits if part.stop == len(ids) else None,
+                ids[chunk],
+                np.arange(chunk.start, chunk.stop),
+                None if positions is None else positions[chunk],
+                logits if chunk.stop == len(ids) else None,
             )
         return len(ids), logits[0].clone()
 
-    def assign(self, row: int, read: tuple[int, Tensor]) -> None:
-        length, logits = read
+    def assign(self, row: int, prompt: tuple[int, Tensor]) -> None:
+        length, logits = prompt
         blocks = -(-length // self.native.lanes)
         self.keys[:, row, :, :blocks] = self.keys[:, self.rows, :, :blocks]
         self.values[:, row, :, :length] = self.values[:, self.rows, :, :length]
-        self.current[row] = logits
+        self._row_logits[row] = logits
 
-    def feed(self, rows: Ids, ids: Ids, at: Ids, positions: Ids | None) -> None:
+    def feed(self, rows: Ids, ids: Ids, lengths: Ids, positions: Ids | None) -> None:
         if len(rows) == self.rows:
-            self._step(rows, ids, at, positions, self.current)
+            self._step(rows, ids, lengths, positions, self._row_logits)
             return
-        self._step(rows, ids, at[rows], positions, self.out[: len(rows)])
-        self.current[torch.from_numpy(rows)] = self.out[: len(rows)]
+        self._step(rows, ids, lengths[rows], positions, self._step_logits[: len(rows)])
+        self._row_logits[torch.from_numpy(rows)] = self._step_logits[: len(rows)]
 
     def logits(self) -> Tensor:
-        return self.current[:, : self.native.config.vocab_size]
+        return self._row_logits[:, : self.native.config.vocab_size]

@@ -1,8 +1,8 @@
-"""A model with its weights in fewer bits, for decoding: a token costs the reading of the weights.
+"""A model with weights of fewer bits, for decoding, whose speed is bound by reading the weights.
 
-Activations, norms, keys and values stay in float32; only what a product multiplies is rounded. On
-a CPU the weights are stored in the order in which the product reads them, by oneDNN or FBGEMM,
-whichever torch has (benchmarks/products.py).
+Activations, norms, keys and values stay in float32; only the operands of matrix products are
+rounded. On a CPU, oneDNN or FBGEMM, whichever torch has, stores the weights in the order in which
+its products read them (benchmarks/products.py).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..ops import operations as ops
 from ..ops.device import has_fast_bfloat16
 
 MAX_ROWS_READING = 4  # rows up to which a product takes no longer than reading the weights
-MIN_WIDTH = 96  # of a model; below it no rounding is worth it
+MIN_WIDTH = 96  # of a model; rounding does not speed up a narrower one
 
 
 class QuantizedLinear(nn.Module):
@@ -44,7 +44,7 @@ class QuantizedLinear(nn.Module):
         return self.product_of(x, self.weight, self.bias)
 
     def product_of(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Some rows of the weight, by plain torch."""
+        """The outputs of some rows of the weight, in plain torch."""
         out = F.linear(x.to(weight.dtype), weight, None if bias is None else bias.to(weight.dtype))
         return out.to(x.dtype)
 
@@ -88,8 +88,7 @@ class FbgemmLinear(QuantizedLinear):
 
 
 class Int8Linear(QuantizedLinear):
-    """The weight in int8, each output with a scale of its own by which its largest weight is
-    127."""
+    """The weight in int8. Each output has its own scale, by which its largest weight is 127."""
 
     def __init__(self, linear: Linear) -> None:
         super().__init__(linear)
@@ -130,8 +129,8 @@ def _has_fbgemm(device: torch.device) -> bool:
 
 
 def decoding_dtype(model: SequenceModel, rows: int, native: bool = False) -> str:
-    """That in which `rows` rows are decoded fastest, of those that cost no quality to speak of.
-    native: by step.c, where it is one for any number of rows, so that all draw alike."""
+    """The dtype that decodes `rows` rows fastest, of those that lose no quality to speak of.
+    native: for decode_step.c, where it does not depend on `rows`, so that samples do not either."""
     device = model.head.weight.device
     if device.type == "cpu" and model.config.width < MIN_WIDTH:
         return "float32"
@@ -141,12 +140,12 @@ def decoding_dtype(model: SequenceModel, rows: int, native: bool = False) -> str
 
 
 def with_weights_in(model: SequenceModel, dtype: str, rows: int = 1) -> SequenceModel:
-    """The model for passes without gradients, its matrices in `dtype` (of DTYPES), best at so many
-    rows. What is not a matrix it shares with the model."""
+    """A copy of the model for passes without gradients, with its matrices in `dtype` (of DTYPES),
+    laid out for `rows` rows. It shares all other parameters with the model."""
     shared = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
-    packed = copy.deepcopy(model, shared).eval()
-    for module in list(packed.modules()):
+    quantized = copy.deepcopy(model, shared).eval()
+    for module in list(quantized.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, Linear):
                 setattr(module, name, _make(child, dtype, rows))
-    return packed
+    return quantized

@@ -1,7 +1,7 @@
-"""From logits to ids: filters, then `generate`.
+"""Sampling: temperature and filters on logits, sampled ids, and the plain loop `generate`.
 
-Which id is drawn is a function of (seed, record, draw, position) and the model: no generator
-object, no order of calls.
+A sampled id is a function of the model, the prompt and (seed, record, draw, position). There is no
+generator object, and the order of calls does not matter.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from ..protocols import Sequence, Tokenizer
 Floats = npt.NDArray[np.float64]
 
 
-def filtered(logits: Tensor, config: SampleConfig) -> Tensor:
-    """(..., V) logits at the temperature, with -inf where a filter drops an id.
+def filter_logits(logits: Tensor, config: SampleConfig) -> Tensor:
+    """logits (..., V) divided by the temperature, with -inf for the ids that a filter drops.
 
-    top_p keeps the smallest set that holds the probability, at least one id (Holtzman et al.
-    2020); min_p is Nguyen et al. 2024.
+    top_p keeps the smallest set of ids whose probabilities sum to top_p, at least one (nucleus
+    sampling, Holtzman et al. 2020). min_p keeps the ids that are at least min_p times as likely as
+    the likeliest (Nguyen et al. 2024).
     """
     if config.temperature != 1:
         logits = logits / config.temperature
@@ -46,50 +47,53 @@ def filtered(logits: Tensor, config: SampleConfig) -> Tensor:
     return logits
 
 
-def pick(logits: Tensor, config: SampleConfig, uniforms: Floats) -> Tensor:
-    """(rows,) ids from (rows, V) logits: the likeliest, or where each uniform number (rows,) falls
-    in the cumulative distribution."""
+def sample_ids(logits: Tensor, config: SampleConfig, uniforms: Floats) -> Tensor:
+    """(rows,) ids sampled from logits (rows, V) by inverse transform of the uniform numbers (rows,)
+    in [0, 1); the likeliest ids if `config.greedy`."""
     if config.greedy:
         return logits.argmax(-1)
-    upto, at = _inverse(logits, config, uniforms)
-    return torch.from_numpy((upto <= at).sum(-1)).to(logits.device)
+    cumulative, thresholds = _inverse_transform(logits, config, uniforms)
+    return torch.from_numpy((cumulative <= thresholds).sum(-1)).to(logits.device)
 
 
-def pick_within(
+def sample_ids_and_fractions(
     logits: Tensor, config: SampleConfig, uniforms: Floats
 ) -> tuple[npt.NDArray[np.int64], Floats]:
-    """As `pick`, and how far into the id's own probability each number fell, (rows,) in [0, 1]:
-    where ids are bins of a quantity, a point of the bin. Where `greedy`, its middle."""
+    """As `sample_ids`, and the fraction (rows,) in [0, 1] of the id's probability that lies below
+    the uniform number: where ids are bins of a quantity, a point within the bin. 0.5 if greedy."""
     if config.greedy:
         chosen = logits.argmax(-1).cpu().numpy()
         return chosen, np.full(len(chosen), 0.5)
-    upto, at = _inverse(logits, config, uniforms)
-    ids = (upto <= at).sum(-1)
+    cumulative, thresholds = _inverse_transform(logits, config, uniforms)
+    ids = (cumulative <= thresholds).sum(-1)
     rows = np.arange(len(ids))
-    below = np.where(ids > 0, upto[rows, ids - 1], 0.0)
-    return ids, (at[:, 0] - below) / (upto[rows, ids] - below)
+    below = np.where(ids > 0, cumulative[rows, ids - 1], 0.0)
+    return ids, (thresholds[:, 0] - below) / (cumulative[rows, ids] - below)
 
 
-def _inverse(logits: Tensor, config: SampleConfig, uniforms: Floats) -> tuple[Floats, Floats]:
-    """Cumulative weights (rows, V) in float64, and the place (rows, 1) of each uniform number."""
-    kept = filtered(logits, config).cpu().numpy().astype(np.float64)
-    upto = np.exp(kept - kept.max(-1, keepdims=True)).cumsum(-1)
-    # below the sum, so that a number just below 1, rounded, falls on the last that can be drawn
-    at = np.minimum(uniforms[:, None] * upto[:, -1:], np.nextafter(upto[:, -1:], 0))
-    return upto, at
+def _inverse_transform(
+    logits: Tensor, config: SampleConfig, uniforms: Floats
+) -> tuple[Floats, Floats]:
+    """Cumulative sums (rows, V) of unnormalised probabilities in float64, and the uniform numbers
+    scaled to their totals, (rows, 1)."""
+    filtered = filter_logits(logits, config).cpu().numpy().astype(np.float64)
+    cumulative = np.exp(filtered - filtered.max(-1, keepdims=True)).cumsum(-1)
+    total = cumulative[:, -1:]
+    # below the total, so that a number near 1 that rounds up to it still selects a legal id
+    return cumulative, np.minimum(uniforms[:, None] * total, np.nextafter(total, 0))
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """One position of every draw. logprobs are the model's own, before temperature and filters."""
+class SampledIds:
+    """One position of all draws. logprobs: under the model, before temperature and filters."""
 
     ids: list[int]
     logprobs: list[float]
-    over: list[bool]  # whether the draw's item ended at or before this position
+    ended: list[bool]  # whether the end token was sampled at this position or before
 
 
 def clip_prompt(prompt: Sequence, context: int) -> Sequence:
-    """The prompt as it fits the context: its given part, and the last of the rest."""
+    """The prompt cut to the context: it keeps its given part and its last ids."""
     room = context - prompt.given
     if len(prompt) <= context or room < 1:
         return prompt
@@ -106,14 +110,13 @@ def generate(
     draws: int = 1,
     record: str = "",
     end: int | None = None,
-) -> Iterator[Drawn]:
-    """Up to `config.length` further ids behind the prompt, for each of `draws` draws: the plain
-    loop that `Decoder` is compared with.
+) -> Iterator[SampledIds]:
+    """Samples up to `config.length` ids after the prompt, `draws` times: the plain loop that
+    `Decoder` is compared with.
 
-    When the context is full, the window becomes the given part and
-    the last half of the context, and is read again. It stops early where every draw has ended:
-    `end` was drawn, or no id is legal. DataError where an item with positions of its own outgrows
-    the context.
+    When the context is full, the window shrinks to the given part and the last half of the context,
+    which are prefilled anew. Sampling stops early once `end` was sampled in every draw, or where no
+    id is legal. DataError where an item with its own positions outgrows the context.
     """
     model.eval()
     context, device = model.config.context, model.head.weight.device
@@ -125,12 +128,11 @@ def generate(
         raise DataError(f"the prompt has {len(prompt)} tokens, the context {context}")
 
     rows = torch.from_numpy(prompt.ids).to(device).expand(draws, -1)
-    fed = 0  # ids of `rows` that the state has read
+    fed = 0  # ids of each row that are in the KV cache
     state = model.start(draws, context)
-    over = [False] * draws
+    ended = [False] * draws
     for position in range(config.length):
-        at = len(prompt) + position
-        low, high = range_at(support, at, tokenizer.vocab_size)
+        low, high = legal_range(support, len(prompt) + position, tokenizer.vocab_size)
         if low >= high:
             return
         if rows.shape[1] > context:
@@ -141,31 +143,31 @@ def generate(
             rows, fed = torch.cat((given, rows[:, -half:]), dim=1), 0
             state = model.start(draws, context)
         new = rows[:, fed:]
-        places = None
+        new_positions = None
         if positions is not None:
-            places = torch.from_numpy(positions[fed : rows.shape[1]])[None].to(device)
+            new_positions = torch.from_numpy(positions[fed : rows.shape[1]])[None].to(device)
         if fed:
-            hidden = model.step(new, state, places)
+            hidden = model.step(new, state, new_positions)
         else:
-            hidden = model.read(new, state, places, prompt.given)
+            hidden = model.prefill(new, state, new_positions, prompt.given)
         fed = rows.shape[1]
         logits = model.logits(hidden[:, -1], low, high)
         uniforms = [uniform(config.seed, record, draw, position) for draw in range(draws)]
-        chosen = pick(logits, config, np.array(uniforms))
+        chosen = sample_ids(logits, config, np.array(uniforms))
         logprobs = logits.log_softmax(-1).gather(1, chosen[:, None])[:, 0]
         ids = chosen + low
         rows = torch.cat((rows, ids[:, None]), dim=1)
-        over = [was or id == end for was, id in zip(over, ids.tolist(), strict=True)]
-        yield Drawn(ids.tolist(), logprobs.tolist(), over)
-        if all(over):
+        ended = [before or id == end for before, id in zip(ended, ids.tolist(), strict=True)]
+        yield SampledIds(ids.tolist(), logprobs.tolist(), ended)
+        if all(ended):
             return
 
 
-def range_at(support: object, at: int, vocab_size: int) -> tuple[int, int]:
-    """The ids that are legal at a position: from the first up to the second."""
+def legal_range(support: object, position: int, vocab_size: int) -> tuple[int, int]:
+    """The half-open range of ids that are legal at a position."""
     if support is None:
         return 0, vocab_size
     if isinstance(support, tuple):
         return support
-    low, high = support[at]  # type: ignore[index]
+    low, high = support[position]  # type: ignore[index]
     return int(low), int(high)

@@ -1,7 +1,6 @@
-"""The slots of a `Decoder`, one for each row that is decoded: what it has read, and the logits of
-its next id.
+"""The slots of a `Decoder`, one for each row: its KV cache and the logits of its next id.
 
-Whatever a slot reads, its logits are the same bits, whichever slots are fed beside it.
+The logits of a slot do not depend on which other slots are fed in the same step, to the last bit.
 """
 
 from __future__ import annotations
@@ -16,63 +15,64 @@ from ..model.sequence_model import DecodingState, SequenceModel
 from ..ops.cuda_graphs import GraphCache
 from ..protocols import Ids
 
-ALIGNED = 16  # positions: where a row begins in memory must not change how products are summed
+ROW_ALIGNMENT = 16  # positions, so that all rows have one alignment and products sum alike
 
 
 class Slots(Protocol):
-    def read(self, ids: Ids, positions: Ids | None, given: int) -> Any:
-        """What reading a prompt by itself leaves: ids (T,), positions (T, axes) or none; given: how
-        many of the ids are the source of a model with an encoder."""
+    def prefill(self, ids: Ids, positions: Ids | None, given: int) -> Any:
+        """The cached prompt, for `assign`: ids (T,), positions (T, axes) or None. given: the first
+        `given` ids are the source of a model with an encoder."""
         ...
 
-    def assign(self, row: int, read: Any) -> None:
-        """Slot `row` has read what `read` gave."""
+    def assign(self, row: int, prompt: Any) -> None:
+        """Slot `row` continues the prompt that `prefill` returned."""
         ...
 
-    def feed(self, rows: Ids, ids: Ids, at: Ids, positions: Ids | None) -> None:
-        """Each of some slots reads its next id: rows and ids (n,), positions (n, axes) or none;
-        at (R,): how many ids each of all slots has read. A slot that is not fed keeps its state."""
+    def feed(self, rows: Ids, ids: Ids, lengths: Ids, positions: Ids | None) -> None:
+        """Appends ids (n,) to the slots `rows` (n,), at positions (n, axes) or None. lengths (R,):
+        the ids that each of all R slots holds so far. Slots that are not fed keep their state."""
         ...
 
     def logits(self) -> Tensor:
-        """(R, V) float32, of each slot behind the last id that it read."""
+        """(R, V) float32: the next-id logits of each slot."""
         ...
 
 
 class TorchSlots:
-    """By `model.step`. A step always has the same shapes, all rows and the whole length, and a
-    prompt is read alone: that keeps the bits. (Measured: they agree where a head's width is a
-    multiple of 4, as every named size has it.) A single slot on a CPU has no neighbours, so its
-    steps read only what there is: a third faster."""
+    """Slots in torch, by `model.step`. Every step has the same shapes (all rows, the full length),
+    and each prompt is prefilled by itself, so that logits are bit-identical whatever the other rows
+    hold. (Measured: they are where the head width is a multiple of 4, as in every named size.) A
+    single slot on a CPU has no other rows, so its steps read only the filled part of the cache: a
+    third faster."""
 
     def __init__(self, model: SequenceModel, rows: int, length: int) -> None:
         self.model, self.rows, self.device = model.eval(), rows, model.head.weight.device
-        self.length = -(-length // ALIGNED) * ALIGNED
-        self.alone = rows == 1 and self.device.type == "cpu"
+        self.length = -(-length // ROW_ALIGNMENT) * ROW_ALIGNMENT
+        self.single_row = rows == 1 and self.device.type == "cpu"
         self.state = model.start(rows, self.length)
-        if not self.alone:
+        if not self.single_row:
             self.state.at = torch.zeros(rows, dtype=torch.int64, device=self.device)
         self.hidden = torch.zeros(rows, model.config.width, device=self.device)
-        self._step = GraphCache(self._stepped) if self.device.type == "cuda" else self._plain
+        self._step = GraphCache(self._run) if self.device.type == "cuda" else self._run_plain
 
     @torch.no_grad()
-    def read(self, ids: Ids, positions: Ids | None, given: int) -> tuple[DecodingState, Tensor]:
-        state = self.model.start(1, self.length if self.alone else len(ids))
-        places = None if positions is None else torch.from_numpy(positions)[None].to(self.device)
+    def prefill(self, ids: Ids, positions: Ids | None, given: int) -> tuple[DecodingState, Tensor]:
+        state = self.model.start(1, self.length if self.single_row else len(ids))
+        at = None if positions is None else torch.from_numpy(positions)[None].to(self.device)
         inputs = torch.from_numpy(ids)[None].to(self.device)
-        hidden = self.model.read(inputs, state, places, given)
+        hidden = self.model.prefill(inputs, state, at, given)
         return state, hidden[0, -1]
 
-    def assign(self, row: int, read: tuple[DecodingState, Tensor]) -> None:
-        state, hidden = read
-        if self.alone:  # a copy: other draws may continue the same prompt
+    def assign(self, row: int, prompt: tuple[DecodingState, Tensor]) -> None:
+        state, hidden = prompt
+        if self.single_row:  # a copy: other draws may continue the same prompt
             self.state = state.select(torch.zeros(1, dtype=torch.int64))
         else:
             self.state.assign(row, state)
         self.hidden[row] = hidden
 
     @torch.no_grad()
-    def feed(self, rows: Ids, ids: Ids, at: Ids, positions: Ids | None) -> None:
+    def feed(self, rows: Ids, ids: Ids, lengths: Ids, positions: Ids | None) -> None:
         inputs = {"ids": np.zeros((self.rows, 1), np.int64), "lengths": np.zeros(self.rows, int)}
         inputs["ids"][rows, 0], inputs["lengths"][rows] = ids, 1
         if positions is not None:
@@ -83,13 +83,12 @@ class TorchSlots:
         fed = tensors["lengths"].bool()[:, None]
         self.hidden = torch.where(fed, hidden, self.hidden)
 
-    def _stepped(self, inputs: dict[str, Tensor]) -> Tensor:
-        places = inputs.get("positions")
-        lengths = None if self.alone else inputs["lengths"]
-        return self.model.step(inputs["ids"], self.state, places, lengths)
+    def _run(self, inputs: dict[str, Tensor]) -> Tensor:
+        lengths = None if self.single_row else inputs["lengths"]
+        return self.model.step(inputs["ids"], self.state, inputs.get("positions"), lengths)
 
-    def _plain(self, kind: object, inputs: dict[str, Tensor]) -> Tensor:
-        return self._stepped(inputs)
+    def _run_plain(self, kind: object, inputs: dict[str, Tensor]) -> Tensor:
+        return self._run(inputs)
 
     @torch.no_grad()
     def logits(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""Self-attention: the mixer that sees every earlier position, and its cache of keys and values."""
+"""Self-attention, a mixer that attends to all earlier positions, and its KV cache."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .mixer import Context
 
 class Attention(nn.Module):
     """Causal self-attention (Vaswani et al. 2017) with grouped keys and values (Ainslie et al.
-    2023), RMS-normalised queries and keys (Henry et al. 2020) where `qk_norm`."""
+    2023). With `config.qk_norm`, queries and keys are RMS-normalised (Henry et al. 2020)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Attention(nn.Module):
 
     def start(self, batch: int, length: int) -> KeyValues:
         shape = (batch, self.groups, length, self.head_width)
-        like = self.qkv.weight  # zeros: what is not read yet may be multiplied by 0
+        like = self.qkv.weight  # zeros: unused positions get weight 0, but 0 * NaN is NaN
         dtype = torch.promote_types(like.dtype, torch.float32)
         return KeyValues(like.new_zeros(shape, dtype=dtype), like.new_zeros(shape, dtype=dtype))
 
@@ -51,7 +51,7 @@ class Attention(nn.Module):
         return out
 
     def flops(self, length: int) -> float:
-        """Scores and the weighted sum of values, counted as if every position saw all
+        """FLOPs of the scores and the weighted sums of values, counted without the causal mask
         (Chowdhery et al. 2022, PaLM, appendix B)."""
         return 12.0 * self.heads * self.head_width * length
 
@@ -60,8 +60,8 @@ class Attention(nn.Module):
         return ops.split_heads(self.qkv(x), self.heads, self.groups, context.rotary, self.eps)
 
     def _attend_to_prefix(self, q: Tensor, k: Tensor, v: Tensor, cache: KeyValues) -> Tensor:
-        """One new position of each row, q (B, heads, 1, w), over a prefix (P, groups, S, w) that
-        B / P rows share, then over keys of its own: the prefix is read once for all of them."""
+        """Attention of one new position per row, q (B, heads, 1, w), to the row's own keys and to
+        prefixes (P, groups, S, w), each shared by B / P rows: it is read once for all of them."""
         if q.shape[2] != 1 or cache.prefix is None:
             raise ValueError("rows that share a prefix go on by one position at a time")
         prefix_keys, prefix_values = (x.to(q.dtype) for x in cache.prefix)
@@ -71,7 +71,7 @@ class Attention(nn.Module):
         parents, times = len(prefix_keys), len(q) // len(prefix_keys)
 
         def by_parent(x: Tensor) -> Tensor:
-            """(B, groups, each, N) as (P, groups, times * each, N): all rows of a prefix."""
+            """(B, groups, each, N) as (P, groups, times * each, N), grouped by prefix."""
             return x.reshape(parents, times, *x.shape[1:]).transpose(1, 2).flatten(2, 3)
 
         def by_row(x: Tensor) -> Tensor:
@@ -87,17 +87,17 @@ class Attention(nn.Module):
 
 @dataclass
 class KeyValues:
-    """Keys and values of the positions read, each (B, groups, length, w), and how many they are
-    where all rows have read the same. `prefix`: those (P, groups, S, w) of a beginning that
-    B / P rows in a row share, before their own."""
+    """A KV cache: keys and values, each (B, groups, length, w). prefix: the keys and values
+    (P, groups, S, w) of earlier positions, each shared by B / P consecutive rows."""
 
     keys: Tensor
     values: Tensor
-    seen: int | None = 0  # none where rows stand apart
+    seen: int | None = 0  # positions in the cache; None where rows differ
     prefix: tuple[Tensor, Tensor] | None = None
 
     def append(self, k: Tensor, v: Tensor, at: int | Tensor, lengths: Tensor | None = None) -> None:
-        """Writes k and v (B, groups, T, w) behind the `at` positions of each row."""
+        """Writes k and v (B, groups, T, w) after the `at` cached positions of each row. lengths
+        (B,): how many of the T positions each row takes; None: all."""
         if isinstance(at, int):
             if lengths is not None:
                 raise ValueError("rows that take different numbers of positions stand apart")
@@ -109,21 +109,22 @@ class KeyValues:
         self.seen = None
         rows = torch.arange(len(k), device=k.device)[:, None]
         new = torch.arange(k.shape[2], device=k.device)
-        places = (at[:, None] + new).clamp(max=self.keys.shape[2] - 1)  # (B, T)
+        index = (at[:, None] + new).clamp(max=self.keys.shape[2] - 1)  # (B, T)
         taken = None if lengths is None else (new < lengths[:, None])[..., None, None]
-        for kept, fresh in ((self.keys, k), (self.values, v)):
-            fresh = fresh.transpose(1, 2).to(kept.dtype)  # (B, T, groups, w), as kept[rows, :, at]
+        for cached, fresh in ((self.keys, k), (self.values, v)):
+            fresh = fresh.transpose(1, 2).to(cached.dtype)  # (B, T, groups, w) as the indexed cache
             if taken is not None:
-                fresh = torch.where(taken, fresh, kept[rows, :, places])
-            kept[rows, :, places] = fresh
+                fresh = torch.where(taken, fresh, cached[rows, :, index])
+            cached[rows, :, index] = fresh
 
     def read(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """All keys and values that may be attended to, in the dtype of the queries."""
+        """The cached keys and values, in the dtype of the queries."""
         seen = self.keys.shape[2] if self.seen is None else self.seen
         return self.keys[:, :, :seen].to(dtype), self.values[:, :, :seen].to(dtype)
 
     def select(self, rows: Tensor) -> KeyValues:
-        """Where each row is repeated as often as the others, in order, what was read is shared."""
+        """If `rows` repeats each row equally often, in order, the copies of a row share its cached
+        positions as their prefix."""
         count = len(self.keys)
         times = len(rows) // count
         in_order = torch.arange(count, device=rows.device).repeat_interleave(times)
@@ -134,7 +135,7 @@ class KeyValues:
             return KeyValues(self.keys.new_empty(shape), self.values.new_empty(shape), 0, prefix)
         if self.prefix is None:
             return KeyValues(self.keys[rows], self.values[rows], self.seen)
-        keys, values = self.prefix  # each row gets a copy of its own
+        keys, values = self.prefix  # every row of the result gets its own copy
         parents = rows // (count // len(keys))
         own = keys[parents], values[parents]
         return KeyValues(self.keys[rows], self.values[rows], self.seen, own)

@@ -1,4 +1,4 @@
-"""The layers of a block beside its mixer: linear, norm, dropout, feed-forward."""
+"""The layers of a block apart from its mixer: linear, norm, dropout, residual, feed-forward."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ..ops import operations as ops
 
 
 class Linear(nn.Linear):
-    """A linear layer that knows which rows of its weight are matrices of their own.
+    """A linear layer whose weight may fuse several matrices, as for queries, keys and values.
 
-    `rows` splits the output features (queries, keys, values in one product); Muon
-    orthogonalises each part by itself. `output` marks a projection back into the residual stream.
+    `rows`: the output features of each matrix; Muon orthogonalises each by itself. `output` marks a
+    projection back into the residual stream.
     """
 
     def __init__(
@@ -25,11 +25,11 @@ class Linear(nn.Linear):
         self.output = output
 
     def reset_parameters(self) -> None:
-        if not self.weight.is_meta:  # whose random fill would import torch's compiler
+        if not self.weight.is_meta:  # on the meta device it would import torch's compiler
             super().reset_parameters()
 
     def forward(self, x: Tensor, low: int = 0, high: int | None = None) -> Tensor:
-        """The outputs low ... high - 1; all of them by default."""
+        """The outputs low ... high - 1; by default all."""
         if low == 0 and high in (None, self.out_features):
             return F.linear(x, self.weight, self.bias)
         bias = None if self.bias is None else self.bias[low:high]
@@ -42,21 +42,21 @@ class NoNorm(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """Zhang & Sennrich 2019, over the width. `products`: the output only goes into matrix
-    products, so it is given in their dtype."""
+    """RMSNorm over the width (Zhang & Sennrich 2019). for_matmul: only matrix products read the
+    output, so it is in their dtype."""
 
-    def __init__(self, width: int, eps: float, products: bool) -> None:
+    def __init__(self, width: int, eps: float, for_matmul: bool) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
-        self.eps, self.products = eps, products
+        self.eps, self.for_matmul = eps, for_matmul
 
     def forward(self, x: Tensor) -> Tensor:
-        dtype = ops.product_dtype(x) if self.products else x.dtype
+        dtype = ops.product_dtype(x) if self.for_matmul else x.dtype
         return ops.rms_norm(x, self.weight, self.eps, dtype)
 
 
 def make_norm(config: ModelConfig) -> nn.Module:
-    """LayerNorm (Ba et al. 2016), RMSNorm or none, over the width."""
+    """The config's norm over the width: LayerNorm (Ba et al. 2016), RMSNorm or none."""
     if config.norm == "layernorm":
         return nn.LayerNorm(config.width, eps=config.norm_eps, bias=config.bias)
     if config.norm == "rmsnorm":
@@ -65,7 +65,7 @@ def make_norm(config: ModelConfig) -> nn.Module:
 
 
 class Dropout(nn.Module):
-    """While training."""
+    """Dropout, in training mode only."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class Dropout(nn.Module):
 
 
 class Residual(nn.Module):
-    """The residual stream x plus what a layer adds to it, y, with dropout on y while training."""
+    """The residual stream x plus a layer's output y, with dropout on y in training mode."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -116,15 +116,15 @@ class FeedForward(nn.Module):
         return out
 
 
-KNOTS = (16, 64, 256)
+KNOT_COUNTS = (16, 64, 256)
 
 
-def between_knots(count: int) -> Tensor:
-    """(count, knots): each of `count` ordered rows as weights of the knots around it, linear in
-    between, at each of the resolutions KNOTS that is coarser than the rows."""
+def knot_weights(count: int) -> Tensor:
+    """(count, knots): the weights that interpolate `count` ordered rows linearly between evenly
+    spaced knots. The columns are the knots of each of KNOT_COUNTS up to half of `count`."""
     tables = [torch.zeros(count, 0)]
-    for knots in KNOTS:
+    for knots in KNOT_COUNTS:
         if 2 * knots <= count:
-            at = torch.linspace(0, knots - 1, count, dtype=torch.float64)[:, None]
-            tables.append((1 - (at - torch.arange(knots)).abs()).clamp(min=0).float())
+            position = torch.linspace(0, knots - 1, count, dtype=torch.float64)[:, None]
+            tables.append((1 - (position - torch.arange(knots)).abs()).clamp(min=0).float())
     return torch.cat(tables, dim=1)

@@ -1,4 +1,4 @@
-"""The losses: nats of each token, for scores, and their weighted sum, for training."""
+"""Losses: the nats of each token, for scoring, and their weighted sum, for training."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ Support = tuple[int, int] | Tensor | None
 
 
 class Objective(nn.Module):
-    """What training minimises: a batch in, a scalar loss out. What torch.compile, DDP and FSDP
-    wrap."""
+    """The training loss of a batch as a module, which torch.compile, DDP and FSDP can wrap."""
 
     def __init__(
         self, model: SequenceModel, run_block: RunBlock = call_block, compiled: bool = False
     ) -> None:
-        """run_block: see `SequenceModel.forward`; compiled: the loss behind the logits by
-        torch.compile."""
+        """run_block: see `SequenceModel.forward`; compiled: whether torch.compile compiles the loss
+        from the logits on."""
         super().__init__()
         self.model, self.run_block, self.compiled = model, run_block, compiled
 
@@ -35,35 +34,35 @@ class Objective(nn.Module):
         source: Tensor | None = None,
         source_segments: Tensor | None = None,
     ) -> Tensor:
-        """sum(weight[:, 1:] * token_nll(...)), in float32; arguments as in `protocols.Batch`.
+        """sum(weight[:, 1:] * token_nll(...)) in float32. Arguments as in `protocols.Batch`.
 
-        Positions of weight 0 cost no logits on a CPU.
+        On a CPU no logits are computed for positions of weight 0.
         """
         run_block = call_block if ops.is_reference() else self.run_block
         hidden = _hidden(self.model, ids, positions, segments, source, source_segments, run_block)
         low, high = support if isinstance(support, tuple) else (0, self.model.config.vocab_size)
         legal = support[:, 1:] if isinstance(support, Tensor) else None
         targets, counted = ids[:, 1:] - low, weight[:, 1:] != 0
-        every = True
+        all_counted = True
         if hidden.device.type == "cpu":
-            every = bool(counted.all())  # to choose would be a pass of its own, and one back
-        else:  # nothing that depends on what is counted: a GPU repeats the same calls
+            all_counted = bool(counted.all())  # if so, selecting would only copy, twice
+        else:  # the shapes may not depend on the weights: CUDA graphs replay the same calls
             targets = torch.where(counted, targets, 0)
             if legal is not None:
                 first, end = legal.unbind(-1)
                 first, end = torch.where(counted, first, 0), torch.where(counted, end, high)
                 legal = torch.stack((first, end), dim=-1)
 
-        def chosen(x: Tensor) -> Tensor:
-            return x.flatten(0, 1) if every else x[counted]
+        def counted_rows(x: Tensor) -> Tensor:
+            return x.flatten(0, 1) if all_counted else x[counted]
 
         return ops.linear_nll(
             self.model.head,
-            chosen(hidden),
-            chosen(targets),
-            chosen(weight[:, 1:]),
+            counted_rows(hidden),
+            counted_rows(targets),
+            counted_rows(weight[:, 1:]),
             (low, high),
-            None if legal is None else chosen(legal),
+            None if legal is None else counted_rows(legal),
             self.model.config.softcap,
             self.compiled,
         )
@@ -79,10 +78,9 @@ def token_nll(
     source: Tensor | None = None,
     source_segments: Tensor | None = None,
 ) -> Tensor:
-    """(B, T - 1) float32 nats of ids[:, 1:], each given those before it; 0 where weight is 0.
+    """(B, T - 1) float32: nats of ids[:, 1:], each given the ids before it; 0 where weight is 0.
 
-    Arguments as in `protocols.Batch`. The probabilities are over the support alone, so they sum to
-    one there.
+    Arguments as in `protocols.Batch`. Probabilities are normalised over the support.
     """
     hidden = _hidden(model, ids, positions, segments, source, source_segments, call_block)
     counted = weight[:, 1:] > 0

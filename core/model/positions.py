@@ -1,4 +1,4 @@
-"""How a model knows where a position stands: rotary angles, sinusoids."""
+"""Encodings of positions: rotary angles and sinusoids."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ..config import ModelConfig
 
 
 def rotary_angles(positions: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor]:
-    """cos and sin, each (..., T, head_width), for positions (..., T, axes), as `rotate` takes them.
+    """cos and sin, each (..., T, head_width), of positions (..., T, axes), for `operations.rotate`.
 
-    Su et al. 2021 (RoFormer) for one axis, in the half-split layout of Llama. With more axes,
-    frequency j turns with axis j mod axes, so that each axis has slow and fast ones.
+    For one axis as Su et al. 2021 (RoFormer), in the half-split layout of Llama. With several axes,
+    frequency j belongs to axis j mod axes, so that each axis has low and high frequencies.
     """
     pairs = config.head_width // 2
     index = torch.arange(pairs, device=positions.device)
@@ -25,7 +25,7 @@ def rotary_angles(positions: Tensor, config: ModelConfig) -> tuple[Tensor, Tenso
 
 
 def sinusoids(positions: Tensor, width: int) -> Tensor:
-    """(..., T, width) of positions (..., T): Vaswani et al. 2017, section 3.5."""
+    """(..., T, width) embeddings of positions (..., T): Vaswani et al. 2017, section 3.5."""
     even = torch.arange(0, width, 2, device=positions.device)
     angles = positions.float()[..., None] * torch.exp(even.float() * (-math.log(10000.0) / width))
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)[..., :width]

@@ -1,6 +1,6 @@
-"""c/amx_block.c for autograd: a block of the default wiring by one call forward and one backward,
-in bfloat16 on a processor with AMX tiles, where the operations of a small model take less time than
-their calls from Python. `model.sequence_model.Block` is the plain form (tests/test_amx_block.py).
+"""An autograd function on c/amx_block.c: one call computes a block of the default architecture, or
+its gradients, in bfloat16 on AMX tiles. Calling each operation from Python takes longer than the
+operations of a small model. The plain form is `model.sequence_model.Block`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..config import ModelConfig
 from . import native_calls
-from .cpu_kernels import serves as kernels_serve
+from .cpu_kernels import supports_tensor as kernels_support_tensor
 from .native_calls import MACRO_TILE, Dropout, Heads, call, dropout_of
 from .reference import Rotary
 
@@ -22,7 +22,7 @@ MAX_POSITIONS = 512  # of a sequence; the workspace of a head grows with their s
 _pointer = ctypes.c_void_p
 WEIGHTS = ("norm1", "qkv", "out", "norm2", "up", "down")
 DROPOUTS = ("attention_dropout", "mixer_dropout", "ffn_dropout")
-# what the forward call leaves for the backward call, in bfloat16 and in float32
+# the buffers that the forward call writes and the backward call reads, in bfloat16 and float32
 BF16_BUFFERS = ("norm1_out", "qkv_out", "attention_out", "norm2_out", "up_out")
 FP32_BUFFERS = ("norm1_inverse_rms", "qk_inverse_rms", "x_mid", "norm2_inverse_rms")
 
@@ -41,8 +41,8 @@ class _Gradients(ctypes.Structure):
     _fields_ = [(name, _pointer) for name in (*WEIGHTS, "x")]
 
 
-def knows(config: ModelConfig) -> bool:
-    """Whether it computes the blocks of such a model."""
+def supports_config(config: ModelConfig) -> bool:
+    """Whether amx_block.c can compute the blocks of a model of this config."""
     return (
         (config.norm, config.norm_position, config.ffn, config.mixer, config.bias)
         == ("rmsnorm", "pre", "relu2", "attention", False)
@@ -52,10 +52,10 @@ def knows(config: ModelConfig) -> bool:
     )
 
 
-def serves(x: Tensor) -> bool:
-    """Whether it can run here, on a stream x (B, T, D)."""
+def supports_tensor(x: Tensor) -> bool:
+    """Whether amx_block.c can compute a block on x (B, T, D), on this processor."""
     return (
-        kernels_serve(x)
+        kernels_support_tensor(x)
         and native_calls.has_tiles()
         and x.dtype == torch.float32
         and torch.is_autocast_enabled("cpu")
@@ -71,9 +71,9 @@ def block(
     segment_start: Tensor | None,
     rates: tuple[float, float],
 ) -> Tensor:
-    """The stream behind a block. weights: as WEIGHTS has them, in float32; rotary and
-    segment_start: as in `model.mixer.Context`; rates: of dropout on the attention weights, and on
-    what a layer adds to the stream."""
+    """A block's output (B, T, D) for x (B, T, D). weights: in the order of WEIGHTS, in float32;
+    rotary and segment_start: as in `model.mixer.Context`; rates: of dropout on the attention
+    weights and on the outputs of mixer and feed-forward."""
     out: Tensor = _AmxBlock.apply(x, config, rotary, segment_start, rates, *weights)  # type: ignore[no-untyped-call]
     return out
 
@@ -105,9 +105,9 @@ class _AmxBlock(torch.autograd.Function):
             _address(sin),
             config.norm_eps,
         )
-        # the last product reads up to a tile of rows beyond the end
-        numbers = tokens * (3 * width + qkv + hidden) + MACRO_TILE * hidden
-        bf16 = torch.empty(numbers, dtype=torch.bfloat16)
+        # the last matrix product reads up to a tile of rows beyond the end
+        bf16_size = tokens * (3 * width + qkv + hidden) + MACRO_TILE * hidden
+        bf16 = torch.empty(bf16_size, dtype=torch.bfloat16)
         fp32 = torch.empty(tokens * (2 + heads + groups + width))
         attention_rate, residual_rate = rates
         ctx.dropouts = (
@@ -132,20 +132,20 @@ class _AmxBlock(torch.autograd.Function):
         x, bf16, fp32, _, _, segment_start, *weights = ctx.saved_tensors
         chunks = native_calls.block_chunks(ctx.heads)
         by_chunk = {name: torch.empty(chunks, x.shape[-1]) for name in ("norm1", "norm2")}
-        found = [
+        weight_gradients = [
             by_chunk[name] if name in by_chunk else torch.empty_like(weight)
             for name, weight in zip(WEIGHTS, weights, strict=True)
         ]
-        to_x = torch.empty_like(x)
+        x_gradient = torch.empty_like(x)
         workspace = native_calls.block_workspace(ctx.heads, ctx.hidden)
         block = _block_structure(ctx, bf16, fp32, segment_start, weights, workspace)
-        into = _Gradients(*(each.data_ptr() for each in (*found, to_x)))
+        into = _Gradients(*(each.data_ptr() for each in (*weight_gradients, x_gradient)))
         call("block_backward", ctx.heads, block, x, gradients[0].contiguous(), into)
         summed = [
             each.sum(0) if name in by_chunk else each
-            for name, each in zip(WEIGHTS, found, strict=True)
+            for name, each in zip(WEIGHTS, weight_gradients, strict=True)
         ]
-        return to_x, None, None, None, None, *summed
+        return x_gradient, None, None, None, None, *summed
 
 
 def _address(tensor: Tensor | None) -> int | None:

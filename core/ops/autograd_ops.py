@@ -1,9 +1,9 @@
-"""The backend `torch`: operations with gradients written out, in fewer passes over memory than
+"""The backend `torch`: operations with hand-written gradients, in fewer passes over memory than
 autograd makes. The signatures are those of operations.py.
 
 On a CPU most of a small model's step is element-wise work, and a pass over a tensor that does not
-fit the cache costs as much as a small matrix product. Where no gradient is wanted there is no
-`Function` either: calling one takes longer than a small tensor. On a GPU and under torch.compile,
+fit the cache costs as much as a small matrix product. Without gradients no `Function` is used
+either: calling one takes longer than computing a small tensor. On a GPU and under torch.compile,
 which fuse element-wise work themselves, these are torch's own functions.
 """
 
@@ -20,7 +20,7 @@ from . import reference
 from .linear_nll import chunked_linear_nll, nll_and_gradient
 from .reference import Rotary, visible_keys
 
-SHORT = 256  # positions up to which plain products beat torch's attention on a CPU
+MAX_UNFUSED_POSITIONS = 256  # up to which plain products beat torch's attention on a CPU
 
 
 def rms_norm(
@@ -70,15 +70,15 @@ class _RmsNorm(torch.autograd.Function):
         x, weight, scale = ctx.saved_tensors
         n = x * scale
         product = gradient * n
-        to_weight = None
+        weight_gradient = None
         if weight is None:
             mean = product.mean(-1, keepdim=True)
             out = n.mul_(mean).neg_().add_(gradient).mul_(scale)
         else:
-            to_weight = product.flatten(0, -2).sum(0)
+            weight_gradient = product.flatten(0, -2).sum(0)
             mean = (product @ weight)[..., None] / x.shape[-1]
             out = torch.mul(gradient, weight).sub_(n.mul_(mean)).mul_(scale)
-        return out.to(x.dtype), to_weight, None, None
+        return out.to(x.dtype), weight_gradient, None, None
 
 
 def relu_squared(x: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class _Rotate(torch.autograd.Function):
-    """Half by half: nothing is rolled, which would be a pass of its own."""
+    """Computes each half by itself: rolling x would be another pass over memory."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -148,9 +148,9 @@ def split_heads(
 def attention(
     q: Tensor, k: Tensor, v: Tensor, segment_start: Tensor | None, at: int | Tensor, rate: float
 ) -> Tensor:
-    """torch's own kernel, but for two cases on a CPU: short sequences in bfloat16 or with dropout,
-    where plain products are 1.5 to 4.5 times as fast (benchmarks/attention.py); and decoding of
-    several rows, where torch's kernel rounds by the thread, so by the place of a row."""
+    """torch's own kernel, with two exceptions. For short sequences in bfloat16 or with dropout on a
+    CPU, plain products are 1.5 to 4.5 times as fast (benchmarks/attention.py). In decoding several
+    rows, rounding in torch's kernel depends on the thread, and so on the index of a row."""
     length, seen = q.shape[-2], k.shape[-2]
     causal = isinstance(at, int) and at == 0 and length == seen
     visible = None
@@ -159,7 +159,7 @@ def attention(
     if isinstance(at, Tensor) and len(q) > 1:
         return _grouped_attention(q, k, v, visible)
     if q.device.type == "cpu" and causal:
-        if rate or (q.dtype == torch.bfloat16 and length <= SHORT):
+        if rate or (q.dtype == torch.bfloat16 and length <= MAX_UNFUSED_POSITIONS):
             return _batched_attention(q, k, v, visible, rate)
     return F.scaled_dot_product_attention(
         q,
@@ -173,7 +173,7 @@ def attention(
 
 
 def _grouped_attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
-    """Queries that share keys are rows of one product: the same sums for every row of the batch."""
+    """The queries that share keys are rows of one product, which sums alike in every batch row."""
     batch, heads, length, width = q.shape
     groups = k.shape[1]
     grouped = q.reshape(batch, groups, -1, width)  # (B, groups, heads / groups * T, w)
@@ -206,7 +206,7 @@ add_dropout = reference.add_dropout
 
 
 def linear_int8(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
-    """By torch's kernel for weights in int8, where it takes float32."""
+    """By torch's kernel for int8 weights, which takes float32 inputs on a CPU."""
     if x.device.type != "cpu":
         return reference.linear_int8(x, weight, scale, bias)
     rows = x.float().flatten(0, -2)
@@ -224,7 +224,7 @@ def linear_nll(
     cap: float,
     compiled: bool,
 ) -> Tensor:
-    """A chunk of rows at a time, so that all logits never exist at once."""
+    """Computes a chunk of rows at a time, so that the logits of all rows never exist at once."""
     rest = compiled_nll_and_gradient() if compiled else nll_and_gradient
     return chunked_linear_nll(rest, head, hidden, targets, weight, ids, support, cap)
 

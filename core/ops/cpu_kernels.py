@@ -1,6 +1,6 @@
-"""The backend `native`: c/training_ops.c for autograd, what a training step on a CPU computes
-between its matrix products, each operation in one pass over memory. The signatures are those of
-operations.py.
+"""The backend `native`: autograd functions on c/training_ops.c. They are the operations between the
+matrix products of a training step on a CPU, each in one pass over memory. The signatures are those
+of operations.py.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from .native_calls import DTYPES, ROW_PADDING, Heads, call, dropout_of, has_kern
 from .reference import Rotary
 
 
-def serves(x: Tensor) -> bool:
-    """Whether this backend works on tensors like x: there are kernels, and a gradient is wanted."""
+def supports_tensor(x: Tensor) -> bool:
+    """Whether this backend computes on tensors like x: there are kernels, and gradients are on."""
     return torch.is_grad_enabled() and not torch.compiler.is_compiling() and has_kernels(x)
 
 
@@ -40,9 +40,9 @@ class _RmsNorm(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         x, weight, scales = ctx.saved_tensors
         gradient = gradients[0].contiguous()
-        to_x, parts = torch.empty_like(x), torch.empty(reduction_parts(), x.shape[-1])
-        call("norm_backward", *ctx.shape, x, weight, scales, gradient, None, to_x, parts)
-        return to_x, parts.sum(0), None, None
+        x_gradient, parts = torch.empty_like(x), torch.empty(reduction_parts(), x.shape[-1])
+        call("norm_backward", *ctx.shape, x, weight, scales, gradient, None, x_gradient, parts)
+        return x_gradient, parts.sum(0), None, None
 
 
 def add_dropout(x: Tensor, y: Tensor, rate: float) -> Tensor:
@@ -63,9 +63,9 @@ class _AddDropout(torch.autograd.Function):
         gradient = gradients[0].contiguous()
         if ctx.dtype == torch.float32 and not ctx.drop.drop_threshold:
             return gradient, gradient, None
-        to_y = torch.empty(gradient.shape, dtype=ctx.dtype)
-        call("add_backward", to_y.numel(), DTYPES[ctx.dtype], gradient, to_y, ctx.drop)
-        return gradient, to_y, None
+        y_gradient = torch.empty(gradient.shape, dtype=ctx.dtype)
+        call("add_backward", gradient.numel(), DTYPES[ctx.dtype], gradient, y_gradient, ctx.drop)
+        return gradient, y_gradient, None
 
 
 def relu_squared(x: Tensor) -> Tensor:
@@ -145,13 +145,13 @@ class _SplitHeads(torch.autograd.Function):
 def attention(
     q: Tensor, k: Tensor, v: Tensor, segment_start: Tensor | None, at: int | Tensor, rate: float
 ) -> Tensor:
-    """Of whole sequences, `at` 0."""
+    """For whole sequences, without a cache: `at` is 0."""
     out: Tensor = _Attention.apply(q, k, v, segment_start, rate)  # type: ignore[no-untyped-call]
     return out
 
 
 class _Attention(torch.autograd.Function):
-    """Queries that share keys are rows of one product."""
+    """The queries that share keys are rows of one matrix product."""
 
     @staticmethod
     def forward(
@@ -162,26 +162,26 @@ class _Attention(torch.autograd.Function):
         ctx.drop = dropout_of(rate)
         q, k, v = (x.contiguous().view(batch * k.shape[1], -1, width) for x in (q, k, v))
         p = torch.bmm(q, k.mT)
-        left = torch.empty_like(p) if rate else None
+        dropped_p = torch.empty_like(p) if rate else None
         dtype, scale = DTYPES[p.dtype], width**-0.5
-        call("softmax", ctx.heads, dtype, p, scale, segment_start, left, ctx.drop)
-        ctx.save_for_backward(q, k, v, p, left)
-        return torch.bmm(p if left is None else left, v).view(batch, heads, length, width)
+        call("softmax", ctx.heads, dtype, p, scale, segment_start, dropped_p, ctx.drop)
+        ctx.save_for_backward(q, k, v, p, dropped_p)
+        return torch.bmm(p if dropped_p is None else dropped_p, v).view(batch, heads, length, width)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        q, k, v, p, left = ctx.saved_tensors
+        q, k, v, p, dropped_p = ctx.saved_tensors
         batch, length, heads, groups, width = (
             getattr(ctx.heads, name)
             for name in ("batch", "length", "query_heads", "kv_heads", "head_width")
         )
         gradient = gradients[0].contiguous().view_as(q)
-        to_v = torch.bmm((p if left is None else left).mT, gradient)
-        to_p = torch.bmm(gradient, v.mT)
-        call("softmax_backward", ctx.heads, DTYPES[p.dtype], p, to_p, width**-0.5, ctx.drop)
-        to_q, to_k = torch.bmm(to_p, k), torch.bmm(to_p.mT, q)
-        to_k, to_v = (x.view(batch, groups, length, width) for x in (to_k, to_v))
-        return to_q.view(batch, heads, length, width), to_k, to_v, None, None
+        dv = torch.bmm((p if dropped_p is None else dropped_p).mT, gradient)
+        dp = torch.bmm(gradient, v.mT)
+        call("softmax_backward", ctx.heads, DTYPES[p.dtype], p, dp, width**-0.5, ctx.drop)
+        dq, dk = torch.bmm(dp, k), torch.bmm(dp.mT, q)
+        dk, dv = (x.view(batch, groups, length, width) for x in (dk, dv))
+        return dq.view(batch, heads, length, width), dk, dv, None, None
 
 
 def linear_nll(
@@ -200,12 +200,12 @@ def linear_nll(
 def nll_and_gradient(
     logits: Tensor, targets: Tensor, weight: Tensor, support: Tensor | None, cap: float
 ) -> tuple[Tensor, Tensor]:
-    """As `linear_nll.nll_and_gradient`; the logits (N, V) themselves become the gradient."""
+    """As `linear_nll.nll_and_gradient`, but the gradient overwrites the logits (N, V)."""
     rows, vocab = logits.shape
     losses = torch.empty(rows)
-    spare = torch.empty(reduction_parts(), 2, vocab + ROW_PADDING)
+    workspace = torch.empty(reduction_parts(), 2, vocab + ROW_PADDING)
     targets, weight = targets.contiguous(), weight.contiguous()
     support = None if support is None else support.contiguous()
     dtype = DTYPES[logits.dtype]
-    call("nll", rows, vocab, dtype, logits, targets, weight, support, float(cap), losses, spare)
+    call("nll", rows, vocab, dtype, logits, targets, weight, support, float(cap), losses, workspace)
     return losses.sum(), logits

@@ -1,6 +1,6 @@
 """CUDA graphs: the kernels that a call launches, captured once and replayed without Python.
 
-On a GPU the kernels of a small model end before Python has launched the next.
+On a GPU each kernel of a small model ends before Python has launched the next.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-WARMUP_CALLS = 2  # of a kind before it is captured: kernels are chosen and compiled in them
-MAX_KINDS = 64  # of calls that are captured; further ones are launched as usual
+WARMUP_CALLS = 2  # of a kind before its capture: kernels are chosen and compiled in them
+MAX_KINDS = 64  # that are captured; calls of further kinds are launched as usual
 
 
 class CapturedGraph:
@@ -47,9 +47,9 @@ class CapturedGraph:
 
 
 class GraphCache:
-    """A call, captured for each kind of it once it has run WARMUP_CALLS times.
+    """A function that is captured for each kind of call, after WARMUP_CALLS calls of that kind.
 
-    A result is good until the next call of its kind.
+    A result is valid until the next call of its kind.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class GraphCache:
         self.graphs: dict[Hashable, Any] = {}
 
     def __call__(self, kind: Hashable, inputs: Mapping[str, Any]) -> Any:
-        """kind: all that the launched kernels depend on, beside the numbers in `inputs`."""
+        """kind: everything that the launched kernels depend on but the values of `inputs`."""
         if kind not in self.graphs:
             self.calls[kind] += 1
             if self.calls[kind] <= WARMUP_CALLS or len(self.calls) > MAX_KINDS:
@@ -70,7 +70,7 @@ class GraphCache:
 
 
 def shapes(inputs: Mapping[str, Any]) -> Hashable:
-    """A kind: inputs of these shapes."""
+    """The names and shapes of the inputs, as the kind of a call."""
     return tuple(
         (name, tuple(x.shape) if isinstance(x, Tensor) else x) for name, x in inputs.items()
     )

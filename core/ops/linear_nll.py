@@ -1,9 +1,9 @@
-"""The head's product and the cross-entropy in one, a chunk of rows at a time.
+"""The head's matrix product and the cross-entropy fused, a chunk of rows at a time.
 
-As autograd would do it, the logits of a step exist several times over (in float32, as
-probabilities, as gradients): most of the memory of a large vocabulary, and a tenth of the time of
-a small model. Here a chunk's logits become its gradient in place, in cache, before the next chunk's
-logits are made (as Hsu et al. 2024, Liger Kernel, do on a GPU).
+With autograd the logits of a step exist several times (in float32, as probabilities, as gradients):
+most of the memory for a large vocabulary, and a tenth of the time of a small model. Here a chunk's
+gradient overwrites its logits, in cache, before the next chunk's logits are computed (as Hsu et al.
+2024, Liger Kernel, do on a GPU).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from .reference import masked_to_support, softcap
 
 # (logits (N, V), targets, weight, support, cap) -> the loss, and the gradient of the logits
 NllAndGradient = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], tuple[Tensor, Tensor]]
-CHUNK_LOGITS = 1 << 19  # that exist at once: as many as fit a cache
-GPU_MEMORY_SHARE = 64  # on a GPU a chunk takes this fraction of its memory: mostly all rows
+CHUNK_LOGITS = 1 << 19  # of a chunk on a CPU: as many as fit its cache
+GPU_BYTES_PER_LOGIT = 64  # of all GPU memory, for a logit of a chunk: mostly one chunk for all rows
 
 
 def chunked_linear_nll(
@@ -32,7 +32,7 @@ def chunked_linear_nll(
     support: Tensor | None,
     cap: float,
 ) -> Tensor:
-    """As `operations.linear_nll`, with `rest` for what follows the product."""
+    """As `operations.linear_nll`; `rest` computes the loss and the gradient from the logits."""
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
     table: Tensor = head.weight[ids[0] : ids[1]]  # type: ignore[index]
@@ -45,7 +45,7 @@ def chunked_linear_nll(
 def nll_and_gradient(
     products: Tensor, targets: Tensor, weight: Tensor, support: Tensor | None, cap: float
 ) -> tuple[Tensor, Tensor]:
-    """In torch, out of place."""
+    """The loss and the gradient of `products`, the logits before the softcap, in plain torch."""
     logits = softcap(products.float(), cap)
     slope = 1 - (logits / cap).square() if cap else None
     if support is not None:
@@ -62,17 +62,17 @@ def nll_and_gradient(
 
 
 def chunk_rows(rows: int, vocab_size: int, device: torch.device) -> int:
-    """Rows of a chunk; on a GPU all chunks are alike where they can be, so that one is compiled."""
+    """Rows of a chunk. On a GPU all chunks have one size if possible, so that one is compiled."""
     if device.type != "cuda":
         return max(1, CHUNK_LOGITS // vocab_size)
-    room = torch.cuda.get_device_properties(device).total_memory // GPU_MEMORY_SHARE
+    room = torch.cuda.get_device_properties(device).total_memory // GPU_BYTES_PER_LOGIT
     least = -(-rows * vocab_size // room)
     chunks = next((n for n in range(least, 2 * least) if rows % n == 0), least)
     return -(-rows // chunks)
 
 
 class _LinearNll(torch.autograd.Function):
-    """hidden (N, D), table (V, D), targets (N,), weight (N,), support (N, 2) or none."""
+    """hidden (N, D), table (V, D), targets (N,), weight (N,), support (N, 2) or None."""
 
     @staticmethod
     def forward(
@@ -86,12 +86,12 @@ class _LinearNll(torch.autograd.Function):
         rest: NllAndGradient,
     ) -> Tensor:
         total = torch.zeros((), device=hidden.device)
-        learns = any(ctx.needs_input_grad[:2])
-        to_hidden = torch.empty_like(hidden)
+        needs_gradient = any(ctx.needs_input_grad[:2])
+        hidden_gradient = torch.empty_like(hidden)
         rows = chunk_rows(len(hidden), len(table), hidden.device)
-        to_table = None  # of one chunk as it is; of several their sum in float32
+        table_gradient = None  # of a single chunk in its dtype, of several summed in float32
         if rows < len(hidden) or not len(hidden):
-            to_table = torch.zeros(table.shape, device=hidden.device)
+            table_gradient = torch.zeros(table.shape, device=hidden.device)
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(hidden), rows):
                 chunk = slice(start, start + rows)
@@ -99,16 +99,16 @@ class _LinearNll(torch.autograd.Function):
                 products = hidden[chunk] @ table.T
                 loss, gradient = rest(products, targets[chunk], weight[chunk], legal, cap)
                 total += loss
-                if learns:
-                    torch.mm(gradient, table, out=to_hidden[chunk])
+                if needs_gradient:
+                    torch.mm(gradient, table, out=hidden_gradient[chunk])
                     part = gradient.T @ hidden[chunk]
-                    to_table = part if to_table is None else to_table.add_(part)
-        if to_table is not None:
-            ctx.save_for_backward(to_hidden, to_table.to(table.dtype))
+                    table_gradient = part if table_gradient is None else table_gradient.add_(part)
+        if table_gradient is not None:
+            ctx.save_for_backward(hidden_gradient, table_gradient.to(table.dtype))
         return total
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        to_hidden, to_table = ctx.saved_tensors
-        (by,) = gradients
-        return to_hidden * by, to_table * by, None, None, None, None, None
+        hidden_gradient, table_gradient = ctx.saved_tensors
+        (upstream,) = gradients
+        return hidden_gradient * upstream, table_gradient * upstream, None, None, None, None, None

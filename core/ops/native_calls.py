@@ -1,6 +1,6 @@
-"""The compiled C library as this process calls it: its functions, structures and dtypes.
+"""Calls of the compiled C library: its functions, structures and dtypes.
 
-`load` takes a library of native_library.py. Without one nothing here serves, and torch does its
+`load` takes a library of native_library.py. Without one `has_kernels` is false, and torch does its
 work.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from .reference import dropout_seed
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}  # as c/simd.h numbers them
-ROW_PADDING = 16  # numbers behind a row of workspace that a whole vector may touch
+ROW_PADDING = 16  # numbers after a row of workspace that a full vector may touch
 MACRO_TILE = 32  # of amx_block.c: sizes must be multiples of it
 
 _TYPES = {"l": ctypes.c_int64, "i": ctypes.c_int32, "f": ctypes.c_float, "p": ctypes.c_void_p}
@@ -54,7 +54,7 @@ class Dropout(ctypes.Structure):
 
 
 class Heads(ctypes.Structure):
-    """The shape of attention, and the rotary tables."""
+    """The shapes of attention, and the rotary tables."""
 
     _fields_ = [
         ("batch", ctypes.c_int32),
@@ -74,8 +74,8 @@ NO_DROPOUT = Dropout(0, 0, 1.0)
 
 
 def load(library: ctypes.CDLL | None, tiles: bool = True) -> None:
-    """Has this process use a library of `native_library`; none: no C code any more. tiles: whether
-    its code for AMX tiles is used, where the processor has them."""
+    """Makes this process use a library of `native_library`; None: no C code from here on. tiles:
+    whether to use its code for AMX tiles, if the processor has them."""
     global _library, _tiles
     _library, _tiles = library, False
     if library is None:
@@ -96,12 +96,12 @@ def has_tiles() -> bool:
 
 
 def version() -> str:
-    """What computes gradients on a CPU: 'torch', 'C' or 'C with tiles'."""
+    """The code that computes gradients on a CPU: 'torch', 'C' or 'C with tiles'."""
     return "torch" if _library is None else "C with tiles" if _tiles else "C"
 
 
 def has_kernels(x: Tensor) -> bool:
-    """Whether the library works on tensors like x."""
+    """Whether the library computes on tensors like x."""
     return _library is not None and x.device.type == "cpu" and x.dtype in DTYPES
 
 
@@ -120,7 +120,7 @@ def call(name: str, *arguments: Any) -> None:
 
 
 def dropout_of(rate: float) -> Dropout:
-    """What dropout does to one tensor: `reference.dropped_numbers` for a new seed."""
+    """The dropout of one tensor, `reference.dropped_numbers`, with a new seed."""
     if not rate:
         return NO_DROPOUT
     return Dropout(round(rate * (1 << 31)), dropout_seed(), 1 / (1 - rate))
@@ -128,12 +128,12 @@ def dropout_of(rate: float) -> Dropout:
 
 @functools.cache
 def reduction_parts() -> int:
-    """Parts in which a sum over rows is computed, whatever the number of threads."""
+    """The number of partial sums of a sum over rows, whatever the number of threads."""
     return int(_library.shares())  # type: ignore[union-attr]
 
 
 def block_chunks(heads: Heads) -> int:
-    """Parts in which amx_block.c computes a batch."""
+    """The number of chunks in which amx_block.c computes a batch."""
     threads = torch.get_num_threads()
     return int(_library.block_chunks(ctypes.byref(heads), threads))  # type: ignore[union-attr]
 

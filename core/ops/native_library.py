@@ -1,7 +1,7 @@
-"""The C code in c/ as a library: compiled by the machine's C compiler when it is first asked for,
-and kept in a cache folder. Where that cannot be, there is none, and torch does the work.
+"""The C library: the code in c/, compiled by the machine's C compiler on first use and cached in a
+folder. Without a compiler there is no library, and torch does its work.
 
-This file imports no torch, so that a compiler can work while torch is being imported.
+This file does not import torch, so that compiling and importing torch can run at the same time.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-C = Path(__file__).parent / "c"
-SOURCES = tuple(C / name for name in ("decode_step.c", "training_ops.c", "amx_block.c"))
-HEADERS = tuple(C / name for name in ("simd.h", "training_ops.h"))
+C_FOLDER = Path(__file__).parent / "c"
+SOURCES = tuple(C_FOLDER / name for name in ("decode_step.c", "training_ops.c", "amx_block.c"))
+HEADERS = tuple(C_FOLDER / name for name in ("simd.h", "training_ops.h"))
 FLAGS = ("-O2", "-march=native", "-ffp-contract=fast", "-fopenmp-simd", "-fPIC", "-shared")
-PARALLEL = ("-fopenmp",)  # tried first; Apple's compiler has none, and one thread is what is left
-PATIENCE = 60  # seconds that a compiler gets; it takes about one
-AGAIN = 86_400  # seconds after which a compiler that failed is asked again
+OPENMP_FLAGS = ("-fopenmp",)  # Apple's compiler has no OpenMP: the library then uses one thread
+COMPILER_TIMEOUT_SECONDS = 60  # compiling takes about one
+RETRY_SECONDS = 86_400  # after which a compiler that failed is run again
 
 _lock = threading.Lock()
 _built: dict[tuple[Path, str], Path | None] = {}
 
 
 def library(cache: Path, compiler: str = "cc") -> ctypes.CDLL | None:
-    """What was compiled; none where `build` gives none or the system cannot load it. Torch must
-    have been imported, so that both share one OpenMP."""
+    """The compiled library, loaded; None where `build` returns None or the file cannot be loaded.
+    Import torch first, so that both use the same OpenMP runtime."""
     path = build(cache, compiler)
     try:
         return None if path is None else ctypes.CDLL(str(path))
@@ -42,8 +42,8 @@ def library(cache: Path, compiler: str = "cc") -> ctypes.CDLL | None:
 
 
 def build(cache: Path, compiler: str = "cc") -> Path | None:
-    """The library's file in `cache`, made by `compiler` (a command and its arguments) where it is
-    not there whole. None where there is no such command, it fails, or `cache` cannot be written."""
+    """The library's file in `cache`, compiled by `compiler` (a command and its arguments) where it
+    is missing or damaged. None if there is no such command, it fails or `cache` is read-only."""
     with _lock:
         if (cache, compiler) not in _built:
             try:
@@ -56,24 +56,28 @@ def build(cache: Path, compiler: str = "cc") -> Path | None:
 def _build(folder: Path, command: list[str]) -> Path | None:
     if not command or shutil.which(command[0]) is None:
         return None
-    said = subprocess.run([*command, "--version"], capture_output=True, timeout=PATIENCE).stdout
+    version = _run([*command, "--version"]).stdout
     sources = [source.read_bytes() for source in (*SOURCES, *HEADERS)]
-    about = (*sources, *FLAGS, *PARALLEL, *command, said, *_processor())
-    key = hashlib.sha256(repr(about).encode()).hexdigest()[:16]
+    inputs = (*sources, *FLAGS, *OPENMP_FLAGS, *command, version, *_processor())
+    key = hashlib.sha256(repr(inputs).encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     failed = folder / f"step-{key}.failed"
-    if failed.exists() and time.time() - failed.stat().st_mtime < AGAIN:
+    if failed.exists() and time.time() - failed.stat().st_mtime < RETRY_SECONDS:
         return None
     for path in sorted(folder.glob(f"step-{key}-*.so")):
         if path.name == _name(key, path.read_bytes()):
             return path
-        path.unlink()  # damaged: to load it might crash
+        path.unlink()  # damaged: loading it could crash the process
     try:
         return _compile(folder, key, command)
     except subprocess.CalledProcessError as error:
-        if error.returncode > 0:  # not a signal
+        if error.returncode > 0:  # the compiler failed; below 0 a signal ended it
             failed.write_bytes(error.stderr)
         return None
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(command, capture_output=True, timeout=COMPILER_TIMEOUT_SECONDS)
 
 
 def _name(key: str, content: bytes) -> str:
@@ -81,25 +85,21 @@ def _name(key: str, content: bytes) -> str:
 
 
 def _compile(folder: Path, key: str, command: list[str]) -> Path:
-    """Writes the library, whole or not at all. CalledProcessError where the compiler fails."""
-    with tempfile.TemporaryDirectory(prefix=".step-", dir=folder) as fresh:
-        made = Path(fresh) / "step.so"
-        for flags in ((*FLAGS, *PARALLEL), FLAGS):
-            done = subprocess.run(
-                [*command, *flags, "-o", str(made), *map(str, SOURCES), "-lm"],
-                capture_output=True,
-                timeout=PATIENCE,
-            )
+    """Writes the library atomically. CalledProcessError where the compiler fails."""
+    with tempfile.TemporaryDirectory(prefix=".step-", dir=folder) as temporary:
+        compiled = Path(temporary) / "step.so"
+        for flags in ((*FLAGS, *OPENMP_FLAGS), FLAGS):
+            done = _run([*command, *flags, "-o", str(compiled), *map(str, SOURCES), "-lm"])
             if done.returncode == 0:
                 break
         done.check_returncode()
-        kept = folder / _name(key, made.read_bytes())
-        os.replace(made, kept)
-    return kept
+        path = folder / _name(key, compiled.read_bytes())
+        os.replace(compiled, path)
+    return path
 
 
 def _processor() -> tuple[str, ...]:
-    """What -march=native depends on: a cache folder may be shared by several machines."""
+    """The processor, on which -march=native depends: machines may share a cache folder."""
     return (sys.platform, platform.machine(), platform.processor(), *sorted(set(_cpuinfo())))
 
 

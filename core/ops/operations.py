@@ -1,12 +1,12 @@
 """The operations that have more than one implementation, and which implementation runs.
 
-reference  plain torch (reference.py): what each operation means, differentiated by autograd
-torch      torch with own gradients and fewer passes over memory (autograd_ops.py)
-native     C kernels for what a training step does on a CPU (cpu_kernels.py)
+reference  plain torch (reference.py): the definition of each operation, with autograd's gradients
+torch      torch with hand-written gradients and fewer passes over memory (autograd_ops.py)
+native     C kernels for training on a CPU (cpu_kernels.py)
 
-The default is the fastest that serves the tensors at hand: `native` where there is a compiled
-library, a CPU, float32 or bfloat16, and gradients are wanted; else `torch`. `with use("reference")`
-makes everything plain, so that hooks, tracing and sharding see ordinary modules and tensors.
+The default is the fastest backend that supports the tensors: `native` with a compiled library, on a
+CPU, in float32 or bfloat16, with gradients on; else `torch`. In `with use("reference")` every
+operation is plain torch, so that hooks, tracing and sharding see ordinary modules and tensors.
 tests/test_ops.py compares all backends of each operation.
 """
 
@@ -21,16 +21,16 @@ from torch import Tensor, nn
 
 from ..errors import UsageError, nearest
 from . import autograd_ops, cpu_kernels, reference
-from .autograd_ops import SHORT
+from .autograd_ops import MAX_UNFUSED_POSITIONS
 from .reference import Rotary
 
 BACKENDS = ("reference", "torch", "native")
-_allowed = "native"  # the best that may be chosen
+_allowed = "native"  # the fastest backend that may be chosen
 
 
 @contextmanager
 def use(backend: str) -> Iterator[None]:
-    """Inside, no backend beyond this one of BACKENDS is chosen, in this process."""
+    """Inside, this process uses no backend that comes after `backend` in BACKENDS."""
     global _allowed
     if backend not in BACKENDS:
         raise UsageError(f"backend {backend}: no such backend; {nearest(backend, BACKENDS)}")
@@ -42,18 +42,18 @@ def use(backend: str) -> Iterator[None]:
 
 
 def is_reference() -> bool:
-    """Whether everything is to be plain."""
+    """Whether all operations are to use the reference backend."""
     return _allowed == "reference"
 
 
 def is_native() -> bool:
-    """Whether C code may be chosen."""
+    """Whether the native backend may be chosen."""
     return _allowed == "native"
 
 
 def _backend(x: Tensor, native: bool = True) -> ModuleType:
-    """The module whose function works on tensors like x; `native`: whether C code has the case."""
-    if native and _allowed == "native" and cpu_kernels.serves(x):
+    """The backend module for tensors like x. native: whether the C kernels cover the operation."""
+    if native and _allowed == "native" and cpu_kernels.supports_tensor(x):
         return cpu_kernels
     return reference if _allowed == "reference" else autograd_ops
 
@@ -68,7 +68,7 @@ def rms_norm(
     x: Tensor, weight: Tensor | None, eps: float, dtype: torch.dtype | None = None
 ) -> Tensor:
     """x (..., D) divided by its root mean square over D, times weight (D,) (Zhang & Sennrich 2019),
-    computed in float32 at least and given in `dtype` (none: that of x)."""
+    computed in float32 at least and returned in `dtype` (None: that of x)."""
     native = weight is not None and x.dtype == torch.float32
     out: Tensor = _backend(x, native).rms_norm(x, weight, eps, dtype)
     return out
@@ -81,10 +81,10 @@ def relu_squared(x: Tensor) -> Tensor:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions (Su et al. 2021): x (B, H, T, w) turned by the angles of its position.
+    """Rotary position embedding (Su et al. 2021): x (B, H, T, w) rotated by its positions' angles.
 
-    Element i of the first half of a head and element i of the second are a pair. cos and sin
-    broadcast to (B, 1, T, w) and hold each pair's angle twice, the first sine negative.
+    Element i of the first half of a head makes a pair with element i of the second half. cos and
+    sin broadcast to (B, 1, T, w) and have each pair's angle twice, the first sine negated.
     """
     out: Tensor = _backend(x, native=False).rotate(x, cos, sin)
     return out
@@ -94,7 +94,7 @@ def split_heads(
     qkv: Tensor, heads: int, groups: int, rotary: Rotary | None, eps: float | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Queries (B, heads, T, w), keys and values (B, groups, T, w) of qkv (B, T, (heads + 2 groups)
-    w). Queries and keys are RMS-normalised where `eps` is given, then turned by `rotary`."""
+    w). Queries and keys are RMS-normalised unless `eps` is None, then rotated by `rotary`."""
     out: tuple[Tensor, Tensor, Tensor] = _backend(qkv).split_heads(qkv, heads, groups, rotary, eps)
     return out
 
@@ -111,11 +111,11 @@ def attention(
     (B, groups, S, w), (B, heads, T, w). Heads share keys in groups (Ainslie et al. 2023).
 
     Query t of row b stands at position at[b] + t (`at`: one int for all rows, or (B,)) and sees the
-    keys from segment_start[b, t] (int32, none for 0) up to its own position. rate: of dropout on
+    keys from segment_start[b, t] (int32, None for 0) up to its own position. rate: of dropout on
     the attention weights.
     """
     whole = isinstance(at, int) and at == 0 and q.shape[-2] == k.shape[-2]
-    native = whole and (rate > 0 or q.shape[-2] <= SHORT)
+    native = whole and (rate > 0 or q.shape[-2] <= MAX_UNFUSED_POSITIONS)
     out: Tensor = _backend(q, native).attention(q, k, v, segment_start, at, rate)
     return out
 
@@ -149,9 +149,9 @@ def linear_nll(
 ) -> Tensor:
     """sum of weight * -log p(target), a scalar in float32, under the logits head(hidden).
 
-    hidden (N, D), targets (N,), weight (N,); only the ids from ids[0] to ids[1] - 1 have logits,
-    and targets count from ids[0]. support (N, 2): the range of ids that a row's probabilities sum
-    to one over. cap: of `softcap`. compiled: the element-wise part by torch.compile.
+    hidden (N, D), targets (N,), weight (N,). Only the ids ids[0] ... ids[1] - 1 have logits, and
+    targets are relative to ids[0]. support (N, 2): the legal ids of each row, over which its
+    probabilities sum to one. cap: of `softcap`. compiled: the element-wise part by torch.compile.
     """
     backend = _backend(hidden)
     total: Tensor = backend.linear_nll(head, hidden, targets, weight, ids, support, cap, compiled)

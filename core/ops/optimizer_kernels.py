@@ -1,5 +1,5 @@
-"""What the optimisers have the C library do: momentum, moves of weights, norms, orthogonalisation.
-The plain forms are in train/muon.py and torch.
+"""Optimiser steps in C: Nesterov momentum, weight updates, gradient norms and orthogonalisation.
+train/muon.py and torch have the plain forms.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from .native_calls import (
 def nesterov(
     gradients: list[Tensor], means: list[Tensor], momentum: float, outs: list[Tensor]
 ) -> None:
-    """`muon.nesterov` of matrices of one size."""
-    gradients = [each.contiguous() for each in gradients]
+    """As `muon.nesterov`, for matrices of one size."""
+    gradients = [gradient.contiguous() for gradient in gradients]
     count, size, dtype = len(outs), outs[0].numel(), DTYPES[outs[0].dtype]
     call(
         "nesterov",
@@ -38,30 +38,30 @@ def nesterov(
     )
 
 
-def move(weights: list[Tensor], updates: list[Tensor], keep: float, by: float) -> None:
-    """`muon.moved_by` of matrices of one size."""
-    updates = [each.contiguous() for each in updates]
+def update_weights(weights: list[Tensor], updates: list[Tensor], keep: float, by: float) -> None:
+    """keep * weight + by * update in place, for matrices of one size."""
+    updates = [update.contiguous() for update in updates]
     count, size, dtype = len(weights), weights[0].numel(), DTYPES[updates[0].dtype]
     call("move", count, size, dtype, _addresses(weights), _addresses(updates), keep, by)
 
 
-def norm_of(tensors: list[Tensor]) -> Tensor:
-    """The norm of all of them as one vector, () in float32."""
-    tensors = [each.contiguous() for each in tensors]
+def global_norm(tensors: list[Tensor]) -> Tensor:
+    """The Euclidean norm of all tensors taken as one vector, () in float32."""
+    tensors = [tensor.contiguous() for tensor in tensors]
     sums = torch.empty(len(tensors), reduction_parts(), dtype=torch.float64)
-    counts = (ctypes.c_int64 * len(tensors))(*(each.numel() for each in tensors))
+    counts = (ctypes.c_int64 * len(tensors))(*(tensor.numel() for tensor in tensors))
     call("squares", len(tensors), _addresses(tensors), counts, sums)
     return sums.sum().sqrt().float()
 
 
 def _addresses(tensors: list[Tensor]) -> Any:
-    """The addresses of all tensors, as C takes an array of pointers."""
-    return (ctypes.c_void_p * len(tensors))(*(each.data_ptr() for each in tensors))
+    """A C array of pointers to the tensors' memory."""
+    return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
 
 
 def orthogonalise(matrices: Tensor, coefficients: tuple[float, float, float]) -> Tensor | None:
-    """`muon.newton_schulz` of matrices (N, rows, columns) in bfloat16, in place; none where AMX
-    tiles are missing or do not fit the sizes."""
+    """As `muon.newton_schulz`, in place, for matrices (N, rows, columns) in bfloat16. None without
+    AMX tiles, or where the sizes are not multiples of MACRO_TILE."""
     count, rows, columns = matrices.shape
     fits = rows % MACRO_TILE == columns % MACRO_TILE == 0
     if not (has_tiles() and matrices.dtype == torch.bfloat16 and fits):

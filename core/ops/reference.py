@@ -1,7 +1,7 @@
-"""Each operation in plain torch: no own gradients, no fast paths, any device and dtype.
+"""Each operation in plain torch: autograd's gradients, no fast paths, any device and dtype.
 
-These definitions say what the other backends compute. Autograd differentiates them, so hooks,
-tracing and sharding see ordinary tensors. The signatures are those of operations.py.
+These definitions are the specification of the other backends. Autograd differentiates them, so
+hooks, tracing and sharding see ordinary tensors. The signatures are those of operations.py.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _shifted(x: Tensor, bits: int) -> Tensor:
 
 
 def _int32(value: int) -> int:
-    """An unsigned number as the int32 of the same bits."""
+    """The int32 with the same bits as an unsigned number."""
     return value - (1 << 32) if value >= 1 << 31 else value
 
 

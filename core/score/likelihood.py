@@ -64,8 +64,10 @@ def evaluate(
         waiting: list[Sequence] = []
         tokens = 0
         for sequence in sequences:
-            length = len(sequence) - (sequence.given - 1 if model.encodes else 0)
-            uncut = model.encodes or tokenizer.positions(len(sequence), sequence.side) is not None
+            length = len(sequence) - (sequence.given - 1 if model.has_encoder else 0)
+            uncut = (
+                model.has_encoder or tokenizer.positions(len(sequence), sequence.side) is not None
+            )
             if length > context + 1 and uncut:
                 raise too_long(length, context)
             waiting.append(sequence)
@@ -83,7 +85,7 @@ def _evaluate_all(
 ) -> Iterator[Score]:
     context = model.config.context
     nats = [np.zeros(len(sequence)) for sequence in sequences]
-    if model.encodes:  # the given ids are the source: scored whole, from the last of them on
+    if model.has_encoder:  # the given ids are the source: scored whole, from the last of them on
         todo = [Window(i, s.given - 1, len(s), s.given) for i, s in enumerate(sequences)]
     else:
         todo = [w for i, s in enumerate(sequences) for w in windows(i, len(s), context, stride)]
@@ -93,7 +95,7 @@ def _evaluate_all(
         rows = max(1, min(BATCH_TOKENS, BATCH_LOGITS // tokenizer.vocab_size) // width)
         group, todo = todo[-rows:], todo[:-rows]
         pieces = [[(sequences[w.item], w.start, w.end)] for w in group]
-        batch = collate(pieces, tokenizer, width, model.encodes)
+        batch = collate(pieces, tokenizer, width, model.has_encoder)
         scores = batch_nll(model, batch).cpu().double().numpy()  # (rows, width - 1)
         for window, row in zip(group, scores, strict=True):
             first, size = window.scored - window.start, window.end - window.start

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..model.layers import between_knots
+from ..model.layers import knot_weights
 from .optimizer import Optimizer
 
 
@@ -50,7 +50,7 @@ class Neighbours(Optimizer):
     """Moves rows of ordered ids together with the rows near them, beside what moves each.
 
     As if a row were the sum of one of its own and of what lies between coarse knots
-    (`between_knots`): AdamW on the knots, whose gradients are those of the rows around them. What
+    (`knot_weights`): AdamW on the knots, whose gradients are those of the rows around them. What
     is seen of one bin of a quantity is so learned of its neighbours, and the model stays a plain
     one.
     """
@@ -58,7 +58,7 @@ class Neighbours(Optimizer):
     name = "neighbours"
 
     def __init__(self, tables: list[Tensor], low: int, high: int, **settings: float) -> None:
-        self.rows, self.near = slice(low, high), between_knots(high - low).to(tables[0])
+        self.rows, self.near = slice(low, high), knot_weights(high - low).to(tables[0])
         super().__init__([dict(params=tables, **settings)])
 
     def _fresh(self, parameter: Tensor) -> dict[str, Tensor]:

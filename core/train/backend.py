@@ -130,7 +130,7 @@ class Update:
     def _clipped(self, _: dict[str, Any]) -> Tensor:
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if all(has_kernels(g) and g.dtype == torch.float32 for g in gradients):
-            norm = optimizer_kernels.norm_of(gradients)
+            norm = optimizer_kernels.global_norm(gradients)
         else:
             norm = torch.nn.utils.get_total_norm(gradients)
         # a product with one changes nothing: a GPU is not asked, since that would wait for it
@@ -157,7 +157,7 @@ def choose_run_block(model: SequenceModel, config: TrainConfig) -> RunBlock:
     run_block: RunBlock = call_block
     if config.compile:
         run_block = compiled_block()
-    elif model.head.weight.device.type == "cpu" and amx_block.knows(model.config):
+    elif model.head.weight.device.type == "cpu" and amx_block.supports_config(model.config):
         run_block = functools.partial(_amx_block, model.config)
     return functools.partial(_recomputed, run_block) if config.recompute else run_block
 
@@ -180,7 +180,7 @@ def compiled_block(backend: str = "inductor") -> RunBlock:
 
 def _amx_block(config: ModelConfig, block: Any, x: Tensor, context: Context) -> Tensor:
     """A block of the default wiring by c/amx_block.c, where that serves x."""
-    if not (ops.is_native() and amx_block.serves(x)):
+    if not (ops.is_native() and amx_block.supports_tensor(x)):
         return call_block(block, x, context)
     layers = (
         *(block.mixer_norm, block.mixer.qkv, block.mixer.out),

@@ -116,7 +116,7 @@ def tokens_seen(
     """
 
     def products(size: str) -> int:
-        return on_meta(config_of(size)).product_parameter_count()
+        return on_meta(config_of(size)).matmul_parameter_count()
 
     return {size: tokens * (products(measured) / products(size)) ** 0.9 for size in SIZES}
 
@@ -146,7 +146,7 @@ def rows_for(tokens: float, rows: int, context: int) -> int:
 
 def seconds_on_gpu(model: ModelConfig, tokens: float, rows: int) -> float:
     """What a training of so many tokens takes, roughly."""
-    work = 6 * on_meta(model).product_parameter_count() * tokens
+    work = 6 * on_meta(model).matmul_parameter_count() * tokens
     return GPU_STEP * tokens / (rows * model.context) + work / GPU_FLOPS
 
 

@@ -17,7 +17,7 @@ from ..data.keyed_random import key
 from ..errors import DivergedError, TfmError
 from ..model.sequence_model import SequenceModel
 from ..ops.device import keep_freed_memory
-from ..ops.out_of_memory import halved, is_out_of_memory, release
+from ..ops.out_of_memory import halve_micro_batch, is_out_of_memory, release_memory
 from ..protocols import Dataset
 from ..score.likelihood import as_tensors
 from .backend import MicroStep, Update, make_micro_step
@@ -143,11 +143,11 @@ def _out_of_memory(
 ) -> TfmError:
     """Tries passes of half as many rows until a step fits, and says of how many that is."""
     asked = f"out of memory in a pass of {config.batch} rows of {model.config.context} tokens"
-    smaller = halved(config)
+    smaller = halve_micro_batch(config)
     while smaller is not None:
         for optimizer in optimizers:
             optimizer.zero_grad()
-        release()
+        release_memory()
         try:
             for optimizer in optimizers:
                 optimizer.allocate()
@@ -162,5 +162,5 @@ def _out_of_memory(
                 f"{asked}; {smaller.batch} fit, for the same step: "
                 f"--set train.batch={smaller.batch} --set train.accumulate={smaller.accumulate}"
             )
-        smaller = halved(smaller)
+        smaller = halve_micro_batch(smaller)
     return TfmError(f"{asked}; not even one row fits: use a smaller --size or --context")

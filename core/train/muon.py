@@ -109,7 +109,7 @@ def moved_by(
         updates = updates.to(weights[0].dtype)  # of two kinds they would be added one at a time
     updates = list(updates)
     if has_kernels(updates[0]) and has_kernels(weights[0]):
-        optimizer_kernels.move(weights, updates, float(keep), float(by))
+        optimizer_kernels.update_weights(weights, updates, float(keep), float(by))
         return
     torch._foreach_mul_(weights, keep)
     torch._foreach_add_(weights, torch._foreach_mul(updates, by))

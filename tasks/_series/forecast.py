@@ -7,7 +7,7 @@ import torch
 
 from ...core.config import SampleConfig
 from ...core.data.keyed_random import key, mix
-from ...core.decode.sampling import pick_within
+from ...core.decode.sampling import sample_ids_and_fractions
 from ...core.model.sequence_model import SequenceModel
 from ...core.protocols import Sequence
 from ...tokenizers.bins import BinsTokenizer, Scales, Values, Window
@@ -139,7 +139,7 @@ def _draw(
     for step in range(horizon):
         logits = model.logits(hidden[:, -1], first, last).cpu()
         logits = logits.masked_fill(illegal, -torch.inf)
-        chosen, within[:, step] = pick_within(logits, config, uniforms[:, step])
+        chosen, within[:, step] = sample_ids_and_fractions(logits, config, uniforms[:, step])
         drawn[:, step] = chosen + first
         if step + 1 < horizon:
             hidden = model.step(torch.from_numpy(drawn[:, step, None]).to(device), state)
