@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from _common import heading, interleaved, table
 
-from tfm.core.model.attention import plain_attention
+from tfm.core.ops.autograd_ops import batched_attention
 
 
 def main() -> None:
@@ -63,7 +63,7 @@ def fused(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout: float = 0.
 
 
 def plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, dropout: float = 0.0) -> torch.Tensor:
-    return plain_attention(q, k, v, None, dropout)
+    return batched_attention(q, k, v, None, dropout)
 
 
 def contender(

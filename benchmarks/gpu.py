@@ -7,8 +7,8 @@ what tfm takes for its `large`; 10.65M at 64 x 256 is nanoGPT's recipe for Shake
 tfm as it plans a long training (bfloat16, blocks by torch.compile, passes as CUDA graphs) with its
 default wiring and Muon, and with GPT-2's wiring and AdamW as bench.py has them, without biases and
 clipping; nanoGPT by torch.compile. Each contender in turn: `--steps` steps after those that
-compile, `--rounds` times. Utilisation is model FLOPs (core/bench.py) beside a product of two 8192 x
-8192 matrices in bfloat16. Memory is the most that torch counted.
+compile, `--rounds` times. Utilisation is model FLOPs (`flops_per_token`) beside a product of two
+8192 x 8192 matrices in bfloat16. Memory is the most that torch counted.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def ours(
     ).to(GPU)
     data: Any = bench.RandomRows(vocab, context)
     steps = train(model, data, config, make_optimizers(model, config))
-    return lambda: next(steps), bench.train_flops(model)
+    return lambda: next(steps), model.flops_per_token()
 
 
 def gpt(clone: Path, *dims: int) -> Any:

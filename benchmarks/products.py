@@ -2,8 +2,9 @@
 
 python benchmarks/products.py [--rounds 30]
 
-The 24 products of six layers, 384 wide (10.6M weights), for 1 and 32 rows: what core/packed.py
-chooses from. One weight in a loop would stay in cache; 24 in turn do not.
+The 24 products of six layers, 384 wide (10.6M weights), for 1 and 32 rows:
+core/decode/quantized_linear.py chooses among them. One weight in a loop would stay in cache; 24 in
+turn do not.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from _common import heading, interleaved, table
 from torch.nn import functional as F
 
-from tfm.core.decode.quantized_linear import Half, Int8, Packed
+from tfm.core.decode.quantized_linear import FbgemmLinear, Int8Linear, OneDnnLinear
 from tfm.core.model.layers import Linear
 
 SHAPES = [(1152, 384), (384, 384), (1536, 384), (384, 1536)] * 6
@@ -35,10 +36,10 @@ def main() -> None:
             xs = {width: torch.randn(rows, width) for width in (384, 1536)}
             kinds: dict[str, list[Callable[[torch.Tensor], torch.Tensor]]] = {
                 "float32, F.linear": [lambda x, w=n.weight: F.linear(x, w) for n in layers],
-                "float32, oneDNN": [Packed(n, torch.float32, rows) for n in layers],
-                "bfloat16, oneDNN": [Packed(n, torch.bfloat16, rows) for n in layers],
-                "float16, FBGEMM": [Half(n) for n in layers],
-                "int8": [Int8(n) for n in layers],
+                "float32, oneDNN": [OneDnnLinear(n, torch.float32, rows) for n in layers],
+                "bfloat16, oneDNN": [OneDnnLinear(n, torch.bfloat16, rows) for n in layers],
+                "float16, FBGEMM": [FbgemmLinear(n) for n in layers],
+                "int8": [Int8Linear(n) for n in layers],
             }
 
             def run(

@@ -160,7 +160,7 @@ def attention(
         return _grouped_attention(q, k, v, visible)
     if q.device.type == "cpu" and causal:
         if rate or (q.dtype == torch.bfloat16 and length <= MAX_UNFUSED_POSITIONS):
-            return _batched_attention(q, k, v, visible, rate)
+            return batched_attention(q, k, v, visible, rate)
     return F.scaled_dot_product_attention(
         q,
         k,
@@ -185,7 +185,7 @@ def _grouped_attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) 
     return mixed.view(q.shape)
 
 
-def _batched_attention(
+def batched_attention(
     q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, rate: float
 ) -> Tensor:
     """Causal attention as two batched products and a softmax."""
