@@ -245,16 +245,6 @@ def test_the_reference_loss_is_cross_entropy() -> None:
     torch.testing.assert_close(found, (weight * each).sum(), rtol=1e-6, atol=1e-5)
 
 
-def test_int8_is_what_it_says() -> None:
-    x, scale, bias = (random_tensor(*s).detach() for s in ((3, 5, 64), (32,), (32,)))
-    weight = torch.randint(-127, 128, (32, 64), dtype=torch.int8)
-    expected = (x.double() @ weight.double().T * scale + bias).float()
-    for backend in ("reference", "torch"):
-        with ops.use(backend):
-            found = ops.linear_int8(x, weight, scale, bias)
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-3)
-
-
 def test_gradients_by_finite_differences() -> None:
     x = random_tensor(2, 3, 6, dtype=torch.float64)
     weight = random_tensor(6, seed=1, dtype=torch.float64)

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import LOGIT_ERROR, small_model
+from helpers import LOGIT_ERROR, random_tensor, small_model
 
 from tfm.core.config import ARCHS
 from tfm.core.decode.native_slots import NativeModel, NativeSlots
-from tfm.core.decode.quantized_linear import DTYPES, decoding_dtype, with_weights_in
+from tfm.core.decode.quantized_linear import DTYPES, Int8Linear, decoding_dtype, with_weights_in
+from tfm.core.model.layers import Linear
 from tfm.core.model.sequence_model import SequenceModel
 
 
@@ -74,3 +75,14 @@ def test_int8_is_scored_as_it_is_sampled(arch: str, library: CDLL) -> None:
         ids[0].numpy(), None, 1
     )
     torch.testing.assert_close(decoded[:50], scored, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_int8_sums_in_float32() -> None:
+    linear = Linear(64, (32,), bias=True)
+    quantized, x = Int8Linear(linear), random_tensor(3, 5, 64).detach()
+    weight = quantized.weight.double() * quantized.scale.double()[:, None]
+    assert float((weight - linear.weight).abs().max()) <= float(quantized.scale.max()) / 2
+    expected = (x.double() @ weight.T + linear.bias).float()
+    torch.testing.assert_close(quantized(x), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(quantized(x, 3, 7), expected[..., 3:7], rtol=1e-5, atol=1e-5)

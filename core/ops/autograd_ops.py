@@ -135,14 +135,7 @@ def _rotate_halves(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
 def split_heads(
     qkv: Tensor, heads: int, groups: int, rotary: Rotary | None, eps: float | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    each = qkv.view(*qkv.shape[:2], heads + 2 * groups, -1).transpose(1, 2)
-    qk, v = torch.split(each, [heads + groups, groups], dim=1)
-    if eps is not None:
-        qk = rms_norm(qk, None, eps)
-    if rotary is not None:
-        qk = rotate(qk, *rotary)
-    q, k = torch.split(qk, [heads, groups], dim=1)
-    return q, k, v
+    return reference.split_heads_by(rms_norm, rotate, qkv, heads, groups, rotary, eps)
 
 
 def attention(
@@ -203,15 +196,6 @@ def batched_attention(
 
 
 add_dropout = reference.add_dropout
-
-
-def linear_int8(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
-    """By torch's kernel for int8 weights, which takes float32 inputs on a CPU."""
-    if x.device.type != "cpu":
-        return reference.linear_int8(x, weight, scale, bias)
-    rows = x.float().flatten(0, -2)
-    out = torch._weight_int8pack_mm(rows, weight, scale).view(*x.shape[:-1], -1)
-    return (out if bias is None else out + bias).to(x.dtype)
 
 
 def linear_nll(

@@ -156,10 +156,3 @@ def linear_nll(
     backend = _backend(hidden)
     total: Tensor = backend.linear_nll(head, hidden, targets, weight, ids, support, cap, compiled)
     return total
-
-
-def linear_int8(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
-    """x (..., K) times weight (N, K) in int8, output n scaled by scale (N,) in float32, plus bias;
-    sums in float32, as c/decode_step.c computes it."""
-    out: Tensor = _backend(x, native=False).linear_int8(x, weight, scale, bias)
-    return out

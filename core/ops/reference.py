@@ -7,6 +7,7 @@ hooks, tracing and sharding see ordinary tensors. The signatures are those of op
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -35,12 +36,25 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def split_heads(
     qkv: Tensor, heads: int, groups: int, rotary: Rotary | None, eps: float | None
 ) -> tuple[Tensor, Tensor, Tensor]:
+    return split_heads_by(rms_norm, rotate, qkv, heads, groups, rotary, eps)
+
+
+def split_heads_by(
+    norm: Callable[..., Tensor],
+    turn: Callable[..., Tensor],
+    qkv: Tensor,
+    heads: int,
+    groups: int,
+    rotary: Rotary | None,
+    eps: float | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`split_heads` with a backend's own norm and rotation."""
     each = qkv.view(*qkv.shape[:2], heads + 2 * groups, -1).transpose(1, 2)
     qk, v = torch.split(each, [heads + groups, groups], dim=1)
     if eps is not None:
-        qk = rms_norm(qk, None, eps)
+        qk = norm(qk, None, eps)
     if rotary is not None:
-        qk = rotate(qk, *rotary)
+        qk = turn(qk, *rotary)
     q, k = torch.split(qk, [heads, groups], dim=1)
     return q, k, v
 
@@ -144,8 +158,3 @@ def linear_nll(
     counted = weight != 0
     nll = F.cross_entropy(logits, torch.where(counted, targets, -100), reduction="none")
     return (weight * nll).sum()
-
-
-def linear_int8(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
-    exact = F.linear(x.float(), weight.float()) * scale
-    return (exact if bias is None else exact + bias).to(x.dtype)
