@@ -47,7 +47,7 @@ def command(quiet: bool, as_json: bool, **flags: Any) -> None:
     from ..core.ops import native_calls
     from ..core.ops.device import default_dtype, pick_device, use_threads
     from ..core.train.backend import can_compile
-    from ..core.train.budget import SHAPES
+    from ..core.train.sizing import SHAPES
 
     model_config(flags["arch"], flags["size"])  # names that are none are said at once
     device = pick_device(flags["device"])

@@ -1,82 +1,68 @@
-"""What a budget buys on this machine: size, shape of a step, number of steps.
+"""The plan of a training: what a time budget buys on this machine, by measuring it.
 
-Under `--steps` or `--tokens` the same table is used without measuring, so that everything follows
-from flags and data.
+Under `--steps` or `--tokens` nothing is measured, and the rules of sizing.py decide alone.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..config import SIZES, ModelConfig, TrainConfig, model_config, parse_value, with_fields
+from ..config import ModelConfig, TrainConfig, parse_value
 from ..data.datasets import step_batch
-from ..errors import ConfigError
-from ..model.sequence_model import SequenceModel, on_meta
-from ..ops.device import default_dtype, pick_device, use_threads
-from ..protocols import Dataset, Tokenizer
+from ..model.sequence_model import SequenceModel
+from ..ops.device import pick_device, use_threads
+from ..protocols import Dataset
 from ..score.likelihood import batch_nll
-from .backend import can_compile, warmup_steps
+from .backend import warmup_steps
 from .loop import train
 from .optim import make_optimizers
 from .prepare import Prepared
 from .request import Note, Request
+from .sizing import choose_size, fit_context, make_configs, steps_for, tokens_seen
 
-# size -> (context, tokens a step). Narrow models on short contexts see the most text a second.
-SHAPES = {
-    "nano": (64, 3072),
-    "tiny": (64, 3072),
-    "small": (128, 4096),
-    "base": (256, 8192),
-    "large": (1024, 32768),
-}
-TOKENS_PER_PARAMETER = 1.4  # that a size must see within the budget to be worth choosing
-TOO_OFTEN, THEN_PER_PARAMETER = 24, 1.0  # passes that the size below would make; then so many do
-TOO_LARGE = 30  # parameters for each id of training data: a size with more is not chosen
-ENOUGH_STEPS, LEAST_TOKENS = 400, 768  # with fewer steps, a step is better half as large
-LEARNED_BY_HEART = 17  # passes times parameters for each id, from which dropout sets in
-A_DOUBLING, DROPOUT = 0.04, 0.5  # what it grows by with each doubling of that; its limit
+MEASURING_SHARE = 0.02  # of the budget, for measuring one size; steps are corrected later anyway
+MAX_MEASURING_SECONDS = 5.0
 EVALUATION_SHARE = 0.05  # of the budget, at most, for the final score
-MEASURING = 0.02  # of the budget, for each size that is tried; marks on the way correct the steps
-COMPILED_FROM = 90  # seconds of training on a GPU, about: it takes up to 20 and halves a step
-GPU_STEP, GPU_FLOPS = 0.004, 2e14  # of a step not compiled: what calls take, and the work a second
-TEARDOWN = 0.5  # seconds from the last word to the exit, saving and a sample included
+TEARDOWN_SECONDS = 0.5  # from the final score to the exit, saving and a sample included
+SAMPLE_BATCHES = 64  # of training data that are prepared for measuring
 
 
 @dataclass(frozen=True)
 class Deadline:
-    """When all must be done, by a clock in seconds."""
+    """When everything must be done, by a clock in seconds."""
 
     end: float
     clock: Callable[[], float] = time.monotonic
 
     def left(self) -> float:
+        """Seconds until then."""
         return self.end - self.clock()
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Measured on this machine and this data: seconds a step, tokens a second in evaluation."""
+    """Measured on this machine and this data."""
 
     step_seconds: float
     eval_tokens_per_second: float
 
 
-def shape(size: str, longest: int | None, context: int | None) -> tuple[int, int]:
-    """(context, rows a step) of a size; the longest item decides where it must be seen whole."""
-    usual, tokens = SHAPES[size]
-    context = context or (longest - 1 if longest else usual)
-    return context, max(1, round(tokens / context))
-
-
-def steps_for(tokens: int, config: TrainConfig, context: int) -> int:
-    return max(1, round(tokens / (config.batch * config.accumulate * context)))
+@dataclass
+class Plan:
+    model: ModelConfig
+    train: TrainConfig
+    size: str
+    tokens: int | None  # of training data that are prepared; None for all there are
+    data: Dataset
+    device: torch.device
+    about: dict[str, Any]  # what was measured, for the run's config; empty without a budget
 
 
 def measure(
@@ -86,7 +72,7 @@ def measure(
     device: torch.device,
     seconds: float,
 ) -> Speed:
-    """Trains a throw-away model for about `seconds`: the mean of its steps but the first."""
+    """Trains a throw-away model for about `seconds`; the mean of its steps after the warm-up."""
     model = SequenceModel(model_config).to(device)
     times: list[float] = []
     until = time.perf_counter() + seconds
@@ -101,71 +87,8 @@ def measure(
     batch_nll(model, batch).sum().item()
     began = time.perf_counter()
     batch_nll(model, batch).sum().item()
-    evaluating = batch.ids.size / (time.perf_counter() - began)
-    return Speed(sum(times) / len(times), evaluating)
-
-
-def tokens_seen(
-    measured: str, tokens: float, config_of: Callable[[str], ModelConfig]
-) -> dict[str, float]:
-    """How many tokens each size would see in the time in which one sees `tokens`.
-
-    A wider model does more work a token, at a better rate: work is taken to grow with the
-    parameters of blocks and head to the power 0.9. That is only a guess: what is chosen by it is
-    measured too, and may be left again.
-    """
-
-    def products(size: str) -> int:
-        return on_meta(config_of(size)).matmul_parameter_count()
-
-    return {size: tokens * (products(measured) / products(size)) ** 0.9 for size in SIZES}
-
-
-def choose_size(
-    seen: Mapping[str, float], config_of: Callable[[str], ModelConfig], ids: float = math.inf
-) -> str:
-    """The largest size that sees enough tokens of `ids` of training data, and has not far more
-    parameters than those can fix."""
-    best = "nano"
-    for size in SIZES:
-        often = seen[best] > TOO_OFTEN * ids
-        enough = THEN_PER_PARAMETER if often else TOKENS_PER_PARAMETER
-        parameters = on_meta(config_of(size)).blocks_parameter_count()
-        if seen[size] >= enough * parameters and parameters <= TOO_LARGE * ids:
-            best = size
-    return best
-
-
-def rows_for(tokens: float, rows: int, context: int) -> int:
-    """Rows a step, of a training of so many tokens: half as many while there are few steps."""
-    few = 2 * LEAST_TOKENS
-    while rows > 1 and tokens < ENOUGH_STEPS * rows * context and rows * context >= few:
-        rows = (rows + 1) // 2
-    return rows
-
-
-def seconds_on_gpu(model: ModelConfig, tokens: float, rows: int) -> float:
-    """What a training of so many tokens takes, roughly."""
-    work = 6 * on_meta(model).matmul_parameter_count() * tokens
-    return GPU_STEP * tokens / (rows * model.context) + work / GPU_FLOPS
-
-
-def dropout_for(passes: float, parameters: float) -> float:
-    """What is seen again and again is learned by heart without it, the sooner the more `parameters`
-    there are for each id of training data."""
-    doublings = math.log2(max(1.0, passes * parameters / LEARNED_BY_HEART))
-    return min(DROPOUT, round(A_DOUBLING * doublings, 2))
-
-
-@dataclass
-class Plan:
-    model: ModelConfig
-    train: TrainConfig
-    size: str
-    tokens: int | None  # ids of training data that are prepared, none for all there are
-    data: Dataset
-    device: torch.device
-    about: dict[str, Any]  # the plan, for the run's config
+    tokens_per_second = batch.ids.size / (time.perf_counter() - began)
+    return Speed(sum(times) / len(times), tokens_per_second)
 
 
 def make_plan(
@@ -176,148 +99,125 @@ def make_plan(
     note: Note,
     measure: Callable[..., Speed] = measure,
 ) -> Plan:
-    """Size, shape and steps. deadline: the end of a budget, none where steps or tokens were asked
-    for; only with one is anything measured, by `measure`."""
+    """Size, shape and number of steps. deadline: the end of a budget; None where steps or tokens
+    were asked for, and then `measure` is not called."""
     device = pick_device(request.device)
-    use_threads(int(_wanted(request, "train", "threads", 0)))
-    longest = prepared.task.longest(prepared.train, prepared.tokenizer)
-    own = prepared.task.defaults(prepared.train, prepared.tokenizer)
-    sets = {section: {**own[section], **request.sets.get(section, {})} for section in own}
-    request = replace(request, sets={**request.sets, **sets})
-    ids = math.inf  # of training data, where the task does not say itself what they ask for
-    if not own:
-        held = sum(len(s) - s.given for s in prepared.heldout[prepared.final_split])
-        ids = held * prepared.train.size / max(prepared.held[prepared.final_split].size, 1)
-
-    def configs(size: str, tokens: float | None = None) -> tuple[ModelConfig, TrainConfig]:
-        return make_configs(request, prepared.tokenizer, size, longest, device, tokens, ids)
-
-    def model_of(size: str) -> ModelConfig:
-        return configs(size)[0]
-
-    def dataset(model: ModelConfig, tokens: int | None) -> Dataset:
-        return prepared.task.dataset(
-            prepared.train, prepared.tokenizer, model.context, tokens, request.seed, cache
-        )
-
+    use_threads(parse_value(request.sets.get("train", {}).get("threads", 0), int, "train.threads"))
+    planner = _Planner(request, prepared, device, cache)
     size = request.size or "tiny"
-    model, train = configs(size)
     if deadline is None:
-        per_step = train.batch * train.accumulate * model.context
-        model, train = configs(size, (request.steps or 0) * per_step or request.tokens or 0)
-        steps = request.steps or steps_for(request.tokens or 0, train, model.context)
-        wanted = steps * train.batch * train.accumulate * model.context
-        data = dataset(model, wanted)
-        model = fit_context(model, data, note)
-        return Plan(model, replace(train, steps=steps), size, wanted, data, device, {})
-
-    began = deadline.clock()
-    sample = 64 * train.batch * model.context
-    data = dataset(model, sample)
-    encoding = (deadline.clock() - began) / sample  # seconds a token, at most
-    budget = deadline.left()
-    speeds: dict[tuple[object, ...], Speed] = {}
-    while (shaped := (size, train.batch, model.dropout > 0, train.compile)) not in speeds:
-        fitted = fit_context(model, data, lambda _: None)
-        speed = measure(fitted, train, data, device, min(5.0, MEASURING * budget))
-        speeds[shaped] = speed
-        rate = train.batch * train.accumulate * fitted.context / speed.step_seconds
-        seen = tokens_seen(size, deadline.left() * rate, model_of)
-        if request.size is None and request.init is None:
-            size = choose_size(seen, model_of, ids)
-        model, train = configs(size, seen[size])
-        data = dataset(model, sample)
-    speed, model = speeds[shaped], fit_context(model, data, note)
-    final = prepared.heldout[prepared.final_split]
-    held = sum(map(len, final)) + prepared.task.model_metrics_tokens(final, None)
-    scoring = min(held / speed.eval_tokens_per_second, EVALUATION_SHARE * budget)
-    per_step = train.batch * train.accumulate * model.context
-    reserve = 1.3 * scoring + TEARDOWN
-    seconds = deadline.left() - reserve
-    steps = max(1, int(seconds / (speed.step_seconds + encoding * per_step)))
-    if prepared.train.size <= 4 * sample:  # all of it is prepared anyhow
-        steps = max(1, int(seconds / speed.step_seconds))
-    wanted = steps * per_step
-    if not train.compile:  # what is compiled is so for the rate that it was measured with
-        model = replace(model, dropout=configs(size, wanted)[0].dropout)  # as passes are known now
-    data = dataset(model, wanted)
-    train = replace(
-        train, steps=max(1, min(steps, int((deadline.left() - reserve) / speed.step_seconds)))
-    )
-    about = {
-        "budget_seconds": request.budget,
-        "step_seconds": speed.step_seconds,
-        "eval_tokens_per_second": speed.eval_tokens_per_second,
-        "reserve_seconds": reserve,
-        "final_part": min(1.0, 1.05 * scoring * speed.eval_tokens_per_second / max(held, 1)),
-    }
-    return Plan(model, train, size, wanted, data, device, about)
+        return planner.by_steps(size, note)
+    return planner.by_budget(size, deadline, note, measure)
 
 
-def _wanted(request: Request, section: str, name: str, default: object) -> Any:
-    value = request.sets.get(section, {}).get(name, default)
-    return parse_value(value, type(default), f"{section}.{name}")
+class _Planner:
+    """One planning: what does not change while sizes are tried."""
 
+    def __init__(
+        self, request: Request, prepared: Prepared, device: torch.device, cache: Path
+    ) -> None:
+        task, tokenizer = prepared.task, prepared.tokenizer
+        own = task.defaults(prepared.train, tokenizer)
+        sets = {section: {**own[section], **request.sets.get(section, {})} for section in own}
+        self.request = replace(request, sets={**request.sets, **sets})
+        self.prepared, self.device, self.cache = prepared, device, cache
+        self.longest = task.longest(prepared.train, tokenizer)
+        self.training_tokens = math.inf  # unknown, where the task has defaults of its own
+        if not own:  # estimated by the tokens of the held-out items
+            final = prepared.final_split
+            tokens = sum(len(s) - s.given for s in prepared.heldout[final])
+            self.training_tokens = tokens * prepared.train.size / max(prepared.held[final].size, 1)
 
-def make_configs(
-    request: Request,
-    tokenizer: Tokenizer,
-    size: str,
-    longest: int | None,
-    device: torch.device,
-    tokens: float | None = None,
-    ids: float = math.inf,
-) -> tuple[ModelConfig, TrainConfig]:
-    """Both configs for a size that sees `tokens` (where that is known) of `ids` of training data,
-    the fields of `--set` over the table's."""
-    sets = dict(request.sets.get("model", {}))
-    for name in ("vocab_size", "axes", "ordered_from", "ordered_to"):
-        if name in sets:
-            raise ConfigError(f"--set model.{name}: follows from --tokenizer")
-    context = request.context
-    if "context" in sets:
-        context = parse_value(sets.pop("context"), int, "model.context")
-    if request.init is not None:
-        model = request.init.model_config()
-        context, rows = shape(size, None, model.context)
-    else:
-        context, rows = shape(size, longest, context)
-        low, high = tokenizer.ordered
-        model = model_config(
-            request.arch,
+    def configs(self, size: str, tokens: float | None = None) -> tuple[ModelConfig, TrainConfig]:
+        return make_configs(
+            self.request,
+            self.prepared.tokenizer,
             size,
-            vocab_size=tokenizer.vocab_size,
-            axes=tokenizer.axes,
-            context=context,
-            ordered_from=low,
-            ordered_to=high,
+            self.longest,
+            self.device,
+            tokens,
+            self.training_tokens,
         )
-        if tokens is not None and request.steps is None:
-            rows = rows_for(tokens, rows, context)
-    if tokens is not None:
-        parameters = on_meta(model).blocks_parameter_count()
-        model = replace(model, dropout=dropout_for(tokens / ids, parameters / ids))
-    model = with_fields(model, "model", sets)
-    long = tokens is not None and seconds_on_gpu(model, tokens, rows) >= COMPILED_FROM
-    train = TrainConfig(
-        batch=rows,
-        seed=request.seed,
-        dtype=default_dtype(device, model),
-        threads=torch.get_num_threads(),
-        compile=long and can_compile(device),
-    )
-    train = with_fields(train, "train", request.sets.get("train", {}))
-    if train.compile and not can_compile(device):
-        raise ConfigError(
-            "--set train.compile: only on a GPU, with Triton and a C compiler; leave it away"
+
+    def model_of(self, size: str) -> ModelConfig:
+        return self.configs(size)[0]
+
+    def dataset(self, model: ModelConfig, tokens: int) -> Dataset:
+        return self.prepared.task.dataset(
+            self.prepared.train,
+            self.prepared.tokenizer,
+            model.context,
+            tokens,
+            self.request.seed,
+            self.cache,
         )
-    return model, replace(train, threads=torch.get_num_threads())
+
+    def by_steps(self, size: str, note: Note) -> Plan:
+        """As many steps or tokens as were asked for."""
+        request = self.request
+        model, train = self.configs(size)
+        asked = (request.steps or 0) * _step_tokens(model, train) or request.tokens or 0
+        model, train = self.configs(size, asked)
+        steps = request.steps or steps_for(request.tokens or 0, train, model.context)
+        tokens = steps * _step_tokens(model, train)
+        data = self.dataset(model, tokens)
+        model = fit_context(model, data, note)
+        train = replace(train, steps=steps)
+        return Plan(model, train, size, tokens, data, self.device, {})
+
+    def by_budget(
+        self, size: str, deadline: Deadline, note: Note, measure: Callable[..., Speed]
+    ) -> Plan:
+        """As many steps as the measured speed leaves time for, of the size that suits them."""
+        model, train = self.configs(size)
+        began = deadline.clock()
+        sample = SAMPLE_BATCHES * train.batch * model.context  # tokens
+        data = self.dataset(model, sample)
+        seconds_per_token = (deadline.clock() - began) / sample  # of preparing data, at most
+        budget = deadline.left()
+
+        # measure a size, choose by it, until the chosen one has been measured
+        speeds: dict[tuple[object, ...], Speed] = {}
+        while (kind := (size, train.batch, model.dropout > 0, train.compile)) not in speeds:
+            fitted = fit_context(model, data, lambda _: None)
+            seconds = min(MAX_MEASURING_SECONDS, MEASURING_SHARE * budget)
+            speed = speeds[kind] = measure(fitted, train, data, self.device, seconds)
+            tokens_per_second = _step_tokens(fitted, train) / speed.step_seconds
+            seen = tokens_seen(size, deadline.left() * tokens_per_second, self.model_of)
+            if self.request.size is None and self.request.init is None:
+                size = choose_size(seen, self.model_of, self.training_tokens)
+            model, train = self.configs(size, seen[size])
+            data = self.dataset(model, sample)
+        speed, model = speeds[kind], fit_context(model, data, note)
+
+        # reserve time for the final score, of a part of the held-out items if all take too long
+        final = self.prepared.heldout[self.prepared.final_split]
+        held = sum(map(len, final)) + self.prepared.task.model_metrics_tokens(final, None)
+        scoring = min(held / speed.eval_tokens_per_second, EVALUATION_SHARE * budget)
+        reserve = 1.3 * scoring + TEARDOWN_SECONDS
+        final_part = min(1.0, 1.05 * scoring * speed.eval_tokens_per_second / max(held, 1))
+
+        # the rest is for steps and for preparing their data
+        step_tokens = _step_tokens(model, train)
+        preparing = seconds_per_token * step_tokens
+        if self.prepared.train.size <= 4 * sample:  # all of it is prepared anyway
+            preparing = 0.0
+        steps = max(1, int((deadline.left() - reserve) / (speed.step_seconds + preparing)))
+        tokens = steps * step_tokens
+        if not train.compile:  # a compiled model keeps the rate that it was measured with
+            model = replace(model, dropout=self.configs(size, tokens)[0].dropout)
+        data = self.dataset(model, tokens)
+        fitting = int((deadline.left() - reserve) / speed.step_seconds)
+        train = replace(train, steps=max(1, min(steps, fitting)))
+        about = {
+            "budget_seconds": self.request.budget,
+            "step_seconds": speed.step_seconds,
+            "eval_tokens_per_second": speed.eval_tokens_per_second,
+            "reserve_seconds": reserve,
+            "final_part": final_part,
+        }
+        return Plan(model, train, size, tokens, data, self.device, about)
 
 
-def fit_context(model: ModelConfig, data: Dataset, note: Note) -> ModelConfig:
-    """A shorter context where the training data is shorter than a window."""
-    context = data.context
-    if context < model.context:
-        note(f"the data is short: context {context} rather than {model.context}")
-        return replace(model, context=context)
-    return model
+def _step_tokens(model: ModelConfig, train: TrainConfig) -> int:
+    return train.batch * train.accumulate * model.context

@@ -1,0 +1,174 @@
+"""The rules of the planner: size, batch, context and dropout as functions of tokens and data.
+
+They measure nothing: under `--steps` and `--tokens` everything follows from flags and data by these
+rules alone. Their constants were read off benchmarks/sweep.py (docs/performance.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import torch
+
+from ..config import SIZES, ModelConfig, TrainConfig, model_config, parse_value, with_fields
+from ..errors import ConfigError
+from ..model.sequence_model import on_meta
+from ..ops.device import default_dtype
+from ..protocols import Dataset, Tokenizer
+from .backend import can_compile
+from .request import Note, Request
+
+# size -> (context, tokens a step). Narrow models on short contexts see the most text a second.
+SHAPES = {
+    "nano": (64, 3072),
+    "tiny": (64, 3072),
+    "small": (128, 4096),
+    "base": (256, 8192),
+    "large": (1024, 32768),
+}
+# A size is chosen if it sees this many tokens per parameter of its blocks; if the next smaller size
+# would make more than MAX_EPOCHS epochs, the second ratio is enough.
+MIN_TOKENS_PER_PARAMETER, MIN_TOKENS_PER_PARAMETER_WHEN_REPEATING = 1.4, 1.0
+MAX_EPOCHS = 24
+MAX_PARAMETERS_PER_TOKEN = 30  # of training data: larger models memorise it
+MIN_STEPS, MIN_STEP_TOKENS = 400, 768  # with fewer steps, smaller batches are better
+# Dropout begins where epochs times parameters per training token exceed this, and grows with each
+# doubling of it, up to a limit.
+DROPOUT_ONSET, DROPOUT_PER_DOUBLING, MAX_DROPOUT = 17, 0.04, 0.5
+COMPILE_MIN_SECONDS = 90  # of training on a GPU: compiling takes up to 20 and halves a step
+GPU_STEP_SECONDS, GPU_FLOPS = 0.004, 2e14  # rough: launching the kernels of a step; FLOP/s
+
+
+def shape(size: str, longest: int | None, context: int | None) -> tuple[int, int]:
+    """(context, rows a step) of a size. longest: ids of the longest item that must fit."""
+    usual, tokens = SHAPES[size]
+    context = context or (longest - 1 if longest else usual)
+    return context, max(1, round(tokens / context))
+
+
+def steps_for(tokens: int, config: TrainConfig, context: int) -> int:
+    return max(1, round(tokens / (config.batch * config.accumulate * context)))
+
+
+def tokens_seen(
+    measured: str, tokens: float, config_of: Callable[[str], ModelConfig]
+) -> dict[str, float]:
+    """How many tokens each size sees in the time in which `measured` sees `tokens`.
+
+    The time of a token is taken to grow with the parameters in matrix products to the power 0.9: a
+    wider model does more work, at a higher rate. This is a guess, so a size that is chosen by it is
+    measured too and may be dropped again.
+    """
+
+    def products(size: str) -> int:
+        return on_meta(config_of(size)).matmul_parameter_count()
+
+    return {size: tokens * (products(measured) / products(size)) ** 0.9 for size in SIZES}
+
+
+def choose_size(
+    seen: Mapping[str, float],
+    config_of: Callable[[str], ModelConfig],
+    training_tokens: float = math.inf,
+) -> str:
+    """The largest size that sees enough tokens and is not too large for its training data."""
+    best = "nano"
+    for size in SIZES:
+        enough = MIN_TOKENS_PER_PARAMETER
+        if seen[best] > MAX_EPOCHS * training_tokens:
+            enough = MIN_TOKENS_PER_PARAMETER_WHEN_REPEATING
+        parameters = on_meta(config_of(size)).blocks_parameter_count()
+        fits = parameters <= MAX_PARAMETERS_PER_TOKEN * training_tokens
+        if seen[size] >= enough * parameters and fits:
+            best = size
+    return best
+
+
+def rows_for(tokens: float, rows: int, context: int) -> int:
+    """Rows a step of a training of so many tokens: halved while there would be few steps."""
+    while (
+        rows > 1 and tokens < MIN_STEPS * rows * context and rows * context >= 2 * MIN_STEP_TOKENS
+    ):
+        rows = (rows + 1) // 2
+    return rows
+
+
+def dropout_for(epochs: float, parameters: float) -> float:
+    """The rate against overfitting. parameters: of the blocks, per token of training data."""
+    doublings = math.log2(max(1.0, epochs * parameters / DROPOUT_ONSET))
+    return min(MAX_DROPOUT, round(DROPOUT_PER_DOUBLING * doublings, 2))
+
+
+def seconds_on_gpu(model: ModelConfig, tokens: float, rows: int) -> float:
+    """Roughly how long a training of so many tokens takes without torch.compile."""
+    work = 6 * on_meta(model).matmul_parameter_count() * tokens
+    return GPU_STEP_SECONDS * tokens / (rows * model.context) + work / GPU_FLOPS
+
+
+def make_configs(
+    request: Request,
+    tokenizer: Tokenizer,
+    size: str,
+    longest: int | None,
+    device: torch.device,
+    tokens: float | None = None,
+    training_tokens: float = math.inf,
+) -> tuple[ModelConfig, TrainConfig]:
+    """Both configs of a size, with the fields of `--set` over the rules'.
+
+    longest: as in `shape`; tokens: how many the training sees, where that is known;
+    training_tokens: how many the training data has.
+    """
+    sets = dict(request.sets.get("model", {}))
+    for name in ("vocab_size", "axes", "ordered_from", "ordered_to"):
+        if name in sets:
+            raise ConfigError(f"--set model.{name}: follows from --tokenizer")
+    context = request.context
+    if "context" in sets:
+        context = parse_value(sets.pop("context"), int, "model.context")
+    if request.init is not None:
+        model = request.init.model_config()
+        context, rows = shape(size, None, model.context)
+    else:
+        context, rows = shape(size, longest, context)
+        low, high = tokenizer.ordered
+        model = model_config(
+            request.arch,
+            size,
+            vocab_size=tokenizer.vocab_size,
+            axes=tokenizer.axes,
+            context=context,
+            ordered_from=low,
+            ordered_to=high,
+        )
+        if tokens is not None and request.steps is None:
+            rows = rows_for(tokens, rows, context)
+    if tokens is not None:
+        parameters = on_meta(model).blocks_parameter_count()
+        rate = dropout_for(tokens / training_tokens, parameters / training_tokens)
+        model = replace(model, dropout=rate)
+    model = with_fields(model, "model", sets)
+    long = tokens is not None and seconds_on_gpu(model, tokens, rows) >= COMPILE_MIN_SECONDS
+    train = TrainConfig(
+        batch=rows,
+        seed=request.seed,
+        dtype=default_dtype(device, model),
+        threads=torch.get_num_threads(),
+        compile=long and can_compile(device),
+    )
+    train = with_fields(train, "train", request.sets.get("train", {}))
+    if train.compile and not can_compile(device):
+        raise ConfigError(
+            "--set train.compile: only on a GPU, with Triton and a C compiler; leave it away"
+        )
+    return model, replace(train, threads=torch.get_num_threads())
+
+
+def fit_context(model: ModelConfig, data: Dataset, note: Note) -> ModelConfig:
+    """The model with a shorter context, where the training data is shorter than the context."""
+    if data.context < model.context:
+        note(f"the data is short: context {data.context} rather than {model.context}")
+        return replace(model, context=data.context)
+    return model
