@@ -24,7 +24,7 @@ def read_tensors(path: Path) -> dict[str, Any]:
 def load_weights(model: SequenceModel, path: Path) -> None:
     """Puts the weights of a file into the model. DamagedError where they are another's."""
     weights = read_tensors(path)
-    if "place.weight" in weights:  # as runs before format 2 name it
+    if "place.weight" in weights:  # as older versions of tfm named it
         weights["position_embedding.weight"] = weights.pop("place.weight")
     try:
         missing, unknown = model.load_state_dict(weights, strict=False)

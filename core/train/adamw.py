@@ -1,4 +1,4 @@
-"""AdamW, and AdamW for rows of a table that are steps of one quantity."""
+"""AdamW, and AdamW for tables whose rows are bins of one quantity."""
 
 from __future__ import annotations
 
@@ -47,12 +47,11 @@ class AdamW(Optimizer):
 
 
 class Neighbours(Optimizer):
-    """Moves rows of ordered ids together with the rows near them, beside what moves each.
+    """Updates neighbouring rows of ordered ids together, in addition to the update of each row.
 
-    As if a row were the sum of one of its own and of what lies between coarse knots
-    (`knot_weights`): AdamW on the knots, whose gradients are those of the rows around them. What
-    is seen of one bin of a quantity is so learned of its neighbours, and the model stays a plain
-    one.
+    It acts as if a row were the sum of a vector of its own and of a linear interpolation between
+    coarse knots (`knot_weights`): AdamW on the knots, whose gradients are sums over the rows around
+    them. A bin so learns from its neighbours, while the model stays an ordinary embedding table.
     """
 
     name = "neighbours"

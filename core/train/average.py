@@ -1,4 +1,4 @@
-"""A running mean of the weights, scored and saved in place of the weights themselves."""
+"""An exponential moving average of the weights, which is scored and saved in their place."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .optimizer import Optimizer
 
 
 class Average(Optimizer):
-    """Moves nothing: keeps a running mean of the weights, behind what moves them.
+    """Updates no weight: after the other optimisers it averages what they gave.
 
-    The decay grows with the steps, min(decay, (1 + n) / (10 + n)), so that where training began
-    is soon forgotten. What is saved for use are the means (`in_use`), so the state that goes on
-    disk are the weights themselves.
+    The decay grows with the steps, min(decay, (1 + n) / (10 + n)), so that the initial weights are
+    soon forgotten. A checkpoint's model is the average (`in_use`), so the saved state of this
+    optimiser is the weights that training continues from.
     """
 
     name = "average"
@@ -37,24 +37,24 @@ class Average(Optimizer):
 
     @torch.no_grad()
     def swap(self) -> None:
-        """Means for weights, or back."""
+        """Exchanges the weights and their averages."""
         for p, state in self.state.items():
             p.data, state["mean"] = state["mean"], p.data
 
     def saved(self) -> dict[Tensor, dict[str, Tensor]]:
-        """The weights themselves, since a checkpoint's weights are the means."""
+        """The weights that training continues from: the checkpoint's model has the averages."""
         return {p: {"step": s["step"], "weight": p.data} for p, s in self.state.items()}
 
     def load(self, states: Mapping[Tensor, Mapping[str, Tensor]]) -> None:
-        """Takes the parameters' values for the means."""
+        """Takes the model's weights, as loaded from the checkpoint, for the averages."""
         super().load({p: {"step": s["step"], "mean": s["weight"]} for p, s in states.items()})
         self.swap()
 
 
 @contextmanager
 def in_use(optimizers: Iterable[Optimizer]) -> Iterator[None]:
-    """Inside, the model has the weights that are scored, saved and drawn from: their means, where
-    training keeps such."""
+    """Inside, the model has the weights to score, save and sample with: their averages, if training
+    keeps any."""
     averages = [each for each in optimizers if isinstance(each, Average)]
     for each in averages:
         each.swap()

@@ -1,7 +1,7 @@
-"""Which checkpoint is best and when training may end, by what is scored while it goes on.
+"""Early stopping: which checkpoint is best, and whether training may end.
 
-Only a run whose final score is of other items chooses (`prepare`): a score that was chosen by is
-no measure any more.
+Only a run whose final score is of other items selects (`prepare`): a score that something was
+selected by is biased.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any
 from ..config import TrainConfig
 from ..errors import UsageError
 
-PLATEAU = 3  # evaluations in a row without a better one, where --patience says nothing
+PLATEAU_EVALUATIONS = 3  # in a row without a better one, for --until plateau without --patience
 BOUND = re.compile(r"\s*([a-z_]+)\s*<\s*(\d+(?:\.\d*)?)\s*")
 
 
 def bound_of(until: str) -> tuple[str, float] | None:
-    """(metric, what it must get below) of `--until`; none for 'plateau'. UsageError."""
+    """(metric, upper bound) of `--until`; None for 'plateau'. UsageError if it is neither."""
     if until == "plateau":
         return None
     match = BOUND.fullmatch(until)
@@ -29,7 +29,7 @@ def bound_of(until: str) -> tuple[str, float] | None:
 
 
 def check_until(until: str, unit: str, lossless: bool) -> None:
-    """UsageError where `--until` asks for what is not measured while training."""
+    """UsageError if `--until` names a metric that is not measured while training."""
     bound = bound_of(until) if until else None
     known = [*([f"bits_per_{unit}"] if lossless else []), "nats_per_token"]
     if bound and bound[0] not in known:
@@ -38,17 +38,17 @@ def check_until(until: str, unit: str, lossless: bool) -> None:
 
 @dataclass
 class EarlyStopping:
-    """What has been seen so far; a part of a checkpoint's state."""
+    """The evaluations so far; saved with a checkpoint."""
 
     best: float | None = None  # nats per token
     best_step: int | None = None
-    waited: int = 0  # evaluations since
-    reached: bool = False  # what --until asks for
+    waited: int = 0  # evaluations since the best one
+    reached: bool = False  # whether the goal of --until is
 
     def see(
         self, step: int, nats: float, measured: Mapping[str, float], config: TrainConfig
     ) -> bool:
-        """Takes an evaluation; whether it is the best so far. A NaN never is."""
+        """Takes an evaluation and says whether it is the best so far. NaN never is."""
         better = nats < float("inf") and (self.best is None or nats < self.best)
         if better:
             self.best, self.best_step, self.waited = nats, step, 0
@@ -66,11 +66,11 @@ class EarlyStopping:
         return self.reached or bool(patience and self.waited >= patience)
 
     def summary(self, config: TrainConfig) -> dict[str, Any]:
-        """For the final scores."""
+        """What the final scores say of it."""
         ended = "until" if self.reached else "patience" if self.is_over(config) else "steps"
         out = {"best_step": self.best_step, "ended_by": ended}
         return {**out, "until": config.until, "reached": self.reached} if config.until else out
 
 
 def _patience(config: TrainConfig) -> int:
-    return config.patience or (PLATEAU if config.until == "plateau" else 0)
+    return config.patience or (PLATEAU_EVALUATIONS if config.until == "plateau" else 0)

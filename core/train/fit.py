@@ -26,8 +26,8 @@ REPLAN_CHANGE = 0.015  # of the steps: smaller changes are not worth a new sched
 
 @dataclass
 class Replay:
-    """How to repeat a run: after which step it was planned anew, for how many steps each time; and
-    the step after which to end without the final score (none: at the plan's end)."""
+    """How to repeat a run: the steps at which it was replanned, and the new numbers of steps; and
+    the step after which to end without a final score (None: at the plan's end)."""
 
     replans: Mapping[int, list[int]] = field(default_factory=dict)
     end: int | None = None
@@ -54,7 +54,7 @@ def fit(
     saved_at = clock()
 
     yield from _replayed(state, replay)
-    while state.goes_on() and state.step != replay.end:
+    while state.is_unfinished() and state.step != replay.end:
         config = state.config
         for step in train(
             state.model, plan.data, config, state.optimizers, state.step, state.skipped
@@ -95,7 +95,7 @@ def fit(
                     yield replanned(state, steps)
 
             yield from _replayed(state, replay)
-            if state.config is not config or not state.goes_on() or step.index == replay.end:
+            if state.config is not config or not state.is_unfinished() or step.index == replay.end:
                 break
 
     state.save(run)
@@ -106,7 +106,7 @@ def fit(
 
 def replanned(state: State, steps: int) -> Replanned:
     """Has the training take `steps` steps in all."""
-    state.plan_anew(steps)
+    state.replan(steps)
     return Replanned(state.step, steps)
 
 

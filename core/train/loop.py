@@ -1,4 +1,4 @@
-"""`train()`: a generator of `Step`. The loop, and nothing else."""
+"""The training loop: `train` is a generator of optimiser steps."""
 
 from __future__ import annotations
 
@@ -24,27 +24,28 @@ from .backend import MicroStep, Update, make_micro_step
 from .optim import lr_factor
 from .optimizer import Optimizer
 
-SKIPS_IN_A_ROW = 10  # steps without a finite gradient after which training has diverged
+MAX_SKIPPED_STEPS = 10  # in a row, without a finite gradient: then training has diverged
 
 
 @dataclass(frozen=True)
 class Step:
-    """One optimiser step. loss: nats per token, the weighted mean over the step, before it."""
+    """One optimiser step. loss: nats per token, the weighted mean over its batch, before the
+    update."""
 
     index: int  # from 1
     loss: float
     lr: float
     gradient_norm: float
-    tokens: int  # targets that counted
+    tokens: int  # targets of weight above 0
     seconds: float
-    skipped: int = 0  # steps in a row, up to this one, left out for want of a finite gradient
+    skipped: int = 0  # steps in a row, this one included, without an update: nothing finite
 
     @property
     def tokens_per_second(self) -> float:
         return self.tokens / self.seconds if self.seconds else 0.0
 
     def record(self) -> dict[str, Any]:
-        """The step as a line of the log; null for what is not finite, which JSON cannot say."""
+        """The step as a line of the log; a number that is not finite is null, as JSON has none."""
         return {
             "step": self.index,
             "loss": self.loss if math.isfinite(self.loss) else None,
@@ -64,10 +65,11 @@ def train(
     start: int = 0,
     skipped: int = 0,
 ) -> Iterator[Step]:
-    """Steps start + 1 ... config.steps. What a step does follows from (config, weights, optimiser
-    state, its index) alone, so that a run can be taken up anywhere.
+    """Takes the steps start + 1 ... config.steps and yields each. A step is a function of (config,
+    weights, optimiser state, index) alone, so that training can be resumed at any of them. skipped:
+    steps in a row before these that were skipped.
 
-    DivergedError after SKIPS_IN_A_ROW steps whose loss or gradient is not finite.
+    DivergedError after MAX_SKIPPED_STEPS steps whose loss or gradient is not finite.
     """
     model.train()
     micro_step = make_micro_step(model, config)
@@ -81,11 +83,11 @@ def train(
             if not is_out_of_memory(error):
                 raise
             summed = None
-        if summed is None:  # behind the except, so that what the step held is free
+        if summed is None:  # outside the except clause, which keeps the step's tensors alive
             del micro_step
             raise _out_of_memory(model, data, config, optimizers, index)
         norm = update.clip()
-        # the one place where a GPU is waited for: it moves the weights while the next batch is read
+        # the only wait for a GPU: it updates the weights while the next batch is read
         loss, gradient_norm = torch.stack((summed, norm.float())).tolist()
 
         factor = lr_factor(index, config)
@@ -96,7 +98,7 @@ def train(
             optimizer.zero_grad()
 
         skipped = 0 if finite else skipped + 1
-        if skipped >= SKIPS_IN_A_ROW:
+        if skipped >= MAX_SKIPPED_STEPS:
             raise DivergedError(
                 f"step {index + 1}: the last {skipped} steps had no finite loss or gradient; "
                 f"lower --set train.lr (now {config.lr}) and train.adam_lr ({config.adam_lr})"
@@ -115,8 +117,8 @@ def train(
 def _gradients(
     model: SequenceModel, micro_step: MicroStep, data: Dataset, config: TrainConfig, index: int
 ) -> tuple[torch.Tensor, int]:
-    """Adds the gradients of a step's passes to the parameters'; its loss, and how many targets
-    counted."""
+    """Accumulates the gradients of a step's micro-batches; its loss, and how many targets have a
+    weight above 0."""
     device = model.head.weight.device
     micro = [
         step_batch(data, index * config.accumulate + k, config.batch, config.seed)
@@ -141,8 +143,8 @@ def _out_of_memory(
     optimizers: list[Optimizer],
     index: int,
 ) -> TfmError:
-    """Tries passes of half as many rows until a step fits, and says of how many that is."""
-    asked = f"out of memory in a pass of {config.batch} rows of {model.config.context} tokens"
+    """An error that names the largest micro-batch that fits, found by halving it."""
+    problem = f"out of memory in a pass of {config.batch} rows of {model.config.context} tokens"
     smaller = halve_micro_batch(config)
     while smaller is not None:
         for optimizer in optimizers:
@@ -151,16 +153,16 @@ def _out_of_memory(
         try:
             for optimizer in optimizers:
                 optimizer.allocate()
-            two = replace(smaller, accumulate=min(2, smaller.accumulate))  # the second adds to the
-            # gradients of the first; further ones do as it
+            # the second micro-batch adds to the gradients of the first; further ones need no more
+            two = replace(smaller, accumulate=min(2, smaller.accumulate))
             _gradients(model, make_micro_step(model, two), data, two, index)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
         else:
             return TfmError(
-                f"{asked}; {smaller.batch} fit, for the same step: "
+                f"{problem}; {smaller.batch} fit, for the same step: "
                 f"--set train.batch={smaller.batch} --set train.accumulate={smaller.accumulate}"
             )
         smaller = halve_micro_batch(smaller)
-    return TfmError(f"{asked}; not even one row fits: use a smaller --size or --context")
+    return TfmError(f"{problem}; not even one row fits: use a smaller --size or --context")

@@ -14,26 +14,24 @@ from ..ops import optimizer_kernels
 from ..ops.native_calls import has_kernels
 from .optimizer import Optimizer
 
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan's quintic, five times: singular values near 1
-
-
-BATCHED_ROWS = 192  # in float32 some CPUs multiply wider matrices faster one at a time
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan's quintic; five times: singular values near 1
+MAX_BATCHED_SIDE = 192  # some CPUs multiply larger float32 matrices faster one at a time
 
 
 def orthogonalise(matrices: Tensor) -> Iterable[Tensor]:
-    """(N, rows, columns): each matrix's singular values moved to about 1; maybe in place."""
+    """Moves the singular values of matrices (N, rows, columns) to about 1, maybe in place."""
     if has_kernels(matrices):
         by_tiles = optimizer_kernels.orthogonalise(matrices, NEWTON_SCHULZ)
         if by_tiles is not None:
             return by_tiles
     exact = matrices.dtype == torch.float32
-    if exact and matrices.device.type == "cpu" and min(matrices.shape[1:]) >= BATCHED_ROWS:
+    if exact and matrices.device.type == "cpu" and min(matrices.shape[1:]) >= MAX_BATCHED_SIDE:
         return map(newton_schulz, matrices)
     return newton_schulz(matrices)
 
 
 def newton_schulz(x: Tensor) -> Tensor:
-    """(rows, columns), or a batch of such; the products are of the shorter side."""
+    """The iteration on (rows, columns) or a batch of them; products are of the shorter side."""
     a, b, c = NEWTON_SCHULZ
     tall = x.shape[-2] > x.shape[-1]
     multiply_add = torch.addmm if x.ndim == 2 else torch.baddbmm
@@ -46,11 +44,11 @@ def newton_schulz(x: Tensor) -> Tensor:
 
 
 class Muon(Optimizer):
-    """Momentum, then the nearest orthogonal matrix; all matrices of one shape in one product.
+    """Momentum, then the nearest orthogonal matrix; matrices of one shape share a product.
 
-    `torch.optim.Muon` does the same a matrix at a time; on a small model on a CPU most of its
-    time is the overhead of calls (benchmarks/optimizers.py). A fused weight is cut into the
-    matrices it consists of (`Linear.rows`), and an update has the scale sqrt(max(1, rows/cols)).
+    `torch.optim.Muon` does the same one matrix at a time; for a small model on a CPU most of its
+    time is call overhead (benchmarks/optimizers.py). A weight that holds several matrices is split
+    into them (`Linear.rows`). An update is scaled by sqrt(max(1, rows / columns)).
     """
 
     name = "muon"
@@ -63,7 +61,7 @@ class Muon(Optimizer):
         weight_decay: float,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """dtype: of the products; bfloat16 is enough for a direction, where it is faster."""
+        """dtype: of the products; bfloat16 is precise enough for a direction."""
         self.dtype = dtype
         layers = list(layers)
         self.rows: dict[Tensor, tuple[int, ...]] = {layer.weight: layer.rows for layer in layers}
@@ -76,24 +74,24 @@ class Muon(Optimizer):
 
     def _move(self, moved: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
         lr, momentum, decay = group["lr"], group["momentum"], group["weight_decay"]
-        # every matrix as (weight, gradient, momentum), beside the others of its shape
+        # shape -> (weight, gradient, momentum) of every matrix of that shape
         by_shape: dict[tuple[int, int], list[tuple[Tensor, ...]]] = defaultdict(list)
         for p, gradient in zip(moved, gradients, strict=True):
             rows = list(self.rows[p])
-            whole = p, gradient, self.state[p]["momentum"]
-            for parts in zip(*(torch.split(each, rows) for each in whole), strict=True):
+            tensors = p, gradient, self.state[p]["momentum"]
+            for parts in zip(*(torch.split(each, rows) for each in tensors), strict=True):
                 by_shape[parts[0].shape[0], parts[0].shape[1]].append(parts)
         for shape, matrices in by_shape.items():
-            weights, given, means = (list(each) for each in zip(*matrices, strict=True))
+            weights, grads, means = (list(each) for each in zip(*matrices, strict=True))
             updates = weights[0].new_empty((len(matrices), *shape), dtype=self.dtype)
-            nesterov(given, means, momentum, updates)
+            nesterov(grads, means, momentum, updates)
             scale = max(1.0, shape[0] / shape[1]) ** 0.5
-            moved_by(weights, orthogonalise(updates), 1 - lr * decay, -lr * scale)
+            apply_updates(weights, orthogonalise(updates), 1 - lr * decay, -lr * scale)
 
 
 def nesterov(gradients: list[Tensor], means: list[Tensor], momentum: float, out: Tensor) -> None:
-    """The running means take up the gradients; out (N, ...) gets the gradients as far on towards
-    their means."""
+    """Nesterov momentum: mean = lerp(mean, gradient, 1 - momentum), and out (N, ...) =
+    lerp(gradient, mean, momentum)."""
     if has_kernels(out) and has_kernels(gradients[0]):
         optimizer_kernels.nesterov(gradients, means, momentum, list(out))
         return
@@ -101,12 +99,12 @@ def nesterov(gradients: list[Tensor], means: list[Tensor], momentum: float, out:
     torch._foreach_copy_(list(out), torch._foreach_lerp(gradients, means, momentum))
 
 
-def moved_by(
+def apply_updates(
     weights: list[Tensor], updates: Iterable[Tensor], keep: float | Tensor, by: float | Tensor
 ) -> None:
-    """keep * weight + by * update, in place."""
+    """weight = keep * weight + by * update, in place."""
     if isinstance(updates, Tensor) and not has_kernels(updates):
-        updates = updates.to(weights[0].dtype)  # of two kinds they would be added one at a time
+        updates = updates.to(weights[0].dtype)  # foreach adds mixed dtypes one at a time
     updates = list(updates)
     if has_kernels(updates[0]) and has_kernels(weights[0]):
         optimizer_kernels.update_weights(weights, updates, float(keep), float(by))

@@ -44,7 +44,7 @@ def make_optimizers(model: SequenceModel, config: TrainConfig) -> list[Optimizer
 
 
 def state_tensors(model: SequenceModel, optimizers: list[Optimizer]) -> dict[str, Tensor]:
-    """Every tensor of the optimisers' states, named 'optimiser.parameter.field', as in
+    """Every tensor of the optimisers' states, named 'optimiser.parameter.field', such as
     'muon.blocks.0.ffn.up.weight.momentum'."""
     names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
     return {
@@ -58,11 +58,11 @@ def state_tensors(model: SequenceModel, optimizers: list[Optimizer]) -> dict[str
 def load_state_tensors(
     model: SequenceModel, optimizers: list[Optimizer], tensors: Mapping[str, Tensor]
 ) -> None:
-    """Puts back the states that `state_tensors` named. ValueError where they are of other
-    parameters, ConfigError where they are named by number, as before format 2."""
+    """Restores states that `state_tensors` named. ValueError if they are of other parameters,
+    ConfigError if they are named by number, as older versions of tfm did."""
     if any(key.partition(".")[0].isdecimal() for key in tensors):
         raise ConfigError(
-            "its optimiser state was saved by an older tfm; go on from its weights with --init"
+            "its optimiser state was saved by an older tfm; continue from its weights with --init"
         )
     parameters = dict(model.named_parameters())
     states: dict[str, dict[Tensor, dict[str, Tensor]]] = {each.name: {} for each in optimizers}

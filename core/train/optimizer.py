@@ -1,4 +1,4 @@
-"""What optimisers share: groups of parameters, a state for each, rates that follow a schedule."""
+"""The base of all optimisers: parameter groups, a state for each parameter, a rate schedule."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ class Optimizer:
     Like `torch.optim.Optimizer`, whose first use imports torch's compiler (about two seconds).
     """
 
-    name: ClassVar[str]  # of its states in a checkpoint
+    name: ClassVar[str]  # prefix of its states in a checkpoint
 
     def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
-        """Each group: `params`, a `lr`, and what else a step needs."""
+        """Each group: `params`, `lr`, and whatever else `_move` reads."""
         self.param_groups = [{"peak_lr": group["lr"], **group} for group in groups]
         self.state: dict[Tensor, dict[str, Tensor]] = {}
 
     def at(self, factor: float, device: torch.device | None = None) -> None:
-        """Sets the rates of the next step to `factor` of their peaks. device: where they are kept
-        in place as tensors, for a step that is recorded (none: numbers)."""
+        """Sets the learning rates of the next step to `factor` of their peaks: as floats, or with a
+        device as tensors there, updated in place, as a captured CUDA graph needs."""
         for group in self.param_groups:
             rate = group["peak_lr"] * factor
             if device is None:
@@ -36,7 +36,7 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Moves every parameter that has a gradient."""
+        """Updates every parameter that has a gradient."""
         for group in self.param_groups:
             moved = [p for p in group["params"] if p.grad is not None]
             for p in moved:
@@ -46,7 +46,7 @@ class Optimizer:
                 self._move(moved, [p.grad for p in moved], group)
 
     def allocate(self) -> None:
-        """The states that the first step would make."""
+        """Creates the states that the first step would create."""
         for p in self._parameters():
             if p not in self.state:
                 self.state[p] = self._fresh(p)
@@ -66,11 +66,11 @@ class Optimizer:
         return [p for group in self.param_groups for p in group["params"]]
 
     def saved(self) -> dict[Tensor, dict[str, Tensor]]:
-        """The state of each parameter as it goes on disk, by field."""
+        """The state of each parameter as it is saved, by field."""
         return self.state
 
     def load(self, states: Mapping[Tensor, Mapping[str, Tensor]]) -> None:
-        """Takes what `saved` gave. ValueError where a state is not that of its parameter."""
+        """Restores what `saved` returned. ValueError if a state does not fit its parameter."""
         own = set(self._parameters())
         fresh: dict[Tensor, dict[str, Tensor]] = {}
         for p, state in states.items():

@@ -1,4 +1,4 @@
-"""Data and tokenizer of a run: read, split and tokenized, before anything is planned."""
+"""The first stage of a training: data is read, split and tokenized, before a plan is made."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from .request import Note, Request
 
 @dataclass
 class Prepared:
-    """All that a plan is made for."""
+    """What `prepare` made, for the plan and the run."""
 
     task: Task
     source: Source
     train: Items
-    held: dict[str, Items]  # valid, test where one was named, report where valid chooses
+    held: dict[str, Items]  # held-out parts: valid; test if given; report if valid selects
     tokenizer: Tokenizer
     tokenizer_spec: str
-    heldout: dict[str, list[Sequence]]
-    floor: dict[str, float]
-    final_split: str
+    heldout: dict[str, list[Sequence]]  # the same, tokenized
+    floor: dict[str, float]  # baselines on the final split
+    final_split: str  # of the final score: test, report or valid
 
 
 def make_task(name: str, options: Mapping[str, object]) -> Task:
-    """A task with its options, as typed. ConfigError for one it does not have."""
+    """A task with its options, as typed. ConfigError for an option that it does not have."""
     kind = find("tasks", name)
     task: Task = kind(with_fields(kind.Options(), "task", options))
     for f, value in asdict(task.options).items():
@@ -43,7 +43,7 @@ def make_task(name: str, options: Mapping[str, object]) -> Task:
 
 
 def prepare(request: Request, note: Note) -> Prepared:
-    """Reads, splits and tokenizes. DataError and ConfigError for what cannot be."""
+    """Reads, splits and tokenizes the data. DataError or ConfigError if that is impossible."""
     source = Source(tuple(request.data), request.column) if request.data else None
     name = request.task or (guess_task(source) if source else "text")
     if request.task is None and source is not None:
@@ -60,22 +60,22 @@ def prepare(request: Request, note: Note) -> Prepared:
         held["test"] = task.items(Source(request.test, request.column))
     if not request.valid:
         train, held["valid"] = task.split(items, request.holdout)
-    chooses = with_fields(TrainConfig(), "train", request.sets.get("train", {}))
+    config = with_fields(TrainConfig(), "train", request.sets.get("train", {}))
     if request.valid:
         held["valid"] = task.follow(train, held["valid"])
     if request.test:
         held["test"] = task.follow(train, held["test"], held["valid"])
-    if (chooses.patience or chooses.until) and "test" not in held:
+    if (config.patience or config.until) and "test" not in held:
         held["valid"], held["report"] = task.halves(held["valid"])
-    aside = "; ".join(f"{name} {part.about}" for name, part in held.items())
-    note(f"training on {train.about}; held out: {aside.removeprefix('valid ')}")
+    parts = "; ".join(f"{name} {part.about}" for name, part in held.items())
+    note(f"training on {train.about}; held out: {parts.removeprefix('valid ')}")
 
     if request.init is not None:
         spec, tokenizer = request.init.config["tokenizer"]["spec"], request.init.tokenizer()
     else:
         spec = request.tokenizer or task.default_tokenizer
         tokenizer = task.fit_tokenizer(spec, train)
-    check_until(chooses.until, task.unit, tokenizer.lossless)
+    check_until(config.until, task.unit, tokenizer.lossless)
     heldout = {split: list(task.sequences(part, tokenizer)) for split, part in held.items()}
     final = next(name for name in ("test", "report", "valid") if name in held)
     floor = task.floor(train, held[final])
@@ -88,10 +88,10 @@ def prepare(request: Request, note: Note) -> Prepared:
 
 
 def training_items(run: Run, task: Task, moved: tuple[str, ...] = ()) -> Items:
-    """What a run was trained on, read again from where it was, or from where it `moved`.
-    DataError where it has changed."""
+    """The training items of a run, read again from their files, or from the files `moved`.
+    DataError if they have changed."""
     data = run.config["data"]
-    # what was piped in was copied into the run
+    # standard input was copied into the run
     paths = moved or tuple(str(run.path / "stdin") if p == "-" else p for p in data["paths"])
     source = Source(paths, data["column"]) if paths else task.default_source()
     items = task.items(source)
@@ -99,6 +99,6 @@ def training_items(run: Run, task: Task, moved: tuple[str, ...] = ()) -> Items:
     if train.fingerprint != data["fingerprint"]:
         raise DataError(
             f"{run.path}: its data ({source.describe()}) has changed since; name the old one with "
-            "--data, or train anew with --init to go on from its weights"
+            "--data, or start a new run from its weights with --init"
         )
     return train

@@ -1,4 +1,4 @@
-"""config.json of a new run: everything resolved, where it comes from, and what it was made with."""
+"""config.json of a new run."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from .request import Request
 
 
 def describe_config(
-    request: Request, prepared: Prepared, planned: Plan, argv: list[str], origins: dict[str, str]
+    request: Request, prepared: Prepared, plan: Plan, argv: list[str], origins: dict[str, str]
 ) -> dict[str, Any]:
-    """config.json: everything resolved, where it comes from, and what it was made with."""
+    """Every setting resolved, the origin of each, hashes of the data, and the versions in use."""
     import numpy
 
     return {
@@ -29,10 +29,10 @@ def describe_config(
         "task": prepared.task.name,
         "task_options": asdict(prepared.task.options),
         "arch": request.arch,
-        "size": planned.size,
-        "model": asdict(planned.model),
-        "train": asdict(planned.train),
-        "plan": planned.about,
+        "size": plan.size,
+        "model": asdict(plan.model),
+        "train": asdict(plan.train),
+        "plan": plan.about,
         "data": {
             "paths": [
                 p if p == "-" or p.startswith("hf:") else str(Path(p).absolute())
@@ -45,7 +45,7 @@ def describe_config(
             "test": list(request.test),
             "holdout": request.holdout,
             "fingerprint": prepared.train.fingerprint,
-            "tokens": planned.tokens,
+            "tokens": plan.tokens,
         },
         "tokenizer": {
             "spec": prepared.tokenizer_spec,
@@ -54,7 +54,7 @@ def describe_config(
         "final_split": prepared.final_split,
         "floor": prepared.floor,
         "init": str(request.init.path.absolute()) if request.init else None,
-        "device": planned.device.type,
+        "device": plan.device.type,
         "origins": origins,
         "argv": argv,
         "versions": {

@@ -1,4 +1,4 @@
-"""All that a training step depends on: made anew, saved, and restored from a checkpoint."""
+"""The state of a training: initialised, saved to a checkpoint, restored from one."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from .prepare import training_items
 from .request import Note
 
 Paths = tuple[str, ...]
-EVALUATIONS = 8  # in a run, about, where train.eval_every says nothing
+EVALUATIONS = 8  # in a run, roughly, if train.eval_every is 0
 
 
 @dataclass
 class State:
-    """All that a step depends on."""
+    """Everything that the next step depends on."""
 
     model: SequenceModel
     optimizers: list[Optimizer]
@@ -45,17 +45,17 @@ class State:
         every = self.config.eval_every or max(1, self.config.steps // EVALUATIONS)
         self.config = replace(self.config, eval_every=every)
 
-    def goes_on(self) -> bool:
+    def is_unfinished(self) -> bool:
         return self.step < self.config.steps and not self.early_stopping.is_over(self.config)
 
-    def plan_anew(self, steps: int) -> None:
-        """So many steps in all; a run that was at its end goes on."""
+    def replan(self, steps: int) -> None:
+        """Sets the number of steps in all; a run that had ended continues."""
         if self.early_stopping.is_over(self.config):
             self.early_stopping = replace(self.early_stopping, waited=0, reached=False)
         self.config = replace(self.config, steps=steps)
 
     def save(self, run: Run) -> Checkpoint:
-        """A checkpoint of this step, see `checkpoints.save`."""
+        """Writes a checkpoint of this step, see `checkpoints.save`."""
         with in_use(self.optimizers):
             weights = {name: p.detach() for name, p in self.model.named_parameters()}
         about = {
@@ -66,29 +66,31 @@ class State:
         return run.save(self.step, weights, state_tensors(self.model, self.optimizers), about)
 
 
-def fresh_state(planned: Plan, init: Run | None) -> State:
-    """Weights drawn from the seed, or those of another run."""
-    torch.manual_seed(key(planned.train.seed, "weights"))
-    model = SequenceModel(planned.model)
+def fresh_state(plan: Plan, init: Run | None) -> State:
+    """Weights initialised from the seed, or those of another run. UsageError if its model has
+    another shape."""
+    torch.manual_seed(key(plan.train.seed, "weights"))
+    model = SequenceModel(plan.model)
     if init is not None:
         checkpoint = init.checkpoint()
         init.check_checkpoint(checkpoint)
-        if replace(init.model_config(), dropout=0.0) != replace(planned.model, dropout=0.0):
+        if replace(init.model_config(), dropout=0.0) != replace(plan.model, dropout=0.0):
             raise UsageError(
                 f"--init {init.path}: its model has another shape than these flags ask for; "
                 "leave --arch, --size, --context and --set model.* to it"
             )
         load_weights(model, checkpoint.path / "model.safetensors")
-    model = model.to(planned.device)
-    return State(model, make_optimizers(model, planned.train), planned.train)
+    model = model.to(plan.device)
+    return State(model, make_optimizers(model, plan.train), plan.train)
 
 
 def resume(
     run: Run, note: Note, device: str, cache: Path, moved: Paths = ()
 ) -> tuple[Task, Plan, State]:
-    """A run taken up where its newest sound checkpoint left it.
+    """A run at its newest undamaged checkpoint, or at its beginning if it has none.
 
-    Data is read again from where it was, or from where it `moved`; DataError where it has changed.
+    Its data is read again, from the files `moved` if there are any. DataError if the data has
+    changed, DamagedError if no checkpoint is usable.
     """
     run.check()
     config = run.config
@@ -97,7 +99,7 @@ def resume(
     use_threads(train_config.threads)
     where = pick_device(device)
     data = _reopened(run, task, tokenizer, train_config, cache, moved)
-    planned = Plan(
+    plan = Plan(
         model_shape,
         train_config,
         config["size"],
@@ -108,16 +110,13 @@ def resume(
     )
     for checkpoint in reversed(run.checkpoints()):
         try:
-            return task, planned, _restored(run, checkpoint, model_shape, where)
+            return task, plan, _restored(run, checkpoint, model_shape, where)
         except DamagedError as error:
             note(f"{error}; going back to the checkpoint before")
     if run.checkpoints():
         raise DamagedError(f"{run.path}: no sound checkpoint is left")
-    return (
-        task,
-        planned,
-        fresh_state(planned, Run(Path(config["init"])) if config["init"] else None),
-    )
+    init = Run(Path(config["init"])) if config["init"] else None
+    return task, plan, fresh_state(plan, init)
 
 
 def _restored(
@@ -144,8 +143,8 @@ def _restored(
     except ValueError as error:
         raise DamagedError(f"{path}: not the optimiser of this run ({error})") from error
     state = State(model, optimizers, config, step, skipped, early_stopping)
-    if plans and plans[-1]["step"] == step:  # it may have come after the checkpoint
-        state.plan_anew(plans[-1]["steps"])
+    if plans and plans[-1]["step"] == step:  # logged after the checkpoint was saved
+        state.replan(plans[-1]["steps"])
     return state
 
 

@@ -1,4 +1,4 @@
-"""Scores on held-out items: of a few tokens now and then while training, of all at the end."""
+"""Held-out scores: of a few tokens every now and then while training, of all at the end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .budget import Plan
 from .events import Evaluated
 from .state import State
 
-PROGRESS_TOKENS = 16384  # scored each time while training
+PROGRESS_TOKENS = 16384  # scored at each evaluation while training
 
 
 class Validation:
@@ -28,11 +28,12 @@ class Validation:
         units = task.units(valid).get(task.unit, 0)
         tokens = sum(int((s.target_weight() > 0).sum()) for s in valid)
         self.bits_per_nat = tokens / max(units, 1) / math.log(2)
-        self.some = _some(list(valid), PROGRESS_TOKENS, state.model.config.context)
+        self.progress = _evenly_chosen(list(valid), PROGRESS_TOKENS, state.model.config.context)
 
     @property
     def selects(self) -> bool:
-        """Whether scores on `valid` may choose: the final score is then of other items."""
+        """Whether evaluations may select a checkpoint or end the training: only if the final score
+        is of other items."""
         return bool(self.run.config["final_split"] != "valid")
 
     def is_due(self, step: int) -> bool:
@@ -44,9 +45,9 @@ class Validation:
         )
 
     def score(self, step: int) -> Evaluated:
-        """Some of the held-out tokens, by the weights in use."""
+        """Scores some of the held-out tokens with the weights in use."""
         with in_use(self.state.optimizers):
-            scores = list(evaluate(self.state.model, self.tokenizer, self.some))
+            scores = list(evaluate(self.state.model, self.tokenizer, self.progress))
         nats = sum(s.nll for s in scores) / max(1, sum(s.tokens for s in scores))
         bits, best = nats * self.bits_per_nat, False
         if self.selects:
@@ -55,8 +56,8 @@ class Validation:
         return Evaluated(step, nats, bits, best)
 
     def final(self) -> dict[str, Any]:
-        """The score of the last weights; where the plan's budget is too short for all that is
-        held out, of evenly chosen items, and `part` says how much."""
+        """The scores of the last weights, as `report` makes them; of a share of the held-out items,
+        `part`, if the budget is too short for all."""
         split = self.run.config["final_split"]
         store = self.run.heldout(split)
         chosen = range(len(store))
@@ -80,9 +81,9 @@ class Validation:
         return {**scores, "part": len(chosen) / len(store)} if len(chosen) < len(store) else scores
 
 
-def _some(sequences: list[Sequence], tokens: int, context: int) -> list[Sequence]:
-    """Whole items, evenly chosen, of about `tokens` ids; of items longer than the context,
-    windows, as if each were an item."""
+def _evenly_chosen(sequences: list[Sequence], tokens: int, context: int) -> list[Sequence]:
+    """Items of about `tokens` ids in all, evenly spread. An item longer than the context counts as
+    windows, each scored as an item."""
     pieces = [
         (s, start)
         for s in sequences
