@@ -1,4 +1,4 @@
-"""What the benchmark scripts share: running tfm, naming the machine, printing tables."""
+"""Helpers of the benchmark scripts: running tfm, naming the machine, printing tables."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DATA = ROOT.parent / "shared" / "data"
 
 
 def tfm(*args: object, folder: Path) -> str:
-    """Standard output of a tfm command, run in `folder`."""
+    """The standard output of a tfm command, run in `folder`."""
     command = [sys.executable, "-m", "tfm", *map(str, args)]
     done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, check=True, text=True)
     return done.stdout.strip()
@@ -37,7 +37,7 @@ def workspace() -> Path:
 
 
 def heading() -> None:
-    """The command, the machine and the day: what a figure is worth nothing without."""
+    """The command, machine and date, which every published figure needs."""
     import torch
 
     cpu = platform.processor() or platform.machine()
@@ -54,7 +54,7 @@ def heading() -> None:
 
 
 def use_kernels() -> Any:
-    """Training in this process as the command trains."""
+    """Makes training in this process use the C kernels, as `tfm train` does."""
     from tfm.core.ops import native_calls, native_library
 
     library = native_library.library(Path(tempfile.mkdtemp(prefix="tfm-bench-")))
@@ -63,7 +63,7 @@ def use_kernels() -> Any:
 
 
 def nanogpt(clone: Path, layers: int, heads: int, width: int, vocab: int, context: int) -> Any:
-    """karpathy/nanoGPT's model, from a checkout."""
+    """The model of karpathy/nanoGPT, from a checkout."""
     name = "nanogpt_model"
     spec = importlib.util.spec_from_file_location(name, clone / "model.py")
     assert spec and spec.loader
@@ -83,7 +83,7 @@ def nanogpt(clone: Path, layers: int, heads: int, width: int, vocab: int, contex
 
 
 def table(rows: Sequence[Sequence[object]]) -> None:
-    """Rows as a Markdown table, the first one its heading."""
+    """A Markdown table; the first row is its heading."""
     print("| " + " | ".join(map(str, rows[0])) + " |")
     print("|" + "---|" * len(rows[0]))
     for row in rows[1:]:
@@ -94,7 +94,7 @@ def table(rows: Sequence[Sequence[object]]) -> None:
 def interleaved(
     contenders: dict[str, Callable[[], object]], rounds: int
 ) -> dict[str, tuple[float, float, float]]:
-    """(median, least, most) seconds of each, run in turn so that drift hits all alike."""
+    """(median, minimum, maximum) seconds of each call, run in turn so that drift affects all."""
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for call in contenders.values():
         call()

@@ -1,4 +1,4 @@
-"""Forward and backward of causal attention on a CPU: the fused kernel beside plain products.
+"""Forward and backward of causal attention on a CPU: the fused kernel against plain products.
 
 python benchmarks/attention.py [--rounds 7]
 """

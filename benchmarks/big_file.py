@@ -1,9 +1,9 @@
-"""A large file trains in the same memory as a small one: peak anonymous memory of a budgeted run.
+"""Peak anonymous memory of a training with a time budget, on a large file and a small one.
 
     python benchmarks/big_file.py [--megabytes 1000] [--budget 80s]
 
-The file is real prose (the standard library's sources) with its lines in another order each time
-round, so that it does not repeat. Linux only: memory is RssAnon of /proc, every 50 ms.
+The file is real prose (the standard library's sources), repeated with its lines in a new order each
+time, so that it does not repeat exactly. Linux only: memory is RssAnon of /proc, every 50 ms.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def write(path: Path, size: int) -> None:
 
 
 def anonymous(pid: int) -> int:
-    """Kilobytes of anonymous memory of a process, 0 once it is gone."""
+    """Anonymous memory of a process in kilobytes; 0 if it has ended."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:

@@ -1,11 +1,11 @@
-"""`tfm compress` beside gzip, bzip2 and xz, exact and decompressed again.
+"""`tfm compress` against gzip, bzip2 and xz; every file is decompressed again and compared.
 
 python benchmarks/compress.py [--budget 2m] [--only KIND] [--megabyte]
 
-A byte model learns from the beginning of each kind; then 100 kB that follow are compressed. The
-general programs know nothing beforehand, so `xz, knowing` is what xz -9e adds for the same bytes
-behind the same beginning: it has seen what the model has. The model's own size is not counted and
-is printed. --megabyte: 1 MB of each kind through a small model, there and back, instead.
+A byte model is trained on the beginning of each kind of data; then the next 100 kB are compressed.
+The general programs have no training data, so `xz, knowing` is the increase of the xz -9e size when
+the same bytes are appended to the training data. The size of the model is not counted, but printed.
+--megabyte: instead, compress and decompress 1 MB of each kind with a small model.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ KINDS = ("text", "code", "binary", "images", "series")
 
 
 def pieces(kind: str) -> tuple[bytes, bytes]:
-    """(what is learned from, what is compressed)."""
+    """(training data, data to compress)."""
     if kind == "text":
         data = (DATA / "text" / "tinyshakespeare.txt").read_bytes()
     elif kind == "code":
@@ -43,7 +43,7 @@ def pieces(kind: str) -> tuple[bytes, bytes]:
 
 
 def megabyte(kind: str) -> bytes:
-    if kind == "binary":  # obj2 alone is a quarter of it
+    if kind == "binary":  # obj2 alone is a quarter of the binary data
         names = ("obj1", "obj2", "geo", "pic")
         whole = b"".join((DATA / "bytes" / "calgary" / name).read_bytes() for name in names)
         return (whole + whole)[:1_000_000]

@@ -1,9 +1,9 @@
-"""Time and memory as the work grows: context, batch, width, and the position of a decoded token.
+"""Time and memory as functions of context, batch, width, and the position of a decoded token.
 
 python benchmarks/cost.py [--only context|batch|width|position] [--seconds 3]
 
-Each row is a process of its own, so that its peak is its own. Memory is what a training step takes
-above what was there before; 16,384 tokens a step along the contexts, at the size tiny.
+Each row runs in its own process, so that peak memory is per row. Memory is the increase during a
+training step. The contexts are measured at size tiny, with 16,384 tokens per step.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ VOCAB = 1024
 
 
 def one(row: dict[str, Any], seconds: float) -> dict[str, float | None]:
-    """What a row comes to, in this process."""
+    """Measures one row in this process."""
     import torch
 
     from tfm.core import bench

@@ -1,12 +1,12 @@
-"""Decoding at 10.65M parameters (6 layers, 6 heads, 384 wide, 65 ids) beside nanoGPT and
-HuggingFace, 240 new tokens from one, in turn.
+"""Decoding at 10.65M parameters (6 layers, 6 heads, width 384, vocabulary 65) against nanoGPT and
+Hugging Face: 240 new tokens after a prompt of one, all programs in turn.
 
 python benchmarks/decoding.py [--nanogpt CLONE] [--rounds 5]
 
-tfm decodes by core/ops/c/decode_step.c, and once as it does where there is no C compiler. CLONE is
-a checkout of karpathy/nanoGPT; transformers is measured where it is
-installed. Weights are random: the cost of a token does not depend on them. The limit is what
-memory's measured bandwidth leaves if only the weights were read.
+tfm decodes with core/ops/c/decode_step.c, and once without a C compiler. CLONE is a checkout of
+karpathy/nanoGPT; transformers is measured if it is installed. Weights are random: the cost of a
+token does not depend on them. The limit is the rate at which the measured memory bandwidth reads
+all weights once per token.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 def ours(
     rows: int, dtype: str | None, library: Any, note: str = ""
 ) -> tuple[str, Callable[[], object], int]:
-    """(name, a call that draws, bytes that a step reads)."""
+    """(name, a function that samples, bytes read per step)."""
     import numpy as np
 
     torch.manual_seed(0)
@@ -126,7 +126,7 @@ def main() -> None:
                 "tokens/s",
                 "least",
                 "most",
-                "of reading's limit",
+                "of the bandwidth limit",
                 "the default is faster by",
             ]
         ]

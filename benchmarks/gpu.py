@@ -1,14 +1,14 @@
-"""On one GPU: training steps beside nanoGPT's, and drawing beside its `generate`.
+"""On one GPU: training steps against nanoGPT's, and sampling against its `generate`.
 
 python benchmarks/gpu.py [--nanogpt CLONE] [--steps 20] [--rounds 3] [--only SHAPE|decoding]
 
 GPT-2's 124M at 12 x 1024 tokens of 50,304 ids is the setting of nanoGPT's bench.py; 32 x 1024 is
-what tfm takes for its `large`; 10.65M at 64 x 256 is nanoGPT's recipe for Shakespeare on a GPU.
-tfm as it plans a long training (bfloat16, blocks by torch.compile, passes as CUDA graphs) with its
-default wiring and Muon, and with GPT-2's wiring and AdamW as bench.py has them, without biases and
-clipping; nanoGPT by torch.compile. Each contender in turn: `--steps` steps after those that
-compile, `--rounds` times. Utilisation is model FLOPs (`flops_per_token`) beside a product of two
-8192 x 8192 matrices in bfloat16. Memory is the most that torch counted.
+tfm's batch for `large`; 10.65M at 64 x 256 is nanoGPT's recipe for Shakespeare on a GPU.
+tfm runs as in a long training (bfloat16, torch.compile of blocks, CUDA graphs of passes), once with
+its default architecture and Muon, once with GPT-2's architecture and AdamW as in bench.py, without
+biases and clipping; nanoGPT runs with torch.compile. The programs take turns: `--steps` steps after
+warm-up and compilation, `--rounds` times. Utilisation is the model FLOP/s (`flops_per_token`) over that
+of a product of two 8192 x 8192 matrices in bfloat16. Memory is torch's peak of allocated memory.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ SHAPES = {
     "124M at 32 x 1024": (12, 12, 768, 50304, 1024, 32),
     "10.65M at 64 x 256": (6, 6, 384, 65, 256, 64),
 }
-FIRST = 8  # steps before time counts
-NEW = 240
+WARMUP_STEPS = 8  # not timed
+LENGTH = 240  # tokens sampled
 
 
 def ours(
     shape: tuple[int, ...], arch: str, wiring: dict[str, Any] | None = None, **settings: Any
 ) -> tuple[Callable[[], object], float]:
-    """(one step, FLOPs a token)."""
+    """(a function that runs one step, FLOPs per token)."""
     layers, heads, width, vocab, context, batch = shape
     config = TrainConfig(steps=1_000_000, batch=batch, dtype="bfloat16", **settings)
     model = SequenceModel(
@@ -73,7 +73,7 @@ def gpt(clone: Path, *dims: int) -> Any:
 
 
 def nanogpt(clone: Path, shape: tuple[int, ...]) -> Callable[[], object]:
-    """As its bench.py: batches that are on the device already, torch.compile, fused AdamW."""
+    """As in its bench.py: batches already on the device, torch.compile, fused AdamW."""
     *dims, batch = shape
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     model = gpt(clone, *dims)
@@ -94,10 +94,10 @@ def nanogpt(clone: Path, shape: tuple[int, ...]) -> Callable[[], object]:
 
 
 def timed(step: Callable[[], object], steps: int, rounds: int) -> tuple[list[float], float, float]:
-    """(seconds a step of each round, seconds until time counted, peak gigabytes)."""
+    """(seconds per step of each round, seconds of warm-up, peak gigabytes)."""
     torch.cuda.reset_peak_memory_stats()
     began = time.perf_counter()
-    for _ in range(FIRST):
+    for _ in range(WARMUP_STEPS):
         step()
     torch.cuda.synchronize()
     first = time.perf_counter() - began
@@ -162,10 +162,10 @@ def drawing(shape: tuple[int, ...], rows: int) -> Callable[[], object]:
     tokenizer: Any = bench._AnyIdTokenizer(vocab)
 
     def draw() -> None:
-        decoder = Decoder(ready, tokenizer, SampleConfig(), rows, NEW + 1)
+        decoder = Decoder(ready, tokenizer, SampleConfig(), rows, LENGTH + 1)
         for number in range(rows):
-            decoder.begin(Sequence(np.zeros(1, np.int64)), NEW, draw=number)
-        for _ in range(NEW):
+            decoder.begin(Sequence(np.zeros(1, np.int64)), LENGTH, draw=number)
+        for _ in range(LENGTH):
             decoder.step()
 
     return draw
@@ -179,9 +179,11 @@ def decoding(args: argparse.Namespace) -> None:
             if args.nanogpt:
                 model = gpt(args.nanogpt, *shape[:5]).eval().to(torch.bfloat16)
                 ids = torch.zeros(rows, 1, dtype=torch.long, device=GPU)
-                calls["nanoGPT, bfloat16"] = lambda model=model, ids=ids: model.generate(ids, NEW)
+                calls["nanoGPT, bfloat16"] = lambda model=model, ids=ids: model.generate(
+                    ids, LENGTH
+                )
             lines: list[list[object]] = [
-                [f"{name.split()[0]}, {NEW} new tokens x {rows}", "tokens/s", "least", "most"]
+                [f"{name.split()[0]}, {LENGTH} new tokens x {rows}", "tokens/s", "least", "most"]
             ]
             for kind, call in calls.items():
                 call()
@@ -192,7 +194,7 @@ def decoding(args: argparse.Namespace) -> None:
                     torch.cuda.synchronize()
                     times.append(time.perf_counter() - began)
                 median = statistics.median(times)
-                rates = (f"{rows * NEW / t:,.0f}" for t in (median, max(times), min(times)))
+                rates = (f"{rows * LENGTH / t:,.0f}" for t in (median, max(times), min(times)))
                 lines.append([kind, *rates])
             table(lines)
 

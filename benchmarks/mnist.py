@@ -1,13 +1,13 @@
-"""MNIST through patches: the likelihood of binarised digits, and their labels.
+"""MNIST with patch tokens: the likelihood of binarised digits, and label accuracy.
 
 python benchmarks/mnist.py [--budget 15m] [--only likelihood|labels] [--mnist DIR]
 
-likelihood: nats an image of the test set, stochastically binarised (x ~ Bernoulli(p / 255), a
-draw fixed by the picture), trained on 98 % of the other 60,000, drawn anew in each pass. Beside:
-PixelRNN's table (Diagonal BiLSTM 79.20, DRAW 80.97) on another draw of the same kind, worth about
-a nat.
-labels: accuracy of the label behind the pixels of two grey levels, beside a linear classifier
-(92 %) and Table 1 of Bai et al. 2018 (LSTM 87.2, TCN 99.0, a pixel at a time).
+likelihood: nats per image of the test set, stochastically binarised (x ~ Bernoulli(p / 255), one
+fixed sample per image), trained on 98 % of the other 60,000, binarised anew in each epoch. Compared
+with PixelRNN's table (Diagonal BiLSTM 79.20, DRAW 80.97), which uses another random binarisation: a
+difference of about a nat.
+labels: accuracy of the label predicted after the pixels of two grey levels, compared with a linear
+classifier (92 %) and Table 1 of Bai et al. 2018 (LSTM 87.2, TCN 99.0, one pixel per step).
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def run(mnist: Path, budget: str, flags: list[str]) -> dict[str, Any]:
-    """The scores on all of the test set."""
+    """Trains, and returns the scores on the full test set."""
     folder = workspace()
     path = tfm(
         "train",

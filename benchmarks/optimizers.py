@@ -1,4 +1,4 @@
-"""One step of Muon over the matrices of a model: batched by shape, beside torch.optim.Muon.
+"""One step of Muon over the matrices of a model: batched by shape, against torch.optim.Muon.
 
 python benchmarks/optimizers.py [--rounds 9]
 """

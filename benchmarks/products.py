@@ -1,10 +1,9 @@
-"""The matrix products of a decoded token, by the kernels that torch has for a weight that stays.
+"""The matrix products of one decoded token, with torch's kernels for constant weights.
 
 python benchmarks/products.py [--rounds 30]
 
-The 24 products of six layers, 384 wide (10.6M weights), for 1 and 32 rows:
-core/decode/quantized_linear.py chooses among them. One weight in a loop would stay in cache; 24 in
-turn do not.
+The 24 products of six layers of width 384 (10.6M weights), for 1 and 32 rows: the candidates of
+core/decode/quantized_linear.py. A single weight in a loop would stay in the cache; 24 in turn do not.
 """
 
 from __future__ import annotations

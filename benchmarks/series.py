@@ -1,19 +1,19 @@
-"""Forecasts beside seasonal naive and published figures: M4 hourly, ETTh1 24 and 96 hours ahead.
+"""Forecasts against seasonal naive and published figures: M4 hourly, ETTh1 24 and 96 hours ahead.
 
 python benchmarks/series.py [--budget 15m] [--only m4|etth1|rolling|ltsf] [--size tiny]
                             [--seed 0] [--stride 24]
 
-m4, etth1: the last window of each series, as Ansari et al. 2024 (Chronos): MASE by the seasonal
-error of the history, WQL over the quantiles 0.1 ... 0.9. Nothing is trained on or chosen by what is
-forecast: M4's test file, and the last 24 rows of ETTh1.
+m4, etth1: the last window of each series, as in Ansari et al. 2024 (Chronos): MASE scaled by the
+seasonal error of the history, WQL over the quantiles 0.1 ... 0.9. The forecast data (M4's test file
+and the last 24 rows of ETTh1) are used neither for training nor for model selection.
 
-rolling: many days in place of ETTh1's last one, `--stride` hours apart over the last tenth of the
-file without that day, which is held out. What a change to training does shows here.
+rolling: many windows instead of ETTh1's last day, `--stride` hours apart over the last tenth of the
+file before that day, which is held out. Use it to measure changes to training.
 
 ltsf: MSE and MAE of windows over the test months, z-scored by the training months, as Zhou et al.
 2021 (Informer) and Zeng et al. 2023 (DLinear) split them: 12, 4 and 4 months of 30 days. Their
-windows begin at every hour, for which a hundred paths each take about an hour: the trivial
-forecasts are measured so too, to show that the windows are theirs.
+windows start at every hour, for which a hundred sample paths per window take about an hour. The
+naive forecasts are also scored on those, to show that the windows agree.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def main() -> None:
 
 
 def trained(folder: Path, args: argparse.Namespace, *data: object) -> float:
-    """Seconds that training took."""
+    """Trains, and returns the seconds that it took."""
     began = time.monotonic()
     tfm(
         "train",
@@ -162,7 +162,7 @@ def ltsf(folder: Path, args: argparse.Namespace) -> None:
 
 
 def every_hour(path: Path) -> tuple[int, dict[str, float]]:
-    """How many windows begin an hour apart, and what trivial forecasts reach on them."""
+    """The number of windows one hour apart, and the scores of naive forecasts on them."""
     from tfm.core.runs.run import Run
     from tfm.core.train.prepare import training_items
 
@@ -174,7 +174,7 @@ def every_hour(path: Path) -> tuple[int, dict[str, float]]:
 
 
 def weights() -> str:
-    """How few series WQL is decided by: it weighs by size."""
+    """The share of the largest series in WQL, which weights series by magnitude."""
     lines = (M4 / "Hourly-test.csv").read_text().splitlines()[1:]
     sizes = [
         sum(abs(float(x)) for x in line.replace('"', "").split(",")[1:] if x) for line in lines

@@ -1,11 +1,11 @@
-"""What the planner's rules rest on: held-out bits per byte over corpora of different size and kind.
+"""The data behind the planner's rules: held-out bits per byte on corpora of many sizes and kinds.
 
 python benchmarks/sweep.py [--only sizes|rates|passes|decay|ways|often|
                             vocabulary] [--jobs 2]
 
-Each run has a thread of its own and a number of tokens, not of seconds, so that what it reaches
-does not depend on what else the machine does; "core seconds" say what it cost, and rows of one
-table were meant to cost about alike where sizes are compared.
+Each run has one thread and a fixed number of tokens instead of seconds, so that its score does not
+depend on the load of the machine; "core seconds" are its cost, and in comparisons of sizes the rows
+of a table have about the same cost.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
 
 @dataclass(frozen=True)
 class Run:
-    """One training: `bytes` of a corpus (0: all) and what the planner would have decided."""
+    """One training: `bytes` of a corpus (0: all), and settings in place of the planner's."""
 
     corpus: str
     size: str
@@ -100,7 +100,7 @@ SWEEP: dict[str, list[Run]] = {
             (3072, 0.2, 0.1),
         )
     ],
-    "often": [  # read 15 to 360 times, by models of different size
+    "often": [  # 15 to 360 epochs, with models of several sizes
         Run(BOOK, size, v, rows, thousands, 0.02, dropout, bytes, decay=0.5, bpe_dropout=0.1)
         for bytes, v, size, rows, thousands, rates in (
             (60_000, 320, "nano", 48, 6144, (0.2, 0.3)),
@@ -141,7 +141,7 @@ def text_of(corpus: str) -> str:
 
 
 def trained(run: Run, folder: Path) -> list[object]:
-    """A row of the table."""
+    """Trains, and returns a row of the table."""
     data = folder / f"{run.corpus}-{run.bytes}.txt"
     steps = run.thousands * 1000 // (64 * run.rows)
     began = time.monotonic()

@@ -1,9 +1,9 @@
-"""Draws docs/terminal.svg, the picture in the README: what a terminal shows of a real `tfm train`
+"""Renders docs/terminal.svg, the picture in the README: the terminal output of a real `tfm train`
 and a real `tfm sample`.
 
-Both commands run under a pseudo-terminal. Of the progress line, which moves, the picture keeps the
-last state. The SVG names only fonts that are installed, so a viewer makes no network request; the
-dots of the loss curve are drawn as shapes, since few monospace fonts have Braille characters.
+Both commands run under a pseudo-terminal. The picture has the last state of the live progress line.
+The SVG uses installed fonts only, so a viewer makes no network request; the dots of the loss curve
+are drawn as shapes, since few monospace fonts have Braille characters.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TEXT = re.compile(
 
 
 def record(args: list[str], columns: int, folder: Path) -> str:
-    """What `tfm ARGS` writes to a terminal that is `columns` wide, escape sequences included."""
+    """The output of `tfm ARGS` on a terminal of `columns`, including escape sequences."""
     import fcntl
     import pty
     import struct
@@ -56,7 +56,7 @@ def record(args: list[str], columns: int, folder: Path) -> str:
 
 
 def last_state(written: str) -> str:
-    """The lines as they stood when they were last written; colours are kept."""
+    """The last state of each line, with colours but without cursor movements."""
     written = written.replace("\r\n", "\n").replace("\r\x1b[1A\x1b[2K", "")  # the bar's removal
     written = re.sub(r"\x1b\[\?25[lh]", "", written)  # the cursor hidden and shown
     written = written.replace("\u2800", " ")  # an empty Braille cell, which some fonts outline
@@ -64,7 +64,7 @@ def last_state(written: str) -> str:
 
 
 def with_dots(text: re.Match[str]) -> str:
-    """A text element of the SVG, its Braille characters drawn as circles."""
+    """A text element of the SVG, with Braille characters replaced by circles."""
     kind, x, y, length, content = text.groups()
     characters = html.unescape(content)
     if not any("\u2801" <= c <= "\u28ff" for c in characters):
@@ -82,7 +82,7 @@ def with_dots(text: re.Match[str]) -> str:
 
 
 def draw(sessions: list[tuple[list[str], str]], columns: int) -> str:
-    """An SVG of the commands, each behind a prompt, and of what they wrote."""
+    """An SVG of the commands, each after a shell prompt, and of their output."""
     from rich.console import Console
     from rich.text import Text
 
@@ -110,7 +110,7 @@ def main() -> None:
     heading()
     folder = workspace()
     train = ["train", "--task", "text"]
-    if asked.budget != parser.get_default("budget"):  # which is that of `tfm train`
+    if asked.budget != parser.get_default("budget"):  # the default of `tfm train`
         train += ["--budget", asked.budget]
     commands = [train, ["sample", "-p", asked.prompt, "--length", str(asked.length)]]
     sessions = [(args, record(args, asked.columns, folder)) for args in commands]

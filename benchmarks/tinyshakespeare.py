@@ -1,4 +1,4 @@
-"""Held-out loss that 90 seconds of two cores buy on tiny-shakespeare, beside published figures.
+"""Held-out loss on tiny-shakespeare after 90 seconds on two cores, next to published figures.
 
 python benchmarks/tinyshakespeare.py [--budget 90s] [--seeds 3]
 """

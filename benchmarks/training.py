@@ -1,13 +1,13 @@
-"""Training steps beside nanoGPT's, in turn: forward, backward and optimiser on the same shapes.
+"""Training steps against nanoGPT's, in turn: forward, backward and optimiser on the same shapes.
 
 python benchmarks/training.py [--nanogpt CLONE] [--rounds 7]
 
-Two shapes of nanoGPT's own: 10.65M parameters at 16 x 256 tokens, and its CPU recipe's 0.8M at
-12 x 64; 65 ids. CLONE is a checkout of karpathy/nanoGPT, as it ships (float32, AdamW) and under
-bfloat16 autocast. tfm trains as it does by default (Muon and AdamW, bfloat16 where that is faster),
-and where a processor has tiles (AMX) also as where there are none.
-Utilisation is model FLOPs (`SequenceModel.flops_per_token`) beside a large matrix product's in the
-same dtype.
+Two of nanoGPT's shapes: 10.65M parameters at 16 x 256 tokens, and its CPU recipe of 0.8M at
+12 x 64; vocabulary 65. CLONE is a checkout of karpathy/nanoGPT, run as shipped (float32, AdamW) and
+under bfloat16 autocast. tfm trains with its defaults (Muon and AdamW, bfloat16 if that is faster);
+on a processor with AMX tiles it is also measured without them.
+Utilisation is the model FLOP/s (`SequenceModel.flops_per_token`) over those of a large matrix
+product in the same dtype.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def wiring(shape: tuple[int, ...]) -> ModelConfig:
 def ours(
     shape: tuple[int, ...], dtype: str, optimizer: str = "muon"
 ) -> tuple[Callable[[], object], float]:
-    """(one step, FLOPs a token)."""
+    """(a function that runs one step, FLOPs per token)."""
     *_, context, batch = shape
     config = TrainConfig(
         steps=1_000_000, batch=batch, dtype=dtype, threads=use_threads(0), optimizer=optimizer

@@ -1,4 +1,4 @@
-"""Tokenizing grows with the text's length, not its square: texts made to be bad, once and twice.
+"""Tokenizing time is linear in the text: adversarial texts at a length and at twice that length.
 
 python benchmarks/worst_text.py
 """
@@ -15,7 +15,7 @@ from tfm.tokenizers.bpe import BpeTokenizer
 from tfm.tokenizers.byte import SingleByteTokenizer
 from tfm.tokenizers.char import CharTokenizer
 
-SIZE = 500_000  # characters; then twice as many
+SIZE = 500_000  # characters; measured again with twice as many
 TEXTS: dict[str, Callable[[int], str]] = {
     "one letter": lambda n: "a" * n,
     "two letters in turn": lambda n: "ab" * (n // 2),

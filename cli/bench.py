@@ -1,4 +1,4 @@
-"""`tfm bench`: what this machine makes of a model."""
+"""`tfm bench`: the speed of training and decoding on this machine."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from ..core.errors import ConfigError
 from . import options as opt
 from .render import columns, say
 
-DECODED = {1: 64, 32: 48}  # draws at once -> tokens of each
+DECODING_TOKENS = {1: 64, 32: 48}  # batch rows -> tokens decoded in each
 
 
 @click.command("bench", cls=opt.Command)
 @opt.option("--size", default="tiny", show_default=True, help="nano, tiny, small, base, large.")
-@opt.option("--arch", default="transformer", show_default=True, help="The wiring.")
-@opt.option("--context", metavar="N,N...", help="Positions seen at once.  [default: the size's]")
+@opt.option("--arch", default="transformer", show_default=True, help="Architecture.")
+@opt.option("--context", metavar="N,N...", help="Context lengths.  [default: that of the size]")
 @opt.option(
-    "--vocab", type=click.IntRange(1), default=1024, show_default=True, help="Ids there are."
+    "--vocab", type=click.IntRange(1), default=1024, show_default=True, help="Vocabulary size."
 )
-@opt.option("--dtype", help="float32 or bfloat16.  [default: as train chooses]")
-@opt.option("--threads", type=click.IntRange(0), default=0, help="Of the CPU.  [default: all]")
+@opt.option("--dtype", help="float32 or bfloat16.  [default: that of tfm train]")
+@opt.option("--threads", type=click.IntRange(0), default=0, help="CPU threads.  [default: all]")
 @opt.option(
     "--seconds",
     type=click.FloatRange(0),
     default=4.0,
     show_default=True,
-    help="Of training for each context.",
+    help="Time to train at each context length.",
 )
 @opt.device_option
 @opt.json_option
 def command(quiet: bool, as_json: bool, **flags: Any) -> None:
     """Measure this machine: matrix products, training and decoding of a model on random ids.
 
-    Utilisation is the model's arithmetic (6 a parameter and token, attention besides) over what a
-    large matrix product reaches in the same dtype.
+    Utilisation is the model's FLOP/s (6 FLOPs per parameter and token, plus attention) over the
+    FLOP/s of a large matrix product in the same dtype.
     """
     contexts = _contexts(flags["context"])
     import torch
@@ -49,10 +49,10 @@ def command(quiet: bool, as_json: bool, **flags: Any) -> None:
     from ..core.train.backend import can_compile
     from ..core.train.sizing import SHAPES
 
-    model_config(flags["arch"], flags["size"])  # names that are none are said at once
+    model_config(flags["arch"], flags["size"])  # fails early for unknown names
     device = pick_device(flags["device"])
     threads = use_threads(flags["threads"])
-    usual, tokens = SHAPES[flags["size"]]
+    default_context, batch_tokens = SHAPES[flags["size"]]
     shape = model_config(flags["arch"], flags["size"], vocab_size=flags["vocab"])
     compiled = opt.compiled()
     native_calls.load(compiled)
@@ -79,12 +79,12 @@ def command(quiet: bool, as_json: bool, **flags: Any) -> None:
         "training": [],
         "decoding": [],
     }
-    for context in contexts or [usual]:
+    for context in contexts or [default_context]:
         say(f"training, context {context:,} ...", quiet)
         model = model_config(
             flags["arch"], flags["size"], vocab_size=flags["vocab"], context=context
         )
-        rows = with_fields(config, "train", {"batch": max(1, tokens // context)})
+        rows = with_fields(config, "train", {"batch": max(1, batch_tokens // context)})
         ran = bench.measure_training_in_process(model, rows, device, flags["seconds"], compiled)
         rate = ran.tokens_per_second * ran.flops_per_token
         found["training"].append(
@@ -97,17 +97,17 @@ def command(quiet: bool, as_json: bool, **flags: Any) -> None:
                 "peak_bytes": ran.peak_bytes,
             }
         )
-    for draws, count in DECODED.items():
-        say(f"decoding, {draws} at once ...", quiet)
+    for draws, count in DECODING_TOKENS.items():
+        say(f"decoding, batch of {draws} ...", quiet)
         model = model_config(
             flags["arch"],
             flags["size"],
             vocab_size=flags["vocab"],
-            context=max(usual, bench.PROMPT_TOKENS + count),
+            context=max(default_context, bench.PROMPT_TOKENS + count),
         )
         read = found["read_bytes_per_second"]
-        drew = bench.measure_decoding(model, device, draws, count, read, compiled)
-        found["decoding"].append(asdict(drew))
+        measured = bench.measure_decoding(model, device, draws, count, read, compiled)
+        found["decoding"].append(asdict(measured))
     if as_json:
         click.echo(json.dumps(found))
         return
@@ -120,7 +120,7 @@ def _contexts(text: str | None) -> list[int]:
     except ValueError:
         contexts = [0]
     if any(context < 1 for context in contexts):
-        raise ConfigError(f"--context {text}: must be whole numbers, as 256,1024")
+        raise ConfigError(f"--context {text}: must be whole numbers such as 256,1024")
     return contexts
 
 
@@ -132,13 +132,14 @@ def _tables(found: dict[str, Any]) -> str:
             "matrix products",
             ", ".join(f"{name} {peak / 1e9:,.0f} GFLOP/s" for name, peak in peaks.items()),
         ],
-        ["reading", f"{found['read_bytes_per_second'] / 1e9:.1f} GB/s"],
+        ["memory bandwidth", f"{found['read_bytes_per_second'] / 1e9:.1f} GB/s"],
         [
             "model",
-            f"{found['arch']} {found['size']}, {found['vocab_size']:,} ids, {found['dtype']}",
+            f"{found['arch']} {found['size']}, vocabulary {found['vocab_size']:,}, "
+            f"{found['dtype']}",
         ],
     ]
-    training = [["context", "batch", "tokens/s", "utilisation", "memory"]]
+    training = [["context", "batch", "tokens/s", "utilisation", "peak memory"]]
     for row in found["training"]:
         memory = "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e6:,.0f} MB"
         training.append(
@@ -150,7 +151,7 @@ def _tables(found: dict[str, Any]) -> str:
                 memory,
             ]
         )
-    decoding = [["draws", "weights", "tokens/s", "of reading's limit", "first after"]]
+    decoding = [["batch", "weights", "tokens/s", "of the bandwidth limit", "first token"]]
     for row in found["decoding"]:
         decoding.append(
             [

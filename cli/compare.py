@@ -1,4 +1,4 @@
-"""`tfm compare`: whether one run is worse than another."""
+"""`tfm compare`: a paired bootstrap test of whether one run is worse than another."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import click
 
 from ..core.errors import AnswerNo, UsageError
 from . import options as opt
-from .names import of_run
+from .names import complete_run
 from .render import columns
 
 if TYPE_CHECKING:
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 
 @click.command("compare", cls=opt.Command)
-@click.argument("a", metavar="A", shell_complete=of_run)
-@click.argument("b", metavar="B", shell_complete=of_run)
-@opt.option("--data", multiple=True, metavar="PATH", help="Other items than what was held out.")
-@opt.option("--column", help="The column of a table that holds the items; default: the run's.")
+@click.argument("a", metavar="A", shell_complete=complete_run)
+@click.argument("b", metavar="B", shell_complete=complete_run)
+@opt.option("--data", multiple=True, metavar="PATH", help="Data instead of held-out data.")
+@opt.option("--column", help="The column of a table with the items.  [default: the run's]")
 @opt.option(
     "--margin",
     type=click.FloatRange(0),
     default=0.0,
     show_default=True,
-    help="Bits per unit that B may be worse by.",
+    help="Tolerated difference, in bits per unit.",
 )
-@opt.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of resampling.")
+@opt.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed.")
 @opt.device_option
 @opt.runs_option
 @opt.json_option
@@ -48,10 +48,10 @@ def command(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Compare runs A and B on the items that both held out: the difference in bits per unit, with
-    its 95 % interval by paired bootstrap over items (of text: over blocks of 1,024 bytes).
+    """Compare runs A and B on their common held-out items: the difference in bits per unit, with a
+    95 % interval by paired bootstrap over items (for text: over blocks of 1,024 bytes).
 
-    Exit code 5 where B is worse: where all of the interval is above the margin.
+    Exit code 5 if B is worse: the whole interval of B - A lies above --margin.
     """
     from ..core.runs.catalogue import open_run
 
@@ -62,14 +62,14 @@ def command(
     unit = tasks[0].unit
     if tasks[1].unit != unit:
         raise UsageError(
-            f"{a} is scored by the {unit}, {b} by the {tasks[1].unit}: nothing to compare"
+            f"{a} is scored in bits per {unit}, {b} in bits per {tasks[1].unit}: not comparable"
         )
     tokenizers = [run.tokenizer() for run in opened]
-    alike = _hash(opened[0]) == _hash(opened[1])
-    if not alike and not all(tokenizer.lossless for tokenizer in tokenizers):
+    same_tokens = _tokenizer_hash(opened[0]) == _tokenizer_hash(opened[1])
+    if not same_tokens and not all(tokenizer.lossless for tokenizer in tokenizers):
         raise UsageError(
-            f"{a} and {b} have different tokens that do not hold all of an item: their "
-            "likelihoods do not compare"
+            f"{a} and {b} have different tokenizers that are not lossless: their likelihoods are "
+            "not comparable"
         )
 
     import numpy as np
@@ -78,16 +78,16 @@ def command(
     from ..core.score.paired_bootstrap import CONFIDENCE, RESAMPLES, difference, scored
 
     use_threads(0)
-    where = pick_device(device)
+    torch_device = pick_device(device)
     streams = []
     for run, task, tokenizer in zip(opened, tasks, tokenizers, strict=True):
         sequences: Any = run.heldout(run.config["final_split"])
         if data:
             sequences = task.sequences(task.items(run.source_like(data, column)), tokenizer)
-        model = run.load_model("last", where)
+        model = run.load_model("last", torch_device)
         of_bytes = task.byte_tokenizer(tokenizer)
         pieces = of_bytes.pieces if of_bytes is not None else None
-        streams.append(scored(model, tokenizer, sequences, _units_of(task), alike, pieces))
+        streams.append(scored(model, tokenizer, sequences, _units_of(task), same_tokens, pieces))
     nats: list[list[Any]] = [[], []]
     sizes: list[Any] = []
     items = 0
@@ -100,7 +100,7 @@ def command(
         ):
             raise UsageError(
                 f"{a} and {b} do not hold out the same items; train both with the same data and "
-                "--holdout, or name other items with --data"
+                "--holdout, or compare on other data with --data"
             )
         items += 1
         nats[0].append(one.nats)
@@ -109,7 +109,7 @@ def command(
     by = [np.concatenate(each) if each else np.zeros(0) for each in nats]
     total = np.concatenate(sizes) if sizes else np.zeros(0)
     if len(total) < 2 or not total.sum():
-        raise UsageError(f"{a} and {b} hold out {len(total)} item: need at least 2 to compare on")
+        raise UsageError(f"{a} and {b} hold out {len(total)} item; a comparison needs at least 2")
     found = difference(by[0], by[1], total, seed)
     worse = found.low > margin
     bits = [float(each.sum() / math.log(2) / total.sum()) for each in by]
@@ -134,7 +134,7 @@ def command(
     click.echo(json.dumps(result) if as_json else _table(result))
     if worse:
         raise AnswerNo(
-            f"{b} is worse than {a}: by {found.low:.4f} bits per {unit} at least (95 %)"
+            f"{b} is worse than {a} by at least {found.low:.4f} bits per {unit} (95 %)"
             + (f", more than the margin of {margin}" if margin else "")
         )
 
@@ -143,8 +143,8 @@ def _units_of(task: Any) -> Any:
     return lambda sequence: task.units([sequence])[task.unit]
 
 
-def _hash(run: Run) -> str:
-    """Of all that the tokenizer is."""
+def _tokenizer_hash(run: Run) -> str:
+    """The SHA-256 of the tokenizer's files."""
     digest = hashlib.sha256()
     for path in sorted(run.path.glob("tokenizer.*")):
         digest.update(path.name.encode() + path.read_bytes())
@@ -159,14 +159,14 @@ def _table(result: dict[str, Any]) -> str:
             [f"A  {result['a']}", f"{result[f'bits_per_{unit}_a']:.4f}"],
             [f"B  {result['b']}", f"{result[f'bits_per_{unit}_b']:.4f}"],
             ["B - A", f"{result['difference']:+.4f}"],
-            ["95 % from", f"{result['low']:+.4f}"],
+            ["95 % interval from", f"{result['low']:+.4f}"],
             ["to", f"{result['high']:+.4f}"],
         ],
         numbers=True,
     )
-    what = (
+    verdict = (
         "B is worse"
         if result["worse"]
-        else ("B is better" if result["high"] < 0 else "B is not surely worse")
+        else ("B is better" if result["high"] < 0 else "B is not significantly worse")
     )
-    return f"{head}\n\n{what}, by {result['blocks']:,} items or blocks of them"
+    return f"{head}\n\n{verdict} ({result['blocks']:,} items or blocks)"

@@ -1,4 +1,4 @@
-"""`tfm completion`: the script by which a shell completes commands, options and names."""
+"""`tfm completion`: the shell script that completes commands, options and names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SHELLS = ("bash", "zsh", "fish")
 @click.command("completion", cls=opt.Command)
 @click.argument("shell", type=click.Choice(SHELLS))
 def command(shell: str, quiet: bool) -> None:
-    """Print the script that completes tfm in SHELL.
+    """Print the completion script for SHELL. To install it:
 
     \b
     bash: echo 'source <(tfm completion bash)' >> ~/.bashrc

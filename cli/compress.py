@@ -1,4 +1,4 @@
-"""`tfm compress` and `tfm decompress`: a file through a run's model and a range coder."""
+"""`tfm compress`: a file coded by a run's model and a range coder. `decompress` shares this."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ import click
 
 from ..core.errors import DamagedError, DataError, UsageError
 from . import options as opt
-from .names import of_run
+from .names import complete_run
 from .render import say
 
 if TYPE_CHECKING:
     from ..core.runs.run import Run
 
 MAGIC = b"tfm\x1a\x01"  # the last byte is the format's version
-NUMBERS = struct.Struct("<HQ16s")  # threads, ids, the beginning of the original's sha256
-CHECK = struct.Struct("<I")  # crc32 of what comes before
+NUMBERS = struct.Struct("<HQ16s")  # threads, token count, first bytes of the original's sha256
+CHECKSUM = struct.Struct("<I")  # crc32 of the header before it
 SUFFIX = ".tfm"
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """All that the probabilities depend on, but for the number of threads, which can be chosen."""
+    """Everything that the probabilities depend on, except the number of threads, which
+    decompression can set."""
 
     weights: str
     tokenizer: str
@@ -61,7 +62,7 @@ class Fingerprint:
 
 
 def processor(device: Any) -> str:
-    """What kind it is, in one word."""
+    """The model of the processor or GPU, without spaces."""
     import torch
 
     if device.type == "cuda":
@@ -71,26 +72,27 @@ def processor(device: Any) -> str:
     names = Path("/proc/cpuinfo")
     lines = names.read_text().splitlines() if names.exists() else []
     vendors = [line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")]
-    maker = vendors[0] if vendors else platform.machine()
-    return f"{maker}-{torch.backends.cpu.get_cpu_capability()}".replace(" ", "-")
+    vendor = vendors[0] if vendors else platform.machine()
+    return f"{vendor}-{torch.backends.cpu.get_cpu_capability()}".replace(" ", "-")
 
 
 @dataclass(frozen=True)
 class Header:
     fingerprint: Fingerprint
     threads: int
-    ids: int
-    sha256: bytes  # of what was compressed, its first 16 bytes
+    tokens: int
+    sha256: bytes  # the first 16 bytes of the original's digest
 
     def pack(self) -> bytes:
         names = " ".join(asdict(self.fingerprint).values()).encode()
-        numbers = NUMBERS.pack(self.threads, self.ids, self.sha256)
+        numbers = NUMBERS.pack(self.threads, self.tokens, self.sha256)
         body = MAGIC + bytes([len(names)]) + names + numbers
-        return body + CHECK.pack(zlib.crc32(body))
+        return body + CHECKSUM.pack(zlib.crc32(body))
 
     @classmethod
     def unpack(cls, data: bytes, where: str) -> tuple[Header, bytes]:
-        """The header, and what stands behind it."""
+        """(header, payload). DataError for a file of another kind or version, DamagedError for a
+        damaged header; `where` names the file."""
         if data[: len(MAGIC) - 1] != MAGIC[:-1]:
             raise DataError(f"{where}: not made by tfm compress")
         if data[: len(MAGIC)] != MAGIC:
@@ -100,16 +102,16 @@ class Header:
             end = at + data[at - 1]
             names = data[at:end].decode().split(" ")
             last = end + NUMBERS.size
-            if CHECK.unpack(data[last : last + CHECK.size]) != (zlib.crc32(data[:last]),):
+            if CHECKSUM.unpack(data[last : last + CHECKSUM.size]) != (zlib.crc32(data[:last]),):
                 raise TypeError
             numbers = NUMBERS.unpack(data[end:last])
-            return cls(Fingerprint(*names), *numbers), data[last + CHECK.size :]
+            return cls(Fingerprint(*names), *numbers), data[last + CHECKSUM.size :]
         except (IndexError, UnicodeDecodeError, TypeError, struct.error):
             raise DamagedError(f"{where}: its header is damaged") from None
 
 
 def open_coder(flags: dict[str, Any], name: str | None) -> tuple[Run, Any, Any, Any]:
-    """(run, tokenizer, model, device) for coding. DataError where bytes are not its items."""
+    """(run, tokenizer, model, device). DataError for a run whose items are not bytes."""
     from ..core.ops.device import pick_device
     from ..core.runs.catalogue import open_run
 
@@ -118,7 +120,7 @@ def open_coder(flags: dict[str, Any], name: str | None) -> tuple[Run, Any, Any, 
     tokenizer = run.task().byte_tokenizer(run.tokenizer())
     if tokenizer is None:
         raise DataError(
-            f"{run.path}: its tokens are not those of arbitrary bytes; compress with a run of "
+            f"{run.path}: its tokens cannot encode arbitrary bytes; compress with a run of "
             "--task byte, or of --task text with byte or bpe tokens"
         )
     try:
@@ -129,10 +131,10 @@ def open_coder(flags: dict[str, Any], name: str | None) -> tuple[Run, Any, Any, 
     return run, tokenizer, run.load_model(flags["checkpoint"], device), device
 
 
-def arguments(names: tuple[str, ...]) -> tuple[str | None, str]:
-    """(run, file) of [RUN] FILE."""
+def run_and_file(names: tuple[str, ...]) -> tuple[str | None, str]:
+    """(run, file) from the arguments [RUN] FILE."""
     if not 1 <= len(names) <= 2:
-        raise UsageError("give [RUN] FILE: a run (the newest by default) and one file, or -")
+        raise UsageError("expected [RUN] FILE: a run (the newest by default) and one file, or -")
     return (names[0] if len(names) == 2 else None), names[-1]
 
 
@@ -145,16 +147,16 @@ def read_whole(path: str) -> bytes:
         raise DataError(f"{path}: {error.strerror}") from error
 
 
-def target_of(out: str | None, usual: Path | None, force: bool) -> Path | None:
-    """Where the result goes, none for stdout."""
-    if out == "-" or (out is None and usual is None):
+def output_path(out: str | None, default: Path | None, force: bool) -> Path | None:
+    """The file that the result is written to; None for stdout."""
+    if out == "-" or (out is None and default is None):
         if sys.stdout.isatty():
-            raise UsageError("the result is binary: give -o FILE, or pipe it on")
+            raise UsageError("the result is binary: use -o FILE, or redirect stdout")
         return None
-    path = Path(out) if out is not None else usual
+    path = Path(out) if out is not None else default
     assert path is not None
     if path.exists() and path.is_file() and not force:
-        raise UsageError(f"{path}: exists already; --force replaces it")
+        raise UsageError(f"{path}: already exists; --force overwrites it")
     return path
 
 
@@ -168,12 +170,12 @@ def write_result(path: Path | None, data: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
-out_option = opt.option("-o", "--out", metavar="FILE", help="Write there; - is stdout.")
-force_option = opt.option("--force", is_flag=True, help="Replace a file that is there.")
+out_option = opt.option("-o", "--out", metavar="FILE", help="Write to FILE; - is stdout.")
+force_option = opt.option("--force", is_flag=True, help="Overwrite an existing file.")
 
 
 @click.command("compress", cls=opt.Command)
-@click.argument("names", nargs=-1, metavar="[RUN] FILE", shell_complete=of_run)
+@click.argument("names", nargs=-1, metavar="[RUN] FILE", shell_complete=complete_run)
 @out_option
 @force_option
 @opt.checkpoint_option
@@ -181,13 +183,13 @@ force_option = opt.option("--force", is_flag=True, help="Replace a file that is 
 @opt.runs_option
 @opt.json_option
 def command(names: tuple[str, ...], quiet: bool, as_json: bool, **flags: Any) -> None:
-    """Compress FILE with RUN (the newest by default) into FILE.tfm; - is stdin, to stdout.
+    """Compress FILE with RUN (the newest by default) into FILE.tfm; - compresses stdin to stdout.
 
-    What comes out can be read by the same run on the same kind of machine and torch alone: the
-    file says which. `tfm eval RUN --data FILE --as-coded` says what it comes to.
+    Only the same run, kind of machine, torch and numpy can decompress the result; the file records
+    all of them. `tfm eval RUN --data FILE --as-coded` computes the compressed size.
     """
-    name, path = arguments(names)
-    target = target_of(flags["out"], Path(path + SUFFIX) if path != "-" else None, flags["force"])
+    name, path = run_and_file(names)
+    target = output_path(flags["out"], Path(path + SUFFIX) if path != "-" else None, flags["force"])
     data = read_whole(path)
     run, tokenizer, model, device = open_coder(flags, name)
 
@@ -198,7 +200,7 @@ def command(names: tuple[str, ...], quiet: bool, as_json: bool, **flags: Any) ->
     sequence = arithmetic_coding.item(tokenizer, data)
     count = len(sequence) - 1
     if tokenizer.decode_bytes(sequence.ids) != data:
-        raise DataError(f"{path}: does not come back exactly from the tokens of {run.path}")
+        raise DataError(f"{path}: the tokens of {run.path} do not restore it exactly")
     payload = arithmetic_coding.encode(model, tokenizer.support(count, {}), sequence)
     fingerprint = Fingerprint.of(run, flags["checkpoint"], device)
     header = Header(fingerprint, threads, count, hashlib.sha256(data).digest()[:16])
@@ -219,5 +221,5 @@ def command(names: tuple[str, ...], quiet: bool, as_json: bool, **flags: Any) ->
             )
         )
     elif data:
-        share = 8 * len(packed) / len(data)
-        say(f"{len(data):,} bytes to {len(packed):,}: {share:.3f} bits per byte", quiet)
+        rate = 8 * len(packed) / len(data)
+        say(f"{len(data):,} bytes to {len(packed):,}: {rate:.3f} bits per byte", quiet)

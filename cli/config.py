@@ -13,7 +13,7 @@ from ..core.config import ModelConfig, SampleConfig, TrainConfig, with_fields
 from . import options as opt
 from .render import columns, say
 
-COMMANDS = ("train", "sample", "eval", "score")  # of one name, the first one's counts
+COMMANDS = ("train", "sample", "eval", "score")  # an option of several counts for the first
 FIELDS: dict[str, Any] = {"model": ModelConfig(), "train": TrainConfig(), "sample": SampleConfig()}
 
 
@@ -21,16 +21,17 @@ FIELDS: dict[str, Any] = {"model": ModelConfig(), "train": TrainConfig(), "sampl
 @opt.json_option
 @click.pass_context
 def command(ctx: click.Context, quiet: bool, as_json: bool) -> None:
-    """Print every setting, its value and its origin: flag, TFM_X, a file or default.
+    """Print every setting, its value and its origin: TFM_X, a config file or default.
 
-    Flags may be set in a file as `budget = "90s"`, fields of `--set` in tables as [model].
+    A config file sets flags at the top level (`budget = "90s"`) and the fields of `--set` in tables
+    such as [model].
     """
     found = settings(ctx)
     if as_json:
         click.echo(json.dumps({"schema": 1, "files": [str(opt.user_file())], "settings": found}))
         return
     say(
-        f"the user's file: {opt.user_file()}{'' if opt.user_file().exists() else ' (not there)'}",
+        f"user config file: {opt.user_file()}{'' if opt.user_file().exists() else ' (not found)'}",
         quiet,
     )
     rows = [["setting", "value", "origin"]]
@@ -41,7 +42,7 @@ def command(ctx: click.Context, quiet: bool, as_json: bool) -> None:
 
 
 def settings(ctx: click.Context) -> list[dict[str, Any]]:
-    """Options of commands, then the fields that `--set` reaches."""
+    """The options of COMMANDS, then the fields of `--set`: name, value and origin of each."""
     found: dict[str, dict[str, Any]] = {}
     for name in COMMANDS:
         other: click.Command = importlib.import_module(f"tfm.cli.{name}").command

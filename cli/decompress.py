@@ -1,4 +1,4 @@
-"""`tfm decompress`: what `tfm compress` wrote, back as it was."""
+"""`tfm decompress`: restores a file that `tfm compress` wrote."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from .compress import (
     SUFFIX,
     Fingerprint,
     Header,
-    arguments,
     force_option,
     open_coder,
     out_option,
+    output_path,
     read_whole,
-    target_of,
+    run_and_file,
     write_result,
 )
-from .names import of_run
+from .names import complete_run
 
 
 @click.command("decompress", cls=opt.Command)
-@click.argument("names", nargs=-1, metavar="[RUN] FILE", shell_complete=of_run)
+@click.argument("names", nargs=-1, metavar="[RUN] FILE", shell_complete=complete_run)
 @out_option
 @force_option
 @opt.checkpoint_option
@@ -36,34 +36,34 @@ from .names import of_run
 @opt.runs_option
 @opt.json_option
 def command(names: tuple[str, ...], quiet: bool, as_json: bool, **flags: Any) -> None:
-    """Bring FILE.tfm back as it was, with the RUN that compressed it (the newest by default)."""
-    name, path = arguments(names)
+    """Restore FILE from FILE.tfm, with the RUN that compressed it (the newest by default)."""
+    name, path = run_and_file(names)
     if path != "-" and not path.endswith(SUFFIX) and flags["out"] is None:
-        raise UsageError(f"{path}: does not end in {SUFFIX}; say where to with -o FILE")
-    usual = Path(path.removesuffix(SUFFIX)) if path != "-" else None
-    target = target_of(flags["out"], usual, flags["force"])
+        raise UsageError(f"{path}: does not end in {SUFFIX}; name the output with -o FILE")
+    default = Path(path.removesuffix(SUFFIX)) if path != "-" else None
+    target = output_path(flags["out"], default, flags["force"])
     header, payload = Header.unpack(read_whole(path), path)
     run, tokenizer, model, device = open_coder(flags, name)
 
     here = asdict(Fingerprint.of(run, flags["checkpoint"], device))
-    other = {k: v for k, v in asdict(header.fingerprint).items() if here[k] != v}
-    if other:
-        what = ", ".join(f"{key} {value} (here {here[key]})" for key, value in other.items())
-        raise DataError(f"{path}: was not compressed with {run.path} as it is here: {what}")
+    different = {k: v for k, v in asdict(header.fingerprint).items() if here[k] != v}
+    if different:
+        listed = ", ".join(f"{key} {value} (here {here[key]})" for key, value in different.items())
+        raise DataError(f"{path}: was compressed with another run, machine or torch: {listed}")
 
     from ..core.ops.device import use_threads
     from ..core.score import arithmetic_coding
 
     use_threads(header.threads)
     given = arithmetic_coding.item(tokenizer, b"").ids
-    support = tokenizer.support(header.ids, {})
+    support = tokenizer.support(header.tokens, {})
     try:
-        ids = arithmetic_coding.decode(model, support, given, header.ids, payload)
+        ids = arithmetic_coding.decode(model, support, given, header.tokens, payload)
     except DamagedError as error:
         raise DamagedError(f"{path}: {error}") from None
     data = tokenizer.decode_bytes(ids)
     if hashlib.sha256(data).digest()[:16] != header.sha256:
-        raise DamagedError(f"{path}: damaged, what came out is not what was compressed")
+        raise DamagedError(f"{path}: damaged, the restored data differs from the original")
     write_result(target, data)
     if as_json and target is not None:
         click.echo(

@@ -1,4 +1,4 @@
-"""`tfm detokenize`: ids back to what they stand for."""
+"""`tfm detokenize`: token ids to items, the inverse of `tfm tokenize`."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ if TYPE_CHECKING:
 @opt.runs_option
 @opt.json_option
 def command(run: str | None, named: str | None, runs: str, quiet: bool, as_json: bool) -> None:
-    """Turn lines of ids on standard input back into items, by the tokenizer of RUN.
+    """Decode lines of token ids from standard input by the tokenizer of RUN (the newest by
+    default).
 
-    A line is ids separated by spaces, or an object as `tfm tokenize --json` prints it; either is
-    recognised. Text comes back byte for byte, one item behind the other with nothing between;
-    pictures as one PNG, series as CSV. With --json each text is an object.
+    A line has ids separated by spaces, or an object as `tfm tokenize --json` prints it. Text is
+    restored byte for byte, with nothing between items; images become one PNG, series CSV. With
+    --json each text is an object.
     """
     if named and run:
-        raise UsageError("RUN and --tokenizer exclude each other; give one")
+        raise UsageError("RUN and --tokenizer exclude each other; use one")
     coder = open_coder(named, run, runs)
     out = sys.stdout.buffer
     if coder.of_bytes is not None:
@@ -46,15 +47,16 @@ def command(run: str | None, named: str | None, runs: str, quiet: bool, as_json:
             out.flush()
         return
     if as_json:
-        raise UsageError(f"--json: of text alone; --task {coder.task.name} writes its own format")
+        raise UsageError(f"--json: for text only; --task {coder.task.name} has its own format")
     if coder.task.binary and out.isatty():
-        raise UsageError(f"--task {coder.task.name} writes bytes: redirect them to a file")
+        raise UsageError(f"--task {coder.task.name} writes binary data: redirect it to a file")
     coder.task.write_decoded(_items(coder), out)
     out.flush()
 
 
 def read_ids(coder: Coder) -> Iterator[tuple[int, Any, dict[str, Any]]]:
-    """(line number, ids, side information) of standard input. DataError names the line."""
+    """(line number, ids, side information) of each line of standard input. DataError for a line
+    that is not valid, with its number."""
     import numpy as np
 
     size = coder.tokenizer.vocab_size
@@ -81,13 +83,13 @@ def read_ids(coder: Coder) -> Iterator[tuple[int, Any, dict[str, Any]]]:
             ) from None
         if wrong is not None:
             raise DataError(
-                f"{where}: {wrong} is no id of this tokenizer: they are 0 to {size - 1}"
+                f"{where}: {wrong} is not an id of this tokenizer; its ids are 0 to {size - 1}"
             )
         yield number, np.array(listed, np.int64), side
 
 
 def _items(coder: Coder) -> Iterator[tuple[Any, Sequence]]:
-    """Each item, and the sequence that it is decoded from."""
+    """(item, the sequence that it is decoded from) of each line."""
     from ..core.protocols import Sequence
 
     for number, ids, side in read_ids(coder):

@@ -1,4 +1,4 @@
-"""Draws as they grow, for `sample` and at the end of `train`."""
+"""Sampling of many prompts in one decoder batch, for `sample` and at the end of `train`."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
     from ..core.protocols import Sequence, StreamDecoder, Tokenizer
     from ..core.task import Task
 
-ROWS = 32  # draws side by side
-HELD = 128  # prompts of many that are worked on or wait for one before them, at most
-SHOWN = 8  # draws behind a training run, of items that end by themselves
+BATCH_ROWS = 32  # samples decoded at the same time
+MAX_PENDING_JOBS = 128  # prompts that are being decoded or wait for an earlier one to be written
+PREVIEW_SAMPLES = 8  # shown after a training run, for items of a fixed length
 
 
 @dataclass
-class Draw:
-    """One continuation as it grows."""
+class Sample:
+    """One continuation of a prompt, extended token by token."""
 
     decoder: StreamDecoder
     stop: bytes | None
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
-    data: bytes = b""  # what was streamed
+    data: bytes = b""  # decoded so far
     finish_reason: str | None = None
 
     def feed(self, id: int, logprob: float, is_end: bool) -> bytes:
-        """Takes the next id; gives the bytes that are new."""
+        """Appends the next id; returns the newly decoded bytes."""
         if self.finish_reason:
             return b""
         self.ids.append(id)
@@ -46,6 +46,7 @@ class Draw:
         return self.close("end") if is_end else self._add(self.decoder.feed(id))
 
     def close(self, reason: str) -> bytes:
+        """Ends the sample, unless it has ended; returns the bytes that were still undecoded."""
         if self.finish_reason:
             return b""
         new = self._add(self.decoder.finish())
@@ -66,22 +67,22 @@ class Draw:
 
 @dataclass
 class Job:
-    """A prompt and its draws."""
+    """A prompt and its samples."""
 
     prompt: Prompt
     sequence: Sequence
     length: int
-    ends: str  # the finish reason where the length is reached
-    draws: list[Draw]
-    begun: int = 0
+    length_reason: str  # the finish reason of a sample that reaches `length`
+    samples: list[Sample]
+    started: int = 0  # samples
 
     @property
-    def over(self) -> bool:
-        return all(draw.finish_reason for draw in self.draws)
+    def done(self) -> bool:
+        return all(sample.finish_reason for sample in self.samples)
 
 
 class Sampler:
-    """A model and how to draw from it."""
+    """A model with its sampling options."""
 
     def __init__(
         self,
@@ -89,55 +90,56 @@ class Sampler:
         tokenizer: Tokenizer,
         model: SequenceModel,
         config: SampleConfig,
-        asked: Any,
+        options: Any,
         stop: str | None = None,
         strict: bool = False,
         quiet: bool = True,
-        length_given: bool = True,
+        length_is_set: bool = True,
         dtype: str | None = None,
         compiled: CDLL | None = None,
     ) -> None:
         self.task, self.tokenizer, self.model, self.config = task, tokenizer, model, config
-        self.asked, self.stop = asked, stop.encode() if stop else None
-        self.strict, self.quiet, self.length_given = strict, quiet, length_given
+        self.options, self.stop = options, stop.encode() if stop else None
+        self.strict, self.quiet, self.length_is_set = strict, quiet, length_is_set
         self.end, self.dtype, self.compiled = task.end_token(tokenizer), dtype, compiled
 
     def job(self, prompt: Prompt, count: int) -> Job:
-        """`count` draws of a prompt, to be drawn. DataError where it cannot be gone on from."""
-        sequence = self.task.prompt(prompt.data, self.tokenizer, self.asked)
+        """A prompt with `count` empty samples. DataError if the prompt cannot be continued."""
+        sequence = self.task.prompt(prompt.data, self.tokenizer, self.options)
         context = self.model.config.context
         if len(sequence) > context:
             if self.strict:
                 raise DataError(
                     f"the prompt has {len(sequence)} tokens, the context {context}; shorten "
-                    "it, or leave --strict away to keep its end"
+                    "the prompt, or omit --strict to use only its end"
                 )
             say(
-                f"the prompt has {len(sequence)} tokens: only the last of them fit "
+                f"the prompt has {len(sequence)} tokens; only the last ones fit "
                 f"the context of {context}",
                 self.quiet,
             )
-        own = None if self.length_given else self.task.new_tokens(sequence, self.asked)
-        draws = [
-            Draw(self.task.stream_decoder(self.tokenizer, sequence), self.stop)
+        fixed = None if self.length_is_set else self.task.new_tokens(sequence, self.options)
+        samples = [
+            Sample(self.task.stream_decoder(self.tokenizer, sequence), self.stop)
             for _ in range(count)
         ]
-        length, ends = (self.config.length, "length") if own is None else (own, "end")
-        return Job(prompt, sequence, length, ends, draws)
+        length, reason = (self.config.length, "length") if fixed is None else (fixed, "end")
+        return Job(prompt, sequence, length, reason, samples)
 
-    def draw(self, prompt: Prompt, count: int, write: Any = None) -> Job:
-        """A prompt's continuations; with `write`, bytes go there as soon as they are certain."""
+    def sample(self, prompt: Prompt, count: int, write: Any = None) -> Job:
+        """Samples `count` continuations; passes bytes to `write` as soon as they are decoded."""
         job = self.job(prompt, count)
         waiting = [job]
-        decoder = self._decoder(min(count, ROWS), len(job.sequence) + job.length)
-        list(self._drawn(decoder, lambda _: waiting.pop() if waiting else None, write))
+        decoder = self._decoder(min(count, BATCH_ROWS), len(job.sequence) + job.length)
+        list(self._finished_jobs(decoder, lambda _: waiting.pop() if waiting else None, write))
         return job
 
-    def draw_all(self, take: Callable[[bool], Prompt | None], count: int) -> Iterator[Job]:
-        """Jobs of many prompts, side by side, in order, each as soon as it and those before it
-        are over. `take(wait)`: the next prompt; none where there is none yet, or no more.
+    def sample_all(self, take: Callable[[bool], Prompt | None], count: int) -> Iterator[Job]:
+        """Samples many prompts in one batch; yields finished jobs in the order of the prompts.
 
-        Where a prompt cannot be gone on from, the error comes after those before it.
+        `take(wait)` returns the next prompt, or None: at the end, and without `wait` also if none
+        has arrived yet. The error of a prompt that cannot be continued is raised after the jobs
+        before it.
         """
 
         def next_job(wait: bool) -> Job | None:
@@ -148,7 +150,7 @@ class Sampler:
                 where = prompt.where if prompt is not None else None
                 raise (DataError(f"{where}: {error}") if where else error) from None
 
-        return self._drawn(self._decoder(ROWS, None), next_job)
+        return self._finished_jobs(self._decoder(BATCH_ROWS, None), next_job)
 
     def _decoder(self, rows: int, length: int | None) -> Decoder:
         from ..core.decode.batch_decoder import Decoder, for_decoding
@@ -156,18 +158,18 @@ class Sampler:
         model, _ = for_decoding(self.model, rows, self.dtype, self.compiled)
         return Decoder(model, self.tokenizer, self.config, rows, length)
 
-    def _drawn(
+    def _finished_jobs(
         self, decoder: Decoder, take: Callable[[bool], Job | None], write: Any = None
     ) -> Iterator[Job]:
         jobs: deque[Job] = deque()
-        rows: dict[int, tuple[Job, Draw]] = {}
+        rows: dict[int, tuple[Job, Sample]] = {}
         failed: TfmError | None = None
         while True:
-            while jobs and jobs[0].over:
+            while jobs and jobs[0].done:
                 yield jobs.popleft()
             while decoder.free:
-                if not jobs or jobs[-1].begun == len(jobs[-1].draws):
-                    if failed or len(jobs) == HELD:
+                if not jobs or jobs[-1].started == len(jobs[-1].samples):
+                    if failed or len(jobs) == MAX_PENDING_JOBS:
                         break
                     try:
                         job = take(not jobs)
@@ -178,52 +180,52 @@ class Sampler:
                     jobs.append(job)
                 job = jobs[-1]
                 if job.length:
-                    row = decoder.begin(job.sequence, job.length, job.prompt.key, job.begun)
-                    rows[row] = job, job.draws[job.begun]
+                    row = decoder.begin(job.sequence, job.length, job.prompt.key, job.started)
+                    rows[row] = job, job.samples[job.started]
                 else:
-                    job.draws[job.begun].close(job.ends)
-                job.begun += 1
+                    job.samples[job.started].close(job.length_reason)
+                job.started += 1
             if not jobs:
                 break
             for row, new in decoder.step().items() if rows else ():
-                job, draw = rows[row]
+                job, sample = rows[row]
                 if new is None:
-                    certain = draw.close("end")
+                    decoded = sample.close("end")
                 else:
-                    certain = draw.feed(*new, is_end=new[0] == self.end)
-                    if len(draw.ids) == job.length:
-                        certain += draw.close(job.ends)
-                if write and certain:
-                    write(certain)
-                if draw.finish_reason:
+                    decoded = sample.feed(*new, is_end=new[0] == self.end)
+                    if len(sample.ids) == job.length:
+                        decoded += sample.close(job.length_reason)
+                if write and decoded:
+                    write(decoded)
+                if sample.finish_reason:
                     decoder.end(row)
                     del rows[row]
         if failed:
             raise failed
 
 
-def show_sample(
-    task: Task, tokenizer: Tokenizer, model: SequenceModel, length: int, own: Iterable[Sequence]
+def preview_sample(
+    task: Task, tokenizer: Tokenizer, model: SequenceModel, length: int, heldout: Iterable[Sequence]
 ) -> str | None:
-    """A short sample for a terminal: the task's picture, or text; none where it is neither.
-    own: some of what the run holds out."""
-    asked = task.SampleOptions()
+    """A short sample for a terminal: the preview of the task, or text; None if it is neither.
+    `heldout`: a few held-out items, for tasks that continue those."""
+    options = task.SampleOptions()
     width = min(100, shutil.get_terminal_size().columns - 4)
     if task.draws_files:
-        items = task.draw(model, tokenizer, None, own, SampleConfig(length=0), asked)
-        return task.preview(items, None, asked, width)
+        items = task.draw(model, tokenizer, None, heldout, SampleConfig(length=0), options)
+        return task.preview(items, None, options, width)
     sampler = Sampler(
-        task, tokenizer, model, SampleConfig(length=length), asked, length_given=False
+        task, tokenizer, model, SampleConfig(length=length), options, length_is_set=False
     )
-    count = SHOWN
-    if task.new_tokens(task.prompt(None, tokenizer, asked), asked) is None:
-        sampler.length_given, count = True, 1
-    job = sampler.draw(Prompt(None), count)
-    items = [draw.item() for draw in job.draws]
-    picture = task.preview(items, job.sequence, asked, width)
+    count = PREVIEW_SAMPLES
+    if task.new_tokens(task.prompt(None, tokenizer, options), options) is None:
+        sampler.length_is_set, count = True, 1
+    job = sampler.sample(Prompt(None), count)
+    items = [sample.item() for sample in job.samples]
+    preview = task.preview(items, job.sequence, options, width)
     item = items[0]
-    if picture is not None or not isinstance(item, bytes):
-        return picture
+    if preview is not None or not isinstance(item, bytes):
+        return preview
     try:
         return printable(item[: len(item) - 3].decode() if task.binary else item.decode())
     except UnicodeDecodeError:

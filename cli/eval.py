@@ -1,4 +1,4 @@
-"""`tfm eval`: what a run makes of items that it has not seen."""
+"""`tfm eval`: a run's scores on held-out or other data, next to baselines."""
 
 from __future__ import annotations
 
@@ -15,17 +15,21 @@ from .render import columns, say
 
 @click.command("eval", cls=opt.Command)
 @opt.run_argument
-@opt.option("--data", multiple=True, metavar="PATH", help="Other data than what was held out.")
-@opt.option("--column", help="The column of a table that holds the items; default: the run's.")
-@opt.option("--split", help="valid or test, of what the run keeps.  [default: the final score's]")
+@opt.option("--data", multiple=True, metavar="PATH", help="Data instead of held-out data.")
+@opt.option("--column", help="The column of a table with the items.  [default: the run's]")
+@opt.option("--split", help="Held-out split: valid or test.  [default: that of the final score]")
 @opt.option(
     "--stride",
     type=click.IntRange(1),
     metavar="N",
-    help="Slide windows by N tokens or points; the default lays them end to end.",
+    help="Slide the scored window by N tokens or points.  [default: windows do not overlap]",
 )
-@opt.option("--as-coded", is_flag=True, help="As `tfm compress` walks through it: its exact cost.")
-@opt.option("--protocol", metavar="NAME", help="A task's own way to score (`tfm tasks TASK`).")
+@opt.option(
+    "--as-coded", is_flag=True, help="Score as `tfm compress` codes: the exact compressed size."
+)
+@opt.option(
+    "--protocol", metavar="NAME", help="Evaluation protocol of the task: last, rolling (series)."
+)
 @opt.checkpoint_option
 @opt.dtype_option("float32")
 @opt.device_option
@@ -46,7 +50,7 @@ def command(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Score RUN (the newest by default) on its held-out items, beside trivial answers."""
+    """Score RUN (the newest by default) on its held-out data, next to baselines."""
     from ..core.runs.catalogue import open_run
 
     opened = open_run(run, Path(runs))
@@ -76,16 +80,16 @@ def command(
         split = split or final
         sequences = opened.heldout(split)
         same = protocol in (None, "last") and (stride is None or not task.slides)
-        if split == final and same:  # what the floor is of
+        if split == final and same:  # the stored baselines are for this split and protocol
             floor = opened.config["floor"]
     if as_coded:
         from ..core.score import arithmetic_coding
 
         of_bytes = task.byte_tokenizer(tokenizer)
         if of_bytes is None:
-            raise UsageError(f"--as-coded: compress takes no --task {task.name}")
+            raise UsageError(f"--as-coded: tfm compress does not support --task {task.name}")
         if stride is not None:
-            raise UsageError("--stride: --as-coded has one of its own")
+            raise UsageError("--stride: --as-coded sets the stride itself")
         if data:
             sequences = [
                 arithmetic_coding.item(of_bytes, p.read_bytes()) for p in Source(data).files()
@@ -110,11 +114,11 @@ def command(
 
 
 def table(scores: dict[str, Any]) -> str:
-    """The scores for people: the measure first, trivial answers beside it."""
+    """The scores as text: the main metrics next to those of the baselines, then the rest."""
     unit = scores["unit"]
     floor = scores["floor"] or {}
     named = [name for name in scores if any(key.endswith(f"_{name}") for key in floor)]
-    if named:  # floors of several metrics, as seasonal_naive_mase
+    if named:  # baselines with several metrics each, such as seasonal_naive_mase
         rows = [["", *named], [scores["run"], *(_number(scores[name]) for name in named)]]
         for label in dict.fromkeys(key.rpartition("_")[0] for key in floor):
             rows.append([label, *(_number(floor.get(f"{label}_{name}")) for name in named)])

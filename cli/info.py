@@ -1,4 +1,4 @@
-"""`tfm info`: what a run is made of."""
+"""`tfm info`: a run's settings, data, model and loss curve."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .training import score_line
 @opt.runs_option
 @opt.json_option
 def command(run: str | None, runs: str, quiet: bool, as_json: bool) -> None:
-    """Show what RUN (the newest by default) is made of, how it was made and how it went."""
+    """Show settings, data, model, loss curve and score of RUN (the newest by default)."""
     from ..core.runs.catalogue import open_run
 
     opened = open_run(run, Path(runs))
@@ -48,7 +48,7 @@ def command(run: str | None, runs: str, quiet: bool, as_json: bool) -> None:
         [
             "model",
             f"{config['arch']} {config['size']}: {model['layers']} layers of "
-            f"{model['width']}, {model['heads']} heads, context {model['context']}",
+            f"width {model['width']}, {model['heads']} heads, context {model['context']}",
         ],
         [
             "training",
@@ -59,9 +59,9 @@ def command(run: str | None, runs: str, quiet: bool, as_json: bool) -> None:
     ]
     click.echo(columns(rows))
     losses = [e["loss"] for e in opened.log() if e.get("loss") is not None]
-    picture = curve(losses)
-    if picture:
-        click.echo(f"\n{picture}\nloss in nats per token over {len(losses):,} steps")
+    chart = curve(losses)
+    if chart:
+        click.echo(f"\n{chart}\nloss in nats per token over {len(losses):,} steps")
     if status["final"]:
         scores = status["final"]["scores"]
         click.echo("\n" + score_line(scores["unit"], scores))

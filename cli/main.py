@@ -1,6 +1,6 @@
-"""The command group: lazy commands, errors, signals, exit codes.
+"""The command group: lazy loading of commands, error messages, signals, exit codes.
 
-This is what `tfm --help` imports, so it imports nothing heavy.
+`tfm --help` imports this module, so it imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ import click
 
 from ..core.errors import TfmError, nearest
 
-STARTED = time.monotonic()  # of the command, as near as a module can tell
+COMMAND_START = time.monotonic()  # seconds, at the first import of this process
 
 COMMANDS = {
-    "train": "Train a model on text, bytes or any other tokens.",
-    "eval": "Score a run on what was held out, beside trivial answers.",
-    "score": "Score lines, files or other items: the unlikely ones stand out.",
-    "compare": "Say whether one run is worse than another, and how sure that is.",
-    "sample": "Draw from a run, or go on from a prompt.",
-    "tokenize": "Print the ids of text, pictures or series.",
-    "detokenize": "Turn ids back into what they stand for.",
+    "train": "Train a model on text, bytes, images, series or other tokens.",
+    "eval": "Score a run on its held-out data, next to baselines.",
+    "score": "Print the negative log-likelihood of lines, files or other items.",
+    "compare": "Test whether one run is worse than another (paired bootstrap).",
+    "sample": "Sample from a run, or continue a prompt.",
+    "tokenize": "Print the token ids of text, images or series.",
+    "detokenize": "Turn token ids back into text, images or series.",
     "compress": "Compress a file with a run's model.",
-    "decompress": "Bring a compressed file back.",
-    "verify": "Check every file of a run, and that it resumes exactly.",
-    "rerun": "Repeat a run, and say whether it comes out the same.",
+    "decompress": "Restore a compressed file.",
+    "verify": "Check a run's files, and optionally that it resumes exactly.",
+    "rerun": "Repeat a run, and compare the result with the original.",
     "runs": "List runs, newest last.",
-    "info": "Show what a run is made of.",
+    "info": "Show a run's settings, data, model and loss curve.",
     "tasks": "List tasks, or one task's options.",
-    "bench": "Measure training and decoding on this machine.",
-    "completion": "Print the script by which a shell completes tfm.",
+    "bench": "Measure the speed of training and decoding on this machine.",
+    "completion": "Print a shell completion script.",
     "config": "Print every setting and where it comes from.",
 }
 
 
 class ReaderGone(Exception):
-    """Nobody reads what is written: a BrokenPipeError, which click would make exit code 1."""
+    """The reader of stdout closed it. click would turn a BrokenPipeError into exit code 1."""
 
 
 class LazyGroup(click.Group):
-    """Commands are modules of this folder, imported when called."""
+    """A group whose commands are modules of this folder, imported when called."""
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -73,15 +73,15 @@ class LazyGroup(click.Group):
     def shell_complete(
         self, ctx: click.Context, incomplete: str
     ) -> list[click.shell_completion.CompletionItem[str]]:
-        """By the table above: no command is imported for its name."""
+        """Completes from COMMANDS, so that no command is imported."""
         from click.shell_completion import CompletionItem
 
         if incomplete.startswith("-"):
             names = [name for p in self.get_params(ctx) for name in p.opts]
             return [CompletionItem(name) for name in names if name.startswith(incomplete)]
         return [
-            CompletionItem(name, help=about)
-            for name, about in COMMANDS.items()
+            CompletionItem(name, help=summary)
+            for name, summary in COMMANDS.items()
             if name.startswith(incomplete)
         ]
 
@@ -112,11 +112,11 @@ def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     help="Show the version and exit.",
 )
 def cli() -> None:
-    """One transformer, any sequence: train, score and sample models of token sequences."""
+    """Train, score and sample transformers on sequences: text, bytes, images, series."""
 
 
 def main() -> NoReturn:
-    """Runs a command; every way out of it is one line on stderr and an exit code."""
+    """Runs a command. Every error becomes one line on stderr and an exit code."""
     debug = "--debug" in sys.argv or bool(os.environ.get("TFM_DEBUG"))
     try:
         code = _run()
@@ -125,12 +125,13 @@ def main() -> NoReturn:
             import traceback
 
             traceback.print_exc()
-        code = _explain(error)
-    leave(code)
+        code = handle_error(error)
+    exit_process(code)
 
 
-def leave(code: int) -> NoReturn:
-    """Exits; a code beyond 128 by the signal's own default action, so that shells see it."""
+def exit_process(code: int) -> NoReturn:
+    """Exits. With a code above 128 the process kills itself by that signal (code - 128), so that
+    shells see a death by signal."""
     from ..core.data import source
 
     source.clean()
@@ -141,7 +142,7 @@ def leave(code: int) -> NoReturn:
         sys.stderr.flush()
     except OSError:
         pass
-    # stdout is flushed already, and torch takes its time to unload
+    # stdout is flushed already; unloading torch would take a noticeable time
     os._exit(code)
 
 
@@ -154,12 +155,12 @@ def _run() -> int:
     return result if isinstance(result, int) else 0
 
 
-def _explain(error: BaseException) -> int:
-    """Says what went wrong, in one line, and gives the exit code."""
+def handle_error(error: BaseException) -> int:
+    """Prints one line about an error and returns the exit code."""
     if isinstance(error, click.exceptions.Exit):
         return error.exit_code
     if isinstance(error, (ReaderGone, BrokenPipeError)):
-        return 128 + 13  # SIGPIPE, by number: Windows has no name for it
+        return 128 + 13  # SIGPIPE, which Windows does not define
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
@@ -169,34 +170,35 @@ def _explain(error: BaseException) -> int:
         return 2
     if isinstance(error, click.UsageError):
         where = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
-        return _say(error.format_message().rstrip(".") + where, 2)
+        return _print_error(error.format_message().rstrip(".") + where, 2)
     if isinstance(error, click.ClickException):
-        return _say(error.format_message(), 2)
+        return _print_error(error.format_message(), 2)
     if isinstance(error, TfmError):
-        return _say(str(error), error.exit_code)
+        return _print_error(str(error), error.exit_code)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
-        return _say(f"{error.filename or 'standard output'}: {error.strerror}", 1)
+        return _print_error(f"{error.filename or 'standard output'}: {error.strerror}", 1)
     if isinstance(error, OSError):
-        return _say(f"{error.filename or 'system'}: {error.strerror or error}", 1)
+        return _print_error(f"{error.filename or 'system'}: {error.strerror or error}", 1)
     if (
         isinstance(error, MemoryError)
         or any(words in str(error) for words in ("not enough memory", "allocate memory"))
         or (type(error).__name__ == "OutOfMemoryError")
     ):
-        return _say(
-            "out of memory; try half the batch: --set train.batch=N, or a smaller --size", 1
+        return _print_error(
+            "out of memory; halve the batch size (--set train.batch=N) or choose a smaller --size",
+            1,
         )
     line = (str(error).strip().splitlines() or [""])[0]
-    return _say(f"unexpected {type(error).__name__}: {line}; --debug shows where", 1)
+    return _print_error(f"unexpected {type(error).__name__}: {line}; --debug prints a traceback", 1)
 
 
-def _say(message: str, code: int) -> int:
-    if os.environ.get("_TFM_COMPLETE"):  # a shell asks, in the middle of a line
+def _print_error(message: str, code: int) -> int:
+    if os.environ.get("_TFM_COMPLETE"):  # during shell completion a message would break the line
         return code
     from .render import printable
 
     line = " ".join(message.split())
-    try:  # a name may come from a stranger, and a terminal obeys what it is sent
+    try:  # file names are untrusted: escape control characters on a terminal
         print(f"Error: {printable(line) if sys.stderr.isatty() else line}", file=sys.stderr)
     except OSError:
         pass

@@ -1,5 +1,4 @@
-"""What can stand in an option's or an argument's place, for a shell that completes it. Light: a
-Tab is waited for."""
+"""Completions of option values and arguments; imports nothing heavy, as a person waits for Tab."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def runs(ctx: click.Context, incomplete: str) -> list[str]:
-    """Runs by name, the newest folder first."""
+    """Names of runs, the newest folder first."""
     root = Path(ctx.params.get("runs") or os.environ.get("TFM_RUNS") or "runs")
     try:
         found = [p for p in root.iterdir() if (p / "config.json").exists()]
@@ -56,7 +55,7 @@ def checkpoints(ctx: click.Context, incomplete: str) -> list[str]:
     return ["last", *sorted(saved, key=int)]
 
 
-VALUES: Mapping[str, Callable[[click.Context, str], Iterable[str]]] = {
+COMPLETIONS: Mapping[str, Callable[[click.Context, str], Iterable[str]]] = {
     "task": tasks,
     "tokenizer": tokenizers,
     "arch": archs,
@@ -66,32 +65,32 @@ VALUES: Mapping[str, Callable[[click.Context, str], Iterable[str]]] = {
     "checkpoint": checkpoints,
     "device": lambda ctx, incomplete: ("auto", "cpu", "cuda", "mps"),
 }
-FILES = ("data", "valid", "test", "config", "prompt", "out", "plot", "run_name", "runs")
+PATH_OPTIONS = ("data", "valid", "test", "config", "prompt", "out", "plot", "run_name", "runs")
 
 
-def of_option(
+def complete_option(
     name: str | None, ctx: click.Context, incomplete: str
 ) -> list[CompletionItem[str]] | None:
-    """None where nothing is known of the option's values."""
+    """Completions of an option's value; None for an option whose values are not known."""
     from click.shell_completion import CompletionItem
 
-    if name in FILES:
+    if name in PATH_OPTIONS:
         return [CompletionItem(incomplete, type="dir" if name in ("run_name", "runs") else "file")]
-    if name is None or name not in VALUES:
+    if name is None or name not in COMPLETIONS:
         return None
-    return _matching(VALUES[name](ctx, incomplete), incomplete)
+    return _matching(COMPLETIONS[name](ctx, incomplete), incomplete)
 
 
-def of_run(
+def complete_run(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem[str]]:
-    """Runs by name, and paths where no name begins so."""
+    """Names of runs that start with `incomplete`; if there are none, paths."""
     from click.shell_completion import CompletionItem
 
     return _matching(runs(ctx, incomplete), incomplete) or [CompletionItem(incomplete, type="file")]
 
 
-def of_task(
+def complete_task(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem[str]]:
     return _matching(tasks(ctx, incomplete), incomplete)

@@ -1,5 +1,5 @@
-"""Options that commands share, and where their values come from:
-flags > TFM_<FLAG> variables > --config FILE > the user's file > defaults."""
+"""Options that several commands share, and the sources of their values. In order of precedence:
+flags > TFM_<FLAG> variables > --config FILE > the user's config file > defaults."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-SECTIONS = ("model", "train", "sample", "task")  # of --set and of tables in a config file
+SECTIONS = ("model", "train", "sample", "task")  # the prefixes of --set, the tables of a file
 
 
 class Duration(click.ParamType[float]):
-    """Seconds from 90, 90s, 2m, 1.5h."""
+    """A duration such as 90, 90s, 2m or 1.5h, in seconds."""
 
     name = "duration"
 
@@ -65,7 +65,7 @@ class Option(click.Option):
             self.envvar = f"TFM_{self.name.upper()}"
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
-        found = names.of_option(self.name, ctx, incomplete)
+        found = names.complete_option(self.name, ctx, incomplete)
         return super().shell_complete(ctx, incomplete) if found is None else found
 
 
@@ -74,8 +74,8 @@ def option(*names: str, **settings: Any) -> Callable[[F], F]:
 
 
 class Command(click.Command):
-    """A command with `--quiet`, `--debug` and `--config`, whose unset options are looked up in
-    config files; of some commands, the options of the chosen task are flags too."""
+    """A command with `--quiet`, `--debug` and `--config` that reads unset options from config
+    files. In subclasses, the options of the chosen task are flags too."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -87,7 +87,7 @@ class Command(click.Command):
                 expose_value=False,
                 help="Read settings from a file.",
             ),
-            Option(["-q", "--quiet"], is_flag=True, help="Say nothing but errors."),
+            Option(["-q", "--quiet"], is_flag=True, help="Print only errors."),
             Option(["--debug"], is_flag=True, expose_value=False, help="Show tracebacks."),
         ]
 
@@ -102,7 +102,7 @@ class Command(click.Command):
         return super().parse_args(ctx, args)
 
     def _parse_for_completion(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """A task is imported where one of its options stands already; no file is read."""
+        """Imports a task only if the line contains one of its options; reads no config file."""
         ctx.meta["tfm.args"] = list(args)
         known = {name for p in self.params for name in (*p.opts, *p.secondary_opts)}
         if any(a.startswith("--") and a.partition("=")[0] not in known for a in args):
@@ -114,8 +114,8 @@ class Command(click.Command):
         return super().shell_complete(ctx, incomplete)
 
     def task_options(self, ctx: click.Context, args: list[str]) -> tuple[str, type] | None:
-        """The task whose options are flags here, and those options; none where there is none or
-        it is unknown: that is said when the command runs."""
+        """(task name, dataclass of options) of the task whose options are flags of this command.
+        None without a task, or with an unknown one: the command itself reports that error."""
         return None
 
     def _add_task_options(self, ctx: click.Context, args: list[str]) -> None:
@@ -128,14 +128,14 @@ class Command(click.Command):
 
 
 class TaskCommand(Command):
-    """The task is what `--task` says."""
+    """A command that takes the task from `--task`, or guesses it from `--data`."""
 
     def task_options(self, ctx: click.Context, args: list[str]) -> tuple[str, type] | None:
         from ..core.data.source import Source
         from ..core.errors import TfmError
         from ..core.plugins import find, guess_task
 
-        data = [value for name, value in _pairs(args) if name == "--data"]
+        data = [value for name, value in _option_pairs(args) if name == "--data"]
         name = _peek(args, "task") or (ctx.default_map or {}).get("task")
         try:
             name = name or (guess_task(Source(tuple(data))) if data else "text")
@@ -146,7 +146,7 @@ class TaskCommand(Command):
 
 
 class RunTaskCommand(Command):
-    """The task is that of the run, the first argument that is no option."""
+    """A command that takes the task from the run: the first argument that is not an option."""
 
     def task_options(self, ctx: click.Context, args: list[str]) -> tuple[str, type] | None:
         from ..core.errors import TfmError
@@ -184,7 +184,7 @@ def task_flags(task: str, options: Any) -> list[click.Option]:
         flags.append(
             Option(
                 [f"--{f.name.replace('_', '-')}"],
-                type=click.Choice(choices) if choices else _plain(hints[f.name]),
+                type=click.Choice(choices) if choices else _inner_type(hints[f.name]),
                 is_flag=hints[f.name] is bool,
                 default=None,
                 help=f"{f.metadata.get('help', '')}  [{task}{default}]",
@@ -193,14 +193,14 @@ def task_flags(task: str, options: Any) -> list[click.Option]:
     return flags
 
 
-def _plain(hint: Any) -> Any:
-    """The type of an optional field: int of `int | None`."""
+def _inner_type(hint: Any) -> Any:
+    """The type inside an optional one: int for `int | None`."""
     parts = [part for part in get_args(hint) if part is not type(None)]
     return parts[0] if parts else hint
 
 
-def _pairs(args: list[str]) -> Iterator[tuple[str, str]]:
-    """(option, value) as they stand, before options are parsed."""
+def _option_pairs(args: list[str]) -> Iterator[tuple[str, str]]:
+    """(option, value) pairs of the raw arguments, before click parses them."""
     for at, arg in enumerate(args):
         name, equals, value = arg.partition("=")
         if arg.startswith("--") and equals:
@@ -210,8 +210,8 @@ def _pairs(args: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def _peek(args: list[str], name: str) -> str | None:
-    """The value of an option before options are parsed."""
-    for option, value in _pairs(args):
+    """An option's value from the raw arguments or the environment, before click parses them."""
+    for option, value in _option_pairs(args):
         if option == f"--{name}":
             return value
     return os.environ.get(f"TFM_{name.upper()}")
@@ -228,45 +228,43 @@ def cache_folder() -> Path:
 
 
 def compiler() -> str:
-    """The C compiler's command, for core/ops/c."""
+    """The command of the C compiler that builds core/ops/c."""
     return os.environ.get("CC") or "cc"
 
 
-def compile_aside() -> None:
-    """Has the compiler work while torch is being imported."""
+def compile_in_background() -> None:
+    """Builds the C library in a thread, to overlap with the import of torch."""
     from ..core.ops.native_library import build
 
     threading.Thread(target=build, args=(cache_folder(), compiler())).start()
 
 
 def compiled() -> CDLL | None:
-    """The C code of core/ops/c as a library, where there is a compiler for it."""
+    """The library built from core/ops/c; None without a C compiler."""
     from ..core.ops.native_library import library
 
     return library(cache_folder(), compiler())
 
 
 def use_kernels() -> None:
-    """Has what is trained here go through the C code of core/ops/c."""
+    """Makes training in this process use the C kernels of core/ops/c."""
     from ..core.ops import native_calls
 
     native_calls.load(compiled())
 
 
 def read_settings(file: str | None) -> tuple[dict[str, Any], dict[str, str]]:
-    """Settings of the user's file and of `file` over it, and which file each comes from."""
+    """(settings, the file that each comes from): `file` overrides the user's config file."""
     settings: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for path, must in ((user_file(), False), (Path(file) if file else None, True)):
-        if path is None or (not must and not path.exists()):
+    for path, required in ((user_file(), False), (Path(file) if file else None, True)):
+        if path is None or (not required and not path.exists()):
             continue
         for key, value in _toml(path).items():
             if key in SECTIONS:
                 if not isinstance(value, Mapping):
-                    named = "; the task itself is named by --task or TFM_TASK"
-                    raise ConfigError(
-                        f"{path}: [{key}] must be a table{named if key == 'task' else ''}"
-                    )
+                    hint = "; choose the task by --task or TFM_TASK" if key == "task" else ""
+                    raise ConfigError(f"{path}: [{key}] must be a table{hint}")
                 settings[key] = {**settings.get(key, {}), **value}
                 origins.update({f"{key}.{name}": str(path) for name in value})
             else:
@@ -291,7 +289,7 @@ def _toml(path: Path) -> dict[str, Any]:
 
 
 def check_settings(ctx: click.Context) -> None:
-    """ConfigError for a key of a config file that neither a command nor a task has."""
+    """Raises ConfigError for a config-file key that is no option of any command or task."""
     import importlib
 
     from ..core.plugins import find, names
@@ -311,16 +309,16 @@ def check_settings(ctx: click.Context) -> None:
         raise ConfigError(f"{where}: unknown setting {key}; {nearest(key, known)}")
 
 
-def sets(ctx: click.Context, given: tuple[str, ...]) -> dict[str, dict[str, object]]:
-    """`--set section.field=value`, over the tables of config files, by section."""
+def sets(ctx: click.Context, assignments: tuple[str, ...]) -> dict[str, dict[str, object]]:
+    """{section: {field: value}} from config files, overridden by `--set section.field=value`."""
     out: dict[str, dict[str, object]] = {
         section: dict(ctx.meta["tfm.settings"].get(section, {})) for section in SECTIONS
     }
-    for text in given:
+    for text in assignments:
         name, equals, value = text.partition("=")
         section, dot, field = name.partition(".")
         if not equals or not dot:
-            raise ConfigError(f"--set {text}: must be section.field=value, as model.layers=6")
+            raise ConfigError(f"--set {text}: must be section.field=value, such as model.layers=6")
         if section not in SECTIONS:
             raise ConfigError(f"--set {text}: no such section; {nearest(section, SECTIONS)}")
         out[section][field] = value
@@ -333,20 +331,20 @@ def sets(ctx: click.Context, given: tuple[str, ...]) -> dict[str, dict[str, obje
 
 
 def one_of(ctx: click.Context, names: tuple[str, ...]) -> str | None:
-    """Which of several exclusive options counts: the one from the nearest source. UsageError
-    where that source gives two."""
+    """The name of the one set option among mutually exclusive ones: flags win over the
+    environment, that over files. None if no option is set; UsageError if one source sets two."""
     order = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT, ParameterSource.DEFAULT_MAP)
     for source in order:
-        given = [n for n in names if ctx.get_parameter_source(n) is source and ctx.params[n]]
-        if len(given) > 1:
-            raise UsageError(f"--{given[0]} and --{given[1]} exclude each other; give one")
-        if given:
-            return given[0]
+        set_here = [n for n in names if ctx.get_parameter_source(n) is source and ctx.params[n]]
+        if len(set_here) > 1:
+            raise UsageError(f"--{set_here[0]} and --{set_here[1]} exclude each other; use one")
+        if set_here:
+            return set_here[0]
     return None
 
 
 def origin(ctx: click.Context, name: str) -> str:
-    """Where an option's value comes from, for people: flag, TFM_X, a file, default."""
+    """The source of an option's value: "flag", "TFM_X", a file's path or "default"."""
     source = ctx.get_parameter_source(name)
     if source is ParameterSource.COMMANDLINE:
         return "flag"
@@ -357,10 +355,12 @@ def origin(ctx: click.Context, name: str) -> str:
     return "default"
 
 
-run_argument = click.argument("run", required=False, metavar="[RUN]", shell_complete=names.of_run)
+run_argument = click.argument(
+    "run", required=False, metavar="[RUN]", shell_complete=names.complete_run
+)
 json_option = option("--json", "as_json", is_flag=True, envvar="TFM_JSON", help="Print JSON.")
 device_option = option(
-    "--device", default="auto", show_default=True, help="cpu, cuda, mps, or auto: the fastest."
+    "--device", default="auto", show_default=True, help="cpu, cuda, mps, auto (the fastest one)."
 )
 
 
@@ -368,7 +368,7 @@ def dtype_option(default: str) -> Callable[[F], F]:
     return option(
         "--dtype",
         type=click.Choice(["float32", "bfloat16", "float16", "int8"]),
-        help=f"What the weights are kept in.  [default: {default}]",
+        help=f"Dtype of the weights.  [default: {default}]",
     )
 
 
@@ -377,7 +377,7 @@ checkpoint_option = option(
     default="last",
     show_default=True,
     metavar="last|best|STEP",
-    help="Which weights.",
+    help="Which checkpoint.",
 )
 runs_option = option(
     "--runs",
@@ -385,5 +385,5 @@ runs_option = option(
     default="runs",
     show_default=True,
     metavar="DIR",
-    help="Where runs are looked for.",
+    help="Folder that holds the runs.",
 )

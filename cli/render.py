@@ -1,4 +1,4 @@
-"""What people see: notes, progress, tables, small pictures. All talk goes to stderr."""
+"""Output for people: notes and progress on stderr, tables, loss curves."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Any
 
 import click
 
+PRINT_SECONDS = 10  # between progress lines where stderr is no terminal
+
 
 def say(text: str, quiet: bool = False) -> None:
-    """A line for people."""
+    """Prints a note on stderr, unless `quiet`."""
     if not quiet:
         click.echo(text, err=True)
 
@@ -30,23 +32,25 @@ def columns(rows: Sequence[Sequence[str]], numbers: bool = False) -> str:
 
 
 def clock(seconds: float) -> str:
+    """Seconds as 0:05 or 1:02:03."""
     minutes, seconds = divmod(int(seconds + 0.5), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 def printable(text: str) -> str:
-    """Control characters (but for newlines and tabs) spelled out: safe on a terminal."""
+    """Text safe for a terminal: control characters except newline and tab become \\xNN."""
     return "".join(
         c if c in "\n\t" or (c.isprintable() or c == " ") else f"\\x{ord(c):02x}" for c in text
     )
 
 
-DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # of a Braille cell, top down
+# the bits of the 4 x 2 dots of a Braille character, from the top
+BRAILLE_DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 
 
 def curve(values: Sequence[float], width: int = 60, height: int = 8) -> str:
-    """A line chart in Braille characters, with the highest and lowest value at its side."""
+    """A line chart in Braille characters, with the maximum and minimum on the left."""
     finite = [v for v in values if v == v and abs(v) != float("inf")]
     if len(finite) < 2:
         return ""
@@ -58,23 +62,23 @@ def curve(values: Sequence[float], width: int = 60, height: int = 8) -> str:
         value = finite[min(len(finite) - 1, x * len(finite) // columns_)]
         y = round((high - value) / ((high - low) or 1) * (rows - 1))
         for between in range(min(y, y if last is None else last), max(y, last or y) + 1):
-            cells[between // 4][x // 2] |= DOTS[between % 4][x % 2]
+            cells[between // 4][x // 2] |= BRAILLE_DOTS[between % 4][x % 2]
         last = y
     labels = [f"{high:.2f}", *[""] * (height - 2), f"{low:.2f}"]
-    side = max(map(len, labels))
+    label_width = max(map(len, labels))
     return "\n".join(
-        f"{label:>{side}} {''.join(chr(0x2800 + cell) for cell in row)}"
+        f"{label:>{label_width}} {''.join(chr(0x2800 + cell) for cell in row)}"
         for label, row in zip(labels, cells, strict=True)
     )
 
 
 class TrainingProgress:
-    """One line that moves on a terminal; a plain line now and then elsewhere."""
+    """A live progress bar on a terminal; otherwise a plain line every PRINT_SECONDS."""
 
     def __init__(self, steps: int, start: int, unit: str, quiet: bool) -> None:
         self.steps, self.start, self.unit, self.quiet = steps, start, unit, quiet
-        self.began = self.said = time.monotonic()
-        self.held: float | None = None
+        self.began = self.printed = time.monotonic()
+        self.heldout_bits: float | None = None
         self.loss: float | None = None
         self.rate: float | None = None
         self.bar: Any = None
@@ -104,10 +108,10 @@ class TrainingProgress:
             self.bar.stop()
 
     def step(self, step: Any) -> None:
-        mixed = 0.9 if step.index - self.start > 10 else 0.5
-        self.loss = step.loss if self.loss is None else mixed * self.loss + (1 - mixed) * step.loss
-        speed = step.tokens_per_second
-        self.rate = speed if self.rate is None else mixed * self.rate + (1 - mixed) * speed
+        decay = 0.9 if step.index - self.start > 10 else 0.5
+        self.loss = step.loss if self.loss is None else decay * self.loss + (1 - decay) * step.loss
+        rate = step.tokens_per_second
+        self.rate = rate if self.rate is None else decay * self.rate + (1 - decay) * rate
         now = time.monotonic()
         if self.bar is not None:
             at = f"step {step.index:,}/{self.steps:,}"
@@ -118,11 +122,12 @@ class TrainingProgress:
                 at=at,
                 numbers=self._numbers(step.index, now),
             )
-        elif not self.quiet and (now - self.said > 10 or step.index == self.steps):
-            self.said = now
+        elif not self.quiet and (now - self.printed > PRINT_SECONDS or step.index == self.steps):
+            self.printed = now
             say(f"step {step.index:,}/{self.steps:,}  {self._numbers(step.index, now)}")
 
     def _numbers(self, index: int, now: float) -> str:
         left = (now - self.began) / max(index - self.start, 1) * (self.steps - index)
-        held = f"  held-out {self.held:.3f} bits/{self.unit}" if self.held is not None else ""
-        return f"loss {self.loss:.3f}{held}  {self.rate:,.0f} tokens/s  ETA {clock(left)}"
+        bits = self.heldout_bits
+        heldout = f"  held-out {bits:.3f} bits/{self.unit}" if bits is not None else ""
+        return f"loss {self.loss:.3f}{heldout}  {self.rate:,.0f} tokens/s  ETA {clock(left)}"

@@ -1,4 +1,4 @@
-"""`tfm rerun`: a run again, and whether it comes out the same."""
+"""`tfm rerun`: repeats a run, and compares the result with the original."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from .render import say
     "run_name",
     envvar="TFM_RUN",
     metavar="DIR",
-    help="The new run's directory.  [default: RUN-N]",
+    help="Directory of the new run.  [default: RUN-N]",
 )
-@opt.option("--data", multiple=True, metavar="PATH", help="Where the training data is now.")
-@opt.option("--device", help="cpu, cuda, mps.  [default: what RUN was trained on]")
+@opt.option("--data", multiple=True, metavar="PATH", help="Training data, if it has moved.")
+@opt.option("--device", help="cpu, cuda, mps.  [default: that of RUN]")
 @opt.runs_option
 @opt.json_option
 def command(
@@ -35,10 +35,10 @@ def command(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Repeat RUN (the newest by default) as a run of its own, and compare weights and log.
+    """Repeat RUN (the newest by default) as a new run, and compare weights and log bit for bit.
 
-    Exit code 5 where they differ. A run that was interrupted is repeated up to its last
-    checkpoint. The new run's path is printed on stdout.
+    Exit code 5 if they differ. An interrupted run is repeated up to its last checkpoint. Prints
+    the path of the new run on stdout.
     """
     from ..core.runs.catalogue import open_run
     from ..core.runs.run import check_free
@@ -58,9 +58,9 @@ def command(
         say(text, quiet)
 
     opt.use_kernels()
-    others = reproduce.other_versions(original)
-    if others:
-        note(f"not as it was: {'; '.join(others)}; bits may differ for that alone")
+    versions = reproduce.other_versions(original)
+    if versions:
+        note(f"versions differ from the original's: {'; '.join(versions)}; so can the results")
     signals = Signals()
     copy = reproduce.fresh_copy(original, path)
     try:
@@ -68,7 +68,7 @@ def command(
         task, plan, state = resume(
             copy, note, device or original.config["device"], opt.cache_folder(), data
         )
-        note(f"{original.path}: again as {path}, to step {end:,}")
+        note(f"repeating {original.path} as {path}, to step {end:,}")
         finished = original.status()["final"] is not None
         replay = Replay(reproduce.replans(original), None if finished else end)
         train_to_end(copy, task, plan, state, signals, quiet, replay=replay)
@@ -80,20 +80,20 @@ def command(
     finally:
         copy.unlock()
     found = reproduce.differences(original, copy)
-    said = {
+    result = {
         "schema": 1,
         "run": str(path),
         "of": str(original.path),
         "step": end,
         "same": not found,
         "differences": found,
-        "versions": others,
+        "versions": versions,
     }
-    click.echo(json.dumps(said) if as_json else path)
+    click.echo(json.dumps(result) if as_json else path)
     if found:
-        also = f" ({'; '.join(others)})" if others else ""
+        also = f" ({'; '.join(versions)})" if versions else ""
         raise AnswerNo(f"{path}: not the same as {original.path}: {'; '.join(found)}{also}")
-    note(f"the same weights and log as {original.path} at step {end:,}, bit for bit")
+    note(f"weights and log equal those of {original.path} at step {end:,}, bit for bit")
 
 
 def _next_name(path: Path) -> Path:

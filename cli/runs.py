@@ -1,4 +1,4 @@
-"""`tfm runs`: every run, newest last."""
+"""`tfm runs`: lists all runs, newest last."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def command(runs: str, quiet: bool, as_json: bool) -> None:
     click.echo(columns(rows))
     for entry in found:
         if entry["resume"]:
-            say(f"continue with: {entry['resume']}", quiet)
+            say(f"resume with: {entry['resume']}", quiet)
 
 
 def summary(run: Any) -> dict[str, Any]:
-    """What one line of `tfm runs` says."""
+    """One entry of `tfm runs --json`."""
     about = {
         "run": str(run.path),
         "task": run.config.get("task"),
@@ -63,10 +63,10 @@ def summary(run: Any) -> dict[str, Any]:
     scores = (status["final"] or {}).get("scores", {})
     unit = scores.get("unit")
     about["steps"] = status["steps"]
-    going_on = status["state"] in ("interrupted", "empty")
+    unfinished = status["state"] in ("interrupted", "empty")
     return {
         **about,
-        "resume": f"tfm train --resume {run.path}" if going_on else None,
+        "resume": f"tfm train --resume {run.path}" if unfinished else None,
         "state": status["state"],
         "step": status["step"],
         "unit": unit,

@@ -1,4 +1,4 @@
-"""`tfm score`: how unlikely each line, file, picture or series is to a run."""
+"""`tfm score`: the negative log-likelihood of each line, file, image or series under a run."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import click
 
 from ..core.errors import DataError, TfmError, UsageError
 from . import options as opt
-from .names import of_run
-from .prompts import Arriving
+from .names import complete_run
+from .prompts import RecordReader
 from .render import printable
 
 if TYPE_CHECKING:
@@ -25,23 +25,23 @@ if TYPE_CHECKING:
     from ..core.runs.run import Run
     from ..core.task import Task
 
-PIECE = 1 << 18  # bytes of a line that are scored as one, as of a running text
-TOGETHER = 1 << 17  # bytes of lines that are scored together
-PAUSE = 0.1  # seconds after which what has arrived is scored, though more may follow
+MAX_PIECE_BYTES = 1 << 18  # a longer line is scored in several pieces
+MAX_GROUP_BYTES = 1 << 17  # of lines that are scored together
+MAX_WAIT_SECONDS = 0.1  # for more lines, before those that have arrived are scored
 
 
 @dataclass(frozen=True)
 class Item:
-    """An item or, of a long one, a piece."""
+    """An item, or a piece of a long item."""
 
     name: str
     sequence: Sequence
-    ends: bool = True
+    is_last: bool = True  # piece of its item
 
 
 @dataclass
 class Total:
-    """What the pieces of an item come to."""
+    """The sums over all pieces of an item."""
 
     name: str
     nll: float = 0.0
@@ -51,22 +51,24 @@ class Total:
     nats: list[float] = field(default_factory=list)
 
 
-# Not TFM_TOKENS, nor `tokens` of a config file: they say how long to train.
-by_token_option = click.option("--tokens", "by_token", is_flag=True, help="With each token's nats.")
+# Does not read TFM_TOKENS or `tokens` of a config file: those set the length of training.
+by_token_option = click.option(
+    "--tokens", "by_token", is_flag=True, help="Also print the nats of each token."
+)
 
 
 @click.command("score", cls=opt.Command)
-@click.argument("names", nargs=-1, metavar="[RUN] [FILE]...", shell_complete=of_run)
-@opt.option("--heldout", is_flag=True, help="Score what the run holds out.")
-@opt.option("--split", help="valid or test, with --heldout.  [default: the final score's]")
+@click.argument("names", nargs=-1, metavar="[RUN] [FILE]...", shell_complete=complete_run)
+@opt.option("--heldout", is_flag=True, help="Score the held-out items of the run.")
+@opt.option("--split", help="With --heldout: valid or test.  [default: that of the final score]")
 @by_token_option
-@opt.option("--tsv", is_flag=True, help="nll, bits per unit, item: for sort.")
-@opt.option("-0", "--null", is_flag=True, help="NUL between the items of standard input.")
-@opt.option("--column", help="The column of a table that holds the items; default: the run's.")
+@opt.option("--tsv", is_flag=True, help="Print nll, bits per unit and item as sortable TSV.")
+@opt.option("-0", "--null", is_flag=True, help="NUL, not newline, ends the items of stdin.")
+@opt.option("--column", help="The column of a table with the items.  [default: the run's]")
 @opt.checkpoint_option
 @opt.device_option
 @opt.runs_option
-@opt.option("--json", "as_json", is_flag=True, envvar="TFM_JSON", help="JSON lines: the default.")
+@opt.option("--json", "as_json", is_flag=True, envvar="TFM_JSON", help="JSON lines (the default).")
 def command(
     names: tuple[str, ...],
     heldout: bool,
@@ -81,21 +83,22 @@ def command(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Score items by RUN (the newest by default): nats and bits per unit, an item a line.
+    """Print the negative log-likelihood of items under RUN (the newest by default), in nats and
+    in bits per unit, one item per line.
 
-    Without FILE each line of standard input is an item (of pictures and series: all of it is one
-    file). A FILE is one item, or as many as the run's task sees in it: lines where it was trained
-    with --each line, pictures, series. Where lines are, the unlikeliest first:
+    Without FILE, each line of standard input is an item (for images and series, standard input is
+    one file). A FILE is one item, or several: its lines for a run trained with --each line, its
+    images, its series. To list the least likely lines first:
 
     \b
         tfm score RUN --tsv < FILE | sort -r
     """
     if by_token and tsv:
-        raise UsageError("--tokens: goes with JSON, not with --tsv")
+        raise UsageError("--tokens: needs JSON output, not --tsv")
     if heldout and len(names) > 1:
-        raise UsageError("--heldout: scores what the run keeps; leave FILE away")
+        raise UsageError("--heldout: scores the run's held-out items; omit FILE")
     if split is not None and not heldout:
-        raise UsageError("--split: goes with --heldout")
+        raise UsageError("--split: needs --heldout")
 
     from ..core.runs.catalogue import open_run
 
@@ -106,75 +109,81 @@ def command(
     of_bytes = task.byte_tokenizer(tokenizer)
     items: Iterator[Item | None]
     if heldout:
-        items = _held(run, task, tokenizer, split)
+        items = _heldout_items(run, task, tokenizer, split)
     elif len(names) > 1 or of_bytes is None:
         paths = names[1:] or ("-",)
-        items = _files(task, tokenizer, [run.source_like((path,), column) for path in paths])
+        items = _file_items(task, tokenizer, [run.source_like((path,), column) for path in paths])
     else:
-        end = b"\0" if null else b"\n"
-        items = _lines(task, of_bytes, Arriving(sys.stdin.buffer, end, PIECE))
+        separator = b"\0" if null else b"\n"
+        reader = RecordReader(sys.stdin.buffer, separator, MAX_PIECE_BYTES)
+        items = _line_items(task, of_bytes, reader)
 
     from ..core.ops.device import pick_device, use_threads
 
     use_threads(0)
     model = run.load_model(checkpoint, pick_device(device))
     on_terminal = sys.stdout.isatty()
-    form = _Form(task, tokenizer, by_token, tsv)
-    for total, pause in _scored(task, tokenizer, model, items, by_token):
-        line = form.line(total)
+    formatter = _Formatter(task, tokenizer, by_token, tsv)
+    for total, flush in _totals(task, tokenizer, model, items, by_token):
+        line = formatter.line(total)
         sys.stdout.buffer.write((printable(line) if on_terminal else line).encode() + b"\n")
-        if pause:
+        if flush:
             sys.stdout.buffer.flush()
 
 
 # -- items ---------------------------------------------------------------------------------------
 
 
-def _lines(task: Task, tokenizer: ByteTokenizer, arriving: Arriving) -> Iterator[Item | None]:
-    """Each line; none where none has come for a while, or enough have."""
+def _line_items(
+    task: Task, tokenizer: ByteTokenizer, reader: RecordReader
+) -> Iterator[Item | None]:
+    """The lines as items. None ends a group to score together: when no line has arrived for
+    MAX_WAIT_SECONDS, or the group has MAX_GROUP_BYTES."""
     number, wait, name, size = 1, None, None, 0
     while True:
-        record = arriving.take(wait)
+        record = reader.take(wait)
         if record is None:
-            if arriving.over:
+            if reader.at_end:
                 return
             wait, size = None, 0
             yield None
             continue
-        data, ends = record
+        data, is_last = record
         size += len(data)
-        if size > TOGETHER:
+        if size > MAX_GROUP_BYTES:
             size = 0
             yield None
-        wait = PAUSE
+        wait = MAX_WAIT_SECONDS
         try:
-            sequence = task.encode_bytes(data, tokenizer, ends)
+            sequence = task.encode_bytes(data, tokenizer, is_last)
         except DataError as error:
             raise DataError(f"standard input, line {number}: {error}") from None
-        if name is None:  # of a very long line, its beginning
+        if name is None:  # the first piece names a very long line
             name = data.decode("utf-8", "replace")
-        yield Item(name, sequence, ends)
-        if ends:
+        yield Item(name, sequence, is_last)
+        if is_last:
             number, name = number + 1, None
 
 
-def _files(task: Task, tokenizer: Tokenizer, sources: Iterable[Source]) -> Iterator[Item | None]:
-    """The items of each file, by the task; a running text is one item."""
+def _file_items(
+    task: Task, tokenizer: Tokenizer, sources: Iterable[Source]
+) -> Iterator[Item | None]:
+    """The items that the task finds in each file; a running text is one item."""
     for source in sources:
         try:
-            held: Item | None = None
-            for item in _of(task, tokenizer, source):
-                if held is not None:
-                    same = task.running and item.name == held.name
-                    yield Item(held.name, held.sequence, not same)
-                held = item
-            if held is not None:
-                yield held
+            previous: Item | None = None
+            for item in _source_items(task, tokenizer, source):
+                if previous is not None:
+                    continued = task.running and item.name == previous.name
+                    yield Item(previous.name, previous.sequence, not continued)
+                previous = item
+            if previous is not None:
+                yield previous
         except DataError as error:
             raise DataError(str(error).replace("--data ", "", 1)) from error
 
 
-def _of(task: Task, tokenizer: Tokenizer, source: Source) -> Iterator[Item]:
+def _source_items(task: Task, tokenizer: Tokenizer, source: Source) -> Iterator[Item]:
     from ..core.data.source import standard_input
 
     items = task.items(source)
@@ -186,8 +195,11 @@ def _of(task: Task, tokenizer: Tokenizer, source: Source) -> Iterator[Item]:
         )
 
 
-def _held(run: Run, task: Task, tokenizer: Tokenizer, split: str | None) -> Iterator[Item | None]:
-    """What the run holds out, by what it says where that is a text, by number otherwise."""
+def _heldout_items(
+    run: Run, task: Task, tokenizer: Tokenizer, split: str | None
+) -> Iterator[Item | None]:
+    """The held-out items of a run. A text item is named by its text, another one by its id or
+    number."""
     of_bytes = task.byte_tokenizer(tokenizer)
     for number, sequence in enumerate(run.heldout(split or run.config["final_split"]), 1):
         name = sequence.side.get("id", str(number))
@@ -199,17 +211,18 @@ def _held(run: Run, task: Task, tokenizer: Tokenizer, split: str | None) -> Iter
 # -- scores --------------------------------------------------------------------------------------
 
 
-def _scored(
-    task: Task, tokenizer: Tokenizer, model: Any, items: Iterator[Item | None], each: bool
+def _totals(
+    task: Task, tokenizer: Tokenizer, model: Any, items: Iterator[Item | None], by_token: bool
 ) -> Iterator[tuple[Total, bool]]:
-    """The total of each item, and whether the next may take a while. What is given together, up
-    to a pause, is scored together; an error comes after the scores of what came before it."""
+    """(the total of an item, whether it is the last one of its group). The items up to a None in
+    `items` are a group, which is scored together. An error in `items` is raised after the totals
+    of the items before it."""
     from ..core.score.likelihood import evaluate
 
     waiting: deque[Item] = deque()
     more, failed = True, None
 
-    def until_pause() -> Iterator[Sequence]:
+    def next_group() -> Iterator[Sequence]:
         nonlocal more, failed
         try:
             for item in items:
@@ -223,34 +236,35 @@ def _scored(
 
     total: Total | None = None
     while more:
-        for score in evaluate(model, tokenizer, until_pause()):
+        for score in evaluate(model, tokenizer, next_group()):
             item = waiting.popleft()
             total = total or Total(item.name)
             total.nll += score.nll
             total.tokens += score.tokens
             total.units += task.units([score.sequence])[task.unit]
-            if each:
+            if by_token:
                 given = score.sequence.given
                 total.ids += score.sequence.ids[given:].tolist()
                 total.nats += (score.nats * score.sequence.target_weight()[given:]).tolist()
-            if item.ends:
+            if item.is_last:
                 yield total, not waiting
                 total = None
     if failed is not None:
         raise failed
 
 
-class _Form:
-    """How a score is written."""
+class _Formatter:
+    """Formats totals as JSON or TSV."""
 
-    def __init__(self, task: Task, tokenizer: Tokenizer, each: bool, tsv: bool) -> None:
-        self.unit, self.lossless, self.each, self.tsv = task.unit, tokenizer.lossless, each, tsv
+    def __init__(self, task: Task, tokenizer: Tokenizer, by_token: bool, tsv: bool) -> None:
+        self.unit, self.lossless = task.unit, tokenizer.lossless
+        self.by_token, self.tsv = by_token, tsv
         self.of_bytes = task.byte_tokenizer(tokenizer)
 
     def line(self, total: Total) -> str:
         exact = self.lossless and total.units > 0
         bits = total.nll / math.log(2) / total.units if exact else None
-        if self.tsv:  # of one width, so that the order of letters is that of numbers
+        if self.tsv:  # a fixed width, so that a plain `sort` sorts by number
             name = total.name.replace("\r", "\\r").replace("\n", "\\n")
             return f"{total.nll:014.4f}\t{'-' if bits is None else f'{bits:.4f}'}\t{name}"
         record = {
@@ -262,10 +276,10 @@ class _Form:
             "nll": total.nll,
             f"bits_per_{self.unit}": bits,
         }
-        if self.each:
+        if self.by_token:
             record |= {"ids": total.ids, "nats": total.nats}
             if self.of_bytes is not None:
                 pieces = self.of_bytes.pieces
-                shown = [pieces[i] if i < len(pieces) else b"" for i in total.ids]
-                record["pieces"] = [piece.decode("utf-8", "replace") for piece in shown]
+                found = [pieces[i] if i < len(pieces) else b"" for i in total.ids]
+                record["pieces"] = [piece.decode("utf-8", "replace") for piece in found]
         return json.dumps(record)

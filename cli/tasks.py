@@ -1,4 +1,4 @@
-"""`tfm tasks`: what tfm can model."""
+"""`tfm tasks`: the kinds of data that tfm can model, and their options."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import click
 
 from ..core.plugins import find, names
 from . import options as opt
-from .names import of_task
+from .names import complete_task
 from .render import columns
 
 
 @click.command("tasks", cls=opt.Command)
-@click.argument("task", required=False, shell_complete=of_task)
+@click.argument("task", required=False, shell_complete=complete_task)
 @opt.json_option
 def command(task: str | None, quiet: bool, as_json: bool) -> None:
-    """List tasks, or the options of TASK, which are flags of `tfm train` too."""
+    """List tasks, or the options of TASK. The options are flags of `tfm train`."""
     chosen = [task] if task else names("tasks")
     found = []
     for name in chosen:

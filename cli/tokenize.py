@@ -1,4 +1,4 @@
-"""`tfm tokenize`: items to ids, as a run's tokenizer or a named one sees them."""
+"""`tfm tokenize`: items to token ids, by a run's tokenizer or a named one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import click
 
 from ..core.errors import ConfigError, DataError, UsageError
 from . import options as opt
-from .names import of_run
+from .names import complete_run
 
 if TYPE_CHECKING:
     from ..core.protocols import ByteTokenizer, Tokenizer
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Coder:
-    """A tokenizer: of bytes, whose lines are taken one by one, or of the items of a task."""
+    """A tokenizer of lines of bytes or text, or of the items of a task."""
 
     tokenizer: Tokenizer
-    of_bytes: ByteTokenizer | None  # the same, where items are bytes or text
-    of_task: Task | None  # None where the tokenizer was named: those are all of bytes
+    of_bytes: ByteTokenizer | None  # the same tokenizer, if the items are bytes or text
+    of_task: Task | None  # None with --tokenizer, which names byte tokenizers only
 
     @property
     def task(self) -> Task:
@@ -35,6 +35,7 @@ class Coder:
 
 
 def open_coder(named: str | None, run: str | None, runs: str) -> Coder:
+    """The tokenizer `named` by --tokenizer; None: that of the run. ConfigError if unknown."""
     if named is None:
         from ..core.runs.catalogue import open_run
 
@@ -54,7 +55,7 @@ def open_coder(named: str | None, run: str | None, runs: str) -> Coder:
         return _named(BpeTokenizer.load(named.removeprefix("hf:")))
     learned = named.partition(":")[0] in names("tokenizers")
     why = (
-        "is learned from data; give a RUN that was trained with it"
+        "is learned from data; name a RUN that was trained with it"
         if learned
         else ("known: byte, hf:PATH_OR_NAME, a tokenizer.json, or a RUN's own")
     )
@@ -66,7 +67,7 @@ def _named(tokenizer: ByteTokenizer) -> Coder:
 
 
 def run_and_files(paths: tuple[str, ...], runs: str) -> tuple[str | None, tuple[str, ...]]:
-    """The first argument is the run where it is one: its path, or its name below `runs`."""
+    """(run, files): the first argument is a run if it is the path of one, or a name in `runs`."""
     if paths and paths[0] != "-":
         if any((root / paths[0] / "config.json").exists() for root in (Path(), Path(runs))):
             return paths[0], paths[1:]
@@ -75,65 +76,64 @@ def run_and_files(paths: tuple[str, ...], runs: str) -> tuple[str | None, tuple[
     return None, paths
 
 
-# Not TFM_TOKENIZER, nor `tokenizer` of a config file: they say what to train with.
+# Does not read TFM_TOKENIZER or `tokenizer` of a config file: those are for training.
 tokenizer_option = click.option(
     "--tokenizer",
     "named",
     metavar="NAME",
-    help="byte, hf:PATH_OR_NAME or a tokenizer.json, rather than a run's.",
+    help="byte, hf:PATH_OR_NAME or a tokenizer.json, instead of a run's tokenizer.",
 )
 
 
 @click.command("tokenize", cls=opt.Command)
-@click.argument("paths", nargs=-1, metavar="[RUN] [FILE]...", shell_complete=of_run)
+@click.argument("paths", nargs=-1, metavar="[RUN] [FILE]...", shell_complete=complete_run)
 @tokenizer_option
-@opt.option("--whole", is_flag=True, help="Of text: a file is an item, rather than a line.")
+@opt.option("--whole", is_flag=True, help="For text: each file is one item, not each line.")
 @opt.runs_option
 @opt.json_option
 def command(
     paths: tuple[str, ...], named: str | None, whole: bool, runs: str, quiet: bool, as_json: bool
 ) -> None:
-    """Print the ids of items, one item a line, by the tokenizer of RUN (the newest by default).
+    """Print token ids by the tokenizer of RUN (the newest by default), one item per line.
 
-    Items are the lines of text in FILEs or standard input, their line ends included, so that
-    `tfm detokenize` gives the same bytes back; or the pictures or series in FILEs. With --json
-    each line is an object that also has the side information that pictures and series need.
+    Items are the lines of text in FILEs or standard input, including their line ends, so that
+    `tfm detokenize` restores the same bytes; or the images or series in FILEs. With --json, each
+    line is an object with the ids and the side information that decoding images and series needs.
     """
     run, files = (None, paths) if named else run_and_files(paths, runs)
     coder = open_coder(named, run, runs)
     out = sys.stdout.buffer
     if coder.of_bytes is not None:
         for ids in text_ids(coder.of_bytes, files, whole):
-            out.write(line_of(ids, {}, as_json))
+            out.write(format_line(ids, {}, as_json))
             out.flush()
         return
     from ..core.data.source import Source
 
     items = coder.task.items(Source(files or ("-",)))
     for sequence in coder.task.tokenize(items, coder.tokenizer):
-        out.write(line_of(sequence.ids, sequence.side, as_json))
+        out.write(format_line(sequence.ids, sequence.side, as_json))
         out.flush()
 
 
-def line_of(ids: Any, side: dict[str, Any], as_json: bool) -> bytes:
+def format_line(ids: Any, side: dict[str, Any], as_json: bool) -> bytes:
     if as_json:
         return json.dumps({"schema": 1, "ids": ids.tolist(), "side": side}).encode() + b"\n"
     return " ".join(map(str, ids.tolist())).encode() + b"\n"
 
 
 def text_ids(tokenizer: ByteTokenizer, files: tuple[str, ...], whole: bool) -> Iterator[Any]:
-    """Ids of each item as it comes; the begin and end tokens that a model sees are not among
-    them."""
+    """The ids of each item as it is read, without the begin and end tokens of the model."""
     for name, stream in _streams(files):
         with stream:
             for number, data in enumerate([stream.read()] if whole else stream, 1):
                 try:
                     yield _ids(tokenizer, data)
                 except (DataError, UnicodeDecodeError):
-                    place = name if whole else f"{name}, line {number}"
+                    where = name if whole else f"{name}, line {number}"
                     raise DataError(
-                        f"{place}: not UTF-8 text, and these tokens do not stand for arbitrary "
-                        "bytes; --tokenizer byte does"
+                        f"{where}: not UTF-8 text, and this tokenizer cannot encode arbitrary "
+                        "bytes; use --tokenizer byte"
                     ) from None
 
 

@@ -1,4 +1,4 @@
-"""`tfm train`: read, plan, train, score, show."""
+"""`tfm train`: reads data, plans a run, trains it, prints the final score and a sample."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import click
 
 from ..core.errors import AnswerNo, UsageError
 from . import options as opt
-from .main import STARTED
+from .main import COMMAND_START
 from .render import say
 from .training import Signals, train_to_end
 
@@ -28,50 +28,50 @@ if TYPE_CHECKING:
 
 
 @click.command("train", cls=opt.TaskCommand)
-@opt.option("--task", help="text, byte ... (`tfm tasks`); left out, guessed from the data.")
+@opt.option("--task", help="text, byte ... (see `tfm tasks`).  [default: guessed from the data]")
 @opt.option(
     "--data",
     multiple=True,
     metavar="PATH",
-    help="Files, folders, globs, -, .gz, tables, hf:NAME; repeatable.",
+    help="Training data: files, folders, globs, - (stdin), .gz, tables, hf:NAME; repeatable.",
 )
 @opt.option("--column", help="The column of a table that holds the items.")
-@opt.option("--valid", multiple=True, metavar="PATH", help="Held-out data, rather than a part.")
+@opt.option("--valid", multiple=True, metavar="PATH", help="Validation data (else part of --data).")
 @opt.option("--test", multiple=True, metavar="PATH", help="Data for the final score.")
 @opt.option(
     "--holdout",
     type=click.FloatRange(0, 0.9, min_open=True),
     metavar="FRACTION",
-    help="Part of the data that is held out.  [default: 0.1]",
+    help="Fraction of the data to hold out.  [default: 0.1]",
 )
 @opt.option("--tokenizer", metavar="NAME", help="byte, char, bpe, bpe:SIZE, hf:PATH ...")
 @opt.option(
     "--arch",
     default="transformer",
     show_default=True,
-    help="The wiring: transformer, llama, gpt2, post-ln.",
+    help="Architecture: transformer, llama, gpt2, post-ln.",
 )
-@opt.option("--size", help="nano, tiny, small, base, large.  [default: what the budget buys]")
-@opt.option("--context", type=opt.Count(), help="Tokens that are seen at once.")
+@opt.option("--size", help="nano, tiny, small, base, large.  [default: chosen for the budget]")
+@opt.option("--context", type=opt.Count(), help="Context length in tokens.")
 @opt.option(
     "--budget",
     type=opt.Duration(),
     metavar="TIME",
-    help="Wall time of the whole command, as 90s or 2m.  [default: 2m]",
+    help="Wall time of the command, such as 90s or 2m.  [default: 2m]",
 )
-@opt.option("--steps", type=opt.Count(), help="Optimiser steps, rather than a budget.")
-@opt.option("--tokens", type=opt.Count(), help="Training tokens, rather than a budget.")
+@opt.option("--steps", type=opt.Count(), help="Number of optimiser steps, instead of a budget.")
+@opt.option("--tokens", type=opt.Count(), help="Number of training tokens, instead of a budget.")
 @opt.option("--save-every", type=opt.Count(), metavar="STEPS", help="Steps between checkpoints.")
 @opt.option(
     "--patience",
     type=click.IntRange(1),
     metavar="N",
-    help="End after N evaluations without a better one.",
+    help="Early stopping: stop after N evaluations without improvement.",
 )
 @opt.option(
     "--until",
     metavar="GOAL",
-    help="End at a score, as 'bits_per_byte<1.6', or at a plateau; exit code 5 if not reached.",
+    help="Stop at a score, such as 'bits_per_byte<1.6', or a plateau; exit code 5 if not reached.",
 )
 @opt.option(
     "--run",
@@ -85,7 +85,7 @@ if TYPE_CHECKING:
     is_flag=False,
     flag_value="",
     metavar="[RUN]",
-    help="Continue a run; with --steps, for longer.",
+    help="Continue a run (the newest by default); with --steps, train it for longer.",
 )
 @opt.option("--init", metavar="RUN", help="Start from another run's weights (fine-tuning).")
 @opt.option(
@@ -94,26 +94,24 @@ if TYPE_CHECKING:
     multiple=True,
     envvar="TFM_SET",
     metavar="SECTION.FIELD=VALUE",
-    help="Any field: model.layers=6, train.lr=0.01 (`tfm config` lists them).",
+    help="Set any field: model.layers=6, train.lr=0.01 (`tfm config` lists them).",
 )
-@opt.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of all that is random."
-)
+@opt.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed.")
 @opt.device_option
 @opt.runs_option
 @opt.json_option
 @click.pass_context
 def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> None:
-    """Train a model and score it on what was held out.
+    """Train a model and score it on held-out data.
 
-    The run's path is printed on stdout, all talk goes to stderr.
+    Prints the path of the run on stdout; progress and notes go to stderr.
     """
 
     def note(text: str) -> None:
         say(text, quiet)
 
     signals = Signals()
-    opt.compile_aside()
+    opt.compile_in_background()
     if flags["resume"] is not None:
         run, task, plan, state = _resume(ctx, flags, note)
         deadline = None
@@ -138,7 +136,7 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
 
 
 def _deadline(ctx: click.Context, flags: dict[str, Any]) -> Deadline | None:
-    """The end of the budget; none where steps or tokens are asked for."""
+    """The end of the time budget; None if --steps or --tokens sets the length of training."""
     chosen = opt.one_of(ctx, ("budget", "steps", "tokens"))
     for name in ("budget", "steps", "tokens"):
         if name != chosen:
@@ -149,11 +147,11 @@ def _deadline(ctx: click.Context, flags: dict[str, Any]) -> Deadline | None:
     from ..core.train.request import DEFAULT_BUDGET
 
     flags["budget"] = flags["budget"] or DEFAULT_BUDGET
-    return Deadline(STARTED + flags["budget"])
+    return Deadline(COMMAND_START + flags["budget"])
 
 
 def _request(ctx: click.Context, flags: dict[str, Any]) -> Any:
-    """What the flags say; names that are not known are told before torch is imported."""
+    """The request that the flags describe. Unknown names fail here, before torch is imported."""
     from ..core.config import model_config
     from ..core.plugins import find
     from ..core.runs.catalogue import open_run
@@ -178,7 +176,7 @@ def _request(ctx: click.Context, flags: dict[str, Any]) -> Any:
     if init is not None:
         for name in ("tokenizer", "size", "context", "arch"):
             if opt.origin(ctx, name) == "flag":
-                raise UsageError(f"--{name} and --init exclude each other: the run has its own")
+                raise UsageError(f"--{name} and --init exclude each other: its run has its own")
         if flags["task"] not in (None, init.config["task"]):
             raise UsageError(
                 f"--task {flags['task']}: --init {init.path} is a {init.config['task']} run"
@@ -234,22 +232,23 @@ def _start(
     state = fresh_state(plan, request.init)
     origins = {name: opt.origin(ctx, name) for name in sorted(ctx.params)}
     config = describe_config(request, prepared, plan, sys.argv[1:], origins)
-    path = path or _free_name(Path(flags["runs"]), prepared.task.name)
+    path = path or _unused_path(Path(flags["runs"]), prepared.task.name)
     run = Run.create(path, config, prepared.tokenizer, prepared.heldout)
-    if "-" in request.data:  # what was piped in is nowhere else
+    if "-" in request.data:  # keep piped data: no other copy of it exists
         shutil.copyfile(standard_input(), run.path / "stdin")
     m, t = plan.model, plan.train
     note(
-        f"{request.arch} {plan.size}: {state.model.parameter_count():,} parameters, "
-        f"{m.layers} layers of {m.width}, context {m.context}, vocabulary {m.vocab_size:,}; "
+        f"model: {request.arch} {plan.size}, {state.model.parameter_count():,} parameters, "
+        f"{m.layers} layers of width {m.width}, context {m.context}, "
+        f"vocabulary {m.vocab_size:,}; "
         f"{t.steps:,} steps of {t.batch * t.accumulate * m.context:,} tokens in {t.dtype} "
         f"on {plan.device}"
     )
     return run, prepared.task, plan, state
 
 
-def _free_name(root: Path, task: str) -> Path:
-    """The time and the task; with the process where another began in the same second."""
+def _unused_path(root: Path, task: str) -> Path:
+    """runs/TIME-TASK; with the process id appended if another run started in the same second."""
     name = f"{datetime.now(timezone.utc):%Y%m%d-%H%M%S}-{task}"
     return root / (f"{name}-{os.getpid()}" if (root / name).exists() else name)
 
@@ -257,15 +256,15 @@ def _free_name(root: Path, task: str) -> Path:
 def _resume(
     ctx: click.Context, flags: dict[str, Any], note: Callable[[str], None]
 ) -> tuple[Run, Task, Plan, State]:
-    """Of the other flags only --steps counts, and --data where the data has moved: the rest is
-    the run's own."""
+    """Reopens a run. UsageError for flags that would change it: only --steps (to train longer)
+    and --data (for data that has moved) apply; the run's own settings hold for the rest."""
     allowed = {"resume", "steps", "data", "device", "runs", "quiet", "as_json", "save_every"}
     for name in ctx.params:
         if name not in allowed and opt.origin(ctx, name) == "flag":
             flag = next(p.opts[0] for p in ctx.command.params if p.name == name)
             raise UsageError(
                 f"{flag} and --resume exclude each other: "
-                "the run goes on as begun; --init starts a new one"
+                "a resumed run keeps its settings; --init starts a new run"
             )
     from ..core.runs.catalogue import open_run
     from ..core.train.events import RunLog
@@ -281,21 +280,21 @@ def _resume(
         if steps <= state.step:
             raise UsageError(f"--steps {steps}: {run.path} is at step {state.step} already")
         note(
-            f"planned anew: {steps:,} steps in all rather than {state.config.steps:,}; "
-            "the learning rate follows"
+            f"new plan: {steps:,} steps in total instead of {state.config.steps:,}; "
+            "the learning-rate schedule is adapted"
         )
-        run.cut(state.step)  # half a line, where it was killed, is not written on
+        run.cut(state.step)  # removes the partial last line that a kill can leave in the log
         RunLog(run).take(replanned(state, steps))
     elif run.status()["final"] is not None:
-        raise UsageError(f"{run.path}: done, at step {state.step}; train it longer with --steps N")
+        raise UsageError(f"{run.path}: done at step {state.step}; train it longer with --steps N")
     if flags["save_every"]:
         state.config = replace(state.config, save_every=flags["save_every"])
-    note(f"{run.path}: going on from step {state.step:,} of {state.config.steps:,}")
+    note(f"{run.path}: resuming from step {state.step:,} of {state.config.steps:,}")
     run.cut(state.step)
     return run, task, plan, state
 
 
 def _discard(run: Run) -> None:
-    """A run without a single step is no run."""
+    """Deletes a run that ended before its first step."""
     run.unlock()
     shutil.rmtree(run.path, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Training as people see it: progress, signals, the final score and a sample."""
+"""The training loop of `train` and `rerun`: progress line, signals, final score, a sample."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..core.train.controls import Controls
-from .main import STARTED, leave
+from .main import COMMAND_START, exit_process
 from .render import TrainingProgress, clock, curve, say
 
 if TYPE_CHECKING:
@@ -20,26 +20,26 @@ if TYPE_CHECKING:
     from ..core.train.state import State
 
 SAMPLE_TOKENS = 160
-SHOWN_ITEMS = 3  # held-out items that a sample may go on from
+MAX_PROMPT_ITEMS = 3  # held-out items that a sample can continue
 
 
 class Signals:
-    """What SIGINT and SIGTERM do. Before the first step: leave, and nothing is kept. While
-    training: the first asks for an end after this step, the second leaves at once. When all is
-    saved: leave. SIGUSR1 asks for a checkpoint and a sample after this step."""
+    """The signal handlers of a training. The first SIGINT or SIGTERM stops after the current step,
+    a second one exits at once. Before the first step a signal exits and the run is deleted; after
+    the last save it exits. SIGUSR1 requests a checkpoint and a sample after the current step."""
 
     def __init__(self) -> None:
         self.controls = Controls()
-        self.number = 0  # of the signal that asked for the end
-        self.stepped = False  # once there is a step to save
-        self.saved = False  # once there is none left
-        signal.signal(signal.SIGINT, self._end)
-        signal.signal(signal.SIGTERM, self._end)
+        self.number = 0  # of the signal that stopped the training
+        self.stepped = False  # a step has been taken
+        self.saved = False  # the last step is saved
+        signal.signal(signal.SIGINT, self._stop)
+        signal.signal(signal.SIGTERM, self._stop)
         if hasattr(signal, "SIGUSR1"):
             signal.signal(signal.SIGUSR1, self._save)
 
     def take(self, event: Event) -> None:
-        """As a sink: how far the training has come."""
+        """Records the progress of the training (`Sink`)."""
         from ..core.train.events import Saved, Stepped
 
         self.stepped |= isinstance(event, Stepped)
@@ -51,16 +51,16 @@ class Signals:
     def _save(self, number: int, frame: object) -> None:
         self.controls.save = True
 
-    def _end(self, number: int, frame: object) -> None:
+    def _stop(self, number: int, frame: object) -> None:
         if not self.stepped:
             raise SystemExit(128 + number)
         if self.number or self.saved:
-            leave(128 + number)
+            exit_process(128 + number)
         self.number, self.controls.stop = number, True
 
 
 class Progress:
-    """The sink that draws: the progress line, and a sample when one is asked for."""
+    """A sink that prints: the progress line, and a sample when SIGUSR1 requests one."""
 
     def __init__(self, run: Run, task: Task, state: State, quiet: bool) -> None:
         self.run, self.task, self.state, self.losses = run, task, state, list[float]()
@@ -74,12 +74,12 @@ class Progress:
             self.losses.append(event.step.loss)
             self.line.step(event.step)
         elif isinstance(event, Evaluated):
-            self.line.held = event.bits
+            self.line.heldout_bits = event.bits
         elif isinstance(event, Replanned):
             self.line.steps = event.steps
         elif isinstance(event, Saved) and event.requested:
             say(f"saved at step {event.step:,}")
-            draw_sample(self.run, self.task, self.state)
+            show_sample(self.run, self.task, self.state)
         elif isinstance(event, Saved) and event.last:
             self.close()
 
@@ -97,8 +97,8 @@ def train_to_end(
     deadline: Deadline | None = None,
     replay: Replay | None = None,
 ) -> dict[str, Any]:
-    """Steps until the plan's end, then the final scores; none of a replay that ends before. Leaves
-    the process, with all saved, where a signal asked for that."""
+    """Trains to the end of the plan and returns the final scores: {} for a replay that ends
+    earlier. After SIGINT or SIGTERM, saves and exits the process."""
     from ..core.train.events import Finished, RunLog
     from ..core.train.fit import fit
 
@@ -111,16 +111,16 @@ def train_to_end(
                 sink.take(event)
             if isinstance(event, Finished):
                 scores = event.scores
-    except BrokenPipeError:  # nobody reads the progress any more
+    except BrokenPipeError:  # the reader of stderr has gone
         state.save(run)
         raise
     finally:
         for sink in sinks:
             sink.close()
     if signals.number and not scores:
-        say(f"saved at step {state.step:,}; continue with: tfm train --resume {run.path}")
+        say(f"saved at step {state.step:,}; resume with: tfm train --resume {run.path}")
         run.unlock()
-        leave(128 + signals.number)
+        exit_process(128 + signals.number)
     if scores and not quiet:
         show_scores(run, task, state, scores, progress.losses)
     return scores
@@ -129,7 +129,7 @@ def train_to_end(
 def show_scores(
     run: Run, task: Task, state: State, scores: dict[str, Any], losses: list[float]
 ) -> None:
-    """The loss curve, the score beside the floor, and a sample."""
+    """Prints the loss curve, the score next to the baselines, and a sample."""
     if sys.stderr.isatty() and len(losses) > 20:
         window = max(1, len(losses) // 120)
         smooth = [
@@ -137,40 +137,45 @@ def show_scores(
         ]
         say(curve(smooth))
         say(f"loss in nats per token over {len(losses):,} steps")
-    ended = {"until": f"{scores.get('until')} is reached", "patience": "no better score came"}
-    if scores.get("ended_by") in ended:
-        say(f"ended at step {state.step:,}: {ended[scores['ended_by']]}")
+    reasons = {
+        "until": f"{scores.get('until')} is reached",
+        "patience": "the held-out score no longer improved",
+    }
+    if scores.get("ended_by") in reasons:
+        say(f"stopped at step {state.step:,}: {reasons[scores['ended_by']]}")
     if scores.get("best_step") not in (None, state.step):
-        say(f"the best was step {scores['best_step']:,}: use it with --checkpoint best")
+        say(f"the best score was at step {scores['best_step']:,}: use it with --checkpoint best")
     say(score_line(task.unit, scores, task.headline))
-    draw_sample(run, task, state)
-    say(f"trained in {clock(time.monotonic() - STARTED)}; next: tfm sample {run.path}")
+    show_sample(run, task, state)
+    say(f"trained in {clock(time.monotonic() - COMMAND_START)}; next: tfm sample {run.path}")
 
 
-def draw_sample(run: Run, task: Task, state: State) -> None:
-    """A sample, for people."""
+def show_sample(run: Run, task: Task, state: State) -> None:
+    """Prints a sample from the weights that are scored: the average, if training keeps one."""
     from ..core.train.average import in_use
-    from .drawing import show_sample
+    from .drawing import preview_sample
 
-    held = run.heldout(run.config["final_split"])
-    own = [held[index] for index in range(min(SHOWN_ITEMS, len(held)))]
+    heldout = run.heldout(run.config["final_split"])
+    prompts = [heldout[index] for index in range(min(MAX_PROMPT_ITEMS, len(heldout)))]
     with in_use(state.optimizers):
-        picture = show_sample(task, run.tokenizer(), state.model, SAMPLE_TOKENS, own)
-    state.model.train()  # sampling ended it, and with it dropout
-    if picture is not None:
-        say("a sample:")
-        say("\n".join(f"  {line}" for line in picture.splitlines()))
+        preview = preview_sample(task, run.tokenizer(), state.model, SAMPLE_TOKENS, prompts)
+    state.model.train()  # sampling left it in eval mode, without dropout
+    if preview is not None:
+        say("sample:")
+        say("\n".join(f"  {line}" for line in preview.splitlines()))
 
 
 def score_line(unit: str, scores: dict[str, Any], headline: tuple[str, ...] = ()) -> str:
+    """One line: the headline metrics, bits per unit (else nats per token), the baselines."""
     value = scores[f"bits_per_{unit}"]
     floor = scores["floor"] or {}
-    beside = ", ".join(f"{name} {bits:.4g}" for name, bits in floor.items())
-    part = f" (of {scores['part']:.0%} of it; `tfm eval` scores all)" if "part" in scores else ""
-    said = f"{scores['nll'] / max(scores['tokens'], 1):.3f} nats per token"
+    baselines = ", ".join(f"{name} {bits:.4g}" for name, bits in floor.items())
+    part = f" (on {scores['part']:.0%} of it; `tfm eval` scores all)" if "part" in scores else ""
+    score = f"{scores['nll'] / max(scores['tokens'], 1):.3f} nats per token"
     if value is not None:
-        said = f"{value:.3f} bits per {unit}"
+        score = f"{value:.3f} bits per {unit}"
     first = [f"{name} {scores[name]:.4g}" for name in headline if scores.get(name) is not None]
-    said = ", ".join([*first, said])
-    held = "held out" if scores["split"] != "report" else "the half that nothing was chosen by"
-    return f"{held}: {said}{part}" + (f"  beside {beside}" if beside else "")
+    half = " (the half not used for early stopping)" if scores["split"] == "report" else ""
+    return f"held out{half}: {', '.join([*first, score])}{part}" + (
+        f"; baselines: {baselines}" if baselines else ""
+    )

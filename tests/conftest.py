@@ -1,4 +1,4 @@
-"""What the tests of the command line share: the command, a home of its own, one trained run."""
+"""Fixtures of the command-line tests: the command, an empty home folder, one trained run."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-settings.register_profile("untimed", deadline=None)  # a busy machine fails no test
+settings.register_profile("untimed", deadline=None)  # tests can be slow on a busy machine
 settings.load_profile("untimed")
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # as many workers as cores: one thread each
+if "PYTEST_XDIST_WORKER" in os.environ:  # one worker per core: one thread each
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
-    """Models this small gain nothing from a second thread, and wait for it on a busy machine."""
+    """One thread: models this small are no faster with two, and slower on a busy machine."""
     import torch
 
     torch.set_num_threads(1)
@@ -32,7 +32,7 @@ def one_thread() -> None:
 
 @dataclass(frozen=True)
 class Result:
-    """How a command ended: a negative code is the signal that ended it, as Popen has it."""
+    """The exit code and output of a command; a negative code is a signal, as in Popen."""
 
     code: int
     out: bytes
@@ -53,7 +53,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Tfm:
-    """`tfm`, run as a process of its own in `folder`."""
+    """Runs `tfm` as a process in `folder`."""
 
     folder: Path
     env: dict[str, str] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class Tfm:
         code: int = 0,
         env: dict[str, str] | None = None,
     ) -> Result:
-        """Runs to the end and expects the exit code."""
+        """Runs a command to its end and checks the exit code."""
         done = subprocess.run(
             self.command(*args),
             input=stdin,
@@ -89,8 +89,8 @@ class Tfm:
         )
 
     def error(self, *args: object, code: int = 2, stdin: bytes | None = None) -> str:
-        """The one line that a command which cannot go on ends in; what was said before it, and
-        on stdout nothing."""
+        """Runs a command that fails, and returns its error: the last line of stderr. Checks that
+        stdout is empty."""
         result = self(*args, code=code, stdin=stdin)
         assert not result.out
         *_, last = result.err.splitlines()
@@ -105,8 +105,8 @@ class Tfm:
 
 @pytest.fixture(scope="session", autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Settings, caches and variables of the machine's user neither count nor change; the network
-    is not asked; one thread a process, so that processes side by side do not wait."""
+    """An empty home folder: no config files, caches or variables of the user, no network, and one
+    thread per process, so that parallel processes do not compete for cores."""
     root = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
@@ -122,7 +122,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def tfm(tmp_path: Path) -> Tfm:
-    """The command in an empty folder."""
+    """The `tfm` command, in an empty folder."""
     return Tfm(tmp_path)
 
 
@@ -138,7 +138,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def library(tmp_path_factory: pytest.TempPathFactory) -> CDLL:
-    """The C library. Without a C compiler, what asks for it is skipped."""
+    """The C library. Without a C compiler, tests that use this fixture are skipped."""
     from helpers import c_library
 
     found = c_library(tmp_path_factory.mktemp("cache"))
@@ -149,7 +149,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> CDLL:
 
 @pytest.fixture
 def kernels_in_c(library: CDLL) -> Iterator[None]:
-    """Models compute by the C library meanwhile."""
+    """Models use the C library during the test."""
     from tfm.core.ops import native_calls
 
     native_calls.load(library)
@@ -159,7 +159,7 @@ def kernels_in_c(library: CDLL) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Trained:
-    """A run, and what `train --json` said of it."""
+    """A run and the scores that `train --json` printed."""
 
     path: Path
     scores: dict[str, Any]
@@ -167,7 +167,7 @@ class Trained:
 
 @pytest.fixture(scope="session")
 def trained(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """A character model of `text` after 20 steps. Tests only read it."""
+    """A character model of `text` after 20 steps, shared: tests must not change it."""
     folder = tmp_path_factory.mktemp("trained")
     result = Tfm(folder)(
         *("train", "--task", "text", "--data", text, "--tokenizer", "char", "--size", "nano"),

@@ -1,4 +1,4 @@
-"""Helpers for several test files. It imports torch: `conftest.py` and `harness/` import it late."""
+"""Helpers of several test files. Imports torch, so `conftest.py` and `harness/` import it late."""
 
 from __future__ import annotations
 
@@ -32,8 +32,7 @@ from tfm.core.train.state import State
 
 WORDS = "the quick brown fox jumps over a lazy dog while green birds sing of café and snow".split()
 
-# the most that a logit may be off (root mean square) beside the spread of logits, by the type of
-# the weights
+# tolerated root-mean-square error of logits over their standard deviation, by dtype of the weights
 LOGIT_ERROR = {"float32": 1e-5, "bfloat16": 2e-2, "float16": 2e-3, "int8": 5e-2}
 
 
@@ -41,7 +40,7 @@ LOGIT_ERROR = {"float32": 1e-5, "bfloat16": 2e-2, "float16": 2e-3, "int8": 5e-2}
 
 
 def prose(size: int, seed: int = 0) -> str:
-    """About `size` characters of lines of words, some not ASCII."""
+    """About `size` characters of random lines of words, some of them not ASCII."""
     draw = random.Random(seed)
     lines, length = list[str](), 0
     while length < size:
@@ -51,8 +50,8 @@ def prose(size: int, seed: int = 0) -> str:
 
 
 class FakeTokenizer:
-    """A tokenizer of bare ids. `legal` is its support; with two axes, items stand in rows of
-    three."""
+    """A tokenizer whose items are arrays of ids. `legal` is its support; if that has two axes,
+    items are decoded in rows of three."""
 
     lossless = True
 
@@ -70,9 +69,9 @@ class FakeTokenizer:
 
 
 class RandomRows:
-    """A dataset of rows of 9 random ids below 11, of very different weight. Row `index` is always
-    the same, or with `same` all rows are. Every weight of the batches in `broken`, which count
-    from 1, is NaN."""
+    """A dataset of rows of 9 random ids below 11, with very different weights. Row `index` is
+    fixed; with `same`, all rows are equal. All weights of the batches numbered `broken` (from 1)
+    are NaN."""
 
     context = 8
 
@@ -98,8 +97,8 @@ class RandomRows:
 def random_weights(
     model: SequenceModel, std: float = 0.3, norm_std: float | None = None
 ) -> SequenceModel:
-    """Draws every parameter anew, so that none is zero: weights of norms around 1 (by `norm_std`,
-    if given), others around 0."""
+    """Sets all parameters to normal random numbers, none zero: the weights of norms around 1 with
+    standard deviation `norm_std` (None: `std`), all others around 0 with `std`."""
     torch.manual_seed(0)
     for name, parameter in model.named_parameters():
         if "norm.weight" in name:
@@ -110,7 +109,7 @@ def random_weights(
 
 
 def small_model(std: float = 0.3, norm_std: float | None = None, **fields: Any) -> SequenceModel:
-    """A model of 23 ids and a context of 12, or as `fields` say, with `random_weights`."""
+    """A model of 23 ids and context 12, changed by `fields`, with `random_weights`."""
     shape: dict[str, Any] = dict(vocab_size=23, layers=2, width=16, heads=2, context=12)
     return random_weights(SequenceModel(ModelConfig(**{**shape, **fields})), std, norm_std)
 
@@ -121,7 +120,7 @@ def weights(model: SequenceModel) -> dict[str, Tensor]:
 
 
 def same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    """Whether both hold equal tensors under equal names."""
+    """Whether both have the same names and bitwise equal tensors."""
     return all(torch.equal(one[name], other[name]) for name in one | other)
 
 
@@ -129,8 +128,8 @@ def same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def gradients(model: SequenceModel, loss: Callable[[], Tensor]) -> dict[str, Tensor]:
-    """The gradient of every parameter, and as "loss" the loss, after one backward pass, on the CPU.
-    `loss` may run that pass itself and return the loss detached."""
+    """The gradients of all parameters by name after one backward pass, plus "loss", on the CPU.
+    `loss` can run the backward pass itself and return a detached loss."""
     model.zero_grad()
     total = loss()
     if total.requires_grad:
@@ -140,7 +139,7 @@ def gradients(model: SequenceModel, loss: Callable[[], Tensor]) -> dict[str, Ten
 
 
 def random_tensor(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Normal numbers that require a gradient."""
+    """Normal random numbers that require a gradient."""
     x = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return x.to(dtype).requires_grad_()
 
@@ -152,7 +151,7 @@ def random_angles(rows: int, length: int, half: int) -> tuple[Tensor, Tensor]:
 
 
 def assert_agree(ours: Tensor, plain: Tensor, *inputs: Tensor, tolerance: float = 1e-6) -> None:
-    """Asserts that both have the same values and the same gradients of `inputs`."""
+    """Asserts that `ours` and `plain` have the same values and gradients of `inputs`."""
     upstream = random_tensor(*plain.shape, seed=9).detach().to(plain.dtype)
     assert ours.dtype == plain.dtype
     torch.testing.assert_close(ours, plain, rtol=tolerance, atol=tolerance)
@@ -179,8 +178,8 @@ def draw_rows(
     tokenizer: Any = None,
     **options: Any,
 ) -> list[list[tuple[int, float]]]:
-    """(id, logprob) of each prompt's draw. A prompt begins as soon as a row is free; the draws end
-    at different times."""
+    """The (id, logprob) pairs sampled for each prompt. A prompt starts as soon as a row is free;
+    samples end at different times."""
     decoder = Decoder(model, tokenizer or FakeTokenizer(), SampleConfig(**options), rows)
     waiting = list(enumerate(zip(prompts, records, strict=True)))
     out: list[list[tuple[int, float]]] = [[] for _ in prompts]
@@ -213,20 +212,20 @@ def save_checkpoint(
     optimizers: list[Optimizer] | None = None,
     state: Mapping[str, Any] | None = None,
 ) -> Checkpoint:
-    """A checkpoint of weights and optimiser states as they are."""
+    """Saves a checkpoint of the current weights and optimiser states."""
     tensors = dict(model.named_parameters())
     return run.save(step, tensors, state_tensors(model, optimizers or []), state or {})
 
 
 def train_run(run: Run, task: Any, plan: Plan, state: State, end: int | None = None) -> None:
-    """Trains to the end of the plan, or to step `end` without a final score, and logs."""
+    """Trains to the end of the plan, or up to step `end` without a final score; writes the log."""
     log = RunLog(run)
     for event in fit(run, task, plan, state, replay=Replay(end=end)):
         log.take(event)
 
 
 def saved_weights(run: Path, step: int) -> bytes:
-    """The file with the weights of a checkpoint."""
+    """The bytes of the file with the weights of a checkpoint."""
     return (run / f"checkpoints/{step:06d}/model.safetensors").read_bytes()
 
 
@@ -241,7 +240,7 @@ def log_without_times(run: Path) -> list[dict[str, Any]]:
 
 
 def run_harness(script: str, *args: object) -> Any:
-    """What a script of tests/harness/ prints with --json."""
+    """The report that a script of tests/harness/ prints with --json."""
     path = Path(__file__).parent / "harness" / script
     command = [sys.executable, path, "--json", *map(str, args)]
     done = subprocess.run(command, stdout=subprocess.PIPE, timeout=300)

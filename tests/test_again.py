@@ -1,5 +1,4 @@
-"""`tfm verify` and `tfm rerun`: whether a run is what was written, resumes exactly, and comes out
-the same when it is repeated."""
+"""`tfm verify` and `tfm rerun`: checksums, exact resumption, and exact repetition of a run."""
 
 from __future__ import annotations
 
@@ -46,7 +45,7 @@ def test_each_damaged_file_is_a_line(tfm: Tfm, trained: Trained) -> None:
 
 
 def test_a_run_repeated_is_the_same(tfm: Tfm, trained: Trained) -> None:
-    """Also one that was trained for longer afterwards, and one that has no end yet."""
+    """Also of a run that was extended with --steps, and of an interrupted one."""
     path = tfm.folder / "run"
     shutil.copytree(trained.path, path)
     tfm("train", "--resume", "run", "--steps", 24, "-q")
@@ -56,7 +55,7 @@ def test_a_run_repeated_is_the_same(tfm: Tfm, trained: Trained) -> None:
     assert steps == list(range(1, 25))
 
     run = Run(path)
-    run.cut(24)  # what an interruption leaves
+    run.cut(24)  # as after an interruption
     entries = run.log()
     next(e for e in entries if e["step"] == 8)["loss"] += 1e-6
     (path / "log.jsonl").write_text("".join(map(log_line, entries)))

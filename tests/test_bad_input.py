@@ -1,5 +1,5 @@
-"""What cannot be is refused in one line that says what, where and what to do; nothing
-half-written stays behind."""
+"""Invalid input: one line of error says what is wrong, where, and what to do; no partial files
+remain."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ QUICK = ("--size", "nano", "--steps", 1)
 
 @pytest.fixture
 def refused(tfm: Tfm) -> Iterator[Tfm]:
-    """The command, in a folder that it must leave without a run."""
+    """The `tfm` command, in a folder in which it must not leave a run."""
     yield tfm
     left = [p for p in tfm.folder.rglob("*") if p.is_dir() and p.name not in ("data", "folder")]
-    assert not left, "something half-written is left"
+    assert not left, "a partial run is left"
 
 
 # -- data ----------------------------------------------------------------------------------------
@@ -52,7 +52,7 @@ def test_binary_given_as_text_is_told_by_file_and_byte(refused: Tfm) -> None:
     data = prose(600_000, seed=1).encode()
     (refused.folder / "good.txt").write_bytes(data)
     (refused.folder / "mixed.txt").write_bytes(data[:300_000] + b"\xff" + data[300_000:])
-    at = 300_000 - (data[299_999] >= 0xC0)  # where a character was torn, it is the culprit
+    at = 300_000 - (data[299_999] >= 0xC0)  # or the byte before, if this cuts a character
     given = ("--task", "text", "--data", "good.txt", "--data", "mixed.txt")
     error = refused.error("train", *given, *QUICK)
     assert f"mixed.txt: not UTF-8 text at byte {at};" in error
@@ -159,7 +159,7 @@ DAMAGES = [
 
 @pytest.mark.parametrize("how, file", DAMAGES)
 def test_a_damaged_run_is_not_used(tfm: Tfm, trained: Trained, how: str, file: str) -> None:
-    """One bit anywhere, one byte less, or no file: it is named, whatever asks for it."""
+    """A flipped bit, a missing byte or a missing file: the error names the file."""
     shutil.copytree(trained.path, tfm.folder / "run")
     path = tfm.folder / "run" / file
     data = bytearray(path.read_bytes())
@@ -168,7 +168,7 @@ def test_a_damaged_run_is_not_used(tfm: Tfm, trained: Trained, how: str, file: s
         path.unlink()
     else:
         path.write_bytes(data if how == "flipped" else data[: len(data) - 2])
-    code = 2 if (file, how) == ("config.json", "gone") else 3  # without it, no run at all
+    code = 2 if (file, how) == ("config.json", "gone") else 3  # without config.json it is not a run
     command = "eval" if how == "flipped" else "sample"
     error = tfm.error(command, "run", code=code)
     assert path.name in error or "manifest.json" in error, error
@@ -244,7 +244,7 @@ def test_a_run_where_none_can_be(refused: Tfm, text: Path) -> None:
 
 @posix
 def test_what_may_not_be_read_or_written(refused: Tfm, text: Path) -> None:
-    """Root may do all, unless it gives that right away."""
+    """Files without permission. As root, the command runs with dropped capabilities."""
     rights = list[str]()
     if os.geteuid() == 0:
         if shutil.which("setpriv") is None:

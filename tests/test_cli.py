@@ -1,4 +1,4 @@
-"""The contract of the command line: what goes to which stream, in which form, under which name."""
+"""The contract of the command line: stdout and stderr, output formats, names of settings."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TEXT_SCORES = {"bits_per_char", "nats_per_char", "perplexity_per_token", "perple
 
 
 def small(text: Path, *more: object) -> tuple[object, ...]:
-    """A training command of a moment."""
+    """The arguments of a short training."""
     data = ("--data", text, "--tokenizer", "byte", "--task", "text")
     return ("train", *data, "--size", "nano", "--context", 16, "--steps", 2, *more)
 
@@ -45,7 +45,7 @@ def test_train_prints_the_path_of_the_run_and_nothing_else(tfm: Tfm, text: Path)
 
 @pytest.fixture(scope="module")
 def twins(text: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Trained]:
-    """Two runs by equal commands, `runs/zebra` before `runs/ant`."""
+    """Two runs by the same command: `runs/zebra`, then `runs/ant`."""
     tfm = Tfm(tmp_path_factory.mktemp("twins"))
     names = [f"runs/{name}" for name in ("zebra", "ant")]
     said = [tfm(*small(text, "-q", "--json", "--run", name)).json() for name in names]
@@ -186,8 +186,8 @@ def test_records_do_not_depend_on_their_neighbours(sample: Any) -> None:
 
 
 def test_json_lines_in_bring_their_ids(sample: Any) -> None:
-    asked = [{"id": "a", "prompt": "fox"}, {"id": 7, "prompt": "fox"}, {"prompt": "fox"}]
-    stdin = "".join(json.dumps(one) + "\n" for one in asked).encode()
+    prompts = [{"id": "a", "prompt": "fox"}, {"id": 7, "prompt": "fox"}, {"prompt": "fox"}]
+    stdin = "".join(json.dumps(one) + "\n" for one in prompts).encode()
     records = sample("--json-in", "--json", "-n", 2, stdin=stdin).lines()
     assert [r["id"] for r in records] == ["a", "a", "7", "7", None, None]
     assert len({str(r["tokens"]) for r in records}) == 6, "draws hang on the id"

@@ -1,4 +1,4 @@
-"""`tfm completion`: what a shell is told when Tab is pressed."""
+"""`tfm completion`: the completions that a shell gets for a Tab."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def runs(tmp_path: Path) -> Path:
 
 
 def complete(line: str) -> set[str]:
-    """What click offers for the last word of a line, in this process."""
+    """The completions of the last word of a line, by click in this process."""
     from click.shell_completion import BashComplete
 
     *words, last = line.split(" ")

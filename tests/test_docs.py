@@ -1,4 +1,4 @@
-"""README, guides and CONTRIBUTING: their commands run, their links and file names exist."""
+"""README, guides and CONTRIBUTING: commands run; linked and named files exist."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ QUICK = {"TFM_SIZE": "nano"}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the guides speak of: notes, a run, and the command itself."""
+    """The files that the guides use: notes, a run, and `tfm` itself."""
     root = tmp_path_factory.mktemp("guides")
     (root / "bin").mkdir()
     (root / "bin/tfm").write_text(f'#!/bin/sh\nexec {sys.executable} -m tfm "$@"\n')
@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
 @pytest.mark.parametrize(("name", "block"), BLOCKS, ids=[b.split("\n")[0][:40] for _, b in BLOCKS])
 def test_a_guide_runs(folder: Path, name: str, block: str) -> None:
-    """Each block alone, in a copy of the folder; one that names no number of steps makes two."""
+    """Runs each block in its own copy of the folder, with 2 steps unless the block sets --steps."""
     own = folder.with_name(f"{folder.name}-{BLOCKS.index((name, block))}")
     shutil.copytree(folder, own)
     steps = {} if "--steps" in block or "--budget" in block else {"TFM_STEPS": "2"}

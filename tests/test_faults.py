@@ -160,10 +160,10 @@ def test_a_prompt_of_about_the_context(
     prompt = Prompt(b"a" * (context - own + more))
     if more > 0 and strict:
         with pytest.raises(DataError, match=f"{context + 1} tokens, the context {context}"):
-            sampler.draw(prompt, 1)
+            sampler.sample(prompt, 1)
         return
-    job = sampler.draw(prompt, 1)
-    assert len(job.draws[0].ids) == 2 and len(job.sequence) == context + more
+    job = sampler.sample(prompt, 1)
+    assert len(job.samples[0].ids) == 2 and len(job.sequence) == context + more
     said = capsys.readouterr().err
     assert (f"the context of {context}" in said) == (more > 0)
 

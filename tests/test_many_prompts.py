@@ -1,4 +1,4 @@
-"""Many prompts through one pipe: what a prompt draws hangs on itself alone, to the last byte."""
+"""Many prompts in one pipe: a sample depends on its own prompt only, to the last byte."""
 
 import io
 import json
@@ -11,7 +11,7 @@ from conftest import Tfm, Trained
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfm.cli.prompts import Arriving, whole_characters
+from tfm.cli.prompts import RecordReader, complete_characters
 
 PROMPTS = [
     f"{word} {number} fox" * (1 + number % 5)
@@ -31,7 +31,7 @@ def sample(trained: Trained) -> Any:
 
 
 def test_bytes_are_equal_however_prompts_are_split_and_ordered(sample: Any) -> None:
-    """More prompts than rows, of lengths around and beyond the context."""
+    """More prompts than batch rows, with lengths below, at and above the context."""
     prompts = [*PROMPTS, "x" * 300, PROMPTS[0]]
     whole = sample(prompts, "--json", "-q").text.splitlines()
     assert [json.loads(line)["prompt"] for line in whole] == prompts
@@ -51,7 +51,7 @@ def test_draws_and_ids(sample: Any) -> None:
 
 
 def test_ends_differ_and_order_stays(sample: Any) -> None:
-    """A stop text ends some early; no later record overtakes."""
+    """A stop text ends some samples early; the order of the records stays."""
     records = sample(PROMPTS, "--json", "--stop", "e").lines()
     assert [r["prompt"] for r in records] == PROMPTS
     assert {r["finish_reason"] for r in records} == {"length", "stop"}
@@ -64,7 +64,7 @@ def test_what_came_before_an_error_is_answered(sample: Any) -> None:
     done = sample(lines, "--json-in", "--json", code=2)
     assert [r["prompt"] for r in done.lines()] == ["fox", "dog"]
     assert done.err.splitlines() == [
-        "Error: standard input, line 3: must be a JSON object with a text `prompt`"
+        "Error: standard input, line 3: must be a JSON object with a string `prompt`"
     ]
     done = sample(["fox", "dog", "\udcff"], code=2)
     assert len(done.out.splitlines()) == 2
@@ -85,13 +85,13 @@ def test_a_line_is_answered_before_the_next_comes(tfm: Tfm, trained: Trained) ->
     process.stderr.close()
 
 
-# -- records as they arrive ----------------------------------------------------------------------
+# -- reading of records --------------------------------------------------------------------------
 
 
 def arrived(stream: Any, limit: int | None = None) -> list[tuple[bytes, bool]]:
-    arriving = Arriving(stream, b"\n", limit)
+    reader = RecordReader(stream, b"\n", limit)
     out = []
-    while (record := arriving.take()) is not None:
+    while (record := reader.take()) is not None:
         out.append(record)
     return out
 
@@ -101,7 +101,7 @@ def test_lines_are_what_splitting_makes(lines: list[bytes], ended: bool) -> None
     data = b"\n".join(lines) + (b"\n" if ended else b"")
     expected = [line.removesuffix(b"\n").removesuffix(b"\r") for line in io.BytesIO(data)]
     if not ended and expected and lines[-1].endswith(b"\r"):
-        expected[-1] = lines[-1]  # no LF behind it
+        expected[-1] = lines[-1]  # no LF at the end
     assert arrived(io.BytesIO(data)) == [(line, True) for line in expected]
 
 
@@ -121,16 +121,16 @@ def test_long_records_come_in_whole_characters(text: str, limit: int) -> None:
 
 @given(st.binary(max_size=6))
 def test_any_bytes_are_cut_near_their_end(data: bytes) -> None:
-    assert len(data) - 3 <= whole_characters(data) <= len(data)
+    assert len(data) - 3 <= complete_characters(data) <= len(data)
 
 
 def test_nothing_there_is_not_the_end() -> None:
     read, write = os.pipe()
     with os.fdopen(read, "rb") as stream:
-        arriving = Arriving(stream)
-        assert arriving.take(0) is None and not arriving.over
+        reader = RecordReader(stream)
+        assert reader.take(0) is None and not reader.at_end
         os.write(write, b"a\nb")
-        assert arriving.take() == (b"a", True)
-        assert arriving.take(0.01) is None and not arriving.over
+        assert reader.take() == (b"a", True)
+        assert reader.take(0.01) is None and not reader.at_end
         os.close(write)
-        assert arriving.take() == (b"b", True) and arriving.take() is None and arriving.over
+        assert reader.take() == (b"b", True) and reader.take() is None and reader.at_end

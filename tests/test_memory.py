@@ -1,4 +1,4 @@
-"""Where memory is not enough, the error names a batch that is, and what was saved stays sound."""
+"""Out of memory: the error names a batch size that fits, and checkpoints stay valid."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tfm.core.protocols import Batch, Ids
 from tfm.core.train.loop import train
 from tfm.core.train.optim import make_optimizers
 
-# As a shell's `ulimit -v` would, with `room` bytes beyond what is in use once all is imported.
+# Limits memory like `ulimit -v`, to `room` bytes above the use after all imports.
 LIMITED = """
 import resource, sys
 import tfm.core.train.validation, tfm.core.train.prepare, tfm.cli.main, torch
@@ -50,7 +50,7 @@ def test_a_real_limit(tfm: Tfm, text: Path) -> None:
 
 
 class Narrow(RandomRows):
-    """Rows of which more than so many at once are too many."""
+    """Rows whose batches of more than `rows` raise `error`."""
 
     def __init__(self, rows: int, error: Exception) -> None:
         super().__init__()

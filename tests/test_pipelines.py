@@ -1,4 +1,4 @@
-"""The one-liners of docs/pipelines.md, each run by bash as it stands there."""
+"""Runs each one-liner of docs/pipelines.md, unchanged, in bash."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ QUICK = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the page speaks of: notes, a log, prompts, records, a run, and the command itself.
-    `watch` needs a terminal and never ends: here it runs its command once."""
+    """The files that the page uses: notes, a log, prompts, records, a run, and `tfm` itself.
+    `watch` needs a terminal and never ends, so it is replaced by one run of its command."""
     root = tmp_path_factory.mktemp("pipelines")
     (root / "bin").mkdir()
     for name, does in (("tfm", f'exec {sys.executable} -m tfm "$@"'), ("watch", 'shift 2; "$@"')):
@@ -66,7 +66,7 @@ def test_a_pipeline_does_what_it_says(folder: Path, block: str) -> None:
             assert re.search(wanted, done.stdout, re.M), done.stdout
 
 
-SAYS = {  # what a block prints, by a piece of it
+SAYS = {  # a part of a block -> a pattern of its output
     "for lr": r"lr-0\.02 .*2/2",
     "min_by": r"^run +runs/",
     "select(.loss)": r"^2\t\d",

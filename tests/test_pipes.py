@@ -1,4 +1,4 @@
-"""`sample` and `score` among other commands: readers that leave, endless input, full disks."""
+"""`sample` and `score` in pipelines: closed pipes, endless input, full disks."""
 
 import os
 import queue
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from conftest import Tfm, Trained
 
-from tfm.cli.prompts import AHEAD, BLOCK, Arriving
+from tfm.cli.prompts import BLOCK_BYTES, MAX_QUEUED_BLOCKS, RecordReader
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="pipes and signals of POSIX")
 
@@ -37,7 +37,7 @@ def endless() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def close(process: subprocess.Popen[bytes]) -> bytes:
-    """What was said, when it is over."""
+    """Closes stdout, and returns all of stderr when the process ends."""
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()
     with process.stderr as stderr:
@@ -48,7 +48,7 @@ def close(process: subprocess.Popen[bytes]) -> bytes:
 def test_endless_input_and_a_reader_that_leaves(
     tfm: Tfm, trained: Trained, endless: Any, command: str
 ) -> None:
-    """`yes | tfm sample | head -3`: answered as it comes, and then quiet."""
+    """`yes | tfm sample | head -3`: records are written as lines arrive; no error at the end."""
     process = tfm.start(*arguments(command, trained), stdin=endless.stdout)
     endless.stdout.close()
     records = [process.stdout.readline() for _ in range(3)]  # type: ignore[union-attr]
@@ -90,13 +90,13 @@ def test_a_full_disk_is_one_line(tfm: Tfm, trained: Trained, command: str) -> No
 
 
 def test_no_input_at_all(tfm: Tfm, trained: Trained) -> None:
-    """`< /dev/null`: from nothing for `sample`, nothing for `score`."""
+    """`< /dev/null`: `sample` samples without a prompt, `score` prints nothing."""
     assert tfm(*arguments("sample", trained)).json()["prompt"] is None
     assert tfm(*arguments("score", trained)).out == b""
 
 
 def test_no_more_is_read_than_is_held() -> None:
-    """A thread reads ahead by a few blocks, however many there are."""
+    """The reading thread is at most a few blocks ahead, even of an endless stream."""
     sizes: queue.Queue[int] = queue.Queue()
 
     class Endless:
@@ -105,9 +105,9 @@ def test_no_more_is_read_than_is_held() -> None:
             return b"fox\n" * (size // 4)
 
     stream: Any = Endless()
-    arriving = Arriving(stream)
-    for _ in range(3 * BLOCK // 4):
-        assert arriving.take() == (b"fox", True)
+    reader = RecordReader(stream)
+    for _ in range(3 * BLOCK_BYTES // 4):
+        assert reader.take() == (b"fox", True)
     time.sleep(0.1)
-    assert sizes.qsize() <= 3 + AHEAD + 2
-    assert len(arriving._records) <= BLOCK // 4
+    assert sizes.qsize() <= 3 + MAX_QUEUED_BLOCKS + 2
+    assert len(reader._records) <= BLOCK_BYTES // 4

@@ -61,15 +61,15 @@ def test_the_end_is_the_same(tfm: Tfm, text: Path, whole: Path, number: int) -> 
     saved = Run(path).status()
     listed = tfm("runs", "--runs", ".")
     assert "interrupted" in listed.text
-    assert listed.err == "continue with: tfm train --resume run\n"
+    assert listed.err == "resume with: tfm train --resume run\n"
     assert saved["state"] == "interrupted" and 4 <= saved["step"] < STEPS
     if number != signal.SIGKILL:
-        assert f"saved at step {saved['step']}; continue with: tfm train --resume run" in said
+        assert f"saved at step {saved['step']}; resume with: tfm train --resume run" in said
         assert log_without_times(path)[-1]["step"] == saved["step"], "nothing is lost"
         assert "Error" not in said
     resumed = tfm("train", "--resume", "run")
     assert resumed.text == "run\n"
-    assert f"going on from step {saved['step']} of {STEPS}" in resumed.err
+    assert f"resuming from step {saved['step']} of {STEPS}" in resumed.err
     assert saved_weights(path, STEPS) == saved_weights(whole, STEPS)
     assert log_without_times(path) == log_without_times(whole)
     assert Run(path).status()["state"] == "done"
@@ -88,8 +88,8 @@ def test_a_look_does_not_stop_it(tfm: Tfm, text: Path, whole: Path) -> None:
     assert (process.returncode, out) == (0, b"run\n")
     *_, looked, last = Run(path).checkpoints()
     assert last.step == STEPS and 5 <= looked.step < STEPS
-    before, saved, after = err.decode().partition(f"saved at step {looked.step}\na sample:\n  ")
-    assert saved and after.count("a sample:") == 1
+    before, saved, after = err.decode().partition(f"saved at step {looked.step}\nsample:\n  ")
+    assert saved and after.count("sample:") == 1
     assert saved_weights(path, STEPS) == saved_weights(whole, STEPS)
 
 
@@ -131,7 +131,7 @@ def test_a_damaged_checkpoint_costs_one_interval(tfm: Tfm, text: Path, whole: Pa
         file.write(b"\x01")
     resumed = tfm("train", "--resume", "run")
     assert "optimizer.safetensors: damaged" in resumed.err
-    assert f"going on from step {before.step} " in resumed.err
+    assert f"resuming from step {before.step} " in resumed.err
     assert saved_weights(path, STEPS) == saved_weights(whole, STEPS)
 
 
@@ -140,7 +140,7 @@ def test_a_run_may_be_trained_longer(tfm: Tfm, whole: Path) -> None:
     assert "done" in tfm.error("train", "--resume", "run")
     assert f"at step {STEPS} already" in tfm.error("train", "--resume", "run", "--steps", 30)
     longer = tfm("train", "--resume", "run", "--steps", STEPS + 4)
-    assert f"{STEPS + 4} steps in all rather than {STEPS}" in longer.err
+    assert f"{STEPS + 4} steps in total instead of {STEPS}" in longer.err
     assert Run(tfm.folder / "run").status()["step"] == STEPS + 4
     steps = [entry["step"] for entry in log_without_times(tfm.folder / "run") if "loss" in entry]
     assert steps == list(range(1, STEPS + 5))

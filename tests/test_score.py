@@ -1,4 +1,4 @@
-"""Scores of items: they add up to what `eval` says, and the unlikely stand out."""
+"""Scores of items: their sum is the score of `eval`, and unlikely items score worse."""
 
 import json
 import math
@@ -17,14 +17,14 @@ QUICK = ("--size", "nano", "--steps", 8, "-q")
 
 @dataclass(frozen=True)
 class Runs(Tfm):
-    """A folder with runs of each kind, and what `train` found by evaluating them."""
+    """A folder with a run of each kind, and the final scores of `train`."""
 
     scores: dict[str, Any] = field(default_factory=dict)
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """Lines, pictures, series."""
+    """Runs on lines, images and series."""
     tfm = Tfm(tmp_path_factory.mktemp("score"))
     (tfm.folder / "lines.txt").write_text(prose(6000), encoding="utf-8")
     draw = np.random.default_rng(0)
@@ -89,7 +89,8 @@ def test_lines_on_stdin(runs: Tfm) -> None:
 
 
 def test_files(runs: Tfm, trained: Trained) -> None:
-    """A running text is one item, a file of lines its lines; what `eval --data` sums up."""
+    """A running text is one item, a file of lines one item per line; the sums equal
+    `eval --data`."""
     (whole,) = runs("score", trained.path, "lines.txt").lines()
     evaluated = runs("eval", trained.path, "--data", "lines.txt", "--json").json()
     assert whole["item"] == "lines.txt" and whole["nll"] == pytest.approx(evaluated["nll"])
@@ -145,7 +146,7 @@ def test_flags_that_exclude_each_other(runs: Tfm) -> None:
 def test_memory_does_not_grow_with_the_input(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is read ahead is bounded, however much comes."""
+    """The number of items read ahead is bounded."""
     from tfm.cli import score as module
     from tfm.core.runs.run import Run
     from tfm.core.score import likelihood
@@ -162,7 +163,7 @@ def test_memory_does_not_grow_with_the_input(
             read += 1
             yield module.Item("x", line)
 
-    scored = module._scored(task, tokenizer, model, items(), False)
-    next(scored)
+    totals = module._totals(task, tokenizer, model, items(), False)
+    next(totals)
     assert read == 5
-    assert 1 + sum(1 for _ in scored) == 20 == read
+    assert 1 + sum(1 for _ in totals) == 20 == read

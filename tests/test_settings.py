@@ -1,4 +1,4 @@
-"""What every verb promises: variables by the name of the flag, `--json`, and one meaning a name."""
+"""Rules for all commands: flags read TFM_<NAME>, `--json` exists, a name has one meaning."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ OWN = {
     "tokenize --tokenizer",
     "detokenize --tokenizer",
     "score --tokens",
-}  # mean what no other does
-WITHOUT_JSON = {"completion"}  # what it writes is a script
+}  # these flags mean something else in that command only
+WITHOUT_JSON = {"completion"}  # it prints a script
 
 
 def options() -> Iterator[tuple[str, click.Option]]:
@@ -40,7 +40,7 @@ def test_every_flag_reads_the_variable_of_its_name() -> None:
 
 
 def test_a_variable_and_a_setting_mean_the_same_to_every_verb() -> None:
-    """Else what is set for one verb is an error of another."""
+    """Otherwise a setting that is valid for one command would be an error for another."""
     kinds: dict[str, dict[object, str]] = {}
     for name, param in options():
         if f"{name} {param.opts[-1]}" not in OWN and name != "bench":

@@ -65,7 +65,7 @@ def report(
             return training() if training else None
         except (TfmError, OSError) as error:
             if note:
-                note(f"no floor that learns: {error}")
+                note(f"no learned baselines: {error}")
             return None
 
     if floor is None:

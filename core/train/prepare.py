@@ -83,7 +83,7 @@ def prepare(request: Request, note: Note) -> Prepared:
         ends = tuple(f"_{name}" for name in task.headline)
         first = {name: value for name, value in floor.items() if not ends or name.endswith(ends)}
         values = ", ".join(f"{name} {value:.4g}" for name, value in first.items())
-        note(f"to beat{', in ' if task.floor_unit else ''}{task.floor_unit}: {values}")
+        note(f"baselines{' in ' if task.floor_unit else ''}{task.floor_unit}: {values}")
     return Prepared(task, source, train, held, tokenizer, spec, heldout, floor, final)
 
 

@@ -269,7 +269,7 @@ def _counts(fault: str, name: str, trace: str) -> bool:
 
 
 def _when(gate: mmap.mmap, work: Callable[[], object]) -> None:
-    from tfm.cli.main import _explain
+    from tfm.cli.main import handle_error
 
     gate[0] = 1
     while not gate[1]:
@@ -277,7 +277,7 @@ def _when(gate: mmap.mmap, work: Callable[[], object]) -> None:
     try:
         work()
     except Exception as error:
-        code = _explain(error)
+        code = handle_error(error)
         sys.stderr.flush()
         os._exit(code)
 

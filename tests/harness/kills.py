@@ -158,7 +158,7 @@ def progress(path: Path) -> tuple[int, int]:
 def phase(said: str, path: Path) -> str:
     if not path.exists():
         return "starting" if not said else "preparing a run"
-    if "going on from" not in said and "parameters" not in said:
+    if "resuming from" not in said and "parameters" not in said:
         return "taking a run up"
     if list((path / "checkpoints").glob(".new-*")):
         return "saving"
