@@ -7,8 +7,8 @@ tfm's batch for `large`; 10.65M at 64 x 256 is nanoGPT's recipe for Shakespeare 
 tfm runs as in a long training (bfloat16, torch.compile of blocks, CUDA graphs of passes), once with
 its default architecture and Muon, once with GPT-2's architecture and AdamW as in bench.py, without
 biases and clipping; nanoGPT runs with torch.compile. The programs take turns: `--steps` steps after
-warm-up and compilation, `--rounds` times. Utilisation is the model FLOP/s (`flops_per_token`) over that
-of a product of two 8192 x 8192 matrices in bfloat16. Memory is torch's peak of allocated memory.
+warm-up and compilation, `--rounds` times. Utilisation is the model FLOP/s over that of a product
+of two 8192 x 8192 matrices in bfloat16. Memory is torch's peak of allocated memory.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 python benchmarks/products.py [--rounds 30]
 
 The 24 products of six layers of width 384 (10.6M weights), for 1 and 32 rows: the candidates of
-core/decode/quantized_linear.py. A single weight in a loop would stay in the cache; 24 in turn do not.
+core/decode/quantized_linear.py. One weight in a loop would stay in the cache; 24 in turn do not.
 """
 
 from __future__ import annotations
