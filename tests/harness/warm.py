@@ -20,9 +20,9 @@ sys.path += [str(HERE.parent), str(HERE.parent.parent / "benchmarks")]  # helper
 MODULES = (
     *("cli.main", "cli.train", "cli.eval", "cli.sample", "cli.training", "cli.drawing"),
     *("core.train.prepare", "core.train.budget", "core.train.state", "core.train.run_config"),
-    *("core.train.loop", "core.train.validation", "core.score.report", "core.decode.sampling"),
-    *("core.runs.run", "tasks.text", "tasks.byte", "tasks._text.running", "tasks._text.baselines"),
-    *("tokenizers.byte", "tokenizers.char"),
+    *("core.train.fit", "core.train.events", "core.score.report", "core.decode.batch_decoder"),
+    *("core.runs.catalogue", "tasks.text", "tasks.byte", "tasks._text.running"),
+    *("tasks._text.baselines", "tokenizers.byte", "tokenizers.char"),
 )
 
 
