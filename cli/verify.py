@@ -79,7 +79,7 @@ def _trial(path: Path, device: str, data: tuple[str, ...], quiet: bool) -> list[
         steps = max(TRIAL_STEPS, run.train_config().steps)
         uninterrupted, killed = (
             fresh_copy(run, Path(folder) / name, **every, steps=steps)
-            for name in ("whole", "killed")
+            for name in ("uninterrupted", "killed")
         )
         train_trial(uninterrupted.path, device, data)
         arguments = (str(killed.path), device, data, TRIAL_KILL_STEP)
