@@ -55,10 +55,10 @@ def command(names: tuple[str, ...], quiet: bool, as_json: bool, **flags: Any) ->
     from ..core.score import arithmetic_coding
 
     use_threads(header.threads)
-    given = arithmetic_coding.item(tokenizer, b"").ids
+    prefix = arithmetic_coding.item(tokenizer, b"").ids
     support = tokenizer.support(header.tokens, {})
     try:
-        ids = arithmetic_coding.decode(model, support, given, header.tokens, payload)
+        ids = arithmetic_coding.decode(model, support, prefix, header.tokens, payload)
     except DamagedError as error:
         raise DamagedError(f"{path}: {error}") from None
     data = tokenizer.decode_bytes(ids)

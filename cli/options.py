@@ -42,7 +42,7 @@ class Duration(click.ParamType[float]):
 
 
 class Count(click.ParamType[int]):
-    """A positive whole number, also as 10k, 2.5M, 1B."""
+    """A positive whole number such as 300, 10k, 2.5M or 1B."""
 
     name = "count"
 

@@ -33,13 +33,11 @@ class Prompt:
 class RecordReader:
     """Reads records from a stream as they arrive; a thread reads at most a few blocks ahead.
 
-    The line end, LF or CR LF, is removed. A record longer than `max_bytes` is returned in pieces
-    of about that many bytes, never cut inside a UTF-8 character.
+    The line end, LF or CR LF, is removed. A record longer than `max_bytes` (0: no limit) comes in
+    pieces of about that many bytes, never cut inside a UTF-8 character.
     """
 
-    def __init__(
-        self, stream: BinaryIO, separator: bytes = b"\n", max_bytes: int | None = None
-    ) -> None:
+    def __init__(self, stream: BinaryIO, separator: bytes = b"\n", max_bytes: int = 0) -> None:
         self.stream, self.separator, self.max_bytes = stream, separator, max_bytes
         self.at_end = False
         self._blocks: queue.Queue[bytes | OSError] = queue.Queue(MAX_QUEUED_BLOCKS)

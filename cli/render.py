@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-PRINT_SECONDS = 10  # between progress lines where stderr is no terminal
+PRINT_SECONDS = 10  # between progress lines, if stderr is not a terminal
 
 
 def say(text: str, quiet: bool = False) -> None:

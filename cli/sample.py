@@ -98,9 +98,9 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
     run = open_run(flags["run"], Path(flags["runs"]))
     run.check()
     task = run.task()
-    own = {f.name: flags[f.name] for f in fields_of(task.SampleOptions)}
+    values = {f.name: flags[f.name] for f in fields_of(task.SampleOptions)}
     options = with_fields(
-        task.SampleOptions(), "sample", {k: v for k, v in own.items() if v is not None}
+        task.SampleOptions(), "sample", {k: v for k, v in values.items() if v is not None}
     )
     to_file = flags["out"] not in (None, "-")
     if task.binary and not to_file and not as_json and sys.stdout.isatty():

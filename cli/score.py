@@ -52,9 +52,7 @@ class Total:
 
 
 # Does not read TFM_TOKENS or `tokens` of a config file: those set the length of training.
-by_token_option = click.option(
-    "--tokens", "by_token", is_flag=True, help="Also print the nats of each token."
-)
+by_token_option = click.option("--tokens", "by_token", is_flag=True, help="Add each token's nats.")
 
 
 @click.command("score", cls=opt.Command)
@@ -112,11 +110,11 @@ def command(
         items = _heldout_items(run, task, tokenizer, split)
     elif len(names) > 1 or of_bytes is None:
         paths = names[1:] or ("-",)
-        items = _file_items(task, tokenizer, [run.source_like((path,), column) for path in paths])
+        items = _files(task, tokenizer, [run.source_like((path,), column) for path in paths])
     else:
         separator = b"\0" if null else b"\n"
         reader = RecordReader(sys.stdin.buffer, separator, MAX_PIECE_BYTES)
-        items = _line_items(task, of_bytes, reader)
+        items = _lines(task, of_bytes, reader)
 
     from ..core.ops.device import pick_device, use_threads
 
@@ -134,9 +132,7 @@ def command(
 # -- items ---------------------------------------------------------------------------------------
 
 
-def _line_items(
-    task: Task, tokenizer: ByteTokenizer, reader: RecordReader
-) -> Iterator[Item | None]:
+def _lines(task: Task, tokenizer: ByteTokenizer, reader: RecordReader) -> Iterator[Item | None]:
     """The lines as items. None ends a group to score together: when no line has arrived for
     MAX_WAIT_SECONDS, or the group has MAX_GROUP_BYTES."""
     number, wait, name, size = 1, None, None, 0
@@ -165,9 +161,7 @@ def _line_items(
             number, name = number + 1, None
 
 
-def _file_items(
-    task: Task, tokenizer: Tokenizer, sources: Iterable[Source]
-) -> Iterator[Item | None]:
+def _files(task: Task, tokenizer: Tokenizer, sources: Iterable[Source]) -> Iterator[Item | None]:
     """The items that the task finds in each file; a running text is one item."""
     for source in sources:
         try:

@@ -137,10 +137,7 @@ def show_scores(
         ]
         say(curve(smooth))
         say(f"loss in nats per token over {len(losses):,} steps")
-    reasons = {
-        "until": f"{scores.get('until')} is reached",
-        "patience": "the held-out score no longer improved",
-    }
+    reasons = {"until": f"{scores.get('until')} is reached", "patience": "no improvement"}
     if scores.get("ended_by") in reasons:
         say(f"stopped at step {state.step:,}: {reasons[scores['ended_by']]}")
     if scores.get("best_step") not in (None, state.step):
@@ -176,6 +173,5 @@ def score_line(unit: str, scores: dict[str, Any], headline: tuple[str, ...] = ()
         score = f"{value:.3f} bits per {unit}"
     first = [f"{name} {scores[name]:.4g}" for name in headline if scores.get(name) is not None]
     half = " (the half not used for early stopping)" if scores["split"] == "report" else ""
-    return f"held out{half}: {', '.join([*first, score])}{part}" + (
-        f"; baselines: {baselines}" if baselines else ""
-    )
+    after = f"; baselines: {baselines}" if baselines else ""
+    return f"held out{half}: {', '.join([*first, score])}{part}{after}"

@@ -88,7 +88,7 @@ def test_a_line_is_answered_before_the_next_comes(tfm: Tfm, trained: Trained) ->
 # -- reading of records --------------------------------------------------------------------------
 
 
-def arrived(stream: Any, limit: int | None = None) -> list[tuple[bytes, bool]]:
+def arrived(stream: Any, limit: int = 0) -> list[tuple[bytes, bool]]:
     reader = RecordReader(stream, b"\n", limit)
     out = []
     while (record := reader.take()) is not None:

@@ -127,7 +127,7 @@ def test_the_required_members_are_enough(toy: Tfm, digits: Trained) -> None:
             "--patience, --until: the digits task needs --test beside",
         ),
         (("eval", "run", "--protocol", "last"), "--protocol last: the digits task has none"),
-        (("eval", "run", "--as-coded"), "compress takes no --task digits"),
+        (("eval", "run", "--as-coded"), "compress does not support --task digits"),
         (("sample", "run", "-p", "12"), "--prompt: the digits task begins every draw anew"),
     ],
     ids=str,
