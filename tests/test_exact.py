@@ -69,7 +69,7 @@ def whole(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Run, Path]:
     """A run that nothing interrupts, with a checkpoint of every step, and its cache."""
-    monkeypatch.setattr(checkpoints_module, "KEEP", STEPS)
+    monkeypatch.setattr(checkpoints_module, "KEEP_NEWEST", STEPS)
     monkeypatch.setattr("tfm.core.files.os.fsync", lambda _: None)
     native_calls.load(c_library(tmp_path / "cache"))
     request.addfinalizer(lambda: native_calls.load(None))

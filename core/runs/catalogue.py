@@ -1,4 +1,4 @@
-"""Finding runs, and what is wrong with them. Importing this module does not import torch."""
+"""Finding runs and checking their files. Importing this module does not import torch."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from pathlib import Path
 
 from ..errors import TfmError, UsageError
 from ..files import file_problems, log_entries, read_manifest
-from .checkpoints import FOREIGN, checkpoints, identity
+from .checkpoints import WRONG_RUN, checkpoints, identity
 from .run import NAME, Run
 
 
 def all_runs(root: Path) -> list[Run]:
-    """Every readable run below `root`, by start time, oldest first."""
+    """Every readable run in the folder `root`, oldest first."""
     found = []
     for path in root.iterdir() if root.is_dir() else ():
         try:
@@ -23,12 +23,12 @@ def all_runs(root: Path) -> list[Run]:
 
 
 def open_run(name: str | None, root: Path) -> Run:
-    """A run by path, by its name under `root`, or the newest. UsageError where there is none."""
+    """A run by path, by its name under `root`, or the newest. UsageError if there is none."""
     return Run(find_run(name, root))
 
 
 def find_run(name: str | None, root: Path) -> Path:
-    """Where it is, even if it is damaged."""
+    """The path of a run, damaged or not, by its path, its name under `root`, or None (newest)."""
     if name is None:
         found = all_runs(root)
         if not found:
@@ -46,8 +46,8 @@ def find_run(name: str | None, root: Path) -> Path:
 
 
 def all_problems(path: Path) -> tuple[int, list[tuple[Path, str]]]:
-    """How many files and checkpoints of a run were checked, and what is wrong with which.
-    UsageError where there is no run."""
+    """Verifies the checksums of a run: the number of files checked, and (path, problem) pairs.
+    UsageError if `path` is not a run."""
     saved = [checkpoint.path for checkpoint in checkpoints(path)]
     if not saved and not (path / "manifest.json").exists():
         raise UsageError(f"{path}: not a run (no manifest.json); `tfm runs` lists them")
@@ -60,10 +60,9 @@ def all_problems(path: Path) -> tuple[int, list[tuple[Path, str]]]:
             found.append((folder / "manifest.json", str(error).partition(": ")[2]))
             continue
         count += 1 + len(manifest["files"])
-        wrong = list(file_problems(folder, manifest))
-        found += wrong
+        found += file_problems(folder, manifest)
         if folder != path and manifest.get("run") != identity(path):
-            found.append((folder, FOREIGN))
+            found.append((folder, WRONG_RUN))
     lines = [number for number, entry in log_entries(path / "log.jsonl") if entry is None]
     if lines:
         found.append((path / "log.jsonl", f"line {', '.join(map(str, lines))} damaged"))

@@ -1,7 +1,7 @@
-"""Checkpoints of a run: each a folder that appears whole or not at all.
+"""Checkpoints of a run: one folder each, written atomically.
 
-Written to a folder of another name, fsynced, renamed; its manifest lists each file with its sha256,
-and the run that it is of. Importing this module does not import torch.
+A checkpoint is written to a temporary folder, fsynced, then renamed. Its manifest lists each file
+with its sha256, and identifies the run. Importing this module does not import torch.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from ..files import check_files, sync_folder, to_json, write_durably, write_mani
 if TYPE_CHECKING:
     from torch import Tensor
 
-KEEP = 2  # newest checkpoints that stay, beside the best
-FOREIGN = (
+KEEP_NEWEST = 2  # older checkpoints are deleted, except the best one
+WRONG_RUN = (
     "saved by another run: config, data, tokenizer or held-out ids are not those it was "
     "trained with"
 )
 
 
 def identity(path: Path) -> str:
-    """A hash of all that a run's manifest lists: config, data, tokenizer, held-out ids."""
+    """sha256 of a run's manifest: its config, data, tokenizer, held-out ids. Empty if missing."""
     try:
         return hashlib.sha256((path / "manifest.json").read_bytes()).hexdigest()
     except FileNotFoundError:
@@ -43,20 +43,20 @@ class Checkpoint:
 
 
 def checkpoints(run: Path) -> list[Checkpoint]:
-    """Every saved step, oldest first."""
+    """Every checkpoint of a run, by step."""
     folder = run / "checkpoints"
     found = [p for p in folder.glob("*") if p.name.isdecimal()] if folder.is_dir() else []
     return sorted((Checkpoint(p, int(p.name)) for p in found), key=lambda c: c.step)
 
 
 def best_step(state: Mapping[str, Any]) -> int | None:
-    """The step that early stopping chose, by a checkpoint's state (`choice` in older runs)."""
+    """The best step by early stopping, from a checkpoint's state (`choice` in older runs)."""
     found: Mapping[str, Any] = state.get("early_stopping", state.get("choice", {}))
     return found.get("best_step")
 
 
 def choose(run: Path, which: str) -> Checkpoint:
-    """`last`, `best` or a step. UsageError where there is none."""
+    """The checkpoint `which`: `last`, `best` or a step. UsageError if it does not exist."""
     saved = checkpoints(run)
     if not saved:
         raise UsageError(f"{run}: no checkpoint yet; continue it with tfm train --resume {run}")
@@ -85,11 +85,11 @@ def save(
     optimizer: Mapping[str, Tensor],
     state: Mapping[str, Any],
 ) -> Checkpoint:
-    """A checkpoint of everything that the next step depends on, then older ones go.
+    """Saves everything that the next training step depends on, then deletes older checkpoints.
 
-    weights and optimizer: tensors by name; state: what JSON can say. TfmError where the disk is
-    full or refuses, DivergedError where a weight is not finite; what was saved before stays as it
-    is.
+    weights, optimizer: tensors by name. state: values that JSON can represent. An intact
+    checkpoint of the same step is returned unchanged. TfmError if writing fails (a full disk),
+    DivergedError if a weight is not finite; earlier checkpoints stay intact in both cases.
     """
     from safetensors.torch import save as as_bytes
 
@@ -105,11 +105,11 @@ def save(
     try:
         check_files(folder)
         return Checkpoint(folder, step)
-    except DamagedError:  # not there yet, or what training went back behind
+    except DamagedError:  # missing or damaged
         shutil.rmtree(folder, ignore_errors=True)
     try:
-        for left in root.glob(".new-*"):  # by a kill
-            shutil.rmtree(left, ignore_errors=True)
+        for stale in root.glob(".new-*"):  # left by a killed process
+            shutil.rmtree(stale, ignore_errors=True)
         fresh.mkdir()
         for name, tensors in (("model", weights), ("optimizer", optimizer)):
             plain = {key: tensor.detach().contiguous() for key, tensor in tensors.items()}
@@ -126,16 +126,16 @@ def save(
             "earlier checkpoints are intact"
         ) from error
     best = best_step(state)
-    with suppress(OSError):  # what could not be deleted is deleted after the next save
-        for old in checkpoints(run)[:-KEEP]:
+    with suppress(OSError):  # the next save tries again
+        for old in checkpoints(run)[:-KEEP_NEWEST]:
             if old.step != best:
                 shutil.rmtree(old.path, ignore_errors=True)
     return Checkpoint(folder, step)
 
 
 def check(run: Path, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Its manifest. DamagedError unless every file is as it was saved, and by this run."""
+    """The checkpoint's manifest. DamagedError if a file changed or another run saved it."""
     manifest = check_files(checkpoint.path)
     if manifest.get("run") != identity(run):
-        raise DamagedError(f"{checkpoint.path}: {FOREIGN}")
+        raise DamagedError(f"{checkpoint.path}: {WRONG_RUN}")
     return manifest

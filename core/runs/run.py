@@ -1,10 +1,10 @@
-"""`Run`: one directory on disk that holds all that a training run is.
+"""`Run`: the directory of one training run.
 
 config.json  tokenizer.json (+ .safetensors)  heldout/  log.jsonl  checkpoints/NNNNNN/
 
-A checkpoint appears whole or not at all: written to a folder of another name, fsynced, renamed.
-Every file is listed with its sha256 in a manifest, and checked before it is used. Nothing is
-ever unpickled. Importing this module does not import torch.
+Runs and checkpoints are written atomically: to a temporary folder, fsynced, then renamed. A
+manifest lists every file with its sha256, which is checked before use. Nothing is ever unpickled.
+Importing this module does not import torch.
 """
 
 from __future__ import annotations
@@ -44,11 +44,8 @@ if TYPE_CHECKING:
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-# -- the run -------------------------------------------------------------------------------------
-
-
 def check_free(path: Path) -> None:
-    """UsageError where no run can be created: the name is no run's, or taken."""
+    """UsageError if no run can be created at `path`: an invalid name, or one that exists."""
     if path.exists():
         raise UsageError(f"--run {path}: already exists; choose another name or --resume it")
     if not NAME.fullmatch(path.name) or path.name.startswith("."):
@@ -58,7 +55,7 @@ def check_free(path: Path) -> None:
 
 
 class Run:
-    """A run that exists. `config` is config.json as a dict."""
+    """An existing run. `config`: the content of config.json; `created`: its ISO 8601 time."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -83,10 +80,9 @@ class Run:
     def create(
         path: Path, config: dict[str, Any], tokenizer: Any, heldout: Mapping[str, Any]
     ) -> Run:
-        """Writes a new run; it appears under its name only when it is whole.
+        """Writes a new run atomically. heldout: split name -> sequences.
 
-        heldout: split name -> sequences. UsageError where the name is taken or the place cannot
-        be written to.
+        UsageError if `path` exists, TfmError if it cannot be written.
         """
         from ..data.sequence_store import write_store
 
@@ -128,10 +124,10 @@ class Run:
         return Run(path)
 
     def check(self) -> None:
-        """DamagedError unless config, tokenizer and held-out ids are as they were written."""
+        """DamagedError if the config, the tokenizer or a held-out file has changed."""
         check_files(self.path)
 
-    # what it holds
+    # contents
 
     @property
     def name(self) -> str:
@@ -166,7 +162,7 @@ class Run:
         return task
 
     def source_like(self, paths: tuple[str, ...], column: str | None) -> Source:
-        """Data for the run: of tables that column, by default the one it was trained on."""
+        """A `Source` of `paths`; for tables, `column` defaults to the one the run trained on."""
         source = Source(paths, column or self.config["data"].get("column"))
         return source if column or source.is_table() else Source(paths)
 
@@ -186,7 +182,7 @@ class Run:
             file.write(log_line(entry))
 
     def cut(self, step: int) -> None:
-        """Drops what was logged and saved after `step`: training goes on from there."""
+        """Deletes log entries and checkpoints after `step`, and the final scores' entry."""
         for later in self.checkpoints():
             if later.step > step:
                 shutil.rmtree(later.path)
@@ -196,8 +192,8 @@ class Run:
             write_durably(path, "".join(map(log_line, kept)).encode())
 
     def status(self) -> dict[str, Any]:
-        """state (done, running, interrupted, empty), the last step saved, the steps planned, and
-        the final scores."""
+        """`state` (done, running, interrupted, empty), `step` (last checkpoint), `steps` (planned)
+        and `final` (the log entry of the final scores, or None)."""
         entries = self.log()
         planned = [e["steps"] for e in entries if e.get("event") == "replan"]
         steps = planned[-1] if planned else self.train_config().steps
@@ -213,11 +209,11 @@ class Run:
             state = "interrupted" if step else "empty"
         return {"state": state, "step": step, "steps": steps, "final": final}
 
-    # one writer
+    # locking
 
     def lock(self) -> None:
-        """This process alone writes to the run from here on; freed by the system when it ends.
-        UsageError names the holder."""
+        """Makes this process the only writer, until `unlock` or its exit (even by a kill).
+        UsageError names the process that holds the lock."""
         import filelock
 
         if self._lock is not None:
@@ -226,7 +222,7 @@ class Run:
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
-            pid = self.path / "lock.pid"  # written a moment after the lock was taken
+            pid = self.path / "lock.pid"  # written shortly after locking, so it may be missing
             holder = pid.read_text().strip() if pid.exists() else "of another tfm"
             raise UsageError(f"{self.path}: process {holder} is writing to this run") from None
         except OSError as error:
@@ -250,17 +246,17 @@ class Run:
                 return False
         except filelock.Timeout:
             return True
-        except OSError:  # read-only: nobody writes here
+        except OSError:  # a read-only folder has no writer
             return False
 
     # checkpoints
 
     def checkpoints(self) -> list[Checkpoint]:
-        """Every saved step, oldest first."""
+        """Every checkpoint, by step."""
         return checkpoints.checkpoints(self.path)
 
     def checkpoint(self, which: str = "last") -> Checkpoint:
-        """`last`, `best` or a step. UsageError where there is none."""
+        """The checkpoint `which`: `last`, `best` or a step. UsageError if it does not exist."""
         return checkpoints.choose(self.path, which)
 
     def save(
@@ -278,7 +274,7 @@ class Run:
         return checkpoints.check(self.path, checkpoint)
 
     def load_model(self, which: str = "last", device: torch.device | None = None) -> SequenceModel:
-        """The model with the weights of a checkpoint, every file checked first. DamagedError."""
+        """The model at a checkpoint. DamagedError if a file of the run or checkpoint changed."""
         from ..model.sequence_model import SequenceModel
         from .tensors import load_weights
 

@@ -1,4 +1,4 @@
-"""Named tensors as safetensors: nothing that could run."""
+"""Reading named tensors from safetensors files, which cannot contain code."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
-    """All tensors of a file, by name. DamagedError where it is none."""
+    """The tensors of a safetensors file, by name. DamagedError if it is not one."""
     from safetensors.torch import load_file
 
     try:
         return load_file(str(path))
-    except Exception as error:  # safetensors raises its own kind
+    except Exception as error:  # safetensors raises its own exception types
         raise DamagedError(f"{path}: not readable as tensors ({error})") from error
 
 
 def load_weights(model: SequenceModel, path: Path) -> None:
-    """Puts the weights of a file into the model. DamagedError where they are another's."""
+    """Loads weights into the model. DamagedError if their names or shapes do not fit it."""
     weights = read_tensors(path)
     if "place.weight" in weights:  # as older versions of tfm named it
         weights["position_embedding.weight"] = weights.pop("place.weight")
