@@ -58,11 +58,11 @@ def command(
         say(text, quiet)
 
     opt.use_kernels()
-    others = reproduce.other_versions(original)
+    others = reproduce.version_changes(original)
     if others:
         note(f"not as it was: {'; '.join(others)}; bits may differ for that alone")
     signals = Signals()
-    copy = reproduce.fresh_copy(original, path)
+    copy = reproduce.untrained_copy(original, path)
     try:
         copy.lock()
         task, plan, state = resume(

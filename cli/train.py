@@ -157,7 +157,7 @@ def _request(ctx: click.Context, flags: dict[str, Any]) -> Any:
     from ..core.config import model_config
     from ..core.plugins import find
     from ..core.runs.catalogue import open_run
-    from ..core.train.early_stopping import bound_of
+    from ..core.train.early_stopping import parse_bound
 
     model_config(flags["arch"], flags["size"] or "tiny")
     if flags["task"]:
@@ -171,7 +171,7 @@ def _request(ctx: click.Context, flags: dict[str, Any]) -> Any:
     for name in ("save_every", "patience", "until"):
         if flags[name]:
             sets["train"][name] = flags[name]
-    bound_of(str(sets["train"].get("until") or "plateau"))
+    parse_bound(str(sets["train"].get("until") or "plateau"))
     if "seed" in sets["train"] or "steps" in sets["train"]:
         raise UsageError("--set train.seed and train.steps: use --seed and --steps")
     init = open_run(flags["init"], Path(flags["runs"])) if flags["init"] else None
@@ -225,13 +225,13 @@ def _start(
     from ..core.train.budget import make_plan
     from ..core.train.prepare import prepare
     from ..core.train.run_config import describe_config
-    from ..core.train.state import fresh_state
+    from ..core.train.state import initial_state
 
     pick_device(request.device)
     opt.use_kernels()
     prepared = prepare(request, note)
     plan = make_plan(request, prepared, deadline, opt.cache_folder(), note)
-    state = fresh_state(plan, request.init)
+    state = initial_state(plan, request.init)
     origins = {name: opt.origin(ctx, name) for name in sorted(ctx.params)}
     config = describe_config(request, prepared, plan, sys.argv[1:], origins)
     path = path or _free_name(Path(flags["runs"]), prepared.task.name)
@@ -269,7 +269,7 @@ def _resume(
             )
     from ..core.runs.catalogue import open_run
     from ..core.train.events import RunLog
-    from ..core.train.fit import replanned
+    from ..core.train.fit import replan
     from ..core.train.state import resume
 
     run = open_run(flags["resume"] or None, Path(flags["runs"]))
@@ -284,14 +284,14 @@ def _resume(
             f"planned anew: {steps:,} steps in all rather than {state.config.steps:,}; "
             "the learning rate follows"
         )
-        run.cut(state.step)  # half a line, where it was killed, is not written on
-        RunLog(run).take(replanned(state, steps))
+        run.truncate_after(state.step)  # half a line, where it was killed, is not written on
+        RunLog(run).take(replan(state, steps))
     elif run.status()["final"] is not None:
         raise UsageError(f"{run.path}: done, at step {state.step}; train it longer with --steps N")
     if flags["save_every"]:
         state.config = replace(state.config, save_every=flags["save_every"])
     note(f"{run.path}: going on from step {state.step:,} of {state.config.steps:,}")
-    run.cut(state.step)
+    run.truncate_after(state.step)
     return run, task, plan, state
 
 

@@ -149,12 +149,12 @@ def show_scores(
 
 def draw_sample(run: Run, task: Task, state: State) -> None:
     """A sample, for people."""
-    from ..core.train.average import in_use
+    from ..core.train.average import averaged_weights
     from .drawing import show_sample
 
     held = run.heldout(run.config["final_split"])
     own = [held[index] for index in range(min(SHOWN_ITEMS, len(held)))]
-    with in_use(state.optimizers):
+    with averaged_weights(state.optimizers):
         picture = show_sample(task, run.tokenizer(), state.model, SAMPLE_TOKENS, own)
     state.model.train()  # sampling ended it, and with it dropout
     if picture is not None:

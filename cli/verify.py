@@ -69,7 +69,7 @@ def command(
 
 def _trial(path: Path, device: str, data: tuple[str, ...], quiet: bool) -> list[str]:
     """In what a run that was killed and resumed differs from one that was not."""
-    from ..core.runs.reproduce import differences, fresh_copy
+    from ..core.runs.reproduce import differences, untrained_copy
     from ..core.runs.run import Run
 
     run = Run(path)
@@ -77,7 +77,7 @@ def _trial(path: Path, device: str, data: tuple[str, ...], quiet: bool) -> list[
         every = dict(save_every=TRIAL_SAVES, eval_every=TRIAL_EVALUATES)
         steps = max(TRIAL_STEPS, run.train_config().steps)
         whole, killed = (
-            fresh_copy(run, Path(folder) / name, **every, steps=steps)
+            untrained_copy(run, Path(folder) / name, **every, steps=steps)
             for name in ("whole", "killed")
         )
         train_some(whole.path, device, data)
@@ -124,7 +124,7 @@ def train_some(
     cache = opt.cache_folder()
     opt.use_kernels()
     task, plan, state = resume(run, lambda _: None, device, cache, data)
-    run.cut(state.step)
+    run.truncate_after(state.step)
     if killed_in:
         plan.data = _Deadly(plan.data, (killed_in - 1) * plan.train.accumulate)
     log = RunLog(run)

@@ -56,7 +56,7 @@ def test_a_run_repeated_is_the_same(tfm: Tfm, trained: Trained) -> None:
     assert steps == list(range(1, 25))
 
     run = Run(path)
-    run.cut(24)  # what an interruption leaves
+    run.truncate_after(24)  # what an interruption leaves
     entries = run.log()
     next(e for e in entries if e["step"] == 8)["loss"] += 1e-6
     (path / "log.jsonl").write_text("".join(map(log_line, entries)))

@@ -84,7 +84,7 @@ def test_rates_as_tensors_move_weights_as_numbers_do(optimizer: str) -> None:
             for parameter in model.parameters():
                 parameter.grad = torch.randn_like(parameter)
             for each in optimizers:
-                each.at(1 - number / 4, device)
+                each.set_rates(1 - number / 4, device)
                 each.step()
         state = state_tensors(model, optimizers).values()
         return [*model.state_dict().values(), *state]

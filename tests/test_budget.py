@@ -19,7 +19,7 @@ from tfm.core.train.fit import SAVE_SECONDS, fit
 from tfm.core.train.prepare import Prepared, prepare
 from tfm.core.train.request import Request
 from tfm.core.train.run_config import describe_config
-from tfm.core.train.state import State, fresh_state
+from tfm.core.train.state import State, initial_state
 
 
 @dataclass
@@ -72,7 +72,7 @@ def plan(
 
 
 def seconds_left(plan: Plan, budget: float, machine: Machine) -> float:
-    return budget - machine.measuring * len(machine.measured) - plan.about["reserve_seconds"]
+    return budget - machine.measuring * len(machine.measured) - plan.estimates["reserve_seconds"]
 
 
 # -- the plan ------------------------------------------------------------------------------------
@@ -86,10 +86,10 @@ def test_a_plan_fills_its_budget(
     """Steps at the measured speed, what was measured, the final score: together the budget."""
     found, machine = plan(prepared, tmp_path, budget, seconds_per_token)
     left = seconds_left(found, budget, machine)
-    step = found.about["step_seconds"]
+    step = found.estimates["step_seconds"]
     assert found.train.steps == max(1, int(left / step))
-    assert found.about["budget_seconds"] == budget
-    assert 0 < found.about["reserve_seconds"] < 0.1 * budget + 1
+    assert found.estimates["budget_seconds"] == budget
+    assert 0 < found.estimates["reserve_seconds"] < 0.1 * budget + 1
 
 
 def test_more_time_and_a_faster_machine_buy_a_larger_model(
@@ -121,7 +121,7 @@ def test_steps_and_tokens_measure_nothing(prepared: Prepared, tmp_path: Path) ->
         raise AssertionError("nothing is to be measured")
 
     steps = make_plan(request(None, steps=7), prepared, None, tmp_path, quiet, never)
-    assert (steps.train.steps, steps.size, steps.about) == (7, "tiny", {})
+    assert (steps.train.steps, steps.size, steps.estimates) == (7, "tiny", {})
     tokens = make_plan(request(None, tokens=10_000), prepared, None, tmp_path, quiet, never)
     per_step = tokens.train.batch * tokens.train.accumulate * tokens.model.context
     assert tokens.train.steps == round(10_000 / per_step)
@@ -157,10 +157,10 @@ def trained(
     asked = request(None, steps=steps, size="nano", sets=sets)
     found = make_plan(asked, prepared, None, folder / "cache", quiet)
     found.train = replace(found.train, **train)
-    found.about["reserve_seconds"] = reserve
+    found.estimates["reserve_seconds"] = reserve
     config = describe_config(asked, prepared, found, [], {})
     run = Run.create(folder / "run", config, prepared.tokenizer, prepared.heldout)
-    state = fresh_state(found, None)
+    state = initial_state(found, None)
     clock, controls, log, events = Clock(), Controls(), RunLog(run), list[Event]()
     deadline = None if budget is None else Deadline(clock.now + budget, clock)
     for event in fit(run, prepared.task, found, state, deadline, controls, clock=clock):
@@ -200,7 +200,7 @@ def test_a_machine_that_slows_down_is_noticed_later(prepared: Prepared, tmp_path
     found = make_plan(asked, prepared, None, tmp_path / "cache", quiet)
     config = describe_config(asked, prepared, found, [], {})
     run = Run.create(tmp_path / "run", config, prepared.tokenizer, prepared.heldout)
-    state = fresh_state(found, None)
+    state = initial_state(found, None)
     for event in fit(run, prepared.task, found, state, Deadline(1040.0, clock), clock=clock):
         if isinstance(event, Stepped):
             slower(event.step.index, Controls())

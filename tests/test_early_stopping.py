@@ -11,13 +11,13 @@ from conftest import Tfm, Trained
 from tfm.core.config import TrainConfig
 from tfm.core.errors import UsageError
 from tfm.core.runs.run import Run
-from tfm.core.train.early_stopping import EarlyStopping, bound_of, check_until
+from tfm.core.train.early_stopping import EarlyStopping, check_until, parse_bound
 
 
 def seen(config: TrainConfig, *nats: float) -> EarlyStopping:
     stopping = EarlyStopping()
     for step, value in enumerate(nats, 1):
-        stopping.see(step, value, {"nats_per_token": value, "bits_per_byte": value * 2}, config)
+        stopping.update(step, value, {"nats_per_token": value, "bits_per_byte": value * 2}, config)
     return stopping
 
 
@@ -42,17 +42,17 @@ def test_when_it_is_over(
 ) -> None:
     made = TrainConfig(**config)  # type: ignore[arg-type]
     stopping = seen(made, *nats)
-    assert (stopping.best_step, stopping.is_over(made)) == (best_step, over)
+    assert (stopping.best_step, stopping.should_stop(made)) == (best_step, over)
     by_patience = made.until != "plateau" and made.patience and stopping.waited >= made.patience
     assert stopping.reached == bool(made.until and over and not by_patience)
 
 
 def test_a_goal_is_a_bound_on_what_is_measured() -> None:
-    assert bound_of("plateau") is None
-    assert bound_of(" bits_per_byte < 1.6") == ("bits_per_byte", 1.6)
+    assert parse_bound("plateau") is None
+    assert parse_bound(" bits_per_byte < 1.6") == ("bits_per_byte", 1.6)
     for wrong in ("", "best", "bits_per_byte>1", "bits_per_byte<x", "<3", "a<1e400"):
         with pytest.raises(UsageError, match="plateau, or METRIC<NUMBER"):
-            bound_of(wrong)
+            parse_bound(wrong)
     check_until("nats_per_token<3", "byte", lossless=False)
     with pytest.raises(UsageError, match="measures nats_per_token$"):
         check_until("bits_per_byte<3", "byte", lossless=False)

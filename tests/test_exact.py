@@ -21,13 +21,13 @@ from tfm.core.model.sequence_model import SequenceModel
 from tfm.core.ops import native_calls
 from tfm.core.runs import checkpoints as checkpoints_module
 from tfm.core.runs.run import Run
-from tfm.core.train.average import Average, in_use
+from tfm.core.train.average import Average, averaged_weights
 from tfm.core.train.budget import make_plan
 from tfm.core.train.optim import make_optimizers
 from tfm.core.train.prepare import prepare
 from tfm.core.train.request import Request
 from tfm.core.train.run_config import describe_config
-from tfm.core.train.state import fresh_state, resume
+from tfm.core.train.state import initial_state, resume
 
 STEPS = 30
 TO_THE_END = (1, 3, 14, 23, 29)
@@ -69,7 +69,7 @@ def whole(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Run, Path]:
     """A run that nothing interrupts, with a checkpoint of every step, and its cache."""
-    monkeypatch.setattr(checkpoints_module, "KEEP", STEPS)
+    monkeypatch.setattr(checkpoints_module, "KEEP_NEWEST", STEPS)
     monkeypatch.setattr("tfm.core.files.os.fsync", lambda _: None)
     native_calls.load(c_library(tmp_path / "cache"))
     request.addfinalizer(lambda: native_calls.load(None))
@@ -84,7 +84,7 @@ def whole(
     assert 4 * 5 < len(plan.data) < 4 * (STEPS - 5) or task == "series", "a pass ends within"
     config = describe_config(asked, prepared, plan, [], {})
     run = Run.create(tmp_path / "whole", config, prepared.tokenizer, prepared.heldout)
-    train_run(run, prepared.task, plan, fresh_state(plan, None))
+    train_run(run, prepared.task, plan, initial_state(plan, None))
     return run, cache
 
 
@@ -114,7 +114,7 @@ def test_from_every_step_the_end_is_the_same(whole: tuple[Run, Path], tmp_path: 
         task, plan, state = resume(again, quiet, "cpu", cache)
         assert state.step == step
         state.config = replace(state.config, save_every=0)  # quick; no part of what is learned
-        again.cut(step)
+        again.truncate_after(step)
         # from here a checkpoint follows from the one before: not all need to go to the end
         end = None if step in TO_THE_END else min(step + 2, STEPS)
         train_run(again, task, plan, state, end)
@@ -162,6 +162,6 @@ def test_the_average_is_the_mean_that_it_says() -> None:
         decay = min(0.5, (1 + n) / (10 + n))
         expected = value if expected is None else decay * expected + (1 - decay) * value
     assert expected is not None
-    with in_use(optimizers):
+    with averaged_weights(optimizers):
         torch.testing.assert_close(weight.detach(), expected)
     assert torch.equal(weight, value), "and training goes on with the weights themselves"

@@ -105,7 +105,7 @@ def test_a_payload_in_a_checkpoint_is_never_run(tfm: Tfm, run: Run, name: str) -
     import numpy as np
     import torch
 
-    from tfm.core.train.state import _restored
+    from tfm.core.train.state import _load_checkpoint
 
     marker = tfm.folder / "marker"
     checkpoint = run.checkpoint()
@@ -121,7 +121,7 @@ def test_a_payload_in_a_checkpoint_is_never_run(tfm: Tfm, run: Run, name: str) -
         (checkpoint.path / "manifest.json").unlink()
         write_manifest(checkpoint.path, {"run": identity(run.path)})
         with pytest.raises(DamagedError, match=name):
-            _restored(run, checkpoint, run.model_config(), torch.device("cpu"))
+            _load_checkpoint(run, checkpoint, run.model_config(), torch.device("cpu"))
         assert not marker.exists()
     pickle.loads(pickle.dumps(payload))
     assert marker.is_dir(), "the payload is one"

@@ -12,7 +12,7 @@ from tfm.core.config import ARCHS, ModelConfig, TrainConfig, model_config
 from tfm.core.errors import ConfigError
 from tfm.core.model.layers import Linear, between_knots
 from tfm.core.model.sequence_model import SequenceModel
-from tfm.core.train.adamw import AdamW, Neighbours
+from tfm.core.train.adamw import AdamW, NeighbourAdamW
 from tfm.core.train.muon import Muon, orthogonalise
 from tfm.core.train.optim import load_state_tensors, lr_factor, make_optimizers, state_tensors
 
@@ -218,7 +218,7 @@ def test_neighbours_are_moved_as_adamw_moves_the_knots_between_them() -> None:
     torch.manual_seed(0)
     ours = torch.nn.Parameter(torch.randn(50, 6))
     own, knots = ours.detach().clone(), torch.nn.Parameter(torch.zeros(near.shape[1], 6))
-    mine = Neighbours([ours], low, high, lr=0.1, beta1=0.8, beta2=0.9)
+    mine = NeighbourAdamW([ours], low, high, lr=0.1, beta1=0.8, beta2=0.9)
     other = torch.optim.AdamW([knots], lr=0.1, betas=(0.8, 0.9), eps=AdamW.EPS, weight_decay=0.0)
     target = torch.randn(50, 6)
 
@@ -251,7 +251,7 @@ def test_ordered_ids_begin_alike_and_move_together(tied: bool) -> None:
         assert float(near) > 0.4 > 0.1 > abs(float(far))
         assert abs(float((unit[0:9] * unit[1:10]).sum(1).mean())) < 0.2
     *_, neighbours, muon = make_optimizers(model, TrainConfig())
-    assert isinstance(neighbours, Neighbours) and isinstance(muon, Muon)
+    assert isinstance(neighbours, NeighbourAdamW) and isinstance(muon, Muon)
     assert len(neighbours.param_groups[0]["params"]) == (1 if tied else 2)
 
 

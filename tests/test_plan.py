@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from tfm.core.config import ARCHS, SIZES, ModelConfig, TrainConfig, model_config
 from tfm.core.model.sequence_model import SequenceModel, on_meta
 from tfm.core.train.budget import (
-    ENOUGH_STEPS,
-    LEAST_TOKENS,
+    MAX_PARAMETERS_PER_TOKEN,
+    MIN_STEP_TOKENS,
+    MIN_STEPS,
     SHAPES,
-    TOO_LARGE,
     choose_size,
+    context_and_rows,
     dropout_for,
     rows_for,
-    shape,
     steps_for,
     tokens_seen,
 )
@@ -52,7 +52,11 @@ def test_less_data_never_buys_a_smaller_model(
     """What is seen again and again is better learned by a larger model that sees it less, while
     that is not far too large for it."""
     order = list(SIZES)
-    largest = max(i for i, size in enumerate(SIZES) if not i or parameters(size) <= TOO_LARGE * ids)
+    largest = max(
+        i
+        for i, size in enumerate(SIZES)
+        if not i or parameters(size) <= MAX_PARAMETERS_PER_TOKEN * ids
+    )
     fewer, most = (order.index(chosen(step, seconds, each)) for each in (ids, ids * more))
     assert fewer >= min(most, largest)
 
@@ -76,10 +80,10 @@ def test_any_time_buys_something() -> None:
 def test_a_step_shrinks_only_where_steps_are_few(tokens: float, rows: int, context: int) -> None:
     found = rows_for(tokens, rows, context)
     assert 1 <= found <= rows
-    if tokens >= ENOUGH_STEPS * rows * context:
+    if tokens >= MIN_STEPS * rows * context:
         assert found == rows
     if found < rows:
-        assert found * context >= LEAST_TOKENS and tokens < 2 * ENOUGH_STEPS * found * context
+        assert found * context >= MIN_STEP_TOKENS and tokens < 2 * MIN_STEPS * found * context
 
 
 def test_dropout_comes_with_passes_and_with_parameters() -> None:
@@ -100,19 +104,21 @@ def test_dropout_is_about_what_was_best(size: str, passes: float, best: float) -
 
 def test_a_size_far_beyond_its_data_is_not_chosen() -> None:
     enough, small, tiny = dict.fromkeys(SIZES, 1e9), parameters("small"), parameters("tiny")
-    assert choose_size(enough, config_of, small / (TOO_LARGE - 1)) == "small"
-    assert choose_size(enough, config_of, small / (TOO_LARGE + 1)) == "tiny"
-    assert choose_size(enough, config_of, tiny / (TOO_LARGE + 1)) == "nano"
+    assert choose_size(enough, config_of, small / (MAX_PARAMETERS_PER_TOKEN - 1)) == "small"
+    assert choose_size(enough, config_of, small / (MAX_PARAMETERS_PER_TOKEN + 1)) == "tiny"
+    assert choose_size(enough, config_of, tiny / (MAX_PARAMETERS_PER_TOKEN + 1)) == "nano"
     assert choose_size(enough, config_of, 1) == "nano", "the least there is"
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_a_shape_fills_its_tokens_a_step(size: str) -> None:
-    context, rows = shape(size, None, None)
+    context, rows = context_and_rows(size, None, None)
     assert (context, context * rows) == SHAPES[size]
-    assert shape(size, 100, None)[0] == 99, "an item of 100 ids is seen with a context of 99"
-    assert shape(size, 100, 7)[0] == 7, "--context decides"
-    assert shape(size, None, 10**6)[1] == 1, "a row at least"
+    assert context_and_rows(size, 100, None)[0] == 99, (
+        "an item of 100 ids is seen with a context of 99"
+    )
+    assert context_and_rows(size, 100, 7)[0] == 7, "--context decides"
+    assert context_and_rows(size, None, 10**6)[1] == 1, "a row at least"
 
 
 @pytest.mark.parametrize("arch", ARCHS)

@@ -19,7 +19,7 @@ from tfm.core.files import write_durably
 from tfm.core.model.sequence_model import SequenceModel
 from tfm.core.protocols import Sequence
 from tfm.core.runs.catalogue import all_runs, open_run
-from tfm.core.runs.checkpoints import KEEP
+from tfm.core.runs.checkpoints import KEEP_NEWEST
 from tfm.core.runs.run import Run
 from tfm.core.train.optim import make_optimizers
 
@@ -97,7 +97,7 @@ def test_the_newest_checkpoints_stay(run: Run) -> None:
     with pytest.raises(UsageError, match="no checkpoint yet"):
         run.load_model()
     saved(run, 1, 20, 1000)
-    assert [c.step for c in run.checkpoints()] == [1, 20, 1000][-KEEP:]
+    assert [c.step for c in run.checkpoints()] == [1, 20, 1000][-KEEP_NEWEST:]
     assert run.checkpoint().step == 1000 and run.checkpoint("20").step == 20
     run.load_model("20")
     for unknown in ("3", "-1", "x"):
@@ -267,7 +267,7 @@ def test_the_log_comes_back_and_is_cut_at_a_step(run: Run) -> None:
     for entry in [*entries, {"step": 2, "event": "final"}]:
         run.append_log(entry)
     assert run.log()[:4] == entries
-    run.cut(2)
+    run.truncate_after(2)
     assert run.log() == entries[:2]
 
 

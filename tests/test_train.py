@@ -20,7 +20,7 @@ from tfm.core.runs.run import Run
 from tfm.core.runs.tensors import read_tensors
 from tfm.core.score.likelihood import as_tensors
 from tfm.core.train.backend import choose_run_block
-from tfm.core.train.loop import SKIPS_IN_A_ROW, Step, train
+from tfm.core.train.loop import MAX_SKIPPED_STEPS, Step, train
 from tfm.core.train.optim import load_state_tensors, lr_factor, make_optimizers, state_tensors
 
 SHAPE = ModelConfig(vocab_size=11, layers=2, width=16, heads=2, context=8, zero_init=False)
@@ -191,13 +191,13 @@ def test_many_in_a_row_are_divergence() -> None:
     with torch.no_grad():
         model.embedding.weight[3] = torch.nan
     seen = []
-    with pytest.raises(DivergedError, match=f"{SKIPS_IN_A_ROW} steps .*--set train.lr"):
+    with pytest.raises(DivergedError, match=f"{MAX_SKIPPED_STEPS} steps .*--set train.lr"):
         for step in train(model, RandomRows(), config, optimizers, skipped=2):
             seen.append(step)
-    assert [step.skipped for step in seen] == list(range(3, SKIPS_IN_A_ROW))
+    assert [step.skipped for step in seen] == list(range(3, MAX_SKIPPED_STEPS))
 
 
 def test_now_and_then_is_none() -> None:
-    broken = tuple(step for step in range(1, 41) if step % SKIPS_IN_A_ROW)
+    broken = tuple(step for step in range(1, 41) if step % MAX_SKIPPED_STEPS)
     _, steps = trained(replace(CONFIG, steps=40), RandomRows(broken=broken))
-    assert max(step.skipped for step in steps) == SKIPS_IN_A_ROW - 1
+    assert max(step.skipped for step in steps) == MAX_SKIPPED_STEPS - 1

@@ -39,7 +39,7 @@ def nesterov(
 
 
 def move(weights: list[Tensor], updates: list[Tensor], keep: float, by: float) -> None:
-    """`muon.moved_by` of matrices of one size."""
+    """`muon.scale_and_add` of matrices of one size."""
     updates = [each.contiguous() for each in updates]
     count, size, dtype = len(weights), weights[0].numel(), DTYPES[updates[0].dtype]
     call("move", count, size, dtype, _addresses(weights), _addresses(updates), keep, by)

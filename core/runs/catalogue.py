@@ -1,4 +1,4 @@
-"""Finding runs, and what is wrong with them. Importing this module does not import torch."""
+"""Finds runs and checks them for damage. Importing this module does not import torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..errors import TfmError, UsageError
 from ..files import file_problems, log_entries, read_manifest
-from .checkpoints import FOREIGN, checkpoints, identity
+from .checkpoints import OTHER_RUN, checkpoints, identity
 from .run import NAME, Run
 
 
@@ -28,7 +28,7 @@ def open_run(name: str | None, root: Path) -> Run:
 
 
 def find_run(name: str | None, root: Path) -> Path:
-    """Where it is, even if it is damaged."""
+    """The folder of a run (see `open_run`), also of a damaged one. UsageError."""
     if name is None:
         found = all_runs(root)
         if not found:
@@ -46,8 +46,8 @@ def find_run(name: str | None, root: Path) -> Path:
 
 
 def all_problems(path: Path) -> tuple[int, list[tuple[Path, str]]]:
-    """How many files and checkpoints of a run were checked, and what is wrong with which.
-    UsageError where there is no run."""
+    """Checks every file of a run. Returns the number of files checked, and (path, problem) for each
+    damaged or missing one. UsageError where there is no run."""
     saved = [checkpoint.path for checkpoint in checkpoints(path)]
     if not saved and not (path / "manifest.json").exists():
         raise UsageError(f"{path}: not a run (no manifest.json); `tfm runs` lists them")
@@ -60,10 +60,9 @@ def all_problems(path: Path) -> tuple[int, list[tuple[Path, str]]]:
             found.append((folder / "manifest.json", str(error).partition(": ")[2]))
             continue
         count += 1 + len(manifest["files"])
-        wrong = list(file_problems(folder, manifest))
-        found += wrong
+        found += file_problems(folder, manifest)
         if folder != path and manifest.get("run") != identity(path):
-            found.append((folder, FOREIGN))
+            found.append((folder, OTHER_RUN))
     lines = [number for number, entry in log_entries(path / "log.jsonl") if entry is None]
     if lines:
         found.append((path / "log.jsonl", f"line {', '.join(map(str, lines))} damaged"))

@@ -1,7 +1,7 @@
-"""Checkpoints of a run: each a folder that appears whole or not at all.
+"""Checkpoints of a run: each is a folder that is created atomically.
 
-Written to a folder of another name, fsynced, renamed; its manifest lists each file with its sha256,
-and the run that it is of. Importing this module does not import torch.
+It is written under a temporary name, fsynced and renamed. Its manifest lists the sha256 of each
+file, and the identity of the run. Importing this module does not import torch.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from ..files import check_files, sync_folder, to_json, write_durably, write_mani
 if TYPE_CHECKING:
     from torch import Tensor
 
-KEEP = 2  # newest checkpoints that stay, beside the best
-FOREIGN = (
-    "saved by another run: config, data, tokenizer or held-out ids are not those it was "
-    "trained with"
+KEEP_NEWEST = 2  # checkpoints to keep, in addition to the best one
+OTHER_RUN = (
+    "saved by another run: its config, data, tokenizer or held-out items differ from those of "
+    "this run"
 )
 
 
 def identity(path: Path) -> str:
-    """A hash of all that a run's manifest lists: config, data, tokenizer, held-out ids."""
+    """A hash of a run's manifest, hence of its config, data, tokenizer and held-out items. Empty
+    where there is no manifest."""
     try:
         return hashlib.sha256((path / "manifest.json").read_bytes()).hexdigest()
     except FileNotFoundError:
@@ -50,13 +51,13 @@ def checkpoints(run: Path) -> list[Checkpoint]:
 
 
 def best_step(state: Mapping[str, Any]) -> int | None:
-    """The step that early stopping chose, by a checkpoint's state (`choice` in older runs)."""
+    """The step that early stopping selected, from state.json (key `choice` in older runs)."""
     found: Mapping[str, Any] = state.get("early_stopping", state.get("choice", {}))
     return found.get("best_step")
 
 
 def choose(run: Path, which: str) -> Checkpoint:
-    """`last`, `best` or a step. UsageError where there is none."""
+    """The checkpoint `last`, `best` or of a step. UsageError where there is none."""
     saved = checkpoints(run)
     if not saved:
         raise UsageError(f"{run}: no checkpoint yet; continue it with tfm train --resume {run}")
@@ -67,9 +68,7 @@ def choose(run: Path, which: str) -> Checkpoint:
         state = json.loads((saved[-1].path / "state.json").read_bytes())
         step = best_step(state)
         if step is None:
-            raise UsageError(
-                "--checkpoint best: nothing chose one in this run; train with --patience N"
-            )
+            raise UsageError("--checkpoint best: this run selected none; train with --patience N")
         which = str(step)
     for checkpoint in saved:
         if which.isdecimal() and checkpoint.step == int(which):
@@ -85,19 +84,18 @@ def save(
     optimizer: Mapping[str, Tensor],
     state: Mapping[str, Any],
 ) -> Checkpoint:
-    """A checkpoint of everything that the next step depends on, then older ones go.
+    """Writes a checkpoint, then deletes old ones (all but the newest and the best).
 
-    weights and optimizer: tensors by name; state: what JSON can say. TfmError where the disk is
-    full or refuses, DivergedError where a weight is not finite; what was saved before stays as it
-    is.
+    weights and optimizer: tensors by name; state: JSON. TfmError if the disk is full or not
+    writable, DivergedError if a weight is not finite; earlier checkpoints stay intact.
     """
     from safetensors.torch import save as as_bytes
 
     for name, weight in weights.items():
         if not bool(weight.isfinite().all()):
             raise DivergedError(
-                f"step {step}: {name} is not finite, so nothing is saved; go on from the last "
-                f"checkpoint with tfm train --resume {run}, or anew with a lower --set train.lr"
+                f"step {step}: {name} is not finite, so nothing is saved; continue from the last "
+                f"checkpoint with tfm train --resume {run}, or train with a lower --set train.lr"
             )
     root = run / "checkpoints"
     folder = root / f"{step:06d}"
@@ -105,11 +103,11 @@ def save(
     try:
         check_files(folder)
         return Checkpoint(folder, step)
-    except DamagedError:  # not there yet, or what training went back behind
+    except DamagedError:  # missing, or damaged: then training resumed from an earlier one
         shutil.rmtree(folder, ignore_errors=True)
     try:
-        for left in root.glob(".new-*"):  # by a kill
-            shutil.rmtree(left, ignore_errors=True)
+        for incomplete in root.glob(".new-*"):  # left by a killed process
+            shutil.rmtree(incomplete, ignore_errors=True)
         fresh.mkdir()
         for name, tensors in (("model", weights), ("optimizer", optimizer)):
             plain = {key: tensor.detach().contiguous() for key, tensor in tensors.items()}
@@ -126,16 +124,17 @@ def save(
             "earlier checkpoints are intact"
         ) from error
     best = best_step(state)
-    with suppress(OSError):  # what could not be deleted is deleted after the next save
-        for old in checkpoints(run)[:-KEEP]:
+    with suppress(OSError):  # the next save tries again
+        for old in checkpoints(run)[:-KEEP_NEWEST]:
             if old.step != best:
                 shutil.rmtree(old.path, ignore_errors=True)
     return Checkpoint(folder, step)
 
 
 def check(run: Path, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Its manifest. DamagedError unless every file is as it was saved, and by this run."""
+    """Checks every file of a checkpoint and returns its manifest. DamagedError if a file has
+    changed or another run saved it."""
     manifest = check_files(checkpoint.path)
     if manifest.get("run") != identity(run):
-        raise DamagedError(f"{checkpoint.path}: {FOREIGN}")
+        raise DamagedError(f"{checkpoint.path}: {OTHER_RUN}")
     return manifest

@@ -1,4 +1,4 @@
-"""A run again, from what its directory says; and whether two runs are the same."""
+"""Repeats a run from its folder, and compares two runs bit for bit."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ..errors import UsageError
 from ..ops.native_calls import version as kernels_version
 from .run import Run
 
-TIMES = ("seconds", "tokens_per_second", "run", "check")  # of a log: what may differ
+IGNORED_FIELDS = ("seconds", "tokens_per_second", "run", "check")  # of the log, in comparisons
 
 
-def fresh_copy(run: Run, path: Path, **train: object) -> Run:
-    """A run of the same config, tokenizer and held-out ids that has not begun; `train`: fields of
-    its training that are others."""
+def untrained_copy(run: Run, path: Path, **train: object) -> Run:
+    """Creates a run with the same config, tokenizer and held-out items, without checkpoints.
+    `train`: fields of its TrainConfig to change."""
     config = {k: v for k, v in run.config.items() if k != "created"}
     config["train"] = {**config["train"], **train}
     splits = sorted(p.name for p in (run.path / "heldout").iterdir())
@@ -29,7 +29,7 @@ def fresh_copy(run: Run, path: Path, **train: object) -> Run:
 
 
 def replans(run: Run) -> dict[int, list[int]]:
-    """After which step it was planned anew, for how many."""
+    """Step -> the new total numbers of steps that the run was replanned for after it."""
     found: dict[int, list[int]] = {}
     for entry in run.log():
         if entry.get("event") == "replan":
@@ -37,8 +37,8 @@ def replans(run: Run) -> dict[int, list[int]]:
     return found
 
 
-def other_versions(run: Run) -> list[str]:
-    """What is not as it was when the run was made, as 'torch 2.11 then, 2.12 now'."""
+def version_changes(run: Run) -> list[str]:
+    """Software versions that differ from those in config.json, as 'torch 2.11 then, 2.12 now'."""
     import numpy
     import torch
 
@@ -54,12 +54,12 @@ def other_versions(run: Run) -> list[str]:
 
 
 def differences(one: Run, other: Run) -> list[str]:
-    """In what the two differ, up to the last step that `one` saved: the first line of the logs
-    that does, and the weights. None where they are the same but for time."""
+    """How two runs differ up to the last checkpoint of `one`: the first different log entry, the
+    number of entries, and the files of that checkpoint. Empty if only times differ."""
     step = one.checkpoint().step
     found = []
     logs = [[e for e in run.log() if e["step"] <= step] for run in (one, other)]
-    for a, b in zip(*map(_timeless, logs), strict=False):
+    for a, b in zip(*map(_without_times, logs), strict=False):
         if a != b:
             name = next(name for name in {**a, **b} if a.get(name) != b.get(name))
             at = f"step {a['step']}, {a.get('event', 'training')}"
@@ -77,12 +77,12 @@ def differences(one: Run, other: Run) -> list[str]:
     return found
 
 
-def _timeless(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _without_times(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     def kept(entry: Mapping[str, Any]) -> dict[str, Any]:
         return {
             name: kept(value) if isinstance(value, Mapping) else value
             for name, value in entry.items()
-            if name not in TIMES
+            if name not in IGNORED_FIELDS
         }
 
     return [kept(entry) for entry in entries]

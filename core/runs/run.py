@@ -1,10 +1,10 @@
-"""`Run`: one directory on disk that holds all that a training run is.
+"""`Run`: the folder of a training run.
 
 config.json  tokenizer.json (+ .safetensors)  heldout/  log.jsonl  checkpoints/NNNNNN/
 
-A checkpoint appears whole or not at all: written to a folder of another name, fsynced, renamed.
-Every file is listed with its sha256 in a manifest, and checked before it is used. Nothing is
-ever unpickled. Importing this module does not import torch.
+Runs and checkpoints are created atomically: written under a temporary name, then renamed. Manifests
+list the sha256 of every file, which is checked before use. Nothing is ever unpickled. Importing
+this module does not import torch.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def check_free(path: Path) -> None:
-    """UsageError where no run can be created: the name is no run's, or taken."""
+    """UsageError if the name of a new run is invalid or taken."""
     if path.exists():
         raise UsageError(f"--run {path}: already exists; choose another name or --resume it")
     if not NAME.fullmatch(path.name) or path.name.startswith("."):
         raise UsageError(
-            f"--run {path}: a run's name is 1 to 64 of A-Z a-z 0-9 . _ -, not begun with a dot"
+            f"--run {path}: a run's name is 1 to 64 of A-Z a-z 0-9 . _ -, not starting with a dot"
         )
 
 
 class Run:
-    """A run that exists. `config` is config.json as a dict."""
+    """An existing run. `config` is config.json as a dict. UsageError, DamagedError."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -83,11 +83,8 @@ class Run:
     def create(
         path: Path, config: dict[str, Any], tokenizer: Any, heldout: Mapping[str, Any]
     ) -> Run:
-        """Writes a new run; it appears under its name only when it is whole.
-
-        heldout: split name -> sequences. UsageError where the name is taken or the place cannot
-        be written to.
-        """
+        """Creates a run atomically. heldout: split name -> sequences. UsageError if the name is
+        taken, TfmError if the folder is not writable."""
         from ..data.sequence_store import write_store
 
         check_free(path)
@@ -128,10 +125,10 @@ class Run:
         return Run(path)
 
     def check(self) -> None:
-        """DamagedError unless config, tokenizer and held-out ids are as they were written."""
+        """DamagedError if config, tokenizer or held-out items have changed since creation."""
         check_files(self.path)
 
-    # what it holds
+    # contents
 
     @property
     def name(self) -> str:
@@ -166,7 +163,7 @@ class Run:
         return task
 
     def source_like(self, paths: tuple[str, ...], column: str | None) -> Source:
-        """Data for the run: of tables that column, by default the one it was trained on."""
+        """Other data for the run; the column of tables is by default that of the training data."""
         source = Source(paths, column or self.config["data"].get("column"))
         return source if column or source.is_table() else Source(paths)
 
@@ -185,8 +182,8 @@ class Run:
         with writing(path), path.open("a") as file:
             file.write(log_line(entry))
 
-    def cut(self, step: int) -> None:
-        """Drops what was logged and saved after `step`: training goes on from there."""
+    def truncate_after(self, step: int) -> None:
+        """Deletes log entries and checkpoints after `step`, from which training resumes."""
         for later in self.checkpoints():
             if later.step > step:
                 shutil.rmtree(later.path)
@@ -196,8 +193,8 @@ class Run:
             write_durably(path, "".join(map(log_line, kept)).encode())
 
     def status(self) -> dict[str, Any]:
-        """state (done, running, interrupted, empty), the last step saved, the steps planned, and
-        the final scores."""
+        """state ("done", "running", "interrupted" or "empty"), step (the last saved), steps (in
+        all), final (the log entry with the final scores, or None)."""
         entries = self.log()
         planned = [e["steps"] for e in entries if e.get("event") == "replan"]
         steps = planned[-1] if planned else self.train_config().steps
@@ -213,11 +210,11 @@ class Run:
             state = "interrupted" if step else "empty"
         return {"state": state, "step": step, "steps": steps, "final": final}
 
-    # one writer
+    # exclusive writing
 
     def lock(self) -> None:
-        """This process alone writes to the run from here on; freed by the system when it ends.
-        UsageError names the holder."""
+        """Takes the run's lock, so that no other process writes to it; the system releases it when
+        this process ends. UsageError names the process that has the lock."""
         import filelock
 
         if self._lock is not None:
@@ -226,7 +223,7 @@ class Run:
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
-            pid = self.path / "lock.pid"  # written a moment after the lock was taken
+            pid = self.path / "lock.pid"  # written shortly after the lock is taken
             holder = pid.read_text().strip() if pid.exists() else "of another tfm"
             raise UsageError(f"{self.path}: process {holder} is writing to this run") from None
         except OSError as error:
@@ -250,7 +247,7 @@ class Run:
                 return False
         except filelock.Timeout:
             return True
-        except OSError:  # read-only: nobody writes here
+        except OSError:  # a read-only folder has no writer
             return False
 
     # checkpoints
@@ -260,7 +257,7 @@ class Run:
         return checkpoints.checkpoints(self.path)
 
     def checkpoint(self, which: str = "last") -> Checkpoint:
-        """`last`, `best` or a step. UsageError where there is none."""
+        """The checkpoint `last`, `best` or of a step. UsageError where there is none."""
         return checkpoints.choose(self.path, which)
 
     def save(
@@ -278,7 +275,7 @@ class Run:
         return checkpoints.check(self.path, checkpoint)
 
     def load_model(self, which: str = "last", device: torch.device | None = None) -> SequenceModel:
-        """The model with the weights of a checkpoint, every file checked first. DamagedError."""
+        """The model with the weights of a checkpoint. DamagedError if a file has changed."""
         from ..model.sequence_model import SequenceModel
         from .tensors import load_weights
 

@@ -1,4 +1,4 @@
-"""Named tensors as safetensors: nothing that could run."""
+"""Reads named tensors from safetensors files, which cannot contain code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
-    """All tensors of a file, by name. DamagedError where it is none."""
+    """All tensors of a safetensors file by name. DamagedError."""
     from safetensors.torch import load_file
 
     try:
@@ -22,13 +22,13 @@ def read_tensors(path: Path) -> dict[str, Any]:
 
 
 def load_weights(model: SequenceModel, path: Path) -> None:
-    """Puts the weights of a file into the model. DamagedError where they are another's."""
+    """Loads the weights of a file into the model. DamagedError if names or shapes differ."""
     weights = read_tensors(path)
-    if "place.weight" in weights:  # as runs before format 2 name it
+    if "place.weight" in weights:  # its name before format 2
         weights["position_embedding.weight"] = weights.pop("place.weight")
     try:
         missing, unknown = model.load_state_dict(weights, strict=False)
         if set(missing) - ({"head.weight"} if model.config.tied else set()) or unknown:
-            raise ValueError(f"other tensors than the model's: {[*missing, *unknown][:3]}")
+            raise ValueError(f"missing or unknown tensors: {[*missing, *unknown][:3]}")
     except (ValueError, RuntimeError) as error:
         raise DamagedError(f"{path}: not the weights of this model ({error})") from error

@@ -1,4 +1,4 @@
-"""AdamW, and AdamW for rows of a table that are steps of one quantity."""
+"""AdamW, and a variant that shares updates between neighbouring ids of an ordered quantity."""
 
 from __future__ import annotations
 
@@ -12,25 +12,27 @@ from .optimizer import Optimizer
 
 
 class AdamW(Optimizer):
-    """Loshchilov & Hutter 2019, by torch's fused kernel."""
+    """AdamW (Loshchilov & Hutter 2019), by torch's fused kernel."""
 
     name = "adamw"
     EPS = 1e-10
 
-    def _fresh(self, parameter: Tensor) -> dict[str, Tensor]:
+    def _initial_state(self, parameter: Tensor) -> dict[str, Tensor]:
         return {
             "step": torch.zeros((), device=parameter.device),
             "mean": torch.zeros_like(parameter),
             "square": torch.zeros_like(parameter),
         }
 
-    def _move(self, moved: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
+    def _update(
+        self, parameters: list[Tensor], gradients: list[Tensor], group: dict[str, Any]
+    ) -> None:
         mean, square, step = (
-            [self.state[p][name] for p in moved] for name in ("mean", "square", "step")
+            [self.state[p][name] for p in parameters] for name in ("mean", "square", "step")
         )
         torch._foreach_add_(step, 1)
         torch._fused_adamw_(
-            moved,
+            parameters,
             gradients,
             mean,
             square,
@@ -46,23 +48,24 @@ class AdamW(Optimizer):
         )
 
 
-class Neighbours(Optimizer):
-    """Moves rows of ordered ids together with the rows near them, beside what moves each.
+class NeighbourAdamW(Optimizer):
+    """Moves the embedding rows of neighbouring ordered ids together, in addition to AdamW.
 
-    As if a row were the sum of one of its own and of what lies between coarse knots
-    (`between_knots`): AdamW on the knots, whose gradients are those of the rows around them. What
-    is seen of one bin of a quantity is so learned of its neighbours, and the model stays a plain
-    one.
+    Equivalent to AdamW for rows that are a sum of their own vector and an interpolation between
+    coarse knots (`between_knots`); this optimiser updates the knots. So what is learned for one
+    bin of a quantity also moves nearby bins, while the model stores plain rows.
     """
 
     name = "neighbours"
 
     def __init__(self, tables: list[Tensor], low: int, high: int, **settings: float) -> None:
-        self.rows, self.near = slice(low, high), between_knots(high - low).to(tables[0])
+        """tables: (vocabulary, width) each; low <= id < high are ordered."""
+        self.rows = slice(low, high)
+        self.interpolation = between_knots(high - low).to(tables[0])  # (ids, knots)
         super().__init__([dict(params=tables, **settings)])
 
-    def _fresh(self, parameter: Tensor) -> dict[str, Tensor]:
-        shape = self.near.shape[1], parameter.shape[1]
+    def _initial_state(self, parameter: Tensor) -> dict[str, Tensor]:
+        shape = self.interpolation.shape[1], parameter.shape[1]
         zeros = [torch.zeros(shape, device=parameter.device) for _ in range(2)]
         return {
             "step": torch.zeros((), device=parameter.device),
@@ -70,11 +73,14 @@ class Neighbours(Optimizer):
             "square": zeros[1],
         }
 
-    def _move(self, moved: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
+    def _update(
+        self, parameters: list[Tensor], gradients: list[Tensor], group: dict[str, Any]
+    ) -> None:
         beta1, beta2 = group["beta1"], group["beta2"]
-        for p, gradient in zip(moved, gradients, strict=True):
-            state, of_knots = self.state[p], self.near.T @ gradient[self.rows]
+        for p, gradient in zip(parameters, gradients, strict=True):
+            state, knots = self.state[p], self.interpolation.T @ gradient[self.rows]
             step = state["step"].add_(1)
-            mean = state["mean"].lerp_(of_knots, 1 - beta1) / (1 - beta1**step)
-            square = state["square"].lerp_(of_knots.square(), 1 - beta2) / (1 - beta2**step)
-            p[self.rows] -= group["lr"] * self.near @ (mean / (square.sqrt() + AdamW.EPS))
+            mean = state["mean"].lerp_(knots, 1 - beta1) / (1 - beta1**step)
+            square = state["square"].lerp_(knots.square(), 1 - beta2) / (1 - beta2**step)
+            update = mean / (square.sqrt() + AdamW.EPS)
+            p[self.rows] -= group["lr"] * self.interpolation @ update

@@ -1,4 +1,4 @@
-"""A running mean of the weights, scored and saved in place of the weights themselves."""
+"""An exponential moving average of the weights, scored and saved instead of the weights."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .optimizer import Optimizer
 
 
 class Average(Optimizer):
-    """Moves nothing: keeps a running mean of the weights, behind what moves them.
+    """Changes no parameter; averages the weights after the other optimisers have moved them.
 
-    The decay grows with the steps, min(decay, (1 + n) / (10 + n)), so that where training began
-    is soon forgotten. What is saved for use are the means (`in_use`), so the state that goes on
-    disk are the weights themselves.
+    The decay at step n is min(decay, (1 + n) / (10 + n)), so that the initial weights are soon
+    forgotten. A checkpoint's model file has the averages (`averaged_weights`); its optimiser file
+    has the weights that training continues with.
     """
 
     name = "average"
@@ -25,41 +25,43 @@ class Average(Optimizer):
     def __init__(self, parameters: Iterable[Tensor], decay: float) -> None:
         super().__init__([dict(params=list(parameters), lr=0.0, decay=decay)])
 
-    def _fresh(self, parameter: Tensor) -> dict[str, Tensor]:
+    def _initial_state(self, parameter: Tensor) -> dict[str, Tensor]:
         step = torch.zeros((), device=parameter.device)
         return {"step": step, "mean": parameter.detach().clone()}
 
-    def _move(self, moved: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
-        for p in moved:
+    def _update(
+        self, parameters: list[Tensor], gradients: list[Tensor], group: dict[str, Any]
+    ) -> None:
+        for p in parameters:
             state = self.state[p]
             n = state["step"].add_(1)
             state["mean"].lerp_(p, 1 - ((1 + n) / (10 + n)).clamp(max=group["decay"]))
 
     @torch.no_grad()
-    def swap(self) -> None:
-        """Means for weights, or back."""
+    def swap_weights(self) -> None:
+        """Exchanges weights and averages."""
         for p, state in self.state.items():
             p.data, state["mean"] = state["mean"], p.data
 
-    def saved(self) -> dict[Tensor, dict[str, Tensor]]:
-        """The weights themselves, since a checkpoint's weights are the means."""
+    def state_to_save(self) -> dict[Tensor, dict[str, Tensor]]:
+        """The weights that training continues with: the model file has the averages."""
         return {p: {"step": s["step"], "weight": p.data} for p, s in self.state.items()}
 
     def load(self, states: Mapping[Tensor, Mapping[str, Tensor]]) -> None:
-        """Takes the parameters' values for the means."""
+        """Restores the state where the parameters have the averages as their values."""
         super().load({p: {"step": s["step"], "mean": s["weight"]} for p, s in states.items()})
-        self.swap()
+        self.swap_weights()
 
 
 @contextmanager
-def in_use(optimizers: Iterable[Optimizer]) -> Iterator[None]:
-    """Inside, the model has the weights that are scored, saved and drawn from: their means, where
-    training keeps such."""
+def averaged_weights(optimizers: Iterable[Optimizer]) -> Iterator[None]:
+    """Within the context, parameters have their averaged values, where training averages them:
+    those are scored, saved and sampled from."""
     averages = [each for each in optimizers if isinstance(each, Average)]
     for each in averages:
-        each.swap()
+        each.swap_weights()
     try:
         yield
     finally:
         for each in averages:
-            each.swap()
+            each.swap_weights()

@@ -1,9 +1,9 @@
-"""How a training step is computed as fast as the device does it: gradients, then the update.
+"""Fast computation of a training step: gradients of micro-batches, clipping, optimiser update.
 
-A step accumulates the gradients of one or more micro-batches. On a GPU micro-batches and updates
-are CUDA graphs (ops/cuda_graphs.py). A large model's time there goes into reading and writing what
-lies between the products: torch.compile fuses that (`train.compile`), a block at a time, so that
-all blocks share what was compiled for the first. On a CPU with AMX tiles a block is one C call.
+On a GPU, micro-batches and updates are CUDA graphs (ops/cuda_graphs.py). A large model spends its
+time there on memory traffic between matrix products; torch.compile (`train.compile`) fuses those
+operations, one block at a time, so that all blocks share one compilation. On a CPU with AMX tiles
+a block is one C call.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from ..ops.native_calls import has_kernels
 from .optimizer import Optimizer
 
 MicroStep = Callable[[dict[str, Any]], Tensor]
-CLIP_MARGIN = 1e-5  # a norm this far below the bound is not clipped
-COMPILERS = ("cc", "gcc", "clang")  # torch.compile's own parts for a GPU are in C
+CLIP_MARGIN = 1e-5  # a norm below the bound by this much is not clipped
+COMPILERS = ("cc", "gcc", "clang")  # torch.compile needs a C compiler for its GPU launchers
 
 
 # -- gradients -----------------------------------------------------------------------------------
 
 
 def make_micro_step(model: SequenceModel, config: TrainConfig) -> MicroStep:
-    """A function of a micro-batch (the arguments of `Objective.forward` by name) that adds its
-    gradients to the parameters' and gives the loss, which is good until the next call."""
+    """A function of a micro-batch (the arguments of `Objective.forward` by name) that accumulates
+    its gradients and returns its loss. The next call overwrites the loss."""
     device = model.head.weight.device
     config = replace(config, compile=config.compile and can_compile(device))
     objective = Objective(model, choose_run_block(model, config), config.compile)
@@ -59,8 +59,11 @@ def make_micro_step(model: SequenceModel, config: TrainConfig) -> MicroStep:
 
 
 class _CapturedMicroStep:
-    """A CUDA graph overwrites gradients of its own each time; they are the parameters' where a
-    step is one micro-batch, else they are added up in `sums`."""
+    """A micro-batch as a CUDA graph, which overwrites its own gradient buffers at each replay.
+
+    sums: buffers that accumulate the gradients over micro-batches; None where a step is one
+    micro-batch, whose buffers are then the parameters' gradients.
+    """
 
     def __init__(
         self,
@@ -69,28 +72,28 @@ class _CapturedMicroStep:
         call: Callable[[dict[str, Any]], Any],
         inputs: Mapping[str, Any],
     ) -> None:
-        before = [p.grad for p in parameters]
+        previous_gradients = [p.grad for p in parameters]
         for p in parameters:
             p.grad = None
         self.graph = CapturedGraph(call, inputs)
-        own = [p.grad for p in parameters]
-        self.learning = [p for p in parameters if p.grad is not None]
-        self.gradients = [gradient for gradient in own if gradient is not None]
+        captured = [p.grad for p in parameters]
+        self.with_gradient = [p for p in parameters if p.grad is not None]
+        self.gradients = [gradient for gradient in captured if gradient is not None]
         self.sums = self.gradients
         if sums is not None:
-            self.sums = [s for s, gradient in zip(sums, own, strict=True) if gradient is not None]
-        for p, gradient in zip(parameters, before, strict=True):
+            self.sums = [s for s, grad in zip(sums, captured, strict=True) if grad is not None]
+        for p, gradient in zip(parameters, previous_gradients, strict=True):
             p.grad = gradient
 
     def __call__(self, inputs: Mapping[str, Any]) -> Any:
         loss = self.graph(inputs)
-        if self.learning[0].grad is not None:
-            sums = [p.grad for p in self.learning if p.grad is not None]
+        if self.with_gradient[0].grad is not None:
+            sums = [p.grad for p in self.with_gradient if p.grad is not None]
             torch._foreach_add_(sums, self.gradients)
             return loss
         if self.sums is not self.gradients:
             torch._foreach_copy_(self.sums, self.gradients)
-        for p, gradient in zip(self.learning, self.sums, strict=True):
+        for p, gradient in zip(self.with_gradient, self.sums, strict=True):
             p.grad = gradient
         return loss
 
@@ -99,7 +102,7 @@ class _CapturedMicroStep:
 
 
 class Update:
-    """What follows the gradients of a step: `clip`, and where all is finite `apply`."""
+    """Ends a step: `clip` clips the gradients, `apply` moves the parameters by the optimisers."""
 
     def __init__(
         self, model: SequenceModel, optimizers: list[Optimizer], config: TrainConfig
@@ -110,21 +113,22 @@ class Update:
         self._clip, self._apply = (GraphCache(call) for call in (self._clipped, self._applied))
 
     def clip(self) -> Tensor:
-        """The norm of all gradients, which are scaled down to the bound, where there is one."""
+        """Scales the gradients down to the norm `config.clip`, unless that is 0. Returns their norm
+        before."""
         norm: Tensor = self._clip(self._addresses(), {}) if self.captures else self._clipped({})
         return norm
 
     def apply(self, factor: float) -> None:
-        """Moves every parameter, at `factor` of the peak rates."""
+        """Moves every parameter, at `factor` of the peak learning rates."""
         for optimizer in self.optimizers:
-            optimizer.at(factor, self.parameters[0].device if self.captures else None)
+            optimizer.set_rates(factor, self.parameters[0].device if self.captures else None)
         if self.captures:
             self._apply(self._addresses(), {})
         else:
             self._applied({})
 
     def _addresses(self) -> tuple[int, ...]:
-        """Of the gradients: a captured graph reads them where they were."""
+        """The addresses of the gradients: a captured graph is valid only for these."""
         return tuple(0 if p.grad is None else p.grad.data_ptr() for p in self.parameters)
 
     def _clipped(self, _: dict[str, Any]) -> Tensor:
@@ -133,7 +137,7 @@ class Update:
             norm = optimizer_kernels.norm_of(gradients)
         else:
             norm = torch.nn.utils.get_total_norm(gradients)
-        # a product with one changes nothing: a GPU is not asked, since that would wait for it
+        # comparing the norm on a GPU would synchronise; clipping by a factor of 1 changes nothing
         if self.bound and (self.captures or not float(norm) <= self.bound - CLIP_MARGIN):
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.bound, norm)
         return norm
@@ -144,7 +148,7 @@ class Update:
 
 
 def warmup_steps(device: torch.device) -> int:
-    """Steps that take longer than all that follow."""
+    """The first steps, which are slower than later ones: captures, compilation, allocation."""
     return 2 * WARMUP_CALLS + 1 if device.type == "cuda" else 1
 
 
@@ -152,8 +156,8 @@ def warmup_steps(device: torch.device) -> int:
 
 
 def choose_run_block(model: SequenceModel, config: TrainConfig) -> RunBlock:
-    """What computes a block in training: as it is, compiled, or one call for AMX tiles; with its
-    activations recomputed in the backward pass where `config.recompute`."""
+    """The function that runs a block in training: plain, compiled, or one C call for AMX tiles;
+    with activation checkpointing if `config.recompute`."""
     run_block: RunBlock = call_block
     if config.compile:
         run_block = compiled_block()
@@ -163,7 +167,7 @@ def choose_run_block(model: SequenceModel, config: TrainConfig) -> RunBlock:
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether torch.compile has what it needs to make kernels of its own for a GPU."""
+    """Whether this is a GPU and torch.compile has Triton and a C compiler."""
     return (
         device.type == "cuda"
         and importlib.util.find_spec("triton") is not None
@@ -173,13 +177,13 @@ def can_compile(device: torch.device) -> bool:
 
 @functools.cache
 def compiled_block(backend: str = "inductor") -> RunBlock:
-    """Compiled for each shape; kept for the whole process."""
+    """`call_block`, compiled once per shape and process."""
     compiled: RunBlock = torch.compile(call_block, fullgraph=True, dynamic=False, backend=backend)
     return compiled
 
 
 def _amx_block(config: ModelConfig, block: Any, x: Tensor, context: Context) -> Tensor:
-    """A block of the default wiring by c/amx_block.c, where that serves x."""
+    """A block of the default wiring by c/amx_block.c if that supports x, else by torch."""
     if not (ops.is_native() and amx_block.serves(x)):
         return call_block(block, x, context)
     layers = (
@@ -187,12 +191,12 @@ def _amx_block(config: ModelConfig, block: Any, x: Tensor, context: Context) -> 
         *(block.ffn_norm, block.ffn.up, block.ffn.down),
     )
     rates = (block.mixer.dropout, block.add.rate) if block.training else (0.0, 0.0)
-    weights = [layer.weight for layer in layers]  # as amx_block.WEIGHTS has them
+    weights = [layer.weight for layer in layers]  # in the order of amx_block.WEIGHTS
     return amx_block.block(x, weights, config, context.rotary, context.segment_start, rates)
 
 
 def _recomputed(run_block: RunBlock, block: nn.Module, x: Tensor, context: Context) -> Tensor:
-    """Activation checkpointing (Chen et al. 2016); dropout drops the same numbers again."""
+    """Activation checkpointing (Chen et al. 2016), with the same dropout masks in both passes."""
     from torch.utils.checkpoint import checkpoint
 
     out: Tensor = checkpoint(run_block, block, x, context, use_reentrant=False)

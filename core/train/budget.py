@@ -1,7 +1,7 @@
-"""What a budget buys on this machine: size, shape of a step, number of steps.
+"""Plans a training: model size, context, batch rows, dropout and number of steps.
 
-Under `--steps` or `--tokens` the same table is used without measuring, so that everything follows
-from flags and data.
+`--budget` measures training speed on this machine and plans for it. `--steps` and `--tokens` use
+the same table of shapes without measuring, so the plan depends on flags and data only.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .optim import make_optimizers
 from .prepare import Prepared
 from .request import Note, Request
 
-# size -> (context, tokens a step). Narrow models on short contexts see the most text a second.
+# size -> (context, tokens per step). Narrow models on short contexts read the most text per second.
 SHAPES = {
     "nano": (64, 3072),
     "tiny": (64, 3072),
@@ -36,47 +36,128 @@ SHAPES = {
     "base": (256, 8192),
     "large": (1024, 32768),
 }
-TOKENS_PER_PARAMETER = 1.4  # that a size must see within the budget to be worth choosing
-TOO_OFTEN, THEN_PER_PARAMETER = 24, 1.0  # passes that the size below would make; then so many do
-TOO_LARGE = 30  # parameters for each id of training data: a size with more is not chosen
-ENOUGH_STEPS, LEAST_TOKENS = 400, 768  # with fewer steps, a step is better half as large
-LEARNED_BY_HEART = 17  # passes times parameters for each id, from which dropout sets in
-A_DOUBLING, DROPOUT = 0.04, 0.5  # what it grows by with each doubling of that; its limit
-EVALUATION_SHARE = 0.05  # of the budget, at most, for the final score
-MEASURING = 0.02  # of the budget, for each size that is tried; marks on the way correct the steps
-COMPILED_FROM = 90  # seconds of training on a GPU, about: it takes up to 20 and halves a step
-GPU_STEP, GPU_FLOPS = 0.004, 2e14  # of a step not compiled: what calls take, and the work a second
-TEARDOWN = 0.5  # seconds from the last word to the exit, saving and a sample included
+# A size is chosen if the budget lets it see so many tokens per parameter; the second number holds
+# if the next smaller size would make more than MAX_PASSES over the training data.
+MIN_TOKENS_PER_PARAMETER, MIN_REPEATED_TOKENS_PER_PARAMETER = 1.4, 1.0
+MAX_PASSES = 24
+MAX_PARAMETERS_PER_TOKEN = 30  # per token of training data; larger sizes are never chosen
+MIN_STEPS, MIN_STEP_TOKENS = 400, 768  # with fewer steps, batches are halved, to no less than this
+DROPOUT_FROM = 17  # passes times parameters per token of training data, where overfitting begins
+DROPOUT_PER_DOUBLING, MAX_DROPOUT = 0.04, 0.5  # the rate grows with each doubling of DROPOUT_FROM
+MAX_SCORING_FRACTION = 0.05  # of the budget, for the final score
+MEASURE_FRACTION = 0.02  # of the budget, per measured size; replanning during training corrects it
+MIN_COMPILE_SECONDS = 90  # of GPU training: torch.compile takes up to 20 s and halves a step
+GPU_STEP_SECONDS, GPU_FLOPS = 0.004, 2e14  # of a step without torch.compile: launch overhead, rate
+TEARDOWN_SECONDS = 0.5  # from the final score to the exit, with saving and a sample
 
 
 @dataclass(frozen=True)
 class Deadline:
-    """When all must be done, by a clock in seconds."""
+    """The time at which training, scoring and saving must be done; `clock` counts seconds."""
 
     end: float
     clock: Callable[[], float] = time.monotonic
 
-    def left(self) -> float:
+    def seconds_left(self) -> float:
         return self.end - self.clock()
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Measured on this machine and this data: seconds a step, tokens a second in evaluation."""
+    """Speed measured on this machine and data: training step, and tokens scored per second."""
 
     step_seconds: float
     eval_tokens_per_second: float
 
 
-def shape(size: str, longest: int | None, context: int | None) -> tuple[int, int]:
-    """(context, rows a step) of a size; the longest item decides where it must be seen whole."""
+@dataclass
+class Plan:
+    model: ModelConfig
+    train: TrainConfig
+    size: str
+    tokens: int | None  # training tokens to prepare; None for all
+    data: Dataset
+    device: torch.device
+    estimates: dict[str, Any]  # measured speeds and reserved seconds, for config.json; may be empty
+
+
+# -- sizes and shapes ----------------------------------------------------------------------------
+
+
+def context_and_rows(size: str, longest: int | None, context: int | None) -> tuple[int, int]:
+    """(context, batch rows) of a size. `longest`: ids of the longest item, where the context must
+    cover whole items; `context`: the value of --context."""
     usual, tokens = SHAPES[size]
     context = context or (longest - 1 if longest else usual)
     return context, max(1, round(tokens / context))
 
 
+def step_tokens(config: TrainConfig, context: int) -> int:
+    """Tokens per optimiser step, over all micro-batches."""
+    return config.batch * config.accumulate * context
+
+
 def steps_for(tokens: int, config: TrainConfig, context: int) -> int:
-    return max(1, round(tokens / (config.batch * config.accumulate * context)))
+    return max(1, round(tokens / step_tokens(config, context)))
+
+
+def tokens_seen(
+    measured: str, tokens: float, config_of: Callable[[str], ModelConfig]
+) -> dict[str, float]:
+    """Estimates how many tokens each size would see in the time in which `measured` sees `tokens`.
+
+    Time per token is assumed to grow with (parameters of blocks and head) ** 0.9, since wider
+    matrix products are more efficient. `make_plan` measures the chosen size and chooses again.
+    """
+
+    def products(size: str) -> int:
+        return on_meta(config_of(size)).product_parameter_count()
+
+    return {size: tokens * (products(measured) / products(size)) ** 0.9 for size in SIZES}
+
+
+def choose_size(
+    seen: Mapping[str, float],
+    config_of: Callable[[str], ModelConfig],
+    train_tokens: float = math.inf,
+) -> str:
+    """The largest size that sees enough tokens per parameter and is not too large for the data.
+
+    seen: tokens that each size would see within the budget; train_tokens: of the training data.
+    """
+    best, max_parameters = "nano", MAX_PARAMETERS_PER_TOKEN * train_tokens
+    for size in SIZES:
+        repeated = seen[best] > MAX_PASSES * train_tokens
+        enough = MIN_REPEATED_TOKENS_PER_PARAMETER if repeated else MIN_TOKENS_PER_PARAMETER
+        parameters = on_meta(config_of(size)).blocks_parameter_count()
+        if seen[size] >= enough * parameters and parameters <= max_parameters:
+            best = size
+    return best
+
+
+def rows_for(tokens: float, rows: int, context: int) -> int:
+    """Batch rows for a training of `tokens`: `rows`, halved while there are under MIN_STEPS."""
+    while (
+        rows > 1 and tokens < MIN_STEPS * rows * context and rows * context >= 2 * MIN_STEP_TOKENS
+    ):
+        rows = (rows + 1) // 2
+    return rows
+
+
+def seconds_on_gpu(model: ModelConfig, tokens: float, rows: int) -> float:
+    """A rough estimate of the training time of `tokens` on a GPU, without torch.compile."""
+    work = 6 * on_meta(model).product_parameter_count() * tokens
+    return GPU_STEP_SECONDS * tokens / (rows * model.context) + work / GPU_FLOPS
+
+
+def dropout_for(passes: float, parameters_per_token: float) -> float:
+    """The dropout rate for so many passes over the training data. Repetition causes overfitting,
+    the sooner the more parameters there are per token of training data."""
+    exposure = passes * parameters_per_token / DROPOUT_FROM
+    return min(MAX_DROPOUT, round(DROPOUT_PER_DOUBLING * math.log2(max(1.0, exposure)), 2))
+
+
+# -- the plan ------------------------------------------------------------------------------------
 
 
 def measure(
@@ -86,7 +167,7 @@ def measure(
     device: torch.device,
     seconds: float,
 ) -> Speed:
-    """Trains a throw-away model for about `seconds`: the mean of its steps but the first."""
+    """Trains a throw-away model for about `seconds`; averages its steps after the warm-up ones."""
     model = SequenceModel(model_config).to(device)
     times: list[float] = []
     until = time.perf_counter() + seconds
@@ -101,71 +182,8 @@ def measure(
     batch_nll(model, batch).sum().item()
     began = time.perf_counter()
     batch_nll(model, batch).sum().item()
-    evaluating = batch.ids.size / (time.perf_counter() - began)
-    return Speed(sum(times) / len(times), evaluating)
-
-
-def tokens_seen(
-    measured: str, tokens: float, config_of: Callable[[str], ModelConfig]
-) -> dict[str, float]:
-    """How many tokens each size would see in the time in which one sees `tokens`.
-
-    A wider model does more work a token, at a better rate: work is taken to grow with the
-    parameters of blocks and head to the power 0.9. That is only a guess: what is chosen by it is
-    measured too, and may be left again.
-    """
-
-    def products(size: str) -> int:
-        return on_meta(config_of(size)).product_parameter_count()
-
-    return {size: tokens * (products(measured) / products(size)) ** 0.9 for size in SIZES}
-
-
-def choose_size(
-    seen: Mapping[str, float], config_of: Callable[[str], ModelConfig], ids: float = math.inf
-) -> str:
-    """The largest size that sees enough tokens of `ids` of training data, and has not far more
-    parameters than those can fix."""
-    best = "nano"
-    for size in SIZES:
-        often = seen[best] > TOO_OFTEN * ids
-        enough = THEN_PER_PARAMETER if often else TOKENS_PER_PARAMETER
-        parameters = on_meta(config_of(size)).blocks_parameter_count()
-        if seen[size] >= enough * parameters and parameters <= TOO_LARGE * ids:
-            best = size
-    return best
-
-
-def rows_for(tokens: float, rows: int, context: int) -> int:
-    """Rows a step, of a training of so many tokens: half as many while there are few steps."""
-    few = 2 * LEAST_TOKENS
-    while rows > 1 and tokens < ENOUGH_STEPS * rows * context and rows * context >= few:
-        rows = (rows + 1) // 2
-    return rows
-
-
-def seconds_on_gpu(model: ModelConfig, tokens: float, rows: int) -> float:
-    """What a training of so many tokens takes, roughly."""
-    work = 6 * on_meta(model).product_parameter_count() * tokens
-    return GPU_STEP * tokens / (rows * model.context) + work / GPU_FLOPS
-
-
-def dropout_for(passes: float, parameters: float) -> float:
-    """What is seen again and again is learned by heart without it, the sooner the more `parameters`
-    there are for each id of training data."""
-    doublings = math.log2(max(1.0, passes * parameters / LEARNED_BY_HEART))
-    return min(DROPOUT, round(A_DOUBLING * doublings, 2))
-
-
-@dataclass
-class Plan:
-    model: ModelConfig
-    train: TrainConfig
-    size: str
-    tokens: int | None  # ids of training data that are prepared, none for all there are
-    data: Dataset
-    device: torch.device
-    about: dict[str, Any]  # the plan, for the run's config
+    eval_tokens_per_second = batch.ids.size / (time.perf_counter() - began)
+    return Speed(sum(times) / len(times), eval_tokens_per_second)
 
 
 def make_plan(
@@ -176,85 +194,114 @@ def make_plan(
     note: Note,
     measure: Callable[..., Speed] = measure,
 ) -> Plan:
-    """Size, shape and steps. deadline: the end of a budget, none where steps or tokens were asked
-    for; only with one is anything measured, by `measure`."""
+    """Chooses size, shape and steps. deadline: the end of the budget, None under --steps and
+    --tokens; `measure` is called only where there is a deadline."""
     device = pick_device(request.device)
-    use_threads(int(_wanted(request, "train", "threads", 0)))
-    longest = prepared.task.longest(prepared.train, prepared.tokenizer)
-    own = prepared.task.defaults(prepared.train, prepared.tokenizer)
-    sets = {section: {**own[section], **request.sets.get(section, {})} for section in own}
+    use_threads(int(_setting(request, "train", "threads", 0)))
+    task_defaults = prepared.task.defaults(prepared.train, prepared.tokenizer)
+    sets = {name: {**task_defaults[name], **request.sets.get(name, {})} for name in task_defaults}
     request = replace(request, sets={**request.sets, **sets})
-    ids = math.inf  # of training data, where the task does not say itself what they ask for
-    if not own:
-        held = sum(len(s) - s.given for s in prepared.heldout[prepared.final_split])
-        ids = held * prepared.train.size / max(prepared.held[prepared.final_split].size, 1)
+    longest = prepared.task.longest(prepared.train, prepared.tokenizer)
+    # a task with defaults sets dropout and size itself: they do not depend on the amount of data
+    train_tokens = math.inf if task_defaults else _train_tokens(prepared)
+    planner = _Planner(request, prepared, device, cache, note, longest, train_tokens)
+    return planner.for_steps() if deadline is None else planner.for_budget(deadline, measure)
 
-    def configs(size: str, tokens: float | None = None) -> tuple[ModelConfig, TrainConfig]:
-        return make_configs(request, prepared.tokenizer, size, longest, device, tokens, ids)
 
-    def model_of(size: str) -> ModelConfig:
-        return configs(size)[0]
+def _train_tokens(prepared: Prepared) -> float:
+    """Tokens of the training data, estimated by the held-out tokens per unit."""
+    split = prepared.final_split
+    heldout = sum(len(s) - s.given for s in prepared.heldout[split])
+    return heldout * prepared.train.size / max(prepared.heldout_items[split].size, 1)
 
-    def dataset(model: ModelConfig, tokens: int | None) -> Dataset:
+
+@dataclass
+class _Planner:
+    request: Request
+    prepared: Prepared
+    device: torch.device
+    cache: Path
+    note: Note
+    longest: int | None
+    train_tokens: float
+
+    def configs(self, size: str, tokens: float | None = None) -> tuple[ModelConfig, TrainConfig]:
+        """Both configs of a size, for a training of `tokens` where that is known."""
+        arguments = self.request, self.prepared.tokenizer, size, self.longest, self.device
+        return make_configs(*arguments, tokens, self.train_tokens)
+
+    def model(self, size: str) -> ModelConfig:
+        return self.configs(size)[0]
+
+    def dataset(self, model: ModelConfig, tokens: int) -> Dataset:
+        """The training data with at least `tokens` tokenized."""
+        prepared, seed = self.prepared, self.request.seed
         return prepared.task.dataset(
-            prepared.train, prepared.tokenizer, model.context, tokens, request.seed, cache
+            prepared.train, prepared.tokenizer, model.context, tokens, seed, self.cache
         )
 
-    size = request.size or "tiny"
-    model, train = configs(size)
-    if deadline is None:
-        per_step = train.batch * train.accumulate * model.context
-        model, train = configs(size, (request.steps or 0) * per_step or request.tokens or 0)
+    def for_steps(self) -> Plan:
+        """The plan for --steps or --tokens."""
+        request, size = self.request, self.request.size or "tiny"
+        model, train = self.configs(size)
+        tokens = (request.steps or 0) * step_tokens(train, model.context) or request.tokens or 0
+        model, train = self.configs(size, tokens)
         steps = request.steps or steps_for(request.tokens or 0, train, model.context)
-        wanted = steps * train.batch * train.accumulate * model.context
-        data = dataset(model, wanted)
-        model = fit_context(model, data, note)
-        return Plan(model, replace(train, steps=steps), size, wanted, data, device, {})
+        tokens = steps * step_tokens(train, model.context)
+        data = self.dataset(model, tokens)
+        model = fit_context(model, data, self.note)
+        return Plan(model, replace(train, steps=steps), size, tokens, data, self.device, {})
 
-    began = deadline.clock()
-    sample = 64 * train.batch * model.context
-    data = dataset(model, sample)
-    encoding = (deadline.clock() - began) / sample  # seconds a token, at most
-    budget = deadline.left()
-    speeds: dict[tuple[object, ...], Speed] = {}
-    while (shaped := (size, train.batch, model.dropout > 0, train.compile)) not in speeds:
-        fitted = fit_context(model, data, lambda _: None)
-        speed = measure(fitted, train, data, device, min(5.0, MEASURING * budget))
-        speeds[shaped] = speed
-        rate = train.batch * train.accumulate * fitted.context / speed.step_seconds
-        seen = tokens_seen(size, deadline.left() * rate, model_of)
-        if request.size is None and request.init is None:
-            size = choose_size(seen, model_of, ids)
-        model, train = configs(size, seen[size])
-        data = dataset(model, sample)
-    speed, model = speeds[shaped], fit_context(model, data, note)
-    final = prepared.heldout[prepared.final_split]
-    held = sum(map(len, final)) + prepared.task.model_metrics_tokens(final, None)
-    scoring = min(held / speed.eval_tokens_per_second, EVALUATION_SHARE * budget)
-    per_step = train.batch * train.accumulate * model.context
-    reserve = 1.3 * scoring + TEARDOWN
-    seconds = deadline.left() - reserve
-    steps = max(1, int(seconds / (speed.step_seconds + encoding * per_step)))
-    if prepared.train.size <= 4 * sample:  # all of it is prepared anyhow
-        steps = max(1, int(seconds / speed.step_seconds))
-    wanted = steps * per_step
-    if not train.compile:  # what is compiled is so for the rate that it was measured with
-        model = replace(model, dropout=configs(size, wanted)[0].dropout)  # as passes are known now
-    data = dataset(model, wanted)
-    train = replace(
-        train, steps=max(1, min(steps, int((deadline.left() - reserve) / speed.step_seconds)))
-    )
-    about = {
-        "budget_seconds": request.budget,
-        "step_seconds": speed.step_seconds,
-        "eval_tokens_per_second": speed.eval_tokens_per_second,
-        "reserve_seconds": reserve,
-        "final_part": min(1.0, 1.05 * scoring * speed.eval_tokens_per_second / max(held, 1)),
-    }
-    return Plan(model, train, size, wanted, data, device, about)
+    def for_budget(self, deadline: Deadline, measure: Callable[..., Speed]) -> Plan:
+        """The plan that fills the time to the deadline: as many steps as fit beside the score."""
+        size = self.request.size or "tiny"
+        model, train = self.configs(size)
+        began = deadline.clock()
+        sample = 64 * train.batch * model.context  # tokens that measuring needs
+        data = self.dataset(model, sample)
+        tokenize_seconds = (deadline.clock() - began) / sample  # per token, at most
+        budget = deadline.seconds_left()
+        speeds: dict[tuple[object, ...], Speed] = {}
+        while (tried := (size, train.batch, model.dropout > 0, train.compile)) not in speeds:
+            fitted = fit_context(model, data, lambda _: None)
+            seconds = min(5.0, MEASURE_FRACTION * budget)
+            speed = speeds[tried] = measure(fitted, train, data, self.device, seconds)
+            rate = step_tokens(train, fitted.context) / speed.step_seconds
+            seen = tokens_seen(size, deadline.seconds_left() * rate, self.model)
+            if self.request.size is None and self.request.init is None:
+                size = choose_size(seen, self.model, self.train_tokens)
+            model, train = self.configs(size, seen[size])
+            data = self.dataset(model, sample)
+        speed, model = speeds[tried], fit_context(model, data, self.note)
+
+        final = self.prepared.heldout[self.prepared.final_split]
+        score_tokens = sum(map(len, final)) + self.prepared.task.model_metrics_tokens(final, None)
+        scoring = min(score_tokens / speed.eval_tokens_per_second, MAX_SCORING_FRACTION * budget)
+        reserve = 1.3 * scoring + TEARDOWN_SECONDS
+        seconds = deadline.seconds_left() - reserve
+        per_step = step_tokens(train, model.context)
+        steps = max(1, int(seconds / (speed.step_seconds + tokenize_seconds * per_step)))
+        if self.prepared.train.size <= 4 * sample:  # all of it is tokenized in any case
+            steps = max(1, int(seconds / speed.step_seconds))
+        tokens = steps * per_step
+        if not train.compile:  # another dropout rate would compile the blocks again
+            model = replace(model, dropout=self.configs(size, tokens)[0].dropout)
+        data = self.dataset(model, tokens)
+        seconds = deadline.seconds_left() - reserve
+        train = replace(train, steps=max(1, min(steps, int(seconds / speed.step_seconds))))
+        estimates = {
+            "budget_seconds": self.request.budget,
+            "step_seconds": speed.step_seconds,
+            "eval_tokens_per_second": speed.eval_tokens_per_second,
+            "reserve_seconds": reserve,
+            "final_part": min(
+                1.0, 1.05 * scoring * speed.eval_tokens_per_second / max(score_tokens, 1)
+            ),
+        }
+        return Plan(model, train, size, tokens, data, self.device, estimates)
 
 
-def _wanted(request: Request, section: str, name: str, default: object) -> Any:
+def _setting(request: Request, section: str, name: str, default: object) -> Any:
     value = request.sets.get(section, {}).get(name, default)
     return parse_value(value, type(default), f"{section}.{name}")
 
@@ -266,10 +313,12 @@ def make_configs(
     longest: int | None,
     device: torch.device,
     tokens: float | None = None,
-    ids: float = math.inf,
+    train_tokens: float = math.inf,
 ) -> tuple[ModelConfig, TrainConfig]:
-    """Both configs for a size that sees `tokens` (where that is known) of `ids` of training data,
-    the fields of `--set` over the table's."""
+    """Both configs of a size; the fields of `--set` override the table.
+
+    tokens: that training sees, where that is known; train_tokens: of the training data.
+    """
     sets = dict(request.sets.get("model", {}))
     for name in ("vocab_size", "axes", "ordered_from", "ordered_to"):
         if name in sets:
@@ -279,9 +328,9 @@ def make_configs(
         context = parse_value(sets.pop("context"), int, "model.context")
     if request.init is not None:
         model = request.init.model_config()
-        context, rows = shape(size, None, model.context)
+        context, rows = context_and_rows(size, None, model.context)
     else:
-        context, rows = shape(size, longest, context)
+        context, rows = context_and_rows(size, longest, context)
         low, high = tokenizer.ordered
         model = model_config(
             request.arch,
@@ -296,9 +345,11 @@ def make_configs(
             rows = rows_for(tokens, rows, context)
     if tokens is not None:
         parameters = on_meta(model).blocks_parameter_count()
-        model = replace(model, dropout=dropout_for(tokens / ids, parameters / ids))
+        model = replace(
+            model, dropout=dropout_for(tokens / train_tokens, parameters / train_tokens)
+        )
     model = with_fields(model, "model", sets)
-    long = tokens is not None and seconds_on_gpu(model, tokens, rows) >= COMPILED_FROM
+    long = tokens is not None and seconds_on_gpu(model, tokens, rows) >= MIN_COMPILE_SECONDS
     train = TrainConfig(
         batch=rows,
         seed=request.seed,
@@ -315,7 +366,7 @@ def make_configs(
 
 
 def fit_context(model: ModelConfig, data: Dataset, note: Note) -> ModelConfig:
-    """A shorter context where the training data is shorter than a window."""
+    """Shortens the context of the model where the training data is shorter than a window."""
     context = data.context
     if context < model.context:
         note(f"the data is short: context {context} rather than {model.context}")

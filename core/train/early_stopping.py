@@ -1,7 +1,7 @@
-"""Which checkpoint is best and when training may end, by what is scored while it goes on.
+"""Early stopping: selects the best checkpoint and ends training, by validation scores.
 
-Only a run whose final score is of other items chooses (`prepare`): a score that was chosen by is
-no measure any more.
+Selecting by a score makes it optimistic, so only a run whose final score is measured on other
+items selects a checkpoint (`prepare`, `Validation.selects_checkpoint`).
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from typing import Any
 from ..config import TrainConfig
 from ..errors import UsageError
 
-PLATEAU = 3  # evaluations in a row without a better one, where --patience says nothing
-BOUND = re.compile(r"\s*([a-z_]+)\s*<\s*(\d+(?:\.\d*)?)\s*")
+PLATEAU_EVALUATIONS = 3  # the patience of `--until plateau` without --patience
+BOUND_PATTERN = re.compile(r"\s*([a-z_]+)\s*<\s*(\d+(?:\.\d*)?)\s*")
 
 
-def bound_of(until: str) -> tuple[str, float] | None:
-    """(metric, what it must get below) of `--until`; none for 'plateau'. UsageError."""
+def parse_bound(until: str) -> tuple[str, float] | None:
+    """The metric of `--until METRIC<NUMBER` and its upper bound; None for 'plateau'. UsageError."""
     if until == "plateau":
         return None
-    match = BOUND.fullmatch(until)
+    match = BOUND_PATTERN.fullmatch(until)
     if not match:
         raise UsageError(f"--until {until}: must be plateau, or METRIC<NUMBER as bits_per_byte<1.6")
     return match[1], float(match[2])
 
 
 def check_until(until: str, unit: str, lossless: bool) -> None:
-    """UsageError where `--until` asks for what is not measured while training."""
-    bound = bound_of(until) if until else None
+    """UsageError if `--until` names a metric that is not measured during training."""
+    bound = parse_bound(until) if until else None
     known = [*([f"bits_per_{unit}"] if lossless else []), "nats_per_token"]
     if bound and bound[0] not in known:
         raise UsageError(f"--until {until}: this run measures {', '.join(known)}")
@@ -38,39 +38,39 @@ def check_until(until: str, unit: str, lossless: bool) -> None:
 
 @dataclass
 class EarlyStopping:
-    """What has been seen so far; a part of a checkpoint's state."""
+    """The evaluations so far, as saved in state.json of a checkpoint."""
 
-    best: float | None = None  # nats per token
+    best: float | None = None  # the lowest nats per token
     best_step: int | None = None
-    waited: int = 0  # evaluations since
-    reached: bool = False  # what --until asks for
+    waited: int = 0  # evaluations since the best one
+    reached: bool = False  # whether the condition of --until holds
 
-    def see(
+    def update(
         self, step: int, nats: float, measured: Mapping[str, float], config: TrainConfig
     ) -> bool:
-        """Takes an evaluation; whether it is the best so far. A NaN never is."""
+        """Records an evaluation. Returns whether it is the best so far (NaN never is)."""
         better = nats < float("inf") and (self.best is None or nats < self.best)
         if better:
             self.best, self.best_step, self.waited = nats, step, 0
         else:
             self.waited += 1
         if config.until:
-            bound = bound_of(config.until)
+            bound = parse_bound(config.until)
             self.reached = (
                 self.waited >= _patience(config) if bound is None else measured[bound[0]] < bound[1]
             )
         return better
 
-    def is_over(self, config: TrainConfig) -> bool:
+    def should_stop(self, config: TrainConfig) -> bool:
         patience = _patience(config)
         return self.reached or bool(patience and self.waited >= patience)
 
     def summary(self, config: TrainConfig) -> dict[str, Any]:
-        """For the final scores."""
-        ended = "until" if self.reached else "patience" if self.is_over(config) else "steps"
+        """The fields that early stopping adds to the final scores."""
+        ended = "until" if self.reached else "patience" if self.should_stop(config) else "steps"
         out = {"best_step": self.best_step, "ended_by": ended}
         return {**out, "until": config.until, "reached": self.reached} if config.until else out
 
 
 def _patience(config: TrainConfig) -> int:
-    return config.patience or (PLATEAU if config.until == "plateau" else 0)
+    return config.patience or (PLATEAU_EVALUATIONS if config.until == "plateau" else 0)

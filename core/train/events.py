@@ -1,4 +1,4 @@
-"""What a training does, one event at a time. Sinks take them: the log, a progress bar, trackers."""
+"""Events of a training, and the sinks that receive them: the log, a progress bar, trackers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .loop import Step
 
 @dataclass(frozen=True)
 class Stepped:
-    """An optimiser step was taken, or left out for want of a finite gradient."""
+    """An optimiser step was taken, or skipped for lack of a finite gradient."""
 
     step: Step
 
@@ -21,8 +21,8 @@ class Stepped:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Some held-out tokens were scored; `bits` a unit of the task, by the ratio of tokens to units;
-    best: whether this is the best score so far of a run that selects by it."""
+    """A sample of the validation split was scored. bits: per unit of the task, converted by the
+    split's tokens per unit; best: the best score so far, in a run that selects checkpoints."""
 
     step: int
     nats_per_token: float
@@ -35,7 +35,7 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Replanned:
-    """From here on the training has `steps` steps in all; the learning rate follows."""
+    """The total number of steps changed to `steps`, and with it the learning rate schedule."""
 
     step: int
     steps: int
@@ -46,7 +46,7 @@ class Replanned:
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint was written. requested: somebody asked for it; last: no step follows."""
+    """A checkpoint was written. requested: through `Controls.save`; last: no step follows."""
 
     step: int
     requested: bool = False
@@ -58,7 +58,7 @@ class Saved:
 
 @dataclass(frozen=True)
 class Finished:
-    """The last weights were scored."""
+    """The last weights were scored on the final split."""
 
     step: int
     scores: dict[str, Any]
@@ -71,17 +71,17 @@ Event = Stepped | Evaluated | Replanned | Saved | Finished
 
 
 class Sink(Protocol):
-    """Takes every event in order, before the training goes on."""
+    """Receives every event in order, before training continues."""
 
     def take(self, event: Event) -> None: ...
 
     def close(self) -> None:
-        """Called once, however the training ended."""
+        """Called once at the end, also after an error."""
         ...
 
 
 class RunLog:
-    """The sink that writes log.jsonl; what a checkpoint holds is in the log before it is saved."""
+    """Writes log.jsonl. A checkpoint's `Saved` event comes after its steps, so they are logged."""
 
     def __init__(self, run: Run) -> None:
         self.run = run

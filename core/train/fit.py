@@ -1,7 +1,7 @@
-"""`fit`: a run from where it stands to its end, as events.
+"""`fit`: trains a run from its current step to its end, as a generator of events.
 
-Nothing here prints or ends the process: whoever iterates gives the events to sinks, and asks for a
-save or an end through `Controls`.
+Nothing here prints or ends the process: the caller passes the events to sinks, and requests a
+checkpoint or an early end through `Controls`.
 """
 
 from __future__ import annotations
@@ -19,18 +19,17 @@ from .loop import train
 from .state import State
 from .validation import Validation
 
-SAVE_SECONDS = 300.0  # between checkpoints, where train.save_every says nothing
-REPLAN_AT = (0.1, 0.25, 0.45, 0.65, 0.8, 0.9)  # of the steps: the deadline is looked at again
-REPLAN_CHANGE = 0.015  # of the steps: smaller changes are not worth a new schedule
+SAVE_SECONDS = 300.0  # between checkpoints, unless train.save_every is set
+REPLAN_AT = (0.1, 0.25, 0.45, 0.65, 0.8, 0.9)  # fractions of the steps where --budget is checked
+MIN_REPLAN_CHANGE = 0.015  # as a fraction of the steps: smaller changes are ignored
 
 
 @dataclass
 class Replay:
-    """How to repeat a run: after which step it was planned anew, for how many steps each time; and
-    the step after which to end without the final score (none: at the plan's end)."""
+    """How to repeat an earlier run exactly."""
 
-    replans: Mapping[int, list[int]] = field(default_factory=dict)
-    end: int | None = None
+    replans: Mapping[int, list[int]] = field(default_factory=dict)  # step -> new numbers of steps
+    end: int | None = None  # stop after this step without the final score; None: run to the end
 
 
 def fit(
@@ -43,18 +42,18 @@ def fit(
     replay: Replay | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Event]:
-    """Steps until the plan's end, checkpoints on the way, then the final score.
+    """Trains to the last step, validating and saving checkpoints, then yields the final score.
 
-    deadline: the number of steps is corrected on the way so that all ends by then. DivergedError
+    deadline: the number of steps is adjusted during training to finish by then. DivergedError
     as `train`; TfmError where a checkpoint cannot be written.
     """
     controls, replay = controls or Controls(), replay or Replay()
     validation = Validation(run, task, state, plan)
-    pace = _Pace(state.step, clock)
+    timer = _StepTimer(state.step, clock)
     saved_at = clock()
 
     yield from _replayed(state, replay)
-    while state.goes_on() and state.step != replay.end:
+    while not state.is_done() and state.step != replay.end:
         config = state.config
         for step in train(
             state.model, plan.data, config, state.optimizers, state.step, state.skipped
@@ -62,14 +61,14 @@ def fit(
             state.step, state.skipped = step.index, step.skipped
             yield Stepped(step)
 
-            # once in a while: score some of what is held out
+            # once in a while: score a sample of the held-out items
             best = False
             if validation.is_due(step.index):
                 evaluated = validation.score(step.index)
                 best = evaluated.best
                 yield evaluated
 
-            # when asked: save, and end or go on
+            # on request: save, then stop or continue
             if controls.stop:
                 state.save(run)
                 yield Saved(step.index)
@@ -87,15 +86,16 @@ def fit(
                 saved_at = saved_at if best else clock()
                 yield Saved(step.index)
 
-            # at some marks: as many steps as the deadline leaves time for
-            if deadline is not None and step.index in _marks(config.steps):
-                seconds = deadline.left() - plan.about.get("reserve_seconds", 0.0)
-                steps = step.index + max(1, int(seconds / pace.seconds_per_step(step.index)))
-                if abs(steps - config.steps) > REPLAN_CHANGE * config.steps:
-                    yield replanned(state, steps)
+            # a few times: replan for as many steps as the deadline leaves time for
+            if deadline is not None and step.index in _replan_steps(config.steps):
+                seconds = deadline.seconds_left() - plan.estimates.get("reserve_seconds", 0.0)
+                steps = step.index + max(1, int(seconds / timer.seconds_per_step(step.index)))
+                if abs(steps - config.steps) > MIN_REPLAN_CHANGE * config.steps:
+                    yield replan(state, steps)
 
+            # after replanning the schedule differs: continue with a new `train`
             yield from _replayed(state, replay)
-            if state.config is not config or not state.goes_on() or step.index == replay.end:
+            if state.config is not config or state.is_done() or step.index == replay.end:
                 break
 
     state.save(run)
@@ -104,22 +104,22 @@ def fit(
         yield Finished(state.step, validation.final())
 
 
-def replanned(state: State, steps: int) -> Replanned:
-    """Has the training take `steps` steps in all."""
-    state.plan_anew(steps)
+def replan(state: State, steps: int) -> Replanned:
+    """Changes the total number of steps."""
+    state.set_steps(steps)
     return Replanned(state.step, steps)
 
 
 def _replayed(state: State, replay: Replay) -> Iterator[Replanned]:
-    yield from (replanned(state, steps) for steps in replay.replans.get(state.step, ()))
+    yield from (replan(state, steps) for steps in replay.replans.get(state.step, ()))
 
 
-def _marks(steps: int) -> set[int]:
-    return {int(steps * part) for part in REPLAN_AT}
+def _replan_steps(steps: int) -> set[int]:
+    return {int(steps * fraction) for fraction in REPLAN_AT}
 
 
-class _Pace:
-    """Seconds a step, saving and scoring included, since the last time it was asked for."""
+class _StepTimer:
+    """Mean seconds per step since the previous call, including validation and checkpoints."""
 
     def __init__(self, step: int, clock: Callable[[], float]) -> None:
         self.clock, self.step, self.at = clock, step, clock()

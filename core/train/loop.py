@@ -1,4 +1,4 @@
-"""`train()`: a generator of `Step`. The loop, and nothing else."""
+"""`train()`: the training loop, as a generator of `Step`."""
 
 from __future__ import annotations
 
@@ -24,27 +24,28 @@ from .backend import MicroStep, Update, make_micro_step
 from .optim import lr_factor
 from .optimizer import Optimizer
 
-SKIPS_IN_A_ROW = 10  # steps without a finite gradient after which training has diverged
+MAX_SKIPPED_STEPS = 10  # in a row, for lack of a finite gradient: then training has diverged
 
 
 @dataclass(frozen=True)
 class Step:
-    """One optimiser step. loss: nats per token, the weighted mean over the step, before it."""
+    """One optimiser step. loss: weighted mean over its targets, in nats per token, with the weights
+    before the update."""
 
     index: int  # from 1
     loss: float
     lr: float
     gradient_norm: float
-    tokens: int  # targets that counted
+    tokens: int  # targets of non-zero weight
     seconds: float
-    skipped: int = 0  # steps in a row, up to this one, left out for want of a finite gradient
+    skipped: int = 0  # steps skipped in a row, up to this one, for lack of a finite gradient
 
     @property
     def tokens_per_second(self) -> float:
         return self.tokens / self.seconds if self.seconds else 0.0
 
     def record(self) -> dict[str, Any]:
-        """The step as a line of the log; null for what is not finite, which JSON cannot say."""
+        """The step as a line of the log. Values that are not finite become null: JSON has none."""
         return {
             "step": self.index,
             "loss": self.loss if math.isfinite(self.loss) else None,
@@ -64,10 +65,11 @@ def train(
     start: int = 0,
     skipped: int = 0,
 ) -> Iterator[Step]:
-    """Steps start + 1 ... config.steps. What a step does follows from (config, weights, optimiser
-    state, its index) alone, so that a run can be taken up anywhere.
+    """Takes the steps start + 1 ... config.steps. A step depends only on (config, weights,
+    optimiser state, step index), so a resumed run repeats the uninterrupted one bit for bit.
 
-    DivergedError after SKIPS_IN_A_ROW steps whose loss or gradient is not finite.
+    DivergedError after MAX_SKIPPED_STEPS steps in a row without a finite loss and gradient;
+    TfmError if a micro-batch does not fit into memory, with a batch size that does.
     """
     model.train()
     micro_step = make_micro_step(model, config)
@@ -76,17 +78,17 @@ def train(
     for index in range(start, config.steps):
         began = time.perf_counter()
         try:
-            summed, tokens = _gradients(model, micro_step, data, config, index)
+            loss_sum, tokens = _add_gradients(model, micro_step, data, config, index)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            summed = None
-        if summed is None:  # behind the except, so that what the step held is free
+            loss_sum = None
+        if loss_sum is None:  # outside the except clause, so that the step's tensors are freed
             del micro_step
             raise _out_of_memory(model, data, config, optimizers, index)
         norm = update.clip()
-        # the one place where a GPU is waited for: it moves the weights while the next batch is read
-        loss, gradient_norm = torch.stack((summed, norm.float())).tolist()
+        # the only GPU synchronisation of a step: the update overlaps with reading the next batch
+        loss, gradient_norm = torch.stack((loss_sum, norm.float())).tolist()
 
         factor = lr_factor(index, config)
         finite = math.isfinite(loss) and math.isfinite(gradient_norm)
@@ -96,7 +98,7 @@ def train(
             optimizer.zero_grad()
 
         skipped = 0 if finite else skipped + 1
-        if skipped >= SKIPS_IN_A_ROW:
+        if skipped >= MAX_SKIPPED_STEPS:
             raise DivergedError(
                 f"step {index + 1}: the last {skipped} steps had no finite loss or gradient; "
                 f"lower --set train.lr (now {config.lr}) and train.adam_lr ({config.adam_lr})"
@@ -112,25 +114,24 @@ def train(
         )
 
 
-def _gradients(
+def _add_gradients(
     model: SequenceModel, micro_step: MicroStep, data: Dataset, config: TrainConfig, index: int
 ) -> tuple[torch.Tensor, int]:
-    """Adds the gradients of a step's passes to the parameters'; its loss, and how many targets
-    counted."""
+    """Accumulates the gradients of a step's micro-batches. Returns its loss and target count."""
     device = model.head.weight.device
-    micro = [
+    micro_batches = [
         step_batch(data, index * config.accumulate + k, config.batch, config.seed)
         for k in range(config.accumulate)
     ]
-    total = sum(float(batch.weight[:, 1:].sum()) for batch in micro)
-    tokens = sum(int((batch.weight[:, 1:] > 0).sum()) for batch in micro)
+    total = sum(float(batch.weight[:, 1:].sum()) for batch in micro_batches)
+    tokens = sum(int((batch.weight[:, 1:] > 0).sum()) for batch in micro_batches)
 
     loss = torch.zeros((), device=device)
-    for number, batch in enumerate(micro):
+    for number, batch in enumerate(micro_batches):
         if model.config.dropout:
             torch.manual_seed(key(config.seed, "dropout", index, number))
-        share = (batch.weight / max(total, 1e-9)).astype(np.float32)
-        loss += micro_step(as_tensors(replace(batch, weight=share), device))
+        normalised = (batch.weight / max(total, 1e-9)).astype(np.float32)
+        loss += micro_step(as_tensors(replace(batch, weight=normalised), device))
     return loss, tokens
 
 
@@ -141,8 +142,8 @@ def _out_of_memory(
     optimizers: list[Optimizer],
     index: int,
 ) -> TfmError:
-    """Tries passes of half as many rows until a step fits, and says of how many that is."""
-    asked = f"out of memory in a pass of {config.batch} rows of {model.config.context} tokens"
+    """The error to raise: halves the rows of a micro-batch until a step fits, and names them."""
+    problem = f"out of memory in a pass of {config.batch} rows of {model.config.context} tokens"
     smaller = halved(config)
     while smaller is not None:
         for optimizer in optimizers:
@@ -151,16 +152,16 @@ def _out_of_memory(
         try:
             for optimizer in optimizers:
                 optimizer.allocate()
-            two = replace(smaller, accumulate=min(2, smaller.accumulate))  # the second adds to the
-            # gradients of the first; further ones do as it
-            _gradients(model, make_micro_step(model, two), data, two, index)
+            # two micro-batches suffice: later ones need the memory of the second
+            two = replace(smaller, accumulate=min(2, smaller.accumulate))
+            _add_gradients(model, make_micro_step(model, two), data, two, index)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
         else:
             return TfmError(
-                f"{asked}; {smaller.batch} fit, for the same step: "
+                f"{problem}; {smaller.batch} rows fit; for the same step: "
                 f"--set train.batch={smaller.batch} --set train.accumulate={smaller.accumulate}"
             )
         smaller = halved(smaller)
-    return TfmError(f"{asked}; not even one row fits: use a smaller --size or --context")
+    return TfmError(f"{problem}; not even one row fits: use a smaller --size or --context")

@@ -14,26 +14,26 @@ from ..ops import optimizer_kernels
 from ..ops.native_calls import has_kernels
 from .optimizer import Optimizer
 
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan's quintic, five times: singular values near 1
-
-
-BATCHED_ROWS = 192  # in float32 some CPUs multiply wider matrices faster one at a time
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of Jordan's quintic, applied five times
+MIN_UNBATCHED_SIZE = 192  # in float32 some CPUs multiply larger matrices faster one at a time
 
 
 def orthogonalise(matrices: Tensor) -> Iterable[Tensor]:
-    """(N, rows, columns): each matrix's singular values moved to about 1; maybe in place."""
+    """Moves the singular values of each matrix of (N, rows, columns) to about 1. May overwrite
+    `matrices`."""
     if has_kernels(matrices):
         by_tiles = optimizer_kernels.orthogonalise(matrices, NEWTON_SCHULZ)
         if by_tiles is not None:
             return by_tiles
-    exact = matrices.dtype == torch.float32
-    if exact and matrices.device.type == "cpu" and min(matrices.shape[1:]) >= BATCHED_ROWS:
+    float32_on_cpu = matrices.dtype == torch.float32 and matrices.device.type == "cpu"
+    if float32_on_cpu and min(matrices.shape[1:]) >= MIN_UNBATCHED_SIZE:
         return map(newton_schulz, matrices)
     return newton_schulz(matrices)
 
 
 def newton_schulz(x: Tensor) -> Tensor:
-    """(rows, columns), or a batch of such; the products are of the shorter side."""
+    """Newton-Schulz iteration on (rows, columns) or (N, rows, columns). The Gram matrix is taken
+    over the shorter side."""
     a, b, c = NEWTON_SCHULZ
     tall = x.shape[-2] > x.shape[-1]
     multiply_add = torch.addmm if x.ndim == 2 else torch.baddbmm
@@ -46,11 +46,11 @@ def newton_schulz(x: Tensor) -> Tensor:
 
 
 class Muon(Optimizer):
-    """Momentum, then the nearest orthogonal matrix; all matrices of one shape in one product.
+    """Nesterov momentum, orthogonalised, scaled by sqrt(max(1, rows / columns)).
 
-    `torch.optim.Muon` does the same a matrix at a time; on a small model on a CPU most of its
-    time is the overhead of calls (benchmarks/optimizers.py). A fused weight is cut into the
-    matrices it consists of (`Linear.rows`), and an update has the scale sqrt(max(1, rows/cols)).
+    Matrices of one shape are updated in one batch. `torch.optim.Muon` updates them one at a time;
+    for a small model on a CPU most of its time is call overhead (benchmarks/optimizers.py). A
+    fused weight is split into the matrices it consists of (`Linear.rows`).
     """
 
     name = "muon"
@@ -63,7 +63,7 @@ class Muon(Optimizer):
         weight_decay: float,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """dtype: of the products; bfloat16 is enough for a direction, where it is faster."""
+        """dtype: of the matrix products; bfloat16 is accurate enough for the direction."""
         self.dtype = dtype
         layers = list(layers)
         self.rows: dict[Tensor, tuple[int, ...]] = {layer.weight: layer.rows for layer in layers}
@@ -71,29 +71,31 @@ class Muon(Optimizer):
             [dict(params=list(self.rows), lr=lr, momentum=momentum, weight_decay=weight_decay)]
         )
 
-    def _fresh(self, parameter: Tensor) -> dict[str, Tensor]:
+    def _initial_state(self, parameter: Tensor) -> dict[str, Tensor]:
         return {"momentum": torch.zeros_like(parameter)}
 
-    def _move(self, moved: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
+    def _update(
+        self, parameters: list[Tensor], gradients: list[Tensor], group: dict[str, Any]
+    ) -> None:
         lr, momentum, decay = group["lr"], group["momentum"], group["weight_decay"]
-        # every matrix as (weight, gradient, momentum), beside the others of its shape
+        # shape -> (weight, gradient, momentum) of each matrix of that shape
         by_shape: dict[tuple[int, int], list[tuple[Tensor, ...]]] = defaultdict(list)
-        for p, gradient in zip(moved, gradients, strict=True):
+        for p, gradient in zip(parameters, gradients, strict=True):
             rows = list(self.rows[p])
-            whole = p, gradient, self.state[p]["momentum"]
-            for parts in zip(*(torch.split(each, rows) for each in whole), strict=True):
+            fused = p, gradient, self.state[p]["momentum"]
+            for parts in zip(*(torch.split(each, rows) for each in fused), strict=True):
                 by_shape[parts[0].shape[0], parts[0].shape[1]].append(parts)
         for shape, matrices in by_shape.items():
-            weights, given, means = (list(each) for each in zip(*matrices, strict=True))
+            weights, split_gradients, means = (list(each) for each in zip(*matrices, strict=True))
             updates = weights[0].new_empty((len(matrices), *shape), dtype=self.dtype)
-            nesterov(given, means, momentum, updates)
+            nesterov(split_gradients, means, momentum, updates)
             scale = max(1.0, shape[0] / shape[1]) ** 0.5
-            moved_by(weights, orthogonalise(updates), 1 - lr * decay, -lr * scale)
+            scale_and_add(weights, orthogonalise(updates), 1 - lr * decay, -lr * scale)
 
 
 def nesterov(gradients: list[Tensor], means: list[Tensor], momentum: float, out: Tensor) -> None:
-    """The running means take up the gradients; out (N, ...) gets the gradients as far on towards
-    their means."""
+    """Updates the running means in place, then writes the Nesterov direction to out (N, ...):
+    gradients interpolated towards their means by `momentum`."""
     if has_kernels(out) and has_kernels(gradients[0]):
         optimizer_kernels.nesterov(gradients, means, momentum, list(out))
         return
@@ -101,12 +103,12 @@ def nesterov(gradients: list[Tensor], means: list[Tensor], momentum: float, out:
     torch._foreach_copy_(list(out), torch._foreach_lerp(gradients, means, momentum))
 
 
-def moved_by(
+def scale_and_add(
     weights: list[Tensor], updates: Iterable[Tensor], keep: float | Tensor, by: float | Tensor
 ) -> None:
-    """keep * weight + by * update, in place."""
+    """weight = keep * weight + by * update, in place."""
     if isinstance(updates, Tensor) and not has_kernels(updates):
-        updates = updates.to(weights[0].dtype)  # of two kinds they would be added one at a time
+        updates = updates.to(weights[0].dtype)  # foreach operations are slow on mixed dtypes
     updates = list(updates)
     if has_kernels(updates[0]) and has_kernels(weights[0]):
         optimizer_kernels.move(weights, updates, float(keep), float(by))

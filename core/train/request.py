@@ -1,4 +1,4 @@
-"""What the flags of `tfm train` ask for."""
+"""The options of `tfm train` as one dataclass."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 from ..runs.run import Run
 
-Note = Callable[[str], None]  # takes a sentence for people; nothing below prints
-DEFAULT_BUDGET = 120.0  # seconds, where nothing says how long
+Note = Callable[[str], None]  # receives a sentence to show to the user; core never prints
+DEFAULT_BUDGET = 120.0  # seconds, without --budget, --steps and --tokens
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the flags of `train` say."""
+    """A new run as its flags describe it. `sets`: section -> field -> value of --set."""
 
     task: str | None = None
     task_options: Mapping[str, object] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""config.json of a new run: everything resolved, where it comes from, and what it was made with."""
+"""Builds config.json of a new run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from .request import Request
 def describe_config(
     request: Request, prepared: Prepared, planned: Plan, argv: list[str], origins: dict[str, str]
 ) -> dict[str, Any]:
-    """config.json: everything resolved, where it comes from, and what it was made with."""
+    """Every resolved setting, the data it was trained on, and the versions of the software.
+
+    origins: flag -> where its value came from (command line, environment, settings file).
+    """
     import numpy
 
     return {
@@ -32,7 +35,7 @@ def describe_config(
         "size": planned.size,
         "model": asdict(planned.model),
         "train": asdict(planned.train),
-        "plan": planned.about,
+        "plan": planned.estimates,
         "data": {
             "paths": [
                 p if p == "-" or p.startswith("hf:") else str(Path(p).absolute())

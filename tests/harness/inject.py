@@ -133,7 +133,7 @@ class Save:
             return "other weights"
         if ended_well and len(entries) != 1:
             return "no line in the log"
-        run.cut(newest.step)
+        run.truncate_after(newest.step)
         save_checkpoint(run, 4, self.model, self.optimizers)
         left = {p.name for p in (run.path / "checkpoints").iterdir()}
         if not {"000004"} < left or any(not name.isdigit() for name in left) or len(left) > 2:
