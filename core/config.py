@@ -1,6 +1,6 @@
-"""What a model is and how it is trained: frozen, validated, with presets by name.
+"""Configs of model, training and sampling: frozen dataclasses, validated, with presets by name.
 
-A message names the flag that sets the field (`--set model.heads`).
+Error messages name the flag that sets the field (`--set model.heads`).
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any, TypeVar, get_args, get_type_hints
 from .errors import ConfigError, nearest
 
 T = TypeVar("T")
-DISTRIBUTION = "tfm-toolkit"  # on package indexes, where `tfm` is another project's name
+DISTRIBUTION = "tfm-toolkit"  # the name on PyPI, where `tfm` is another project
 
 
 def tfm_version() -> str:
-    """The version that is installed."""
+    """The installed version."""
     from importlib.metadata import version
 
     return version(DISTRIBUTION)
@@ -33,30 +33,30 @@ def _one_of(value: str, flag: str, names: tuple[str, ...]) -> None:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of a `SequenceModel`. The defaults are the wiring named `transformer`."""
+    """The architecture of a `SequenceModel`. The defaults are those of --arch transformer."""
 
-    vocab_size: int = 256
-    layers: int = 4
-    heads: int = 4
-    kv_heads: int = 0  # heads that hold keys and values (0: as many as heads)
-    width: int = 128  # of the residual stream
-    ffn_width: int = 0  # inside the feed-forward (0: four widths, or 8/3 where it is gated)
-    context: int = 256  # positions that are seen at once
-    axes: int = 1  # of a position: 1 for text, 2 for rows and columns
-    ordered_from: int = 0  # the ids ordered_from ... ordered_to - 1 are steps of one quantity:
-    ordered_to: int = 0  # what is learned of one is learned of its neighbours
-    mixer: str = "attention"  # what mixes positions
+    vocab_size: int = 256  # number of token ids
+    layers: int = 4  # blocks of attention and feed-forward
+    heads: int = 4  # attention heads; each has width / heads dimensions
+    kv_heads: int = 0  # key and value heads, for grouped-query attention (0: as many as heads)
+    width: int = 128  # of the residual stream and the embeddings
+    ffn_width: int = 0  # hidden width of the feed-forward (0: 4 * width, for swiglu 8/3 * width)
+    context: int = 256  # the most positions that attention can span
+    axes: int = 1  # coordinates of a position: 1 for text, 2 (row, column) for images
+    ordered_from: int = 0  # ids ordered_from ... ordered_to - 1 are bins of one ordered quantity:
+    ordered_to: int = 0  # training also moves the embeddings of neighbouring bins
+    mixer: str = "attention"  # the layer that mixes positions
     norm: str = "rmsnorm"  # layernorm, rmsnorm, none
     norm_position: str = "pre"  # pre: x + f(norm(x)); post: norm(x + f(x)), as in 2017
-    norm_eps: float = 1e-6
+    norm_eps: float = 1e-6  # added to the mean square or variance before the root
     positions: str = "rope"  # rope, sinusoidal, learned, none
-    rope_theta: float = 10000.0
+    rope_theta: float = 10000.0  # base of the rotary frequencies
     ffn: str = "relu2"  # relu, gelu (tanh form), relu2, swiglu
-    qk_norm: bool = True  # RMS-normalised queries and keys
-    bias: bool = False  # in linear layers and layernorm
-    tied: bool = False  # the head is the embedding
-    zero_init: bool = True  # output projections start at zero, so that a block starts as identity
-    dropout: float = 0.0
+    qk_norm: bool = True  # RMS-normalise queries and keys
+    bias: bool = False  # bias terms in linear layers and layernorm
+    tied: bool = False  # the output head shares the embedding matrix
+    zero_init: bool = True  # output projections start at zero, so each block starts as identity
+    dropout: float = 0.0  # probability, in training
     softcap: float = 0.0  # c: logits become c * tanh(logits / c) (0: off)
 
     def __post_init__(self) -> None:
@@ -93,13 +93,13 @@ class ModelConfig:
         _check(
             self.positions != "rope" or self.head_width % 2 == 0,
             "model.heads",
-            "such that a head's width is even (rotary positions)",
+            "such that width / heads is even (for rotary positions)",
             self.heads,
         )
         _check(
             self.positions not in ("learned", "sinusoidal") or self.axes == 1,
             "model.positions",
-            f"rope or none where positions have {self.axes} axes",
+            f"rope or none for positions of {self.axes} axes",
             self.positions,
         )
 
@@ -109,11 +109,13 @@ class ModelConfig:
 
     @property
     def groups(self) -> int:
+        """The number of key and value heads."""
         return self.kv_heads or self.heads
 
     @property
     def hidden(self) -> int:
-        """Width inside the feed-forward; gated ones get 8/3 widths, so that parameters match."""
+        """Hidden width of the feed-forward. 8/3 * width for swiglu, whose third matrix then costs
+        no more parameters than an ungated feed-forward has."""
         if self.ffn_width:
             return self.ffn_width
         return -(-8 * self.width // 3 // 32) * 32 if self.ffn == "swiglu" else 4 * self.width
@@ -121,31 +123,31 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How weights are found. Lengths of schedules are fractions of the steps."""
+    """How the weights are trained."""
 
-    steps: int = 1000
-    batch: int = 48  # rows of context tokens in one pass
-    accumulate: int = 1  # passes whose gradients make one step
+    steps: int = 1000  # optimiser steps in all
+    batch: int = 48  # rows of `context` tokens in one micro-batch
+    accumulate: int = 1  # micro-batches whose gradients are accumulated for one step
     optimizer: str = "muon"  # muon: Muon for the blocks' matrices, AdamW for the rest; adamw
-    lr: float = 0.02  # of Muon: the size of an orthogonal update
-    adam_lr: float = 0.003  # of AdamW
-    warmup: float = 0.02  # of the steps
-    decay: float = 1.0  # the last fraction of the steps, in which the rate falls to zero
+    lr: float = 0.02  # peak learning rate of Muon
+    adam_lr: float = 0.003  # peak learning rate of AdamW
+    warmup: float = 0.02  # fraction of the steps in which the learning rates rise to their peak
+    decay: float = 1.0  # fraction of the steps, at the end, in which they fall to zero
     momentum: float = 0.95  # of Muon
-    beta1: float = 0.9
-    beta2: float = 0.95
-    weight_decay: float = 0.5  # times the rate, of each weight, a step
-    clip: float = 1.0  # norm of the gradient (0: off)
-    average: float = 0.0  # of the weights, decay a step (0: off); what is scored and saved for use
-    seed: int = 0
-    dtype: str = "float32"  # of the passes: float32, bfloat16
-    recompute: bool = False  # activations in the backward pass: less memory, a third more work
-    compile: bool = False  # the blocks, by torch.compile: pays on a GPU, in a training of minutes
-    threads: int = 0  # of the CPU (0: the machine's); it changes the bits of a result
-    eval_every: int = 0  # steps (0: about eight times in a run)
-    save_every: int = 0  # steps (0: at the end, and every few minutes)
-    patience: int = 0  # evaluations without a better one after which training ends (0: off)
-    until: str = ""  # plateau, or a bound on a score after which training ends
+    beta1: float = 0.9  # of AdamW: decay of the mean of gradients
+    beta2: float = 0.95  # of AdamW: decay of the mean of squared gradients
+    weight_decay: float = 0.5  # a step subtracts learning rate * weight_decay * weight
+    clip: float = 1.0  # gradients are scaled down to this norm (0: off)
+    average: float = 0.0  # decay of the averaged weights, which are scored and saved (0: off)
+    seed: int = 0  # of initial weights, batches and dropout
+    dtype: str = "float32"  # of forward and backward passes: float32, bfloat16
+    recompute: bool = False  # activation checkpointing: less memory, a third more computation
+    compile: bool = False  # torch.compile the blocks: pays off on a GPU, for minutes of training
+    threads: int = 0  # CPU threads (0: all cores); results differ in the last bits
+    eval_every: int = 0  # steps between evaluations (0: about eight evaluations in a run)
+    save_every: int = 0  # steps between checkpoints (0: every few minutes and at the end)
+    patience: int = 0  # stop after so many evaluations in a row without a new best (0: off)
+    until: str = ""  # stop at a "plateau", or when a score is below a bound: bits_per_byte<1.6
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "accumulate"):
@@ -172,14 +174,14 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """How the next id is drawn. Filters apply in the order in which they are listed."""
+    """How the next id is sampled. Filters apply in the order in which they are listed."""
 
-    length: int = 256  # new tokens at most
-    temperature: float = 1.0
-    top_k: int = 0  # keep the k likeliest (0: all)
-    top_p: float = 1.0  # keep the fewest ids that together hold this much probability
-    min_p: float = 0.0  # keep ids at least this fraction as likely as the likeliest
-    greedy: bool = False
+    length: int = 256  # the most new tokens
+    temperature: float = 1.0  # logits are divided by it
+    top_k: int = 0  # keep the k most probable ids (0: all)
+    top_p: float = 1.0  # keep the fewest ids whose probabilities sum to at least this (1: all)
+    min_p: float = 0.0  # keep ids at least this fraction as probable as the most probable (0: all)
+    greedy: bool = False  # always take the most probable id
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -230,16 +232,16 @@ SIZES: dict[str, dict[str, int]] = {
 
 
 def model_config(arch: str, size: str, **other: Any) -> ModelConfig:
-    """The wiring `arch` at `size`, other fields as given. ConfigError for an unknown name."""
+    """The architecture `arch` at `size`, with `other` fields. ConfigError for an unknown name."""
     if arch not in ARCHS:
-        raise ConfigError(f"--arch {arch}: no such wiring; {nearest(arch, ARCHS)}")
+        raise ConfigError(f"--arch {arch}: no such architecture; {nearest(arch, ARCHS)}")
     if size not in SIZES:
         raise ConfigError(f"--size {size}: no such size; {nearest(size, SIZES)}")
     return ModelConfig(**{**ARCHS[arch], **SIZES[size], **other})
 
 
 def parse_value(text: object, kind: Any, flag: str) -> Any:
-    """A field's value from what was typed (or read from TOML). ConfigError names the flag."""
+    """A field's value of type `kind`, parsed from the command line or TOML. ConfigError."""
     options = [part for part in get_args(kind) if part is not type(None)]
     if options:  # T | None
         return None if text is None else parse_value(text, options[0], flag)
@@ -266,8 +268,7 @@ def _kind_name(kind: Any) -> str:
 
 
 def with_fields(config: T, section: str, values: Mapping[str, object]) -> T:
-    """`config` with `values` (as typed) put in. An unknown name is a ConfigError that says what
-    is near it."""
+    """`config` with the fields `values`, parsed by `parse_value`. ConfigError for unknown names."""
     hints = get_type_hints(type(config))
     known = {f.name for f in fields(config)}  # type: ignore[arg-type]
     for name in values:
@@ -280,8 +281,7 @@ def with_fields(config: T, section: str, values: Mapping[str, object]) -> T:
 
 
 def from_json(kind: type[T], values: Mapping[str, Any], where: str) -> T:
-    """A config read back from a run. ConfigError for a key that this version does not know, and
-    for a value that none of its fields can have."""
+    """A config read from the JSON of a run. ConfigError for unknown keys and invalid values."""
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: must be a table, got {values!r}")
     known = {f.name for f in fields(kind)}  # type: ignore[arg-type]

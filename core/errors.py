@@ -1,14 +1,14 @@
-"""Everything tfm raises on purpose, and the exit code each becomes.
+"""The exceptions of tfm, with the exit code of the command line for each.
 
 TfmError                1  a failure while running
-├── UsageError          2  flags that cannot be
-│   └── ConfigError     2  a field's value, by its name
+├── UsageError          2  invalid flags
+│   └── ConfigError     2  an invalid value of a config field, named in the message
 ├── DataError           2  data that cannot be read or used
-├── DamagedError        3  an artefact whose bytes are not what was written
-├── DivergedError       4  training lost its footing
-└── AnswerNo            5  the question was answered no
+├── DamagedError        3  a file of tfm whose bytes have changed since it was written
+├── DivergedError       4  training diverged
+└── AnswerNo            5  the command checked a condition, and it does not hold
 
-A message is one line: what, where, what to do.
+A message is one line: what is wrong, where, and what to do.
 """
 
 import difflib
@@ -47,7 +47,7 @@ class AnswerNo(TfmError):
 
 @contextmanager
 def writing(path: Path, about: str = "") -> Iterator[None]:
-    """Any OSError as a TfmError that names `path`: of a full disk the system itself names none."""
+    """Turns an OSError into a TfmError that names `path`: that of a full disk names no file."""
     try:
         yield
     except OSError as error:
@@ -55,9 +55,9 @@ def writing(path: Path, about: str = "") -> Iterator[None]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """', did you mean a, b?' or the known names where none is near: the end of an error line."""
+    """The end of an error message: 'did you mean a or b?', or all names if none is similar."""
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    if near:
-        return f"did you mean {' or '.join(near)}?"
+    similar = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if similar:
+        return f"did you mean {' or '.join(similar)}?"
     return f"known: {', '.join(known)}"

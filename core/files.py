@@ -1,6 +1,4 @@
-"""Files that are whole or not there, and say when they were changed: durable writes, manifests
-with checksums, a log whose every line carries its own.
-"""
+"""Durable files: atomic writes, manifests with checksums, and a log with a checksum per line."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ def file_sha256(path: Path) -> str:
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """The file whole or as it was before: a temporary name, fsync, rename."""
+    """Replaces a file atomically: temporary name, fsync, rename."""
     fresh = path.with_name(f".{path.name}.new")
     try:
         with fresh.open("wb") as file:
@@ -40,8 +38,8 @@ def write_durably(path: Path, data: bytes) -> None:
 
 
 def write_out(path: Path, data: bytes) -> None:
-    """What a person asked to have written there: whole, but a device or a pipe is not replaced.
-    TfmError names it; UsageError where its folder is not there."""
+    """Writes a file that the user named: atomically, except to a device or a pipe. TfmError names
+    it; UsageError if its folder does not exist."""
     if not path.parent.is_dir():
         raise UsageError(f"{path}: there is no folder {path.parent}; make it first")
     with writing(path):
@@ -52,7 +50,7 @@ def write_out(path: Path, data: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes renames in a folder last, on systems where a folder can be synced."""
+    """Makes renames in a folder durable, on systems that can fsync folders."""
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -67,7 +65,8 @@ def to_json(value: object) -> bytes:
 
 
 def write_manifest(folder: Path, extra: Mapping[str, Any]) -> None:
-    """manifest.json, last of all: size and sha256 of every file below, and of itself."""
+    """Writes manifest.json: size and sha256 of every file below `folder`, and its own sha256. Must
+    be the last file written."""
     files = {
         str(p.relative_to(folder).as_posix()): [p.stat().st_size, file_sha256(p)]
         for p in sorted(folder.rglob("*"))
@@ -79,12 +78,12 @@ def write_manifest(folder: Path, extra: Mapping[str, Any]) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest, itself checked. DamagedError."""
+    """The manifest, verified by its own checksum. DamagedError, ConfigError for a newer format."""
     path = folder / "manifest.json"
     try:
         body: dict[str, Any] = json.loads(path.read_bytes())
-        said = body.pop("sha256")
-        if hashlib.sha256(to_json(body)).hexdigest() != said:
+        expected = body.pop("sha256")
+        if hashlib.sha256(to_json(body)).hexdigest() != expected:
             raise ValueError("its checksum does not match")
         if body["format"] > FORMAT:
             raise ConfigError(f"{folder}: made by a newer tfm (format {body['format']}); upgrade")
@@ -99,7 +98,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def check_files(folder: Path) -> dict[str, Any]:
-    """The manifest, after every file it lists was compared with it. DamagedError names the file."""
+    """Verifies every file of the manifest and returns it. DamagedError names the damaged file."""
     manifest = read_manifest(folder)
     for path, problem in file_problems(folder, manifest):
         raise DamagedError(f"{path}: {problem}")
@@ -107,7 +106,7 @@ def check_files(folder: Path) -> dict[str, Any]:
 
 
 def file_problems(folder: Path, manifest: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
-    """Every file of the manifest that is not as it was written, and how."""
+    """(path, problem) of every file of the manifest that is damaged or missing."""
     for name, (size, sha256) in manifest["files"].items():
         path = folder / name
         try:
@@ -118,15 +117,15 @@ def file_problems(folder: Path, manifest: Mapping[str, Any]) -> Iterator[tuple[P
 
 
 def log_line(entry: Mapping[str, Any]) -> str:
-    """One line of log.jsonl, with a checksum of its own as the last key."""
+    """A line of log.jsonl: the entry, with the checksum of the line as its last key."""
     text = json.dumps(entry)
     check = hashlib.sha256(text.encode()).hexdigest()[:8]
     return f'{text[:-1]}, "check": "{check}"}}\n'
 
 
 def read_log(path: Path) -> Iterator[dict[str, Any]]:
-    """The entries of a log. DamagedError for a line that is not as it was written, unless it is
-    the last one: a process that was killed may leave half a line."""
+    """The entries of a log. DamagedError for a damaged line. An incomplete last line is skipped: a
+    killed process can leave one."""
     for number, entry in log_entries(path):
         if entry is None:
             raise DamagedError(f"{path}: line {number} is damaged")
@@ -134,7 +133,7 @@ def read_log(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def log_entries(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    """Each line's number and entry, none where it is not as it was written."""
+    """The number and the entry of each line; the entry is None if the line is damaged."""
     lines = path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []
     for number, line in enumerate(lines, 1):
         text, mark, check = line.rpartition(', "check": "')

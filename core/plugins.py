@@ -1,6 +1,7 @@
-"""Tasks and tokenizers by name: a file of that name inside, an entry point outside.
+"""Finds tasks and tokenizers by name: files of tfm, or entry points of other packages.
 
-Packages outside name theirs in the entry-point groups `tfm.tasks` and `tfm.tokenizers`.
+A built-in task is a file in tasks/, a built-in tokenizer a file in tokenizers/. Other packages
+register theirs in the entry-point groups `tfm.tasks` and `tfm.tokenizers`.
 """
 
 from __future__ import annotations
@@ -14,30 +15,30 @@ from .data.source import Source, unpacked
 from .errors import ConfigError, nearest
 
 ROOT = Path(__file__).parent.parent
-CLASS = {"tasks": "Task", "tokenizers": "Tokenizer"}  # what a file of each kind defines
+CLASS_NAMES = {"tasks": "Task", "tokenizers": "Tokenizer"}  # what a file of each kind defines
 
 
-def _inside(group: str) -> list[str]:
+def _builtin_names(group: str) -> list[str]:
     return sorted(p.stem for p in (ROOT / group).glob("*.py") if not p.stem.startswith("_"))
 
 
-def _outside(group: str) -> dict[str, EntryPoint]:
+def _entry_points(group: str) -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=f"tfm.{group}")}
 
 
 def names(group: str) -> list[str]:
-    """All names of a group, `tasks` or `tokenizers`. Imports none of them."""
-    return sorted({*_inside(group), *_outside(group)})
+    """All names of a group, `tasks` or `tokenizers`, without importing them."""
+    return sorted({*_builtin_names(group), *_entry_points(group)})
 
 
 def find(group: str, name: str) -> Any:
-    """The class called `name`. ConfigError says what is near where there is none."""
+    """The class registered as `name`. ConfigError with similar names for an unknown one."""
     flag = {"tasks": "--task", "tokenizers": "--tokenizer"}[group]
-    if not isinstance(name, str):  # read from a file
+    if not isinstance(name, str):  # read from config.json
         raise ConfigError(f"{flag} {name}: must be a name")
-    if name in _inside(group):
-        return getattr(importlib.import_module(f"tfm.{group}.{name}"), CLASS[group])
-    points = _outside(group)
+    if name in _builtin_names(group):
+        return getattr(importlib.import_module(f"tfm.{group}.{name}"), CLASS_NAMES[group])
+    points = _entry_points(group)
     if name in points:
         try:
             return points[name].load()
@@ -49,12 +50,12 @@ def find(group: str, name: str) -> Any:
 
 
 def name_of(group: str, kind: type) -> str:
-    """The name under which `find` gives this class. ConfigError for one from outside that no
-    entry point names."""
+    """The name under which `find` returns this class. ConfigError for a class of another package
+    without an entry point."""
     package, _, module = kind.__module__.rpartition(".")
     if package == f"tfm.{group}":
         return module
-    for name, point in _outside(group).items():
+    for name, point in _entry_points(group).items():
         if point.module == kind.__module__ and point.load() is kind:
             return name
     raise ConfigError(
@@ -63,8 +64,8 @@ def name_of(group: str, kind: type) -> str:
 
 
 def guess_task(source: Source) -> str:
-    """The task that claims the first file most surely. A table with a column chosen, and one of
-    the hub, are taken for text where nothing says otherwise."""
+    """The task whose `claims` is highest for the first file. Hub datasets, and tables with
+    --column, count as text."""
     if source.is_table() and (source.column or source.paths[0].startswith("hf:")):
         return "text"
     path = source.files()[0]

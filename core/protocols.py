@@ -1,7 +1,7 @@
-"""What a domain and the core exchange: sequences of ids, batches of them, tokenizers.
+"""The types that tasks and the core exchange: sequences of ids, batches, datasets, tokenizers.
 
-A domain is a `Task` (core/task.py) and a `Tokenizer`. The core sees `Sequence`, `Batch` and
-`Dataset` only: ids, never what they mean. Nothing here imports torch.
+A domain is a `Task` (core/task.py) and a `Tokenizer`. The core sees only ids, never what they
+mean. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ Support = tuple[int, int] | npt.NDArray[np.int64] | None
 
 @dataclass(frozen=True)
 class Sequence:
-    """What a tokenizer makes of one item.
+    """A tokenized item.
 
-    ids (T,); `given`: how many leading ids are given rather than predicted; `weight` (T,): how
-    much each id counts as a target (none: 1, and 0 for the given ones); `side`: small JSON that
-    the model never sees and decoding needs.
+    ids (T,); given: the number of leading ids that are conditioned on, never predicted; weight
+    (T,): of each id as a target (None: 1 for all but the given ids); side: side information for
+    decoding, small JSON that the model never sees.
     """
 
     ids: Ids
@@ -36,7 +36,7 @@ class Sequence:
         return len(self.ids)
 
     def target_weight(self) -> Floats:
-        """(T,) the weight of each id as a target, the given ones at 0."""
+        """(T,) the weight of each id as a target; 0 for the given ids."""
         weight = np.ones(len(self.ids), np.float32) if self.weight is None else self.weight.copy()
         weight[: self.given] = 0
         return weight
@@ -44,13 +44,14 @@ class Sequence:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of ids; position t is predicted from those before it, so T is the context plus one.
+    """Rows of ids, each predicted from the ids before it, so T is the context plus one.
 
-    ids (B, T); weight (B, T), 0 where an id is given or padding; positions (B, T, axes), none for
-    0, 1, 2 ...; segments (B, T), none where a row is one item (packed items do not see each
-    other); support: the half-open range of ids that are legal, one for all as (low, high) or
-    (B, T, 2), none where all are. For a model with an encoder: source (B, S), the given ids of the
-    row's items, and source_segments (B, S), which item each belongs to, -1 for padding.
+    ids (B, T); weight (B, T), 0 for given ids and padding; positions (B, T, axes), None for
+    0, 1, 2 ...; segments (B, T), the item that each id belongs to (items do not attend to each
+    other), None where a row is one item; support: the half-open range of legal ids, (low, high)
+    for all positions or (B, T, 2), None if all ids are legal. For a model with an encoder: source
+    (B, S), the given ids of the row's items, and source_segments (B, S), their items, -1 for
+    padding.
     """
 
     ids: Ids
@@ -63,13 +64,13 @@ class Batch:
 
 
 class Dataset(Protocol):
-    """Virtual rows of one length. `batch` is a pure function of its argument.
+    """Training rows of equal length. `batch` is a pure function of its argument.
 
-    `indices` may run past `len`: index // len says which pass over the data it is, so that a
-    dataset can cut its windows elsewhere each time.
+    `indices` continue past `len` in later epochs: index // len is the epoch, so that a dataset can
+    cut its windows differently in each.
     """
 
-    context: int  # a row has one id more
+    context: int  # a row has context + 1 ids
 
     def __len__(self) -> int: ...
 
@@ -77,24 +78,24 @@ class Dataset(Protocol):
 
 
 class Tokenizer(Protocol):
-    """Items to ids and back. Its laws are in `tests/test_tokenizers.py`."""
+    """Encodes items as ids and decodes them. `tests/test_tokenizers.py` tests its laws."""
 
     vocab_size: int
-    axes: int  # of `positions`
-    lossless: bool  # whether `decode` gives back the item that `encode` took
-    begin: int  # the id that every sequence begins with; it is given, never predicted
-    ordered: tuple[int, int]  # low <= id < high: steps of one quantity, in order; (0, 0) for none
+    axes: int  # coordinates of a position, see `positions`
+    lossless: bool  # whether `decode` returns exactly the item that was encoded
+    begin: int  # the begin token, the first id of every sequence; it is given, never predicted
+    ordered: tuple[int, int]  # ids low ... high - 1 are bins of one ordered quantity; (0, 0): none
 
     def encode(self, item: Any, like: Sequence | None = None) -> Sequence:
-        """The item's ids; with `like`, under that sequence's side information."""
+        """The item's ids. like: a sequence whose side information (such as a scale) is reused."""
         ...
 
     def decode(self, ids: Ids, side: Mapping[str, Any]) -> Any:
-        """The item that ids (T,) stand for, begin and end tokens among them or not."""
+        """The item that ids (T,) encode, with or without begin and end tokens."""
         ...
 
     def state(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
-        """JSON and plain arrays that `from_state` of the same class takes."""
+        """The fitted tokenizer as JSON and arrays, for `from_state` of the same class."""
         ...
 
     @classmethod
@@ -103,86 +104,87 @@ class Tokenizer(Protocol):
     ) -> Tokenizer: ...
 
     def support(self, length: int, side: Mapping[str, Any]) -> Support:
-        """Which ids are legal: one half-open range for all positions, (length, 2), or all."""
+        """The legal ids: a half-open range for all positions, (length, 2), or None for all ids."""
         ...
 
     def positions(self, length: int, side: Mapping[str, Any]) -> Ids | None:
-        """(length, axes) where each id stands, or none for 0, 1, 2 ...
+        """(length, axes) the coordinates of each id, or None for 0, 1, 2 ...
 
-        An item with positions of its own is one picture, never cut into windows.
+        An item with coordinates (an image) is never cut into windows.
         """
         ...
 
 
 class ByteTokenizer(Tokenizer, Protocol):
-    """A tokenizer of text or bytes: each id stands for some bytes, so that ids can be taken piece
-    by piece and counted in bytes."""
+    """A tokenizer of text or bytes, each of whose ids encodes some bytes."""
 
-    pieces: list[bytes]  # what each id stands for, without the end and begin tokens behind them
-    ends: bool  # whether an item is closed by an end token
-    end: int  # its id
-    byte_level: bool  # whether the bytes of several ids are those of each, one after another
+    pieces: list[bytes]  # the bytes of each id; the end and begin tokens come after these ids
+    ends: bool  # whether an item ends with an end token
+    end: int  # the id of the end token
+    byte_level: bool  # whether decoding ids concatenates their `pieces`
 
     def tokens(self, item: Any) -> Ids:
         """The ids of a part of an item, without begin and end tokens."""
         ...
 
     def ids_of_bytes(self, data: bytes) -> Ids:
-        """The ids of any bytes at all, which `decode_bytes` gives back. DataError where the
-        tokenizer has none."""
+        """Ids that `decode_bytes` decodes to exactly `data`, whatever the bytes. DataError if the
+        vocabulary lacks one."""
         ...
 
     def decode_bytes(self, ids: Ids) -> bytes:
-        """The bytes that ids stand for; begin and end tokens stand for none."""
+        """The bytes that ids encode. Begin and end tokens have none."""
         ...
 
 
 class Items(Protocol):
-    """Some of a task's items (a split). The core hands them back to the task, no more."""
+    """A split of a task's items. The core only passes them back to the task."""
 
     @property
     def fingerprint(self) -> str:
-        """A hash of all that the items are made of."""
+        """A hash of the content of all items."""
         ...
 
     @property
     def size(self) -> int:
-        """In the task's units."""
+        """The number of units of the task (bytes, pixels ...) in all items."""
         ...
 
     @property
     def about(self) -> str:
-        """For people: 'the last 111,540 bytes of tiny.txt'."""
+        """A description for messages: 'the last 111,540 bytes of tiny.txt'."""
         ...
 
 
 class StreamDecoder(Protocol):
-    """The ids of one draw in, one by one; bytes out, as soon as they are certain."""
+    """Decodes the ids of one sample while they are generated, for streaming output."""
 
     def feed(self, id: int) -> bytes:
-        """The bytes that this id makes certain: none where the item is shown at its end only."""
+        """Adds an id and returns the bytes to output now: those that later ids cannot change."""
         ...
 
     def finish(self) -> bytes:
-        """The bytes that only the end makes certain."""
+        """The remaining bytes, after the last id."""
         ...
 
     def item(self) -> Any:
-        """The item, after `finish`."""
+        """The decoded item, after `finish`."""
         ...
 
 
 @dataclass(frozen=True)
 class Score:
-    """One item's negative log-likelihood: nats (T - given,), weighted 0 where it does not count."""
+    """One item's negative log-likelihood: nats (T - given,) of its predicted ids, unweighted."""
 
     sequence: Sequence
     nats: npt.NDArray[np.float64]
 
     @property
     def nll(self) -> float:
+        """The weighted sum, in nats."""
         return float((self.nats * self.sequence.target_weight()[self.sequence.given :]).sum())
 
     @property
     def tokens(self) -> int:
+        """The number of ids with a non-zero weight as a target."""
         return int((self.sequence.target_weight() > 0).sum())

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfm.core.protocols import Score, Sequence
-from tfm.core.score.paired_bootstrap import BLOCK, _blocks, _content, difference, scored
+from tfm.core.score.paired_bootstrap import BLOCK_BYTES, _blocks, _content, difference, scored
 from tfm.tokenizers.byte import SingleByteTokenizer
 from tfm.tokenizers.patches import Picture
 
@@ -66,12 +66,12 @@ def test_a_tokens_nats_are_its_first_bytes(ids: list[int], given: int) -> None:
     nats = np.arange(1.0, len(ids) + 1)
     found, units = _blocks(Score(sequence, nats), pieces)
     size = sum(len(pieces[i]) for i in ids)
-    assert units.sum() == size and len(units) == max(1, math.ceil(size / BLOCK))
-    assert (units[:-1] == BLOCK).all()
+    assert units.sum() == size and len(units) == max(1, math.ceil(size / BLOCK_BYTES))
+    assert (units[:-1] == BLOCK_BYTES).all()
     expected = np.zeros(len(units))
     at = 0
     for i, each in zip(ids, nats, strict=True):
-        expected[min(at // BLOCK, len(units) - 1)] += each
+        expected[min(at // BLOCK_BYTES, len(units) - 1)] += each
         at += len(pieces[i])
     np.testing.assert_allclose(found, expected)
 
@@ -111,7 +111,7 @@ def test_the_question_is_answered_by_the_exit_code(tfm: Tfm, trained: Trained, t
     assert len(answer.err.splitlines()) == 1 and "is worse than other" in answer.err
     found = answer.json()
     assert 0 < found["low"] <= found["difference"] <= found["high"] and found["worse"]
-    assert found["blocks"] == math.ceil(text.stat().st_size / BLOCK)
+    assert found["blocks"] == math.ceil(text.stat().st_size / BLOCK_BYTES)
     assert found["difference"] == pytest.approx(found["bits_per_byte_b"] - found["bits_per_byte_a"])
     assert "+" in tfm("compare", "other", trained.path, *shared, "--margin", 100).text
     assert "B is better" in tfm("compare", trained.path, "other", *shared).text

@@ -58,7 +58,7 @@ def test_a_long_run_of_the_first_symbol_ends_no_earlier_than_its_bytes() -> None
     for _ in range(1000):
         assert decoder.target(256) == 0
         decoder.take(0, 1, 256)
-    assert decoder.at <= len(data) + 8, "or it would be taken for damage"
+    assert decoder.position <= len(data) + 8, "or it would be taken for damage"
 
 
 def test_a_carry_runs_through_waiting_bytes() -> None:
@@ -103,7 +103,7 @@ def test_the_ends_of_windows_come_back(size: int) -> None:
 
 
 def test_many_rows_come_back_and_cost_what_evaluate_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arithmetic_coding, "SEGMENT", 100)
+    monkeypatch.setattr(arithmetic_coding, "MIN_SEGMENT_IDS", 100)
     data = prose(1500).encode()
     coded = there_and_back(data)
     parts = arithmetic_coding.segments(arithmetic_coding.item(BYTES, data))
@@ -197,11 +197,14 @@ def test_segments_are_even() -> None:
     for count in (
         0,
         1,
-        arithmetic_coding.SEGMENT * 3 + 5,
-        arithmetic_coding.SEGMENT * arithmetic_coding.ROWS * 2 + 1,
+        arithmetic_coding.MIN_SEGMENT_IDS * 3 + 5,
+        arithmetic_coding.MIN_SEGMENT_IDS * arithmetic_coding.MAX_SEGMENTS * 2 + 1,
     ):
-        lengths = arithmetic_coding.sizes(count)
+        lengths = arithmetic_coding.segment_sizes(count)
         assert sum(lengths) == count and max(lengths) - min(lengths) <= 1
-        assert lengths == sorted(lengths, reverse=True) and len(lengths) <= arithmetic_coding.ROWS
+        assert (
+            lengths == sorted(lengths, reverse=True)
+            and len(lengths) <= arithmetic_coding.MAX_SEGMENTS
+        )
     whole = Sequence(np.arange(10), 2, None, {"byte": 8})
     assert [part.ids.tolist() for part in arithmetic_coding.segments(whole)] == [list(range(10))]

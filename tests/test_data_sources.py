@@ -125,7 +125,7 @@ def test_a_damaged_gzip_file_is_named(tmp_path: Path, damage: str) -> None:
     if damage == "flipped":
         data[len(data) // 2] ^= 0x10
     path.write_bytes({"cut": data[:-20], "flipped": data, "no gzip": b"plain text"}[damage])
-    with pytest.raises(DataError, match=r"prose\.txt\.gz: not a whole gzip file"):
+    with pytest.raises(DataError, match=r"prose\.txt\.gz: not a complete gzip file"):
         read(path)
 
 
@@ -252,7 +252,7 @@ def test_what_is_held_out_may_be_named(tfm: Tfm, tmp_path: Path) -> None:
 
 def test_a_damaged_gzip_file_trains_nothing(tfm: Tfm, tmp_path: Path) -> None:
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(prose(4000).encode())[:-20])
-    assert "a.txt.gz: not a whole gzip file" in tfm.error("train", "--data", "a.txt.gz", *QUICK)
+    assert "a.txt.gz: not a complete gzip file" in tfm.error("train", "--data", "a.txt.gz", *QUICK)
     assert not (tmp_path / "runs").exists()
 
 

@@ -121,14 +121,14 @@ def test_the_required_members_are_enough(toy: Tfm, digits: Trained) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("train", "--task", "digits", "--steps", 1), "--data: needed, the digits task has no"),
+        (("train", "--task", "digits", "--steps", 1), "--data: required, the digits task has no"),
         (
             ("train", "--task", "digits", "--data", "numbers", "--steps", 1, "--patience", 1),
-            "--patience, --until: the digits task needs --test beside",
+            "--patience, --until: the digits task needs --test as well",
         ),
         (("eval", "run", "--protocol", "last"), "--protocol last: the digits task has none"),
         (("eval", "run", "--as-coded"), "compress does not support --task digits"),
-        (("sample", "run", "-p", "12"), "--prompt: the digits task begins every draw anew"),
+        (("sample", "run", "-p", "12"), "--prompt: the digits task has no prompts"),
     ],
     ids=str,
 )

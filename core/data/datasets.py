@@ -1,7 +1,7 @@
-"""Rows for training: which part of the data is row k of step s, as pure functions.
+"""Training batches as pure functions of the step, so that training resumes without stored state.
 
-Two shapes serve most domains: `Windows` over one running stream of ids, and `Packed` items.
-A task may bring its own (`protocols.Dataset`).
+Two datasets serve most tasks: `Windows` over one continuous stream of ids, and `Packed` items.
+A task may define its own (`protocols.Dataset`).
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from ..protocols import Batch, Dataset, Ids, Sequence, Support, Tokenizer
 from .keyed_random import key, mix, permute
 from .sequence_store import Store
 
-Piece = tuple[int, int, int]  # item, first id, past the last
-BEGIN_EVERY = 16  # one window in so many starts from the begin token: an item's first ids count too
+Piece = tuple[int, int, int]  # (item, start, end): ids start ... end - 1 of an item
+WINDOWS_PER_BEGIN_TOKEN = 16  # one window in 16 starts with it, so that the model learns to begin
 
 
 def step_batch(data: Dataset, step: int, rows: int, seed: int) -> Batch:
-    """The rows of one pass: a keyed permutation within each pass over the data, no state."""
-    virtual = np.arange(step * rows, (step + 1) * rows, dtype=np.int64)
-    epochs = virtual // len(data)
-    inside = np.empty_like(virtual)
+    """The rows of micro-batch `step`. Each epoch has its own keyed permutation of the data."""
+    indices = np.arange(step * rows, (step + 1) * rows, dtype=np.int64)
+    epochs = indices // len(data)
+    permuted = np.empty_like(indices)
     for epoch in np.unique(epochs):
         here = epochs == epoch
-        inside[here] = permute(virtual[here] % len(data), len(data), key(seed, int(epoch)))
-    return data.batch(epochs * len(data) + inside)
+        permuted[here] = permute(indices[here] % len(data), len(data), key(seed, int(epoch)))
+    return data.batch(epochs * len(data) + permuted)
 
 
 class Windows:
-    """Windows of context + 1 ids over one stream. Their targets do not overlap within an epoch,
-    and where they begin is drawn anew for each.
+    """Windows of context + 1 ids over one stream. Their targets do not overlap within an epoch;
+    each epoch shifts the windows by a random offset.
 
-    stream (N,): the running ids. `begin`: a token that is no target; a window may start with it.
+    stream (N,): ids. begin: the begin token, never a target; some windows start with it.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Windows:
             raise DataError(f"the training data has {len(stream)} tokens: need at least 2")
         self.stream, self.seed, self.begin, self.support = stream, seed, begin, support
         self.context = min(context, len(stream) - 1)
-        self.room = len(stream) - self.context  # window starts that there are
+        self.start_count = len(stream) - self.context  # possible window starts
         self.count = max(1, (len(stream) - 1) // self.context - (self.context > 1))
 
     def __len__(self) -> int:
@@ -51,23 +51,23 @@ class Windows:
 
     def batch(self, indices: Ids) -> Batch:
         epochs = indices // self.count
-        phases = self.room - (self.count - 1) * self.context  # the last window reaches the end
-        phase = mix(epochs, key(self.seed, "phase")) % np.uint64(phases)
-        starts = (indices % self.count) * self.context + phase.astype(np.int64)
+        offsets = self.start_count - (self.count - 1) * self.context  # the largest reaches the end
+        offset = mix(epochs, key(self.seed, "phase")) % np.uint64(offsets)
+        starts = (indices % self.count) * self.context + offset.astype(np.int64)
         ids = self.stream[starts[:, None] + np.arange(self.context + 1)].astype(np.int64)
-        from_nothing = mix(indices, key(self.seed, "begin")) % np.uint64(BEGIN_EVERY) == 0
-        ids[from_nothing, 0] = self.begin
+        random = mix(indices, key(self.seed, "begin"))
+        ids[random % np.uint64(WINDOWS_PER_BEGIN_TOKEN) == 0, 0] = self.begin
         weight = (ids != self.begin).astype(np.float32)
         weight[:, 0] = 0
         return Batch(ids, weight, support=self.support)
 
 
 class Packed:
-    """Items side by side in rows of context + 1 ids, none seeing another.
+    """Several items per row of context + 1 ids. Items do not attend to each other.
 
-    Neighbours share a row while they fit. An item longer than a row is cut into pieces that
-    continue each other by one id, unless it has positions of its own or a source: then a DataError.
-    encoder: whether the given ids of each item are its source, see `collate`.
+    Consecutive items share a row as long as they fit. A longer item is cut into pieces that overlap
+    by one id; DataError if the tokenizer gives it positions or it has an encoder source. encoder:
+    whether the given ids of each item are its encoder source, see `collate`.
     """
 
     def __init__(
@@ -76,23 +76,23 @@ class Packed:
         if not len(store):
             raise DataError("the training data has no items")
         self.store, self.tokenizer, self.encoder = store, tokenizer, encoder
-        self.context, self.row = context, context + 1
+        self.context, self.row_length = context, context + 1
         pieces: list[Piece] = []
         for index in range(len(store)):
             length, first = store.length(index), 0
             if encoder:
                 first = store.items[index][0] - 1
             uncut = encoder or store.positions(index, tokenizer) is not None
-            if length - first > self.row and uncut:
+            if length - first > self.row_length and uncut:
                 raise too_long(length - first, context)
             for start in range(first, max(length - 1, first + 1), context):
-                pieces.append((index, start, min(start + self.row, length)))
+                pieces.append((index, start, min(start + self.row_length, length)))
         self.pieces = np.array(pieces, np.int64)
         sizes = self.pieces[:, 2] - self.pieces[:, 1]
         self.rows = [0]
         filled = 0
         for number, size in enumerate(sizes.tolist()):
-            if filled + size > self.row:
+            if filled + size > self.row_length:
                 self.rows.append(number)
                 filled = 0
             filled += size
@@ -106,7 +106,7 @@ class Packed:
         for index in (indices % len(self)).tolist():
             cut = self.pieces[self.rows[index] : self.rows[index + 1]]
             rows.append([(self.store[item], start, end) for item, start, end in cut.tolist()])
-        return collate(rows, self.tokenizer, self.row, self.encoder)
+        return collate(rows, self.tokenizer, self.row_length, self.encoder)
 
 
 def too_long(length: int, context: int) -> DataError:
@@ -122,19 +122,18 @@ def collate(
     width: int,
     encoder: bool = False,
 ) -> Batch:
-    """Rows of pieces (sequence, first id, past the last) as one Batch of `width` ids.
+    """A Batch of `width` ids per row from rows of pieces (sequence, start, end).
 
-    The first id of a piece is never a target. Padding is a segment of its own, weight 0. encoder:
-    the given ids of each item are its source, and its row begins with the last of them; a piece
-    must then start there.
+    The first id of a piece is never a target. Padding has segment -1 and weight 0. encoder: the
+    given ids of each item become its encoder source; its piece must start at the last of them.
     """
     shape = (len(rows), width)
     ids, weight = np.zeros(shape, np.int64), np.zeros(shape, np.float32)
     segments = np.full(shape, -1, np.int64)
     positions = np.zeros((*shape, tokenizer.axes), np.int64)
     support = np.broadcast_to(np.array([0, tokenizer.vocab_size]), (*shape, 2)).copy()
-    ranges: set[tuple[int, int] | None] = set()  # the supports met, none for one by position
-    placed = False
+    ranges: set[tuple[int, int] | None] = set()  # supports of the pieces; None: by position
+    has_positions = False
     for r, row in enumerate(rows):
         at = 0
         for number, (sequence, start, end) in enumerate(row):
@@ -144,7 +143,7 @@ def collate(
             weight[r, at : at + 1] = 0  # an item may be empty
             segments[r, here] = number
             own = tokenizer.positions(len(sequence), sequence.side)
-            placed |= own is not None
+            has_positions |= own is not None
             positions[r, here] = np.arange(end - start)[:, None] if own is None else own[start:end]
             legal = tokenizer.support(len(sequence), sequence.side)
             if isinstance(legal, tuple):
@@ -161,7 +160,7 @@ def collate(
     return Batch(
         ids,
         weight,
-        positions=positions if placed or packed else None,
+        positions=positions if has_positions or packed else None,
         segments=segments if packed else None,
         support=one or (None if (support == [0, tokenizer.vocab_size]).all() else support),
         source=source,
@@ -170,7 +169,7 @@ def collate(
 
 
 def _sources(rows: list[list[tuple[Sequence, int, int]]]) -> tuple[Ids, Ids]:
-    """The given ids of the items of each row, side by side, and which item each belongs to."""
+    """The given ids of the items of each row, concatenated, and the item that each belongs to."""
     width = max(sum(sequence.given for sequence, _, _ in row) for row in rows)
     source = np.zeros((len(rows), width), np.int64)
     segments = np.full((len(rows), width), -1, np.int64)

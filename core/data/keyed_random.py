@@ -1,4 +1,4 @@
-"""Randomness without state: everything random is a function of numbers that name it."""
+"""Stateless randomness: every random number is a hash of a seed, a purpose and an index."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ U64 = npt.NDArray[np.uint64]
 
 
 def key(*parts: object) -> int:
-    """63 bits that depend on all of `parts` (numbers and strings)."""
+    """A 63-bit seed: the hash of `parts` (numbers and strings)."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
 def uniform(*parts: object) -> float:
-    """A number in [0, 1) that depends on all of `parts`."""
+    """A uniform number in [0, 1): the hash of `parts`."""
     return key(*parts) / 2.0**63
 
 
 def mix(values: Any, seed: int) -> U64:
-    """64 well-mixed bits a value (splitmix64, Steele et al. 2014)."""
+    """A random 64-bit integer per value (splitmix64, Steele et al. 2014)."""
     with np.errstate(over="ignore"):
         z = np.asarray(values).astype(np.uint64) + np.uint64(seed % 2**64)
         z = (z + np.uint64(0x9E3779B97F4A7C15)).astype(np.uint64)
@@ -33,9 +33,10 @@ def mix(values: Any, seed: int) -> U64:
 
 
 def permute(indices: npt.NDArray[np.int64], size: int, seed: int) -> npt.NDArray[np.int64]:
-    """Where a keyed permutation of range(size) sends each index; no table, any size to 2^62.
+    """Maps each index by a keyed permutation of range(size), for sizes up to 2^62, without a table.
 
-    A Feistel network over the next even number of bits, walked until it lands inside.
+    A Feistel network permutes the next even number of bits; results outside range(size) are
+    permuted again (cycle walking).
     """
     half = max(1, -(-(max(size - 1, 1)).bit_length() // 2))
     mask = np.uint64((1 << half) - 1)

@@ -1,9 +1,8 @@
-"""`Store`: sequences on disk, memory-mapped, read one at a time.
+"""`Store`: sequences in memory-mapped files, read one at a time.
 
-A folder of plain files: `ids.bin` (little-endian uint16 or uint32), `offsets.bin` (int64, one
-more than there are items), `items.jsonl` (given and side, where not the usual), `weight.bin`
-(float32, where an item brings weights), `meta.json` last, with each file's size and sha256, and a
-sha256 of its own.
+A folder with `ids.bin` (little-endian uint16 or uint32), `offsets.bin` (int64, one more than there
+are items), `items.jsonl` (given and side of each), `weight.bin` (float32, only if an item has
+weights), and `meta.json`, written last, with the size and sha256 of each file and its own sha256.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ def _sha256(meta: dict[str, Any]) -> str:
 
 
 def write_store(folder: Path, sequences: Iterable[Sequence], vocab_size: int) -> None:
-    """Writes `sequences` one by one; the folder must not hold a store yet."""
+    """Writes `sequences` one by one to a folder without a store."""
     folder.mkdir(parents=True, exist_ok=True)
     kind = np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
     offsets, weighted = [0], False
@@ -52,7 +51,7 @@ def write_store(folder: Path, sequences: Iterable[Sequence], vocab_size: int) ->
 
 
 class Store:
-    """Opens what `write_store` wrote. DamagedError where a file is not what was written."""
+    """Opens a folder of `write_store`. DamagedError if a file has changed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -65,7 +64,7 @@ class Store:
                 if path.stat().st_size != size or file_sha256(path) != sha256:
                     raise DamagedError(f"{path}: damaged, its checksum does not match")
             if meta["dtype"] not in ("<u2", "<u4"):
-                raise ValueError(f"no ids of kind {meta['dtype']!r}")
+                raise ValueError(f"unknown dtype {meta['dtype']!r}")
             self.ids = _mapped(folder / "ids.bin", meta["dtype"])
             self.offsets = np.fromfile(folder / "offsets.bin", "<i8")
             lines = (folder / "items.jsonl").read_text().splitlines()
@@ -74,8 +73,8 @@ class Store:
             ]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedError(f"{folder}: not readable as stored ids ({error})") from error
-        heavy = folder / "weight.bin"
-        self.weight = _mapped(heavy, "<f4") if "weight.bin" in meta["files"] else None
+        weighted = "weight.bin" in meta["files"]
+        self.weight = _mapped(folder / "weight.bin", "<f4") if weighted else None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -103,9 +102,10 @@ def _mapped(path: Path, dtype: str) -> npt.NDArray[Any]:
 
 
 def cached_store(root: Path, name: str, sequences: Iterable[Sequence], vocab_size: int) -> Store:
-    """The store under `root` called `name`, written now where it is missing or damaged.
+    """The store `name` under the cache folder `root`, written now if it is missing or damaged.
 
-    `name` is a hash of all that the ids follow from. Old stores go when they fill 4 GB.
+    `name` must be a hash of everything that determines the ids. The least recently used stores are
+    deleted when the cache exceeds 4 GB.
     """
     import os
     import shutil
@@ -127,7 +127,7 @@ def cached_store(root: Path, name: str, sequences: Iterable[Sequence], vocab_siz
             _prune(root, keep=4 << 30)
             try:
                 fresh.rename(folder)
-            except OSError:  # another process was first: the same bytes
+            except OSError:  # another process has written the same store
                 if not folder.exists():
                     raise
                 shutil.rmtree(fresh, ignore_errors=True)
@@ -144,7 +144,7 @@ def _prune(root: Path, keep: int) -> None:
     def size(folder: Path) -> int:
         return sum(p.stat().st_size for p in folder.glob("*"))
 
-    for folder in root.glob(".new-*"):  # by a kill: nothing is written for a day
+    for folder in root.glob(".new-*"):  # left by a killed process, if untouched for a day
         if time.time() - folder.stat().st_mtime > 86400:
             shutil.rmtree(folder, ignore_errors=True)
     left = keep

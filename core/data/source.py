@@ -1,7 +1,7 @@
-"""`Source`: where data comes from, before any domain reads it.
+"""`Source`: the data that `--data` names, as files or table rows, before a task reads it.
 
 Files, folders, globs, `-`, `.gz`, `hf:` names, and columns of `.jsonl`, `.csv` and `.parquet`.
-Big files are memory-mapped; what is compressed or piped is spooled to disk once.
+Files are memory-mapped; compressed and piped data is first copied to disk.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TABLES = (".jsonl", ".csv", ".parquet")
 
 @dataclass(frozen=True)
 class Source:
-    """What `--data` and `--column` name. `about` is for people where the data is built in."""
+    """The values of `--data` and `--column`. about: a description for built-in data."""
 
     paths: tuple[str, ...]
     column: str | None = None
@@ -45,8 +45,8 @@ class Source:
         )
 
     def files(self) -> list[Path]:
-        """The files, folders and globs opened out, each file once, in order of name within each
-        argument. DataError where one is missing or unreadable."""
+        """All files of the arguments, folders and globs expanded and sorted, without duplicates.
+        DataError if one is missing or unreadable."""
         found: dict[Path, None] = {}
         for name in self.paths:
             if name == "-":
@@ -73,11 +73,11 @@ class Source:
         return list(found)
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Rows of tables and hub datasets, streamed, through HuggingFace `datasets`."""
+        """Streams the rows of tables and hub datasets, by HuggingFace `datasets`. DataError."""
         import datasets
 
         datasets.disable_progress_bars()
-        datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what is wrong is raised too
+        datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # errors are raised as well
         for name in self.paths:
             try:
                 if name.startswith("hf:"):
@@ -91,12 +91,12 @@ class Source:
                 yield from data
             except DataError:
                 raise
-            except Exception as error:  # datasets raises whatever its readers raise
+            except Exception as error:  # the readers of `datasets` raise many types
                 line = str(error).strip().splitlines() or [type(error).__name__]
                 raise DataError(f"--data {name}: not readable as a table ({line[0]})") from error
 
     def column_values(self) -> Iterator[Any]:
-        """The chosen column of `rows`; where none is chosen, `text`, or the only one there is."""
+        """The values of one column: `self.column`, else `text`, else the only column. DataError."""
         for number, row in enumerate(self.rows()):
             name = self.column or ("text" if "text" in row or len(row) > 1 else next(iter(row), ""))
             if name not in row:
@@ -131,24 +131,24 @@ def _hub_dataset(name: str, split: str) -> Any:
 
 @functools.cache
 def _scratch() -> tempfile.TemporaryDirectory[str]:
-    """A folder for what is piped or unpacked, gone with the process."""
+    """A folder for piped and decompressed data, deleted when the process ends."""
     return tempfile.TemporaryDirectory(prefix="tfm-", ignore_cleanup_errors=True)
 
 
 def clean() -> None:
-    """Removes spooled files; for an exit that runs no finalizers (a signal's default action)."""
+    """Deletes temporary files; for an exit without finalizers (the default action of a signal)."""
     if _scratch.cache_info().currsize:
         _scratch().cleanup()
 
 
 def scratch_file(name: str) -> Path:
-    """A file not there yet, gone with the process."""
+    """The path of a new temporary file, deleted when the process ends."""
     folder = Path(_scratch().name)
     return folder / f"{name}-{len(list(folder.iterdir()))}"
 
 
 def _spool(stream: BinaryIO, name: str) -> Path:
-    """All of a stream, on disk."""
+    """Copies a stream to a temporary file."""
     path = scratch_file(name)
     with path.open("wb") as spool:
         while block := stream.read(1 << 20):
@@ -160,34 +160,34 @@ def _spool(stream: BinaryIO, name: str) -> Path:
 
 @functools.cache
 def standard_input() -> Path:
-    """All of standard input, on disk; read once however often it is asked for."""
+    """A temporary file with all of standard input, which is read at the first call only."""
     return _spool(sys.stdin.buffer, "stdin")
 
 
 @functools.cache
 def _piped(path: Path) -> Path:
-    """All of a named pipe, as of `--data <(command)`, on disk."""
+    """A temporary file with all data of a named pipe, such as `--data <(command)`."""
     with path.open("rb") as pipe:
         return _spool(pipe, "pipe")
 
 
 @functools.cache
 def unpacked(path: Path) -> Path:
-    """The file itself, or a decompressed copy of a `.gz`. DataError where it is damaged."""
+    """The file itself, or a decompressed copy of a `.gz`. DataError if it is damaged."""
     if path.suffix != ".gz":
         return path
     try:
         with gzip.open(path, "rb") as file:
             return _spool(file, "unpacked")  # type: ignore[arg-type]
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"--data {path}: not a whole gzip file ({error})") from error
+        raise DataError(f"--data {path}: not a complete gzip file ({error})") from error
 
 
 class ByteStream:
-    """Files end to end as one run of bytes, mapped, not read."""
+    """Concatenated files as one memory-mapped stream of bytes."""
 
     def __init__(self, files: list[Path], names: list[str] | None = None) -> None:
-        """names: what the files are called in messages, if not so."""
+        """names: of the files in messages; by default their paths."""
         self.names = names or [str(path) for path in files]
         self.parts: list[mmap.mmap | bytes] = [_map(unpacked(path)) for path in files]
         self.starts = [0]
@@ -198,7 +198,7 @@ class ByteStream:
         return self.starts[-1]
 
     def read(self, start: int, stop: int) -> bytes:
-        """The bytes from start to stop, across files."""
+        """The bytes start ... stop - 1, across files."""
         out = []
         number = max(bisect_right(self.starts, start) - 1, 0)
         while start < stop and number < len(self.parts):
@@ -210,7 +210,7 @@ class ByteStream:
         return b"".join(out)
 
     def where(self, offset: int) -> tuple[str, int]:
-        """The file that an offset of the stream lies in, and the offset within it."""
+        """The name of the file at an offset of the stream, and the offset within that file."""
         number = min(max(bisect_right(self.starts, offset) - 1, 0), len(self.parts) - 1)
         return self.names[number], offset - self.starts[number]
 

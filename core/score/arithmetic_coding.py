@@ -1,9 +1,9 @@
-"""Ids to bytes and back through a model's probabilities: arithmetic coding.
+"""Arithmetic coding of ids with a model's next-token probabilities.
 
-Encoder and decoder walk through the same `_tables`: the same calls of the model with the same
-shapes in the same order, so that both see the same numbers to the last bit. Ids are cut into
-segments that are coded side by side as rows of one batch; each is walked through in the windows of
-`evaluate` at half a context's stride, so `eval --as-coded` says what coding costs.
+Encoder and decoder both iterate over `_tables`, which calls the model with the same shapes in the
+same order, so that the probabilities agree bit for bit. Ids are cut into segments, coded as rows of
+one batch. Each segment uses the windows of `evaluate` at a stride of half a context, so that
+`eval --as-coded` gives the compressed size.
 """
 
 from __future__ import annotations
@@ -21,47 +21,47 @@ from ..protocols import ByteTokenizer, Ids, Sequence
 from .likelihood import windows
 from .range_coder import Decoder, Encoder
 
-SEGMENT = 1 << 14  # ids that are worth a row of their own
-ROWS = 64  # at most
-TOTAL = 1 << 24  # counts that probabilities are rounded to
+MIN_SEGMENT_IDS = 1 << 14  # ids are cut into more segments only if each has this many
+MAX_SEGMENTS = 64
+COUNT_TOTAL = 1 << 24  # probabilities are rounded to integer counts of at most this sum
 
 Tables = npt.NDArray[np.int64]
 
 
 def item(tokenizer: ByteTokenizer, data: bytes) -> Sequence:
-    """Any bytes as one item, behind the begin id. DataError where there are no ids of them."""
+    """Any bytes as one item, after the begin token. DataError if the tokenizer lacks a byte."""
     ids = np.concatenate(([tokenizer.begin], tokenizer.ids_of_bytes(data)))
     return Sequence(ids.astype(np.int64), side={"byte": len(data)})
 
 
-def sizes(count: int) -> list[int]:
-    """Ids of each segment of `count`, the longer ones first."""
-    rows = min(ROWS, max(1, count // SEGMENT))
+def segment_sizes(count: int) -> list[int]:
+    """The lengths of the segments that `count` ids are cut into, longer ones first."""
+    rows = min(MAX_SEGMENTS, max(1, count // MIN_SEGMENT_IDS))
     return [count // rows + (row < count % rows) for row in range(rows)]
 
 
 def segments(sequence: Sequence) -> list[Sequence]:
-    """The sequence as it is coded: each segment behind the given ids. What was counted of it (its
-    side) stays with the first."""
+    """The segments that a sequence is coded as, each after the given ids. Only the first keeps the
+    side information, so that units are counted once."""
     given, rest = sequence.ids[: sequence.given], sequence.ids[sequence.given :]
-    cuts = np.cumsum(sizes(len(rest)))[:-1]
+    cuts = np.cumsum(segment_sizes(len(rest)))[:-1]
     return [
-        Sequence(np.concatenate((given, part)), sequence.given, None, {} if at else sequence.side)
-        for at, part in enumerate(np.split(rest, cuts))
+        Sequence(np.concatenate((given, part)), sequence.given, None, {} if i else sequence.side)
+        for i, part in enumerate(np.split(rest, cuts))
     ]
 
 
 def stride(context: int) -> int:
-    """How far the window of the coder moves."""
+    """The stride of the coder's windows, in ids."""
     return max(1, context // 2)
 
 
 def counts(logits: torch.Tensor) -> Tables:
-    """(B, V + 1) cumulative counts of logits (B, V): every id has one at least."""
+    """(B, V + 1) cumulative counts of the probabilities of logits (B, V), at least 1 per id."""
     z = logits.double().cpu().numpy()
     p = np.exp(z - z.max(1, keepdims=True))
     p /= p.sum(1, keepdims=True)
-    each = np.floor(p * (TOTAL - p.shape[1])).astype(np.int64) + 1
+    each = np.floor(p * (COUNT_TOTAL - p.shape[1])).astype(np.int64) + 1
     return np.concatenate((np.zeros((len(each), 1), np.int64), each.cumsum(1)), axis=1)
 
 
@@ -69,7 +69,7 @@ def counts(logits: torch.Tensor) -> Tables:
 def _tables(
     model: SequenceModel, support: tuple[int, int], given: Ids, lengths: list[int]
 ) -> Generator[Tables, Ids, None]:
-    """The counts of each row's next id; the ids that came are sent back."""
+    """Yields the cumulative counts of each row's next id; expects the ids by `send`."""
     model.eval()
     context, device = model.config.context, model.head.weight.device
     rows = np.zeros((len(lengths), len(given) + max(lengths)), np.int64)
@@ -86,12 +86,12 @@ def _tables(
 
 
 def encode(model: SequenceModel, support: tuple[int, int], sequence: Sequence) -> bytes:
-    """What follows the given ids of the sequence, all within `support`."""
+    """The coded bytes of the sequence after its given ids, which must lie within `support`."""
     given, ids = sequence.ids[: sequence.given], sequence.ids[sequence.given :]
     encoder, low = Encoder(), support[0]
     if not len(ids):
         return b""
-    lengths = sizes(len(ids))
+    lengths = segment_sizes(len(ids))
     parts = np.split(ids - low, np.cumsum(lengths)[:-1])
     padded = np.zeros((len(parts), max(lengths)), np.int64)
     for row, part in zip(padded, parts, strict=True):
@@ -113,13 +113,13 @@ def encode(model: SequenceModel, support: tuple[int, int], sequence: Sequence) -
 def decode(
     model: SequenceModel, support: tuple[int, int], given: Ids, count: int, data: bytes
 ) -> Ids:
-    """The `count` ids that `encode` made `data` of. DamagedError where it cannot have."""
+    """The `count` ids that `encode` coded as `data`. DamagedError."""
     decoder, low = Decoder(data), support[0]
     if not count:
         if data:
             raise DamagedError("the coded bytes are damaged: something follows their end")
         return np.zeros(0, np.int64)
-    lengths = sizes(count)
+    lengths = segment_sizes(count)
     padded = np.zeros((len(lengths), max(lengths)), np.int64)
     tables = _tables(model, support, given, lengths)
     table = next(tables)
@@ -127,11 +127,11 @@ def decode(
         for row, length in enumerate(lengths):
             if at < length:
                 padded[row, at] = _next(decoder, table[row])
-        if decoder.at > len(data) + 8:
+        if decoder.position > len(data) + 8:
             raise DamagedError("the coded bytes are damaged: they end too early")
         if at + 1 < max(lengths):
             table = tables.send(padded[:, at] + low)
-    if decoder.at < len(data):
+    if decoder.position < len(data):
         raise DamagedError("the coded bytes are damaged: something follows their end")
     return np.concatenate([row[:length] for row, length in zip(padded, lengths, strict=True)]) + low
 

@@ -1,4 +1,4 @@
-"""Negative log-likelihood, per token and per item: the one measure that every score stands on."""
+"""Negative log-likelihood of held-out items, per token, in nats: the basis of all scores."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ..model.loss import token_nll
 from ..model.sequence_model import SequenceModel
 from ..protocols import Batch, Score, Sequence, Tokenizer
 
-BATCH_TOKENS = 8192  # in one pass, at most
-BATCH_LOGITS = 1 << 24  # scores in one pass: 64 MB, whatever the vocabulary
-BUFFER_TOKENS = 32 * BATCH_TOKENS  # read ahead, to put items of like length side by side
+BATCH_TOKENS = 8192  # the maximum of a forward pass
+BATCH_LOGITS = 1 << 24  # the maximum of a forward pass: 64 MB for any vocabulary
+BUFFER_TOKENS = 32 * BATCH_TOKENS  # read ahead, to batch items of similar length
 
 
 @dataclass(frozen=True)
 class Window:
-    """Ids start ... end - 1 of an item, of which those from `scored` on are scored."""
+    """The ids start ... end - 1 of an item; the ids scored ... end - 1 are scored."""
 
     item: int
     start: int
@@ -32,10 +32,10 @@ class Window:
 
 
 def windows(item: int, length: int, context: int, stride: int) -> Iterator[Window]:
-    """Windows of at most context + 1 ids, so that each id but the first is scored exactly once.
+    """Windows of at most context + 1 ids that score each id but the first exactly once.
 
-    The first window scores all it can; each later one reaches `stride` ids further and scores
-    those. At stride == context they lie end to end (blockwise).
+    The first window scores all its ids but the first; each later one ends `stride` ids further and
+    scores these. stride == context is blockwise evaluation: every window starts anew.
     """
     scored, end = 1, min(length, context + 1)
     while scored < length:
@@ -49,10 +49,10 @@ def evaluate(
     sequences: Iterable[Sequence],
     stride: int | None = None,
 ) -> Iterator[Score]:
-    """Each item's nats, in the order given. Runs in the model's own precision, without dropout.
+    """Each item's nats, in order. Runs in the dtype of the model, without dropout.
 
-    `stride`: how far a window moves over an item longer than the context (none: the context).
-    DataError for such an item where it must be seen whole.
+    stride: of the windows over an item longer than the context (None: the context). DataError if
+    such an item cannot be cut, UsageError for a stride outside 1 ... context.
     """
     context = model.config.context
     stride = stride or context
@@ -85,7 +85,9 @@ def _evaluate_all(
 ) -> Iterator[Score]:
     context = model.config.context
     nats = [np.zeros(len(sequence)) for sequence in sequences]
-    if model.has_encoder:  # the given ids are the source: scored whole, from the last of them on
+    if (
+        model.has_encoder
+    ):  # the given ids are the encoder's source; the decoder starts at the last one
         todo = [Window(i, s.given - 1, len(s), s.given) for i, s in enumerate(sequences)]
     else:
         todo = [w for i, s in enumerate(sequences) for w in windows(i, len(s), context, stride)]
@@ -110,13 +112,13 @@ def batch_nll(model: SequenceModel, batch: Batch) -> torch.Tensor:
 
 
 def as_tensors(batch: Batch, device: torch.device) -> dict[str, Any]:
-    """A batch as the arguments of `token_nll`, on the device."""
+    """A batch as the arguments of `token_nll`, as tensors on the device."""
 
     def moved(array: npt.NDArray[Any] | None) -> torch.Tensor | None:
         if array is None:
             return None
         tensor = torch.from_numpy(array)
-        if device.type == "cuda":  # from pinned memory, so that nothing waits for the copy
+        if device.type == "cuda":  # the copy is asynchronous only from pinned memory
             tensor = tensor.pin_memory()
         return tensor.to(device, non_blocking=True)
 

@@ -1,8 +1,9 @@
-"""Whether one model is worse than another on the same items, and how sure that is.
+"""Paired bootstrap: the difference of two models' scores on the same items, with a confidence
+interval.
 
-Paired bootstrap (Efron & Tibshirani 1993; Koehn 2004): the items are drawn again with replacement,
-for both models alike, and the difference in bits per unit worked out anew each time. What varies
-between items but not between models drops out.
+Items are resampled with replacement, the same ones for both models, and the difference in bits per
+unit is computed for each resample (Efron & Tibshirani 1993; Koehn 2004). So the variation between
+items that both models share cancels.
 """
 
 from __future__ import annotations
@@ -21,22 +22,21 @@ from ..model.sequence_model import SequenceModel
 from ..protocols import Score, Sequence, Tokenizer
 from .likelihood import evaluate
 
-BLOCK = 1024  # bytes of a text that are drawn as one
+BLOCK_BYTES = 1024  # of text, resampled as one unit
 RESAMPLES = 2000
 CONFIDENCE = 0.95
-DRAWN = 1 << 22  # items drawn at once: 32 MB
+MAX_RESAMPLED_ITEMS = 1 << 22  # at once: 32 MB
 
 Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Scored:
-    """An item: what says whether another is the same one, and nats (N,) and units (N,) of its N
-    blocks (a text's; one of anything else)."""
+    """The scores of an item, in blocks of BLOCK_BYTES for text, else in one block."""
 
-    content: bytes
-    nats: Array
-    units: Array
+    content: bytes  # a hash, equal for equal items
+    nats: Array  # (blocks,)
+    units: Array  # (blocks,)
 
 
 def scored(
@@ -47,9 +47,9 @@ def scored(
     as_ids: bool,
     pieces: list[bytes] | None = None,
 ) -> Iterator[Scored]:
-    """Each item by the model. `as_ids`: items are the same where their ids are, rather than
-    where what the ids stand for is, as between different tokenizers. pieces: the bytes of each id
-    of a tokenizer of text, whose items are cut into blocks where it is lossless."""
+    """Scores each item. `as_ids`: `content` is a hash of the ids; else of the decoded item, so that
+    models with different tokenizers can be compared. pieces: the bytes of each id of a text
+    tokenizer; if it is lossless, items are cut into blocks."""
     for score in evaluate(model, tokenizer, sequences):
         sequence = score.sequence
         digest = hashlib.sha256()
@@ -65,24 +65,24 @@ def scored(
 
 
 def _blocks(score: Score, pieces: list[bytes]) -> tuple[Array, Array]:
-    """nats and bytes of each BLOCK of a text; a token is its first byte's."""
+    """Nats and bytes of each block of a text. A token belongs to the block of its first byte."""
     given = score.sequence.given
     ids = score.sequence.ids
     weighted = score.nats * score.sequence.target_weight()[given:]
-    # begin and end stand for no bytes
+    # begin and end tokens have no bytes
     lengths = np.array([len(pieces[i]) if i < len(pieces) else 0 for i in ids.tolist()], np.int64)
     starts = (lengths.cumsum() - lengths)[given:]
     size = int(lengths.sum())
-    count = max(1, -(-size // BLOCK))
-    block = np.minimum(starts // BLOCK, count - 1)
-    units = np.full(count, float(BLOCK))
-    units[-1] = size - BLOCK * (count - 1)
+    count = max(1, -(-size // BLOCK_BYTES))
+    block = np.minimum(starts // BLOCK_BYTES, count - 1)
+    units = np.full(count, float(BLOCK_BYTES))
+    units[-1] = size - BLOCK_BYTES * (count - 1)
     return np.bincount(block, weighted, count).astype(np.float64), units
 
 
 def _content(item: Any) -> bytes:
-    """What an item is, for the purpose of telling whether another is the same: its bytes, or its
-    arrays (a picture's label may be known to one tokenizer alone)."""
+    """The bytes that identify a decoded item: its text, or its arrays. Other fields are left out,
+    since a tokenizer may not encode them (the label of an image)."""
     if isinstance(item, str):
         return item.encode()
     if isinstance(item, bytes):
@@ -95,7 +95,7 @@ def _content(item: Any) -> bytes:
 
 @dataclass(frozen=True)
 class Difference:
-    """Of two models' bits per unit: b's less a's, with the interval that holds it."""
+    """Bits per unit of model b minus those of model a, with its confidence interval."""
 
     value: float
     low: float
@@ -103,14 +103,14 @@ class Difference:
 
 
 def difference(a: Array, b: Array, units: Array, seed: int = 0) -> Difference:
-    """nats of N >= 2 items by either model, and the units they hold, each (N,)."""
-    count, worse = len(units), (b - a) / math.log(2)
-    draw = np.random.default_rng(key(seed, "bootstrap"))
-    found: list[Array] = []
-    rows = max(1, DRAWN // count)
+    """a, b: nats of N >= 2 blocks by each model; units: of these blocks; all (N,)."""
+    count, excess_bits = len(units), (b - a) / math.log(2)
+    rng = np.random.default_rng(key(seed, "bootstrap"))
+    differences: list[Array] = []
+    rows = max(1, MAX_RESAMPLED_ITEMS // count)
     for start in range(0, RESAMPLES, rows):
-        chosen = draw.integers(0, count, (min(rows, RESAMPLES - start), count))
-        found.append(worse[chosen].sum(1) / np.maximum(units[chosen].sum(1), 1e-300))
+        items = rng.integers(0, count, (min(rows, RESAMPLES - start), count))
+        differences.append(excess_bits[items].sum(1) / np.maximum(units[items].sum(1), 1e-300))
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(np.concatenate(found), (tail, 1 - tail))
-    return Difference(float(worse.sum() / units.sum()), float(low), float(high))
+    low, high = np.quantile(np.concatenate(differences), (tail, 1 - tail))
+    return Difference(float(excess_bits.sum() / units.sum()), float(low), float(high))

@@ -1,4 +1,4 @@
-"""One run's scores: nats from `evaluate`, turned into the task's units, beside the floor."""
+"""The scores of a model as one JSON object: likelihood, the task's metrics, trivial baselines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..task import Task
 from .likelihood import evaluate
 
 SCHEMA = 1
-LONG = 60.0  # seconds that are announced
+NOTE_SECONDS = 60.0  # a note announces task metrics that are estimated to take longer
 
 
 def report(
@@ -31,17 +31,19 @@ def report(
     note: Callable[[str], None] | None = None,
     **about: Any,
 ) -> dict[str, Any]:
-    """The object that `eval --json` prints. `about`: run, step, split; `training()`: what the run
-    was trained on, for trivial answers that learn; `note` hears what takes long.
+    """The object that `eval --json` prints.
 
-    `sequences` is read twice: for the likelihood, and for the task's own metrics, whose windows are
-    `stride` apart where the task slides them. nll is in nats over all items; bits per unit is null
-    where the tokenizer is not lossless.
+    stride: of the windows, in units if the task slides its own (`Task.slides`), else in tokens;
+    floor: scores of trivial baselines, computed if None, from the training items that `training()`
+    reads; note: receives warnings; about: further fields (run, step, split).
+
+    `sequences` is read twice: for the likelihood and for the task's metrics. nll is in nats over
+    all items; bits per unit is None unless the tokenizer is lossless.
     """
     began = time.perf_counter()
     nll, tokens, ids, units = 0.0, 0, 0, dict[str, float]()
-    tokens_apart, units_apart = (None, stride) if task.slides else (stride, None)
-    for score in evaluate(model, tokenizer, sequences, tokens_apart):
+    token_stride, unit_stride = (None, stride) if task.slides else (stride, None)
+    for score in evaluate(model, tokenizer, sequences, token_stride):
         nll += score.nll
         tokens += score.tokens
         ids += len(score.sequence)
@@ -52,12 +54,12 @@ def report(
     exact = tokenizer.lossless and count > 0
     context = model.config.context
     windows: Collection[Sequence] | Store = sequences
-    if units_apart is not None:
-        windows = task.slide(sequences, tokenizer, units_apart)
+    if unit_stride is not None:
+        windows = task.slide(sequences, tokenizer, unit_stride)
     if note and task.slides:
-        wait = task.model_metrics_tokens(windows, protocol) * seconds / max(1, ids)
-        if wait > LONG:
-            note(f"{len(windows):,} windows: about {wait / 60:.0f} minutes")
+        expected = task.model_metrics_tokens(windows, protocol) * seconds / max(1, ids)
+        if expected > NOTE_SECONDS:
+            note(f"{len(windows):,} windows: about {expected / 60:.0f} minutes")
     model_metrics = task.model_metrics(model, tokenizer, windows, protocol)
 
     def read_train() -> Items | None:
@@ -65,7 +67,7 @@ def report(
             return training() if training else None
         except (TfmError, OSError) as error:
             if note:
-                note(f"no learned baselines: {error}")
+                note(f"no baselines that need the training data: {error}")
             return None
 
     if floor is None:
@@ -82,7 +84,7 @@ def report(
         "protocol": protocol or ("blockwise" if stride in (None, context) else f"sliding-{stride}"),
         **task.metrics(nll, tokens, units, tokenizer.lossless),
         **model_metrics,
-        **({"stride": units_apart} if units_apart else {}),
+        **({"stride": unit_stride} if unit_stride else {}),
         "floor": None if floor is None else dict(floor),
         "tokens_per_second": tokens / seconds if seconds else None,
     }
