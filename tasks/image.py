@@ -165,7 +165,7 @@ class ImageTask(task.Task):
             raise too_long(length, context)
         weight = self.options.label_weight
         if weight is None:
-            weight = 1.0 if tokenizer.place == "first" else max(1.0, (length - 2) / 10)
+            weight = 1.0 if tokenizer.label_position == "first" else max(1.0, (length - 2) / 10)
         return PictureRows(train, tokenizer, context, weight, seed)
 
     def sequences(self, items: Pictures, tokenizer: PatchTokenizer) -> Iterator[Sequence]:
@@ -173,7 +173,7 @@ class ImageTask(task.Task):
         items = items.brought_to(tokenizer.form)
         for pixels, label in zip(items.pixels(), items.labels, strict=True):
             sequence = tokenizer.encode(Picture(pixels, label))
-            if tokenizer.place == "last" and label is not None:
+            if tokenizer.label_position == "last" and label is not None:
                 weight = np.ones(len(sequence), np.float32)
                 weight[-1] = 0
                 sequence = replace(sequence, weight=weight)
@@ -219,7 +219,7 @@ class ImageTask(task.Task):
         """`accuracy`: how often the likeliest label is the right one, where labels stand last."""
         found = super().model_metrics(model, tokenizer, sequences, protocol)
         found["levels"] = tokenizer.form.levels
-        if tokenizer.place == "last":
+        if tokenizer.label_position == "last":
             found["accuracy"] = accuracy(model, tokenizer, sequences)
         return found
 
@@ -234,7 +234,7 @@ class ImageTask(task.Task):
         side = {**tokenizer.side(form.height, form.width), "ids": length}
         ids = [tokenizer.begin]
         if sampling.label is not None:
-            if tokenizer.place != "first":
+            if tokenizer.label_position != "first":
                 raise UsageError(
                     "--label: this run does not draw by label; train with --labels first"
                 )
@@ -243,13 +243,17 @@ class ImageTask(task.Task):
             if sampling.rows is not None:
                 raise UsageError("--rows: of which picture? give it with -p FILE")
             return Sequence(np.array(ids, np.int64), len(ids), side=side)
-        if tokenizer.place == "first" and sampling.label is None:
+        if tokenizer.label_position == "first" and sampling.label is None:
             raise UsageError(
                 f"--label: needed to complete a picture, as this run puts labels first: "
                 f"{', '.join(tokenizer.labels[:12])}"
             )
         pixels, rows = given_top(data, tokenizer.form, tokenizer.patch[0], sampling.rows)
-        across = tokenizer.length(tokenizer.patch[0], form.width) - 1 - (tokenizer.place != "none")
+        across = (
+            tokenizer.length(tokenizer.patch[0], form.width)
+            - 1
+            - (tokenizer.label_position != "none")
+        )
         top = tokenizer.patch_ids_of(pixels[None])[0][: rows // tokenizer.patch[0] * across]
         return Sequence(np.concatenate((ids, top)).astype(np.int64), len(ids), side=side)
 

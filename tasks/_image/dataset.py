@@ -28,7 +28,7 @@ class PictureRows:
         seed: int,
     ) -> None:
         self.items, self.tokenizer, self.seed = items, tokenizer, seed
-        form, place = items.form, tokenizer.place
+        form, place = items.form, tokenizer.label_position
         side = tokenizer.side(form.height, form.width)
         length = tokenizer.length(form.height, form.width)
         self.context, self.pad = context, context + 1 - length
@@ -69,9 +69,9 @@ class PictureRows:
             patches = self.tokenizer.patch_ids_of(self.items.pixels()[which])
         rows = len(indices)
         parts = [np.full((rows, 1), self.tokenizer.begin), patches]
-        if self.tokenizer.place != "none":
+        if self.tokenizer.label_position != "none":
             named = np.array([self.labels[i] for i in which.tolist()])[:, None]
-            parts.insert(1 if self.tokenizer.place == "first" else 2, named)
+            parts.insert(1 if self.tokenizer.label_position == "first" else 2, named)
         parts.append(np.zeros((rows, self.pad), np.int64))
         support = self.support
         return Batch(
