@@ -37,15 +37,13 @@ class ImageOptions:
     pixels: str | None = option("Resize every picture to HEIGHTxWIDTH.")
     grey: bool = option("Convert every picture to grey.", False)
     levels: int | None = option(
-        "Quantise each channel of a pixel to this many values; by default as many as the data has."
+        "Values of a channel of a pixel; by default as many as the data has."
     )
     binarise: str | None = option(
         "Reduce pixels to two levels: by a threshold at half, or 1 with probability grey value.",
         choices=("threshold", "stochastic"),
     )
-    patch: str | None = option(
-        "Patch size in pixels, P or HEIGHTxWIDTH; by default from the number of levels."
-    )
+    patch: str | None = option("Patch size in pixels, P or HEIGHTxWIDTH; by default by the levels.")
     stages: int | None = option("Residual stages of a codebook, one id a patch each; 2 by default.")
     labels: str = option(
         "Position of labels: before the pixels (for sample --label), after them (for accuracy), or "
@@ -64,9 +62,7 @@ class ImageOptions:
 class ImageSampling:
     label: str | None = option("The label to sample pictures of.")
     rows: int | None = option("Rows of the prompt picture, from its top, that samples start with.")
-    scale: int | None = option(
-        "Enlarge by this factor; by default only grids of small pictures are."
-    )
+    scale: int | None = option("Factor to enlarge by; by default only small grids are enlarged.")
 
 
 class ImageTask(task.Task):
@@ -255,11 +251,8 @@ class ImageTask(task.Task):
                 f"{', '.join(tokenizer.labels[:12])}"
             )
         pixels, rows = prompt_rows(data, tokenizer.form, tokenizer.patch[0], sampling.rows)
-        across = (
-            tokenizer.length(tokenizer.patch[0], form.width)
-            - 1
-            - (tokenizer.label_position != "none")
-        )
+        _, columns = tokenizer.grid(form.height, form.width)
+        across = columns * tokenizer.per_patch
         top = tokenizer.patch_ids_of(pixels[None])[0][: rows // tokenizer.patch[0] * across]
         return Sequence(np.concatenate((ids, top)).astype(np.int64), len(ids), side=side)
 

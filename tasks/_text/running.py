@@ -253,9 +253,8 @@ class Running(Task):
             if whole:
                 yield items.stream.where(start)[0]
             else:
-                yield items.stream.read(start, min(stop, start + PIECE_BYTES)).decode(
-                    "utf-8", "replace"
-                )
+                data = items.stream.read(start, min(stop, start + PIECE_BYTES))
+                yield data.decode("utf-8", "replace")
 
     def counts(self, item: Any, size: int) -> dict[str, Any]:
         return {"byte": size}
@@ -274,10 +273,8 @@ class Running(Task):
 
         glue = b"" if held.running else b"\n"
         held_out = beginning(held, BASELINE_HELD_OUT_BYTES, glue)
-        return {
-            **compressors(held_out),
-            "ngram": ngram(beginning(train, BASELINE_TRAIN_BYTES, glue), held_out),
-        }
+        counted = beginning(train, BASELINE_TRAIN_BYTES, glue)
+        return {**compressors(held_out), "ngram": ngram(counted, held_out)}
 
     def model_metrics(
         self,
@@ -287,9 +284,7 @@ class Running(Task):
         protocol: str | None,
     ) -> dict[str, Any]:
         if protocol is not None:
-            raise UsageError(
-                f"--protocol {protocol}: the {self.name} task has no protocols; see --stride"
-            )
+            raise UsageError(f"--protocol {protocol}: not for the {self.name} task; see --stride")
         return {}
 
     # -- samples -----------------------------------------------------------------------------
