@@ -1,4 +1,4 @@
-"""Any files, a byte at a time."""
+"""Any files as bytes: a token is one byte."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ByteTask(Running):
         return 0.1
 
     def default_source(self) -> Source:
-        """The source files of this Python's standard library, those at its top."""
+        """The source files at the top level of this Python's standard library."""
         library = Path(sysconfig.get_paths()["stdlib"])
         files = tuple(str(path) for path in sorted(library.glob("*.py")))
         return Source(files, about="the source files of Python's standard library")

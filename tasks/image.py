@@ -1,4 +1,4 @@
-"""Pictures, patch by patch: exact where a patch takes few values, a codebook elsewhere."""
+"""Pictures as patches: exact ids if a patch has few possible values, a codebook otherwise."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from ..core.data.source import Source, scratch_file
 from ..core.errors import ConfigError, DataError, UsageError
 from ..core.protocols import Sequence
 from ..tokenizers.patches import PatchTokenizer, Picture
-from ._image.completion import given_top
+from ._image.completion import prompt_rows
 from ._image.dataset import PictureRows, accuracy
 from ._image.display import grid, terminal_picture
-from ._image.pictures import Pictures, choose_form, describe, histogram, look_at_all, png, read_all
+from ._image.pictures import Pictures, choose_form, describe, histogram, inspect_all, png, read_all
 from ._image.reader import MAGIC, SUFFIXES, find_pictures, parse_size
 from ._image.tokenizer import fit
 
 HOLDOUT = 0.1
-DROPOUT = ((500_000, 0.3), (4_000_000, 0.1))  # at most so many training ids: the rate
+DROPOUT = ((500_000, 0.3), (4_000_000, 0.1))  # (training ids at most, dropout rate)
 
 
 def option(help: str, default: Any = None, **more: Any) -> Any:
@@ -34,33 +34,35 @@ def option(help: str, default: Any = None, **more: Any) -> Any:
 
 @dataclass(frozen=True)
 class ImageOptions:
-    pixels: str | None = option("Bring every picture to HEIGHTxWIDTH.")
-    grey: bool = option("Bring every picture to grey.", False)
-    levels: int | None = option("Values that a channel of a pixel takes, as many as it has.")
+    pixels: str | None = option("Resize every picture to HEIGHTxWIDTH.")
+    grey: bool = option("Convert every picture to grey.", False)
+    levels: int | None = option(
+        "Values of a channel of a pixel; by default as many as the data has."
+    )
     binarise: str | None = option(
-        "Two levels: above half, or with the probability of the grey value.",
+        "Reduce pixels to two levels: by a threshold at half, or 1 with probability grey value.",
         choices=("threshold", "stochastic"),
     )
-    patch: str | None = option("Pixels of a patch, P or HEIGHTxWIDTH; by the alphabet.")
-    stages: int | None = option("Ids a patch has in a codebook, each refining those before: 2.")
+    patch: str | None = option("Patch size in pixels, P or HEIGHTxWIDTH; by default by the levels.")
+    stages: int | None = option("Residual stages of a codebook, one id a patch each; 2 by default.")
     labels: str = option(
-        "Where labels stand: before the pixels (sample --label), behind (accuracy), nowhere; auto: "
-        "first where all pictures have one.",
+        "Position of labels: before the pixels (for sample --label), after them (for accuracy), or "
+        "none; auto: first if all pictures have one.",
         "auto",
         choices=("auto", "first", "last", "none"),
     )
     label_weight: float | None = option(
-        "How much a label counts in training, against 1 a patch; 1 first, a tenth of the patches "
-        "last."
+        "Loss weight of a label, relative to 1 an id of a patch. By default 1 for first labels, a "
+        "tenth of the ids of a picture for last ones."
     )
-    skip_bad: bool = option("Leave pictures out that cannot be read.", False)
+    skip_bad: bool = option("Skip pictures that cannot be read.", False)
 
 
 @dataclass(frozen=True)
 class ImageSampling:
-    label: str | None = option("Which label to draw pictures of.")
-    rows: int | None = option("Rows of the prompt's picture that are given, from its top.")
-    scale: int | None = option("Enlarge so many times; a grid of small pictures by itself.")
+    label: str | None = option("The label to sample pictures of.")
+    rows: int | None = option("Rows of the prompt picture, from its top, that samples start with.")
+    scale: int | None = option("Factor to enlarge by; by default only small grids are enlarged.")
 
 
 class ImageTask(task.Task):
@@ -90,7 +92,7 @@ class ImageTask(task.Task):
         return 0.6 if name.endswith((".npz", ".npy", ".npy.gz")) else 0.0
 
     def default_source(self) -> Source:
-        """The UCI digits that scikit-learn carries: 1,797 of 8 x 8 pixels in 17 levels."""
+        """The UCI digits that ship with scikit-learn: 1,797 of 8 x 8 pixels in 17 levels."""
         from sklearn.datasets import load_digits
 
         digits = load_digits()
@@ -103,14 +105,14 @@ class ImageTask(task.Task):
 
     def items(self, source: Source) -> Pictures:
         options = self.options
-        found, looks, bad = look_at_all(find_pictures(source), options.skip_bad)
+        found, looks, bad = inspect_all(find_pictures(source), options.skip_bad)
         if not found:
-            raise DataError(f"--data {source.describe()}: no picture in it that can be read")
+            raise DataError(f"--data {source.describe()}: contains no readable picture")
         size = parse_size(options.pixels, "--pixels") if options.pixels else None
         form = choose_form(found, looks, size, options.grey, options.levels, options.binarise)
         raw, good = read_all(found, form, options.skip_bad)
         if not good:
-            raise DataError(f"--data {source.describe()}: no picture in it that can be read")
+            raise DataError(f"--data {source.describe()}: contains no readable picture")
         bad += len(looks) - len(good)
         found, looks = [found[i] for i in good], [looks[i] for i in good]
         labels = tuple(each.label for each in found)
@@ -127,7 +129,7 @@ class ImageTask(task.Task):
         return held.split(0.5, "halves")
 
     def floor(self, train: Pictures, held: Pictures) -> dict[str, float]:
-        held = held.brought_to(train.form)
+        held = held.converted_to(train.form)
         levels = train.form.levels
         return {
             "histogram": histogram(train.pixels(), held.pixels(), levels),
@@ -145,8 +147,8 @@ class ImageTask(task.Task):
         return tokenizer.length(train.form.height, train.form.width)
 
     def defaults(self, train: Pictures, tokenizer: PatchTokenizer) -> dict[str, dict[str, object]]:
-        """Few pictures are seen many times: dropout, rather than decay, keeps them from being
-        learned by heart."""
+        """Small data sets train for many epochs: dropout, rather than weight decay, limits
+        overfitting."""
         tokens = len(train) * self.longest(train, tokenizer)
         rate = next((rate for most, rate in DROPOUT if tokens <= most), 0.0)
         return {"model": {"dropout": rate}, "train": {"weight_decay": 0.01}}
@@ -165,28 +167,28 @@ class ImageTask(task.Task):
             raise too_long(length, context)
         weight = self.options.label_weight
         if weight is None:
-            weight = 1.0 if tokenizer.place == "first" else max(1.0, (length - 2) / 10)
+            weight = 1.0 if tokenizer.label_position == "first" else max(1.0, (length - 2) / 10)
         return PictureRows(train, tokenizer, context, weight, seed)
 
     def sequences(self, items: Pictures, tokenizer: PatchTokenizer) -> Iterator[Sequence]:
-        """A last label weighs nothing here: the score is of the pixels, `accuracy` of the label."""
-        items = items.brought_to(tokenizer.form)
+        """A last label has weight 0: the score covers the pixels, and `accuracy` the label."""
+        items = items.converted_to(tokenizer.form)
         for pixels, label in zip(items.pixels(), items.labels, strict=True):
             sequence = tokenizer.encode(Picture(pixels, label))
-            if tokenizer.place == "last" and label is not None:
+            if tokenizer.label_position == "last" and label is not None:
                 weight = np.ones(len(sequence), np.float32)
                 weight[-1] = 0
                 sequence = replace(sequence, weight=weight)
             yield sequence
 
     def names(self, items: Pictures) -> Iterator[str]:
-        """What each of `sequences` is called."""
+        """The name of each of `sequences`: its file or table row."""
         return (found.name for found in items.found)
 
     # -- scores ------------------------------------------------------------------------------
 
     def units(self, sequences: Iterable[Sequence]) -> dict[str, float]:
-        """dims need the channels, which ride along in the side."""
+        """Counts of dims (channels of pixels) and images, and the summed squared error of codes."""
         total = {"dim": 0.0, "image": 0.0, "error": 0.0}
         for sequence in sequences:
             side = sequence.side
@@ -216,10 +218,10 @@ class ImageTask(task.Task):
         sequences: Iterable[Sequence],
         protocol: str | None,
     ) -> dict[str, Any]:
-        """`accuracy`: how often the likeliest label is the right one, where labels stand last."""
+        """`levels`; with last labels, `accuracy`: how often the most likely label is correct."""
         found = super().model_metrics(model, tokenizer, sequences, protocol)
         found["levels"] = tokenizer.form.levels
-        if tokenizer.place == "last":
+        if tokenizer.label_position == "last":
             found["accuracy"] = accuracy(model, tokenizer, sequences)
         return found
 
@@ -228,28 +230,29 @@ class ImageTask(task.Task):
     def prompt(
         self, data: bytes | None, tokenizer: PatchTokenizer, sampling: ImageSampling
     ) -> Sequence:
-        """data: a picture, or the name of its file; its top rows are given."""
+        """`data`: a picture, or the name of its file, whose top `--rows` start the samples."""
         form = tokenizer.form
         length = tokenizer.length(form.height, form.width)
         side = {**tokenizer.side(form.height, form.width), "ids": length}
         ids = [tokenizer.begin]
         if sampling.label is not None:
-            if tokenizer.place != "first":
+            if tokenizer.label_position != "first":
                 raise UsageError(
-                    "--label: this run does not draw by label; train with --labels first"
+                    "--label: this run has no labels to sample by; train with --labels first"
                 )
             ids.append(tokenizer.label_id(sampling.label))
         if data is None:
             if sampling.rows is not None:
                 raise UsageError("--rows: of which picture? give it with -p FILE")
             return Sequence(np.array(ids, np.int64), len(ids), side=side)
-        if tokenizer.place == "first" and sampling.label is None:
+        if tokenizer.label_position == "first" and sampling.label is None:
             raise UsageError(
                 f"--label: needed to complete a picture, as this run puts labels first: "
                 f"{', '.join(tokenizer.labels[:12])}"
             )
-        pixels, rows = given_top(data, tokenizer.form, tokenizer.patch[0], sampling.rows)
-        across = tokenizer.length(tokenizer.patch[0], form.width) - 1 - (tokenizer.place != "none")
+        pixels, rows = prompt_rows(data, tokenizer.form, tokenizer.patch[0], sampling.rows)
+        _, columns = tokenizer.grid(form.height, form.width)
+        across = columns * tokenizer.per_patch
         top = tokenizer.patch_ids_of(pixels[None])[0][: rows // tokenizer.patch[0] * across]
         return Sequence(np.concatenate((ids, top)).astype(np.int64), len(ids), side=side)
 
@@ -268,7 +271,7 @@ class ImageTask(task.Task):
 
 
 def _levels(prompt: Sequence | None) -> int:
-    assert prompt is not None  # pictures are drawn id by id
+    assert prompt is not None  # the image task always has a prompt
     return int(prompt.side["levels"])
 
 

@@ -18,11 +18,11 @@ from ..core.protocols import ByteTokenizer, Sequence
 from ..tokenizers.bpe import BpeTokenizer
 from ..tokenizers.byte import SingleByteTokenizer
 from ..tokenizers.char import CharTokenizer
-from ._text.running import FIT_BYTES, Running, RunningOptions
+from ._text.running import TOKENIZER_FIT_BYTES, Running, RunningOptions
 from ._text.spans import Spans
 
-SEEN_OFTEN, WAYS = 24, 64  # passes from which a text is cut in several ways; how many, at most
-WAYS_BYTES = 1 << 30  # of text, at most, that all ways together are of
+MIN_VARIANT_PASSES = 24  # passes over the text from which BPE-dropout adds tokenizations
+MAX_VARIANTS, MAX_VARIANT_BYTES = 64, 1 << 30  # tokenizations of a text; text bytes in all
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,15 @@ class TextOptions(RunningOptions):
     errors: str = field(
         default="strict",
         metadata={
-            "help": "What to do about bytes that are no UTF-8.",
+            "help": "How to treat bytes that are not valid UTF-8: fail, or replace each by U+FFFD.",
             "choices": ("strict", "replace"),
         },
     )
     bpe_dropout: float = field(
         default=0.1,
         metadata={
-            "help": "Share of the BPE merges left out every other time that a text is read, "
-            "where it is read 24 times or more."
+            "help": "BPE-dropout: share of the merges left out of every second tokenization "
+            "of the training text, if training makes 24 passes over it or more."
         },
     )
 
@@ -65,7 +65,7 @@ class TextTask(Running):
         return 0.0 if b"\0" in head else 0.5
 
     def default_source(self) -> Source:
-        """The text that every CPython carries, written to a scratch file."""
+        """The documentation text that ships with CPython, written to a scratch file."""
         path = scratch_file("python-docs.txt")
         path.write_text("\n\n".join(_python_docs()), encoding="utf-8")
         about = "Python's language reference and the docstrings of its standard library"
@@ -80,11 +80,11 @@ class TextTask(Running):
                 name, offset = where[0].where(where[1] + error.start)
             raise DataError(
                 f"{name}: not UTF-8 text at byte {offset}; the byte task takes any bytes, and a "
-                "text run trained with --errors replace whatever it meets"
+                "text run trained with --errors replace accepts any bytes too"
             ) from None
 
     def fit_tokenizer(self, spec: str, train: Spans) -> ByteTokenizer:
-        """byte, char, bpe, bpe:SIZE, hf:PATH_OR_NAME."""
+        """`spec`: byte, char, bpe, bpe:SIZE or hf:PATH_OR_NAME. ConfigError for any other."""
         kind, _, argument = spec.partition(":")
         ends = not self.running
         if kind == "byte" and not argument:
@@ -97,7 +97,7 @@ class TextTask(Running):
                 if not argument.isdigit() or not 256 <= int(argument) <= 1_000_000:
                     raise ConfigError(f"--tokenizer {spec}: the size must be 256 to 1000000")
                 size = int(argument)
-            return BpeTokenizer.fit(self._texts(train, FIT_BYTES), size, ends)
+            return BpeTokenizer.fit(self._texts(train, TOKENIZER_FIT_BYTES), size, ends)
         if kind == "hf" and argument:
             return BpeTokenizer.load(argument, ends)
         raise ConfigError(f"--tokenizer {spec}: known: byte, char, bpe, bpe:SIZE, hf:PATH_OR_NAME")
@@ -106,28 +106,28 @@ class TextTask(Running):
         for start, stop, _ in train.sample(size):
             yield self.value(train.stream.read(start, stop), (train.stream, start))
 
-    def ways(self, train: Spans, tokenizer: ByteTokenizer, passes: float) -> int:
-        """One a pass where BPE leaves out merges, of a text that is read often."""
+    def variant_count(self, train: Spans, tokenizer: ByteTokenizer, passes: float) -> int:
+        """One tokenization a pass with BPE-dropout, from MIN_VARIANT_PASSES passes on; else 1."""
         varied = isinstance(tokenizer, BpeTokenizer) and tokenizer.merge_count
-        if not (varied and self.options.bpe_dropout) or passes < SEEN_OFTEN:
+        if not (varied and self.options.bpe_dropout) or passes < MIN_VARIANT_PASSES:
             return 1
-        return max(1, min(round(passes), WAYS, WAYS_BYTES // train.size))
+        return max(1, min(round(passes), MAX_VARIANTS, MAX_VARIANT_BYTES // train.size))
 
-    def way(self, tokenizer: BpeTokenizer, number: int) -> BpeTokenizer:
-        """Every other one with all merges."""
+    def variant(self, tokenizer: BpeTokenizer, number: int) -> BpeTokenizer:
+        """BPE-dropout (`--bpe-dropout`) in odd variants; even ones keep all merges."""
         if number % 2 == 0:
             return tokenizer
-        drawn = mix(np.arange(tokenizer.merge_count), key("merges", number)) / 2.0**64
-        return tokenizer.without(drawn < self.options.bpe_dropout)
+        random = mix(np.arange(tokenizer.merge_count), key("merges", number)) / 2.0**64
+        return tokenizer.without(random < self.options.bpe_dropout)
 
     def counts(self, item: str, size: int) -> dict[str, Any]:
-        """Words are what whitespace separates, plus one a newline, as word perplexities count."""
+        """Words are separated by whitespace; a newline is a word too, as word perplexity counts."""
         return {"byte": size, "char": len(item), "word": len(item.split()) + item.count("\n")}
 
     def metrics(
         self, nll: float, tokens: int, units: Mapping[str, float], lossless: bool
     ) -> dict[str, float | None]:
-        """Perplexity overflows to null rather than to infinity."""
+        """A perplexity above e^700 is None, so that the JSON has null instead of infinity."""
 
         def per(unit: str) -> float | None:
             return nll / units[unit] if lossless and units.get(unit) else None
@@ -144,7 +144,7 @@ class TextTask(Running):
         }
 
     def prompt(self, data: bytes | None, tokenizer: ByteTokenizer, sampling: Any) -> Sequence:
-        """A running text without a prompt begins at the start of a line."""
+        """Without `data`, the prompt of a running text is a newline: samples start a line."""
         text = self.value(data) if data is not None else ("\n" if self.running else "")
         return Sequence(
             np.concatenate(([tokenizer.begin], tokenizer.tokens(text))).astype(np.int64)
@@ -152,14 +152,14 @@ class TextTask(Running):
 
 
 def bpe_size(train_bytes: int) -> int:
-    """Ids for a corpus of so many bytes: 1,024 at 1 MB, half as many for a quarter, a power of two
-    from 320 to 4,096: on a small budget a larger head costs more than it brings
-    (benchmarks/sweep.py)."""
+    """Default vocabulary size for a corpus of `train_bytes`: 1,024 at 1 MB, half as many for a
+    quarter of that; a power of two, from 320 to 4,096. On a small budget, a larger vocabulary
+    costs more time than it gains in loss (benchmarks/sweep.py)."""
     power = round(np.log2(1024 * (max(train_bytes, 1) / 1e6) ** 0.5))
     return max(320, int(2 ** min(power, 12)))
 
 
-LIBRARY = (
+LIBRARY_FOLDERS = (
     "",
     "asyncio",
     "collections",
@@ -184,7 +184,7 @@ def _python_docs() -> Iterator[str]:
 
     yield from (topics[name].strip() for name in sorted(topics))
     root = Path(sysconfig.get_paths()["stdlib"])
-    for folder in LIBRARY:
+    for folder in LIBRARY_FOLDERS:
         for path in sorted((root / folder).glob("*.py")):
             try:
                 tree = ast.parse(path.read_bytes())

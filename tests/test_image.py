@@ -270,9 +270,9 @@ def test_few_levels_stay_few(tmp_path: Path) -> None:
     found = read(tmp_path / "a.npy", pixels="2x3")
     assert (found.raw == 16).all() and found.form == Form(2, 3, 1, 17, 17)
     np.save(tmp_path / "b.npy", np.full((3, 2, 3), 255, np.uint8))
-    assert (read(tmp_path / "b.npy").brought_to(found.form).raw == 16).all()
+    assert (read(tmp_path / "b.npy").converted_to(found.form).raw == 16).all()
     np.save(tmp_path / "c.npy", np.full((3, 2, 3), 9, np.uint8))
-    assert (read(tmp_path / "c.npy").brought_to(found.form).raw == 9).all()
+    assert (read(tmp_path / "c.npy").converted_to(found.form).raw == 9).all()
 
 
 def test_binarise(tmp_path: Path) -> None:
@@ -413,7 +413,7 @@ def test_floors_of_mnist_are_the_known_ones() -> None:
     held = read(MNIST / "t10k-images-idx3-ubyte.gz")
     assert abs(histogram(train.pixels(), held.pixels(), 256) - 1.689) < 0.01
     form = Form(28, 28, 1, 256, 2, "stochastic")
-    bits = histogram(train.brought_to(form).pixels(), held.brought_to(form).pixels(), 2)
+    bits = histogram(train.converted_to(form).pixels(), held.converted_to(form).pixels(), 2)
     assert abs(bits * 784 * np.log(2) - 205.8) < 0.5
 
 

@@ -138,7 +138,7 @@ def test_few_different_patches_are_learned_whole() -> None:
 
 
 def test_an_unknown_label_is_named() -> None:
-    tokenizer = PatchTokenizer(Form(1, 1, 1, 2, 2), labels=LABELS, place="first")
+    tokenizer = PatchTokenizer(Form(1, 1, 1, 2, 2), labels=LABELS, label_position="first")
     with pytest.raises(DataError, match="label cow: not one of .*cat, dog"):
         tokenizer.encode(Picture(np.zeros((1, 1, 1), np.uint8), "cow"))
 

@@ -20,9 +20,9 @@ from tfm.core.data.source import Source
 from tfm.core.errors import DataError
 from tfm.tasks._text.baselines import compressors, ngram
 from tfm.tasks._text.running import RunningOptions
-from tfm.tasks._text.spans import PIECE, Spans
+from tfm.tasks._text.spans import PIECE_BYTES, Spans
 from tfm.tasks.byte import ByteTask
-from tfm.tasks.text import WAYS, TextOptions, TextTask
+from tfm.tasks.text import MAX_VARIANTS, TextOptions, TextTask
 
 SHAKESPEARE = Path(__file__).parent.parent.parent / "shared/data/text/tinyshakespeare.txt"
 
@@ -108,7 +108,7 @@ def test_pieces_of_any_size_are_the_whole(tmp_path: Path, data: bytes, size: int
 
 @pytest.mark.parametrize("unit", ["\U0001f600", "a line\n", "x", "\u6771\u4eac "])
 def test_a_long_text_is_scored_in_pieces_of_whole_characters(tmp_path: Path, unit: str) -> None:
-    text = unit * (3 * PIECE // len(unit.encode()) + 1)
+    text = unit * (3 * PIECE_BYTES // len(unit.encode()) + 1)
     task = TextTask(TextOptions())
     train, held = task.split(task.items(written(tmp_path, [text.encode()])), 0.5)
     tokenizer = task.fit_tokenizer("char", train)
@@ -122,11 +122,11 @@ def test_a_long_text_is_scored_in_pieces_of_whole_characters(tmp_path: Path, uni
 
 
 def test_a_sample_is_evenly_spread(tmp_path: Path) -> None:
-    data = b"".join(b"%07d\n" % n for n in range(20 * PIECE // 8))
+    data = b"".join(b"%07d\n" % n for n in range(20 * PIECE_BYTES // 8))
     items = ByteTask(RunningOptions()).items(written(tmp_path, [data]))
-    whole = list(items.pieces(PIECE))
+    whole = list(items.pieces(PIECE_BYTES))
     assert items.sample(items.size) == whole
-    some = items.sample(3 * PIECE)
+    some = items.sample(3 * PIECE_BYTES)
     assert len(some) == 3 and set(some) <= set(whole)
     assert some[0] == whole[0] and some[-1] == whole[-1]
 
@@ -146,7 +146,7 @@ def test_many_small_files_are_all_trained_on(tmp_path: Path) -> None:
     items = task.items(written(tmp_path, [b"%04d\n" % n * 20 for n in range(999)]))
     tokenizer = task.fit_tokenizer("byte", items)
     data = task.dataset(items, tokenizer, 32, 10_000, 0, tmp_path / "cache")
-    assert 10_000 <= len(data.stream) < 20_000 + 2 * PIECE
+    assert 10_000 <= len(data.stream) < 20_000 + 2 * PIECE_BYTES
     whole = task.dataset(items, tokenizer, 32, 10 * items.size, 0, tmp_path / "cache")
     assert len(whole.stream) == items.size + 999, "a begin token a file"
 
@@ -324,7 +324,7 @@ def test_a_text_read_often_is_cut_in_another_way_every_other_time(tmp_path: Path
     _, off, _ = ways_of(tmp_path, 26 * len(plain), rate=0.0)
     assert len(off) == 1
     _, most, _ = ways_of(tmp_path, 1000 * len(plain))
-    assert len(most) == WAYS
+    assert len(most) == MAX_VARIANTS
     _, short, _ = ways_of(tmp_path, 26 * len(plain), context=len(plain) + 2)
     assert len(short) == 1, "no window holds the same place twice"
 

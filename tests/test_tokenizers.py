@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfm.core.errors import DataError
-from tfm.tokenizers.bpe import PIECE, BpeTokenizer
+from tfm.tokenizers.bpe import PIECE_CHARS, BpeTokenizer
 from tfm.tokenizers.byte import SingleByteTokenizer
 from tfm.tokenizers.char import CharTokenizer
 
@@ -166,7 +166,7 @@ def test_a_character_not_seen_in_training_is_spelled_in_bytes() -> None:
 UNITS = {
     "one letter": "a",
     "spaces": " ",
-    "cut at a wide character": "x" * (PIECE - 1) + "\U0001f600\n",
+    "cut at a wide character": "x" * (PIECE_CHARS - 1) + "\U0001f600\n",
 }
 
 

@@ -1,4 +1,4 @@
-"""Residual vector quantisation (Juang & Gray 1982): each stage codes what is left over."""
+"""Residual vector quantisation (Juang & Gray 1982): each stage quantises the previous error."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from ..core.protocols import Ids
 
 Codebook = npt.NDArray[np.float32]
 
-FIT_PATCHES = 200_000  # that a codebook is learned from
-CHUNK = 1 << 22  # numbers worked on at a time
+FIT_PATCHES = 200_000  # that a codebook is learned from, at most
+CHUNK = 1 << 22  # array elements processed at a time, to bound memory
 
 
 def learn_codebooks(vectors: npt.NDArray[Any], codes: int, stages: int) -> tuple[Codebook, ...]:
-    """At most `codes` (codes, values) a stage, of vectors (N, values) evenly chosen; a stage that
-    has nothing left to say is left out."""
-    left = vectors[:: max(1, -(-len(vectors) // FIT_PATCHES))].astype(np.float32)
+    """One codebook (at most `codes`, values) a stage, learned from evenly spaced vectors of
+    (N, values). There are fewer stages if the residual is already zero."""
+    residual = vectors[:: max(1, -(-len(vectors) // FIT_PATCHES))].astype(np.float32)
     books: list[Codebook] = []
     for _ in range(stages):
-        if books and not left.any():
+        if books and not residual.any():
             break
-        books.append(_k_means(left, codes))
-        left = left - books[-1][nearest_code(left, books[-1])]
+        books.append(_k_means(residual, codes))
+        residual = residual - books[-1][nearest_code(residual, books[-1])]
     return tuple(books)
 
 
 def nearest_code(vectors: npt.NDArray[np.float32], book: Codebook) -> Ids:
-    """(N,) the code that is nearest to each of vectors (N, values), the first of equals."""
+    """(N,) index of the code nearest to each of vectors (N, values), the first if several tie."""
     out = np.empty(len(vectors), np.int64)
     squares = (book.astype(np.float64) ** 2).sum(1).astype(np.float32)
     step = max(1, CHUNK // len(book))
@@ -42,9 +42,9 @@ def nearest_code(vectors: npt.NDArray[np.float32], book: Codebook) -> Ids:
 def _k_means(vectors: npt.NDArray[np.float32], codes: int) -> Codebook:
     from sklearn.cluster import MiniBatchKMeans
 
-    different = np.unique(vectors, axis=0)
-    if len(different) <= codes:
-        return different
+    distinct = np.unique(vectors, axis=0)
+    if len(distinct) <= codes:
+        return distinct
     means = MiniBatchKMeans(codes, batch_size=4096, n_init=1, max_iter=20, random_state=0)
-    found: Codebook = means.fit(vectors).cluster_centers_.astype(np.float32)
-    return found
+    centres: Codebook = means.fit(vectors).cluster_centers_.astype(np.float32)
+    return centres

@@ -1,5 +1,5 @@
-"""What the tokenizers of running text share: a begin token, an end token where items end, and a
-table of the bytes that each id stands for."""
+"""The base class of text tokenizers: a begin token, an optional end token, and the bytes of each
+id."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ..core.protocols import Ids, Sequence
 
 
 class TextTokenizer:
-    """ids 0 ... n - 1 are pieces of text; then the end token (where `ends`), then the begin token.
+    """Ids 0 ... n - 1 are `pieces` of text; then the end token (if `ends`), then the begin token.
 
-    An item becomes begin, its pieces, end; the begin token is given, and never drawn.
+    An item is encoded as begin, its pieces, end. The model never predicts the begin token.
     """
 
     axes = 1
@@ -31,12 +31,12 @@ class TextTokenizer:
         self.vocab_size = self.begin + 1
 
     def tokens(self, item: Any) -> Ids:
-        """The ids of a piece of running text, nothing before or behind it."""
+        """The ids of a text, without begin and end tokens."""
         raise NotImplementedError
 
     def ids_of_bytes(self, data: bytes) -> Ids:
-        """The ids of any bytes at all, which `decode_bytes` gives back. DataError where there is
-        none."""
+        """The ids of arbitrary bytes, the inverse of `decode_bytes`. DataError if this tokenizer
+        has none."""
         raise DataError(
             f"{type(self).__name__.removesuffix('Tokenizer').lower()} tokens do not stand for "
             "arbitrary bytes; byte and bpe tokens do"
@@ -47,7 +47,7 @@ class TextTokenizer:
         return Sequence(np.concatenate(([self.begin], self.tokens(item), closing)).astype(np.int64))
 
     def decode_bytes(self, ids: Ids) -> bytes:
-        """The bytes that ids stand for; begin and end stand for none."""
+        """The bytes of the ids; begin and end tokens have none."""
         return b"".join(self.pieces[id] for id in ids.tolist() if id < self.end)
 
     def decode(self, ids: Ids, side: Mapping[str, Any]) -> Any:

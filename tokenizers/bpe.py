@@ -1,7 +1,7 @@
 """Byte-level BPE (Sennrich et al. 2016; bytes as in GPT-2), trained and run by HuggingFace
-`tokenizers`; or a ready `tokenizer.json` of theirs.
+`tokenizers`; or any `tokenizer.json` of that library.
 
-Special tokens are never parsed out of data: whatever their spelling, text is only text.
+Special tokens are never parsed from data: their spelling in a text is encoded as plain text.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from ..core.errors import DamagedError, DataError
 from ..core.protocols import Ids
 from ._text import TextTokenizer
 
-PIECE = 1 << 14  # characters given to the tokenizer at once; it works on several in parallel
+PIECE_CHARS = 1 << 14  # text is encoded in pieces of this size, several in parallel
 
 
 def _byte_symbols() -> dict[str, int]:
-    """The printable character that stands for each byte in GPT-2's vocabulary."""
+    """Byte by the printable character that represents it in GPT-2's vocabulary."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     rest = [byte for byte in range(256) if byte not in printable]
     symbols = {chr(byte): byte for byte in printable}
@@ -31,7 +31,7 @@ def _byte_symbols() -> dict[str, int]:
 
 
 class BpeTokenizer(TextTokenizer):
-    """Items are str. `spec` is the JSON of a HuggingFace tokenizer."""
+    """Items are str. `spec` is the JSON of a HuggingFace tokenizer (DamagedError if it is not)."""
 
     def __init__(self, spec: str, ends: bool = False) -> None:
         import tokenizers
@@ -59,12 +59,12 @@ class BpeTokenizer(TextTokenizer):
 
         pieces = [piece(id, name) for id, name in enumerate(names)]
         super().__init__(pieces, ends)
-        self.lossless = self.byte_level and _keeps_text(spec)
+        self.lossless = self.byte_level and _is_lossless(spec)
         self.merge_count = len(json.loads(spec)["model"].get("merges") or ())
 
     @classmethod
     def fit(cls, texts: Iterable[str], vocab_size: int, ends: bool = False) -> BpeTokenizer:
-        """Merges learned from `texts` until there are `vocab_size` ids (256 of them bytes)."""
+        """Learn merges from `texts` until the vocabulary, with 256 bytes, has `vocab_size` ids."""
         import tokenizers
         from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -82,7 +82,7 @@ class BpeTokenizer(TextTokenizer):
 
     @classmethod
     def load(cls, name: str, ends: bool = False) -> BpeTokenizer:
-        """A `tokenizer.json`, a folder that holds one, or a name on the hub."""
+        """From a `tokenizer.json`, a folder with one, or a HuggingFace hub name. DataError."""
         path = Path(name) / "tokenizer.json" if Path(name).is_dir() else Path(name)
         if path.exists():
             try:
@@ -95,13 +95,13 @@ class BpeTokenizer(TextTokenizer):
             return cls(tokenizers.Tokenizer.from_pretrained(name).to_str(), ends)
         except Exception as error:
             raise DataError(
-                f"--tokenizer hf:{name}: no such file, and not to be had from the hub"
+                f"--tokenizer hf:{name}: no such file, and cannot be loaded from the hub"
             ) from error
 
     def without(self, merges: npt.NDArray[np.bool_]) -> BpeTokenizer:
-        """The same ids, with the merges (`merge_count`,) that are marked left out: a text is cut
-        in another way, what words consist of is learned too. BPE-dropout (Provilkov et al. 2020)
-        draws for each word; here it is once for a whole text."""
+        """The same vocabulary without the marked merges (`merge_count`,), as in BPE-dropout
+        (Provilkov et al. 2020): other tokenizations teach the model what words consist of.
+        The paper samples merges for each word; here one sample serves all of a text."""
         spec = json.loads(self.inner.to_str())
         spec["model"]["merges"] = [
             merge
@@ -111,12 +111,12 @@ class BpeTokenizer(TextTokenizer):
         return BpeTokenizer(json.dumps(spec), self.ends)
 
     def tokens(self, item: str) -> Ids:
-        cuts = [item] if len(item) <= PIECE else _cut_at_lines(item)
+        cuts = [item] if len(item) <= PIECE_CHARS else _cut_at_lines(item)
         encoded = self.inner.encode_batch_fast(cuts, add_special_tokens=False)
         return np.concatenate([np.array(e.ids, np.int64) for e in encoded])
 
     def ids_of_bytes(self, data: bytes) -> Ids:
-        """Bytes that are no UTF-8 have the ids of single bytes."""
+        """Bytes that are not valid UTF-8 become single-byte ids."""
         if not self.lossless:
             return super().ids_of_bytes(data)
         text = data.decode("utf-8", "surrogateescape")
@@ -124,8 +124,8 @@ class BpeTokenizer(TextTokenizer):
         ids: list[Ids] = []
         for part in re.split("([\udc80-\udcff]+)", text):
             if part and "\udc80" <= part[0] <= "\udcff":
-                loose = part.encode("utf-8", "surrogateescape")
-                ids.append(np.array([single[bytes([byte])] for byte in loose], np.int64))
+                invalid = part.encode("utf-8", "surrogateescape")
+                ids.append(np.array([single[bytes([byte])] for byte in invalid], np.int64))
             elif part:
                 ids.append(self.tokens(part))
         return np.concatenate(ids) if ids else np.zeros(0, np.int64)
@@ -148,9 +148,9 @@ class BpeTokenizer(TextTokenizer):
         return cls(json.dumps(state["tokenizer"]), state["ends"])
 
 
-def _keeps_text(spec: str) -> bool:
-    """Whether text surely comes back: every byte has a token, and nothing is normalised, added,
-    or dropped between pieces."""
+def _is_lossless(spec: str) -> bool:
+    """Whether decoding is guaranteed to restore the text: every byte has a token, and nothing is
+    normalised, added or dropped between pieces."""
     parts = json.loads(spec)
     model, pre = parts["model"], parts.get("pre_tokenizer") or {}
     steps = pre.get("pretokenizers", [pre])
@@ -175,12 +175,12 @@ def _keeps_text(spec: str) -> bool:
 
 
 def _cut_at_lines(text: str) -> list[str]:
-    """Pieces of about PIECE characters, each ending where a line does if one ends near."""
+    """Pieces of at most PIECE_CHARS characters, cut before a newline if one is near the end."""
     cuts, start = [], 0
     while start < len(text):
-        stop = start + PIECE
+        stop = start + PIECE_CHARS
         if stop < len(text):
-            line = text.rfind("\n", start + PIECE // 2, stop)
+            line = text.rfind("\n", start + PIECE_CHARS // 2, stop)
             stop = line if line > start else stop
         cuts.append(text[start:stop])
         start = stop

@@ -1,4 +1,4 @@
-"""A byte is a token: no training, nothing unknown."""
+"""A byte is a token: no training, and no unknown tokens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ._text import TextTokenizer
 
 
 class SingleByteTokenizer(TextTokenizer):
-    """An id is a byte. Items are bytes, or str (as UTF-8) where `text`."""
+    """An id is a byte. Items are bytes, or str (encoded as UTF-8) if `text`."""
 
     def __init__(self, ends: bool = False, text: bool = False) -> None:
         super().__init__([bytes([value]) for value in range(256)], ends)

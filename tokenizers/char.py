@@ -1,4 +1,4 @@
-"""A character of the training text is a token; any other is spelled in bytes."""
+"""A character of the training text is a token; any other character becomes its UTF-8 bytes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ._text import TextTokenizer
 
 
 class CharTokenizer(TextTokenizer):
-    """ids 0 ... 255 are bytes, then the characters of the training text in code point order."""
+    """Ids 0 ... 255 are bytes; then the characters of the training text by code point."""
 
     def __init__(self, characters: str, ends: bool = False) -> None:
         pieces = [bytes([value]) for value in range(256)]
@@ -30,19 +30,19 @@ class CharTokenizer(TextTokenizer):
 
     def tokens(self, item: str) -> Ids:
         points = np.frombuffer(item.encode("utf-32-le"), np.uint32).astype(np.int64)
-        place = np.searchsorted(self.points, points)
+        index = np.searchsorted(self.points, points)
         known = np.zeros(len(points), bool)
-        inside = place < len(self.points)
-        known[inside] = self.points[place[inside]] == points[inside]
+        in_range = index < len(self.points)
+        known[in_range] = self.points[index[in_range]] == points[in_range]
         if known.all():
-            return place + 256
+            return index + 256
         ids: list[npt.NDArray[np.int64]] = []
         start = 0
         for at in np.flatnonzero(~known).tolist():
-            spelled = np.frombuffer(item[at].encode(), np.uint8).astype(np.int64)
-            ids += [place[start:at] + 256, spelled]
+            utf8 = np.frombuffer(item[at].encode(), np.uint8).astype(np.int64)
+            ids += [index[start:at] + 256, utf8]
             start = at + 1
-        return np.concatenate([*ids, place[start:] + 256])
+        return np.concatenate([*ids, index[start:] + 256])
 
     def state(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
         return {"ends": self.ends, "characters": self.characters}, {}

@@ -1,8 +1,8 @@
-"""Pictures as patches in raster order, with rows and columns as positions.
+"""Pictures as patches in raster order; the positions are rows and columns.
 
-Exact: an id is the pixels of a patch themselves, as the digits of a number in base `levels`, so
-that the likelihood of the ids is that of the pixels. Learned: a k-means codebook and residual
-stages (Gray 1984; Juang & Gray 1982) for patches whose alphabet is too large for that.
+Exact (lossless): the pixels of a patch are the digits of its id in base `levels`, so that the
+likelihood of the ids is the likelihood of the pixels. Learned (lossy): a k-means codebook with
+residual stages (Gray 1984; Juang & Gray 1982), for patches with too many possible values.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from ._codebook import CHUNK, Codebook, learn_codebooks, nearest_code
 
 Pixels = npt.NDArray[np.uint8]
 
-MAX_IDS = 4096  # of an exact patch
+MAX_IDS = 4096  # vocabulary of exact patches, at most
 
 
 @dataclass(frozen=True)
 class Form:
-    """What every picture is brought to. A channel of a pixel takes `depth` values as it is read
-    and `levels` as it is modelled; `binarise` says how it gets to two."""
+    """The format that every picture is converted to. A channel of a pixel has `depth` values when
+    read and `levels` when modelled. `binarise`: how it is reduced to two levels, None if not."""
 
     height: int
     width: int
@@ -38,18 +38,18 @@ class Form:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """pixels (height, width, channels), each 0 ... levels - 1."""
+    """pixels (height, width, channels), values 0 ... levels - 1."""
 
     pixels: Pixels
     label: str | None = None
 
 
 class PatchTokenizer:
-    """`labels`: their names; `place`: where one stands, first (behind the begin id), last, none.
+    """`labels`: their names. `label_position`: first (after the begin id), last or none.
 
-    Ids: patches from 0, then labels, then begin. With `codebooks`, one (codes, values of a patch)
-    a stage, a patch is one id a stage; without, one id, or one a channel where all channels
-    together would be more than MAX_IDS.
+    The vocabulary is patch ids from 0, then labels, then begin. With `codebooks`, one array
+    (codes, values of a patch) a stage, a patch has one id a stage. Without, it has one id, or one
+    a channel if the vocabulary of all channels together would exceed MAX_IDS.
     """
 
     axes = 2
@@ -59,10 +59,11 @@ class PatchTokenizer:
         form: Form,
         patch: tuple[int, int] = (1, 1),
         labels: tuple[str, ...] = (),
-        place: str = "none",
+        label_position: str = "none",
         codebooks: tuple[Codebook, ...] = (),
     ) -> None:
-        self.form, self.patch, self.labels, self.place = form, patch, labels, place
+        self.form, self.patch, self.labels = form, patch, labels
+        self.label_position = label_position
         self.codebooks = codebooks
         self.lossless = not codebooks
         self.joint = bool(codebooks) or exact_ids(form, patch, joint=True) <= MAX_IDS
@@ -77,8 +78,8 @@ class PatchTokenizer:
                     f"--patch {patch[0]}x{patch[1]}: at {form.levels} levels more than {MAX_IDS:,} "
                     "exact ids; use fewer --levels, or --tokenizer patches:512 for a codebook"
                 )
-        alone = not codebooks and self.patch_ids == form.levels  # an id is a level of grey
-        self.ordered = (0, form.levels if alone else 0)
+        id_is_level = not codebooks and self.patch_ids == form.levels
+        self.ordered = (0, form.levels if id_is_level else 0)
         self.begin = self.patch_ids + len(labels)
         self.vocab_size = self.begin + 1
         self._layouts: dict[tuple[int, int], tuple[Ids, Ids]] = {}
@@ -86,16 +87,16 @@ class PatchTokenizer:
     # -- items -------------------------------------------------------------------------------
 
     def encode(self, item: Picture, like: Sequence | None = None) -> Sequence:
-        """Learned codes: where the ids of `like` give the very pixels of a patch, they stay."""
+        """With codebooks, a patch that `like` decodes to exactly keeps the ids of `like`."""
         height, width = item.pixels.shape[:2]
         ids = self.patch_ids_of(item.pixels[None])[0]
         if like is not None:
-            ids = self._kept(ids, like, item.pixels)
+            ids = self._reuse_ids(ids, like, item.pixels)
         side = self.side(height, width)
         if not self.lossless:
-            there = self.pixels_of(ids[None], height, width)[0].astype(np.float64)
+            decoded = self.pixels_of(ids[None], height, width)[0].astype(np.float64)
             peak = max(self.form.levels - 1, 1)
-            side["error"] = float((((there - item.pixels) / peak) ** 2).sum())
+            side["error"] = float((((decoded - item.pixels) / peak) ** 2).sum())
         return Sequence(self.with_label(ids, item.label), side=side)
 
     def side(self, height: int, width: int) -> dict[str, Any]:
@@ -103,16 +104,16 @@ class PatchTokenizer:
         return {"height": height, "width": width, "channels": form.channels, "levels": form.levels}
 
     def with_label(self, ids: Ids, label: str | None) -> Ids:
-        """The begin id, the patches, and the label where it belongs."""
-        named = [] if self.place == "none" or label is None else [self.label_id(label)]
-        if self.place == "first":
-            if not named:
+        """The begin id, the patch ids, and the label at `label_position`. DataError if unknown."""
+        label_ids = [] if self.label_position == "none" or label is None else [self.label_id(label)]
+        if self.label_position == "first":
+            if not label_ids:
                 raise DataError(
                     "a picture has no label, and this tokenizer puts labels first; put it in a "
                     "folder of its label's name"
                 )
-            return np.concatenate(([self.begin], named, ids)).astype(np.int64)
-        return np.concatenate(([self.begin], ids, named)).astype(np.int64)
+            return np.concatenate(([self.begin], label_ids, ids)).astype(np.int64)
+        return np.concatenate(([self.begin], ids, label_ids)).astype(np.int64)
 
     def label_id(self, label: str) -> int:
         if label not in self.labels:
@@ -121,20 +122,21 @@ class PatchTokenizer:
         return self.patch_ids + self.labels.index(label)
 
     def decode(self, ids: Ids, side: Mapping[str, Any]) -> Picture:
-        """Patches that are not there (yet) are 0."""
+        """A picture from possibly incomplete ids: the pixels of missing patches are 0."""
         height, width = int(side["height"]), int(side["width"])
-        named = ids[(ids >= self.patch_ids) & (ids < self.begin)]
+        label_ids = ids[(ids >= self.patch_ids) & (ids < self.begin)]
         found = ids[ids < self.patch_ids]
         known = len(found) // self.per_patch * self.per_patch
         count = self._count(height, width)
-        whole = np.tile(self._lowest(), count // self.per_patch)
-        whole[:known] = found[:known][:count]
-        pixels = self.pixels_of(whole[None], height, width)[0]
-        self._blank(pixels, known // self.per_patch)
-        return Picture(pixels, self.labels[int(named[0]) - self.patch_ids] if len(named) else None)
+        patch_ids = np.tile(self._lowest_ids(), count // self.per_patch)
+        patch_ids[:known] = found[:known][:count]
+        pixels = self.pixels_of(patch_ids[None], height, width)[0]
+        self._clear_from(pixels, known // self.per_patch)
+        label = self.labels[int(label_ids[0]) - self.patch_ids] if len(label_ids) else None
+        return Picture(pixels, label)
 
-    def _blank(self, pixels: Pixels, known: int) -> None:
-        """0 from the patch numbered `known` on (a code of 0 need not be black)."""
+    def _clear_from(self, pixels: Pixels, known: int) -> None:
+        """Set the patches from number `known` on to 0: a code of 0 may not be black."""
         columns = -(-pixels.shape[1] // self.patch[1])
         row, column = divmod(known, columns)
         top, left = row * self.patch[0], column * self.patch[1]
@@ -144,24 +146,26 @@ class PatchTokenizer:
     # -- patches -----------------------------------------------------------------------------
 
     def patch_ids_of(self, pixels: Pixels) -> Ids:
-        """(N, ids) of pictures (N, height, width, channels), all of one size."""
+        """Patch ids (N, ids) of pictures (N, height, width, channels), all of one size."""
         step = max(1, CHUNK // max(1, pixels[0].size)) if len(pixels) else 1
         encode = self._exact if self.lossless else self._nearest
         parts = [encode(pixels[at : at + step]) for at in range(0, len(pixels), step)]
         return np.concatenate(parts) if parts else np.empty((0, 0), np.int64)
 
     def pixels_of(self, ids: Ids, height: int, width: int) -> Pixels:
-        """(N, height, width, channels) of patch ids (N, ids)."""
+        """Pixels (N, height, width, channels) decoded from patch ids (N, ids)."""
         (ph, pw), channels = self.patch, self.form.channels
         rows, columns = self.grid(height, width)
         if self.lossless:
-            place = self._places(height, width)
+            weights = self._digit_weights(height, width)
             shaped = ids.reshape(len(ids), rows, columns, 1, 1, -1)
-            blocks: npt.NDArray[Any] = shaped // np.maximum(place, 1) % self.form.levels
+            blocks: npt.NDArray[Any] = shaped // np.maximum(weights, 1) % self.form.levels
         else:
             stages = ids.reshape(len(ids), rows * columns, self.per_patch)
             total = np.zeros((*stages.shape[:2], ph * pw * channels), np.float32)
-            for stage, (first, book) in enumerate(zip(self._firsts(), self.codebooks, strict=True)):
+            for stage, (first, book) in enumerate(
+                zip(self._offsets(), self.codebooks, strict=True)
+            ):
                 total += book[stages[..., stage] - first]
             total = np.clip(np.rint(total), 0, self.form.levels - 1)
             blocks = total.reshape(len(ids), rows, columns, ph, pw, channels)
@@ -171,7 +175,7 @@ class PatchTokenizer:
         return whole[:, :height, :width].astype(np.uint8)
 
     def _blocks(self, pixels: Pixels, pad: str) -> npt.NDArray[Any]:
-        """(N, rows, columns, patch height, patch width, channels), the edges filled up."""
+        """(N, rows, columns, patch height, patch width, channels); edge patches are padded."""
         count, height, width, channels = pixels.shape
         (ph, pw), (rows, columns) = self.patch, self.grid(height, width)
         below, right = rows * ph - height, columns * pw - width
@@ -179,9 +183,9 @@ class PatchTokenizer:
             pixels = np.pad(pixels, ((0, 0), (0, below), (0, right), (0, 0)), pad)  # type: ignore[call-overload]
         return pixels.reshape(count, rows, ph, columns, pw, channels).transpose(0, 1, 3, 2, 4, 5)
 
-    def _places(self, height: int, width: int) -> Ids:
-        """(rows, columns, patch height, patch width, channels or 1): what each pixel counts in its
-        patch's id, 0 outside the picture. A patch over the edge has fewer pixels, so fewer ids."""
+    def _digit_weights(self, height: int, width: int) -> Ids:
+        """(rows, columns, patch height, patch width, channels or 1): the power of `levels` by which
+        a pixel counts in its patch's id, 0 outside the picture: edge patches have fewer ids."""
         ph, pw = self.patch
         rows, columns = self.grid(height, width)
         inside = np.zeros((rows * ph, columns * pw), np.int64)
@@ -190,12 +194,12 @@ class PatchTokenizer:
         inside = np.repeat(inside, self.form.channels if self.joint else 1, axis=-1)
         flat = inside.reshape(rows, columns, -1)
         power = np.cumsum(flat, axis=-1) - flat
-        places: Ids = np.where(flat, self.form.levels**power, 0).reshape(inside.shape)
-        return places
+        weights: Ids = np.where(flat, self.form.levels**power, 0).reshape(inside.shape)
+        return weights
 
     def _exact(self, pixels: Pixels) -> Ids:
         blocks = self._blocks(pixels, "constant").astype(np.int64)
-        values = blocks * self._places(*pixels.shape[1:3])
+        values = blocks * self._digit_weights(*pixels.shape[1:3])
         ids: Ids = values.sum((3, 4, 5)) if self.joint else values.sum((3, 4))
         return ids.reshape(len(pixels), -1)
 
@@ -203,13 +207,13 @@ class PatchTokenizer:
         blocks = self._blocks(pixels, "edge")
         vectors = blocks.reshape(-1, self.codebooks[0].shape[1]).astype(np.float32)
         stages = []
-        for first, book in zip(self._firsts(), self.codebooks, strict=True):
+        for first, book in zip(self._offsets(), self.codebooks, strict=True):
             found = nearest_code(vectors, book)
             vectors = vectors - book[found]
             stages.append(found + first)
         return np.stack(stages, axis=1).reshape(len(pixels), -1)
 
-    def _kept(self, ids: Ids, like: Sequence, pixels: Pixels) -> Ids:
+    def _reuse_ids(self, ids: Ids, like: Sequence, pixels: Pixels) -> Ids:
         old = like.ids[like.ids < self.patch_ids]
         if self.lossless or len(old) != len(ids):
             return ids
@@ -217,14 +221,14 @@ class PatchTokenizer:
         whole = self._blocks(same.astype(np.uint8) ^ 1, "constant").sum((0, 3, 4, 5)) == 0
         return np.where(np.repeat(whole.reshape(-1), self.per_patch), old, ids)
 
-    def _firsts(self) -> list[int]:
+    def _offsets(self) -> list[int]:
         """The first id of each stage."""
         return [sum(map(len, self.codebooks[:n])) for n in range(len(self.codebooks))]
 
-    def _lowest(self) -> Ids:
-        return np.array(self._firsts() if self.codebooks else [0] * self.per_patch, np.int64)
+    def _lowest_ids(self) -> Ids:
+        return np.array(self._offsets() if self.codebooks else [0] * self.per_patch, np.int64)
 
-    # -- where ids stand ---------------------------------------------------------------------
+    # -- positions and support ---------------------------------------------------------------
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of patches."""
@@ -235,51 +239,53 @@ class PatchTokenizer:
         return rows * columns * self.per_patch
 
     def length(self, height: int, width: int) -> int:
-        """Ids of a picture of this size, its label included."""
-        return 1 + self._count(height, width) + (self.place != "none")
+        """Number of ids of a picture of this size, with the begin id and the label."""
+        return 1 + self._count(height, width) + (self.label_position != "none")
 
     def _layout(self, side: Mapping[str, Any]) -> tuple[Ids, Ids]:
-        """Positions and legal ranges, each (T, 2). Row and column 0 are for begin and a first
-        label; ids of one patch stand side by side; a last label stands below."""
+        """Positions (row, column) and legal id ranges (low, high), each (T, 2). Row 0 is for begin
+        and a first label; ids of one patch are in adjacent columns; a last label has its own row
+        below the picture."""
         size = int(side["height"]), int(side["width"])
         if size not in self._layouts:
             rows, columns = self.grid(*size)
             across = columns * self.per_patch
-            places = [np.array([[0, 0]])]
+            positions = [np.array([[0, 0]])]
             ranges = [np.array([[self.begin, self.begin + 1]])]
             label = np.array([[self.patch_ids, self.begin]])
-            if self.place == "first":
-                places.append(np.array([[0, 1]]))
+            if self.label_position == "first":
+                positions.append(np.array([[0, 1]]))
                 ranges.append(label)
-            places.append(np.indices((rows, across)).reshape(2, -1).T + 1)
+            positions.append(np.indices((rows, across)).reshape(2, -1).T + 1)
             ranges.append(self._ranges(*size))
-            if self.place == "last":
-                places.append(np.array([[rows + 1, 0]]))
+            if self.label_position == "last":
+                positions.append(np.array([[rows + 1, 0]]))
                 ranges.append(label)
-            self._layouts[size] = np.concatenate(places), np.concatenate(ranges)
+            self._layouts[size] = np.concatenate(positions), np.concatenate(ranges)
         return self._layouts[size]
 
     def _ranges(self, height: int, width: int) -> Ids:
         if self.codebooks:
-            firsts = self._firsts()
-            each = [[a, a + len(book)] for a, book in zip(firsts, self.codebooks, strict=True)]
+            offsets = self._offsets()
+            each = [[a, a + len(book)] for a, book in zip(offsets, self.codebooks, strict=True)]
             return np.tile(each, (self._count(height, width) // self.per_patch, 1))
-        pixels = (self._places(height, width) > 0).sum((2, 3, 4)).reshape(-1)
+        pixels = (self._digit_weights(height, width) > 0).sum((2, 3, 4)).reshape(-1)
         high: Ids = np.repeat(self.form.levels**pixels, self.per_patch)
         return np.stack([np.zeros_like(high), high], axis=1)
 
     def support(self, length: int, side: Mapping[str, Any]) -> Support:
-        """Nothing is legal behind the picture's end. One range for all where that is so."""
+        """The legal id ranges: one range if all positions share it, else (length, 2). After the
+        end of the picture, no id is legal."""
         legal = self._layout(side)[1]
-        if length <= len(legal) and self.place == "none" and (legal[1:] == legal[1]).all():
+        if length <= len(legal) and self.label_position == "none" and (legal[1:] == legal[1]).all():
             return int(legal[1, 0]), int(legal[1, 1])
         past = np.zeros((max(0, length - len(legal)), 2), np.int64)
         return np.concatenate((legal[:length], past))
 
     def positions(self, length: int, side: Mapping[str, Any]) -> Ids:
-        places = self._layout(side)[0]
-        past = np.broadcast_to(places[-1:], (max(0, length - len(places)), 2))
-        return np.concatenate((places[:length], past))
+        positions = self._layout(side)[0]
+        past = np.broadcast_to(positions[-1:], (max(0, length - len(positions)), 2))
+        return np.concatenate((positions[:length], past))
 
     # -- on disk -----------------------------------------------------------------------------
 
@@ -288,7 +294,7 @@ class PatchTokenizer:
             "form": asdict(self.form),
             "patch": list(self.patch),
             "labels": list(self.labels),
-            "place": self.place,
+            "place": self.label_position,
             "stages": len(self.codebooks),
         }
         return about, {f"codebook{n}": book for n, book in enumerate(self.codebooks)}
@@ -314,18 +320,18 @@ class PatchTokenizer:
         codes: int,
         stages: int,
         labels: tuple[str, ...] = (),
-        place: str = "none",
+        label_position: str = "none",
     ) -> PatchTokenizer:
-        """A codebook of at most `codes` for each stage, learned from pictures (N, height, width,
-        channels); a stage that has nothing left to say is left out."""
-        exact = cls(replace(form, levels=1), patch)  # for its blocks alone
+        """Learn a codebook of at most `codes` a stage from pictures (N, height, width, channels).
+        There are fewer stages if the residual is already zero."""
+        exact = cls(replace(form, levels=1), patch)  # only for `_blocks`
         vectors = exact._blocks(pixels, "edge").reshape(-1, patch[0] * patch[1] * form.channels)
         books = learn_codebooks(vectors, codes, stages)
-        return cls(form, patch, labels, place, books)
+        return cls(form, patch, labels, label_position, books)
 
 
 def exact_ids(form: Form, patch: tuple[int, int], joint: bool) -> int:
-    """How many values a patch can take, of all channels or of one."""
+    """Number of values a patch can take: of all channels together if `joint`, else of one."""
     return int(form.levels ** (patch[0] * patch[1] * (form.channels if joint else 1)))
 
 

@@ -1,4 +1,4 @@
-"""Pictures in arrays: .npy, .npz and IDX files, with the labels beside them."""
+"""Pictures in arrays: .npy, .npz and IDX files, and their labels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ...core.errors import DataError
 
 Array = npt.NDArray[Any]
 
-CALLED_LABELS = {"y", "label", "labels", "target", "targets", "class", "classes"}
+LABEL_NAMES = {"y", "label", "labels", "target", "targets", "class", "classes"}
 NUMPY, ZIP, GZIP = b"\x93NUMPY", b"PK\x03\x04", b"\x1f\x8b"
 
 
@@ -38,20 +38,20 @@ def is_array(path: Path) -> bool:
 
 
 def _idx_axes(head: bytes) -> int:
-    """How many axes an IDX file of bytes says it has, 0 where it is none."""
+    """Number of axes of an IDX file of unsigned bytes, 0 if `head` is not one."""
     return head[3] if head[:3] == b"\0\0\x08" and len(head) > 3 and head[3] <= 4 else 0
 
 
-def labels_beside(path: Path) -> Path | None:
-    """Where the labels of a file of pictures lie, by its name (as MNIST's are named)."""
+def label_file(path: Path) -> Path | None:
+    """The label file of a file of pictures, found by its name (MNIST's convention), or None."""
     if "images" not in path.name:
         return None
-    beside = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
-    return beside if beside.exists() else None
+    labels_path = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
+    return labels_path if labels_path.exists() else None
 
 
 def _read_array(path: Path) -> Any:
-    """An IDX file's or a .npy's array, or the arrays of a .npz by name."""
+    """The array of an IDX or .npy file, or the arrays of a .npz by name."""
     head = _head(path)
     try:
         if _idx_axes(head):
@@ -63,22 +63,22 @@ def _read_array(path: Path) -> Any:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return {name: arrays[name] for name in arrays.files}
         return np.load(unpacked(path), allow_pickle=False)
-    except Exception as error:  # NumPy, zip and zlib raise whatever their readers meet
+    except Exception as error:  # NumPy, zip and zlib raise many types
         line = str(error).splitlines() or [type(error).__name__]
-        raise DataError(f"--data {path}: not a whole array file ({line[0]})") from error
+        raise DataError(f"--data {path}: damaged or truncated array file ({line[0]})") from error
 
 
 def read_pictures(
     path: Path, column: str | None
 ) -> tuple[npt.NDArray[np.uint8], list[str | None], int]:
-    """(N, height, width, channels), the label of each, and how many values a pixel takes."""
+    """(pixels (N, height, width, channels), the label of each, number of values of a channel)."""
     read = _read_array(path)
     labels: Array | None = None
     if isinstance(read, dict):
         read, labels = _choose(read, path, column)
-    beside = labels_beside(path)
-    if beside is not None:
-        labels = _read_array(beside)
+    labels_path = label_file(path)
+    if labels_path is not None:
+        labels = _read_array(labels_path)
     pictures = as_pictures(read, str(path), None if labels is None else len(labels))
     if labels is not None and (labels.ndim != 1 or len(labels) != len(pictures)):
         raise DataError(f"--data {path}: {len(pictures):,} pictures, but {len(labels):,} labels")
@@ -90,7 +90,8 @@ def read_pictures(
 
 
 def _choose(arrays: dict[str, Array], path: Path, column: str | None) -> tuple[Array, Array | None]:
-    """The pictures of a .npz and their labels: what is named, else what looks like them."""
+    """(pictures, labels) of a .npz: `column` or the first of 3 or 4 axes (else 2); labels by name,
+    else the only array of classes."""
     if column is not None and column not in arrays:
         raise DataError(f"--data {path}: no array {column!r}; --column: {', '.join(arrays)}")
     likely = [n for n in arrays if arrays[n].ndim in (3, 4)] or [
@@ -101,22 +102,22 @@ def _choose(arrays: dict[str, Array], path: Path, column: str | None) -> tuple[A
         raise DataError(f"--data {path}: no array of pictures in it, only {', '.join(arrays)}")
     pictures = arrays[name]
     tail = name.removeprefix("x").removeprefix("X").removeprefix("images").removeprefix("data")
-    called = [n for n in arrays if n.lower().removesuffix(tail.lower()) in CALLED_LABELS]
-    called.sort(key=lambda n: not n.endswith(tail))  # y_train beside x_train
-    flat = [n for n, a in arrays.items() if n != name and _are_classes(a, len(pictures))]
-    if called:
-        return pictures, _as_labels(arrays[called[0]], f"--data {path}: {called[0]}")
-    return pictures, _as_labels(arrays[flat[0]], str(path)) if len(flat) == 1 else None
+    named_labels = [n for n in arrays if n.lower().removesuffix(tail.lower()) in LABEL_NAMES]
+    named_labels.sort(key=lambda n: not n.endswith(tail))  # for x_train, y_train before y_test
+    classes = [n for n, a in arrays.items() if n != name and _are_classes(a, len(pictures))]
+    if named_labels:
+        return pictures, _as_labels(arrays[named_labels[0]], f"--data {path}: {named_labels[0]}")
+    return pictures, _as_labels(arrays[classes[0]], str(path)) if len(classes) == 1 else None
 
 
 def _are_classes(array: Array, count: int) -> bool:
-    """Whether an array may be labels of `count` pictures: one each, some more than once."""
+    """Whether an array can be class labels: `count` whole numbers, with repeats."""
     plain = array.ndim == 1 and len(array) == count and array.dtype.kind in "iuUb"
     return plain and len(np.unique(array)) < count
 
 
 def _as_labels(array: Array, where: str) -> Array:
-    """(N,) of one number or name each; whole numbers where they are written as fractions."""
+    """Labels (N,), integers or names; integral floats become integers. DataError otherwise."""
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.dtype.kind == "f" and np.isfinite(array).all() and not (array % 1).any():
@@ -127,10 +128,10 @@ def _as_labels(array: Array, where: str) -> Array:
 
 
 def as_pictures(array: Array, name: str, labels: int | None = None) -> Array:
-    """(N, height, width, channels) of an array that holds one picture or many.
+    """(N, height, width, channels) from an array of one or more pictures.
 
-    (H, W): one grey picture, or N flat square ones where there are N labels. (H, W, 3 or 4): one in
-    colour. (N, H, W): grey ones. (N, H, W, C) or (N, C, H, W): C of 1, 3 or 4.
+    (H, W): one grey picture, or with H labels, H flattened square ones. (H, W, 3 or 4): one colour
+    picture. (N, H, W): grey pictures. (N, H, W, C) or (N, C, H, W): C is 1, 3 or 4.
     """
     if array.ndim == 2 and labels == len(array):
         side = int(array.shape[1] ** 0.5)
@@ -150,8 +151,8 @@ def as_pictures(array: Array, name: str, labels: int | None = None) -> Array:
 
 
 def as_bytes(array: Array, name: str) -> tuple[npt.NDArray[np.uint8], int]:
-    """(uint8 pixels, values they may take): 2 for bool, 256 where some are above 127 or fractions
-    of 1, the highest plus one for few levels; 16-bit ones are halved to 8."""
+    """(uint8 pixels, number of levels): 2 for bool; 256 if some value is above 127 or a fraction
+    of 1; else the maximum plus one. 16-bit values keep their upper 8 bits."""
     if array.dtype == bool:
         return array.astype(np.uint8), 2
     if array.dtype.kind not in "iuf":
@@ -163,8 +164,8 @@ def as_bytes(array: Array, name: str) -> tuple[npt.NDArray[np.uint8], int]:
         raise DataError(f"--data {name}: pixels that are not finite")
     if low < 0 or high > 65535:
         raise DataError(f"--data {name}: pixels from {low} to {high}; must be 0 to 255 (or to 1)")
-    whole = array.dtype.kind in "iu" or not (array % 1).any()
-    if not whole and high <= 1:
+    integral = array.dtype.kind in "iu" or not (array % 1).any()
+    if not integral and high <= 1:
         return np.rint(array * 255).astype(np.uint8), 256
     if high > 255:
         return (array.astype(np.uint32) >> 8).astype(np.uint8), 256

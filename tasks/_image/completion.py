@@ -1,4 +1,4 @@
-"""The rows of a given picture that a drawn one begins with."""
+"""Picture completion: the top rows of a prompt picture, with which samples start."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from .pictures import quantised
 from .reader import MAGIC, Found, decode, look
 
 
-def given_top(data: bytes, form: Form, step: int, rows: int | None) -> tuple[Pixels, int]:
-    """The prompt's picture (or that of the file it names) in the run's form, and how many of
-    its rows are given, a multiple of `step`, the height of a patch."""
+def prompt_rows(data: bytes, form: Form, patch_height: int, rows: int | None) -> tuple[Pixels, int]:
+    """The prompt picture (`data`: its bytes or its file name) in the format of the run, and how
+    many of its rows are the prompt: a multiple of `patch_height`. DataError, UsageError."""
     found = Found("-p", data)
     if not data.startswith(MAGIC):
         path = Path(data.decode("utf-8", "surrogateescape"))
@@ -22,17 +22,17 @@ def given_top(data: bytes, form: Form, step: int, rows: int | None) -> tuple[Pix
             raise DataError(f"-p {path}: no such file; give a picture's name, or - to pipe it")
         found = Found(f"-p {path}", path)
     seen = look(found)
-    part = seen.width == form.width and seen.height < form.height
-    height = seen.height if part else form.height
+    top_only = seen.width == form.width and seen.height < form.height
+    height = seen.height if top_only else form.height
     raw = decode(found, height, form.width, form.channels)
-    whole = np.zeros((form.height, form.width, form.channels), np.uint8)
-    whole[:height] = raw
+    padded = np.zeros((form.height, form.width, form.channels), np.uint8)
+    padded[:height] = raw
     if form.depth != 256:
-        whole = (whole.astype(np.int64) * form.depth // 256).astype(np.uint8)
-    given = height if rows is None and part else rows
-    if given is None:
-        raise UsageError(f"--rows: how many of its {form.height} rows are given?")
-    if not 0 <= given <= height or given % step:
-        even = f", a multiple of the patch's {step}" if step > 1 else ""
-        raise UsageError(f"--rows {given}: must be 0 to {height}{even}")
-    return quantised(whole[None], form)[0], given
+        padded = (padded.astype(np.int64) * form.depth // 256).astype(np.uint8)
+    prompt_height = height if rows is None and top_only else rows
+    if prompt_height is None:
+        raise UsageError(f"--rows: how many of its {form.height} rows start the samples?")
+    if not 0 <= prompt_height <= height or prompt_height % patch_height:
+        even = f", a multiple of the patch's {patch_height}" if patch_height > 1 else ""
+        raise UsageError(f"--rows {prompt_height}: must be 0 to {height}{even}")
+    return quantised(padded[None], form)[0], prompt_height

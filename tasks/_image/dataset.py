@@ -1,4 +1,4 @@
-"""Pictures as rows for training, and the accuracy of a label behind them."""
+"""Batch rows of pictures for training, and the accuracy of labels predicted after the pixels."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ...core.protocols import Batch, Floats, Ids, Sequence
 from ...tokenizers.patches import PatchTokenizer
 from .pictures import Pictures, quantised
 
-PROBE_ROWS = 64
+ACCURACY_BATCH_ROWS = 64
 
 
 class PictureRows:
-    """Rows of context + 1 ids, a picture each, padded with weight 0. Stochastic pixels are drawn
-    anew in each pass over the data."""
+    """Rows of context + 1 ids, one picture each, padded with weight 0. Stochastic binarisation is
+    sampled again in each epoch."""
 
     def __init__(
         self,
@@ -28,31 +28,31 @@ class PictureRows:
         seed: int,
     ) -> None:
         self.items, self.tokenizer, self.seed = items, tokenizer, seed
-        form, place = items.form, tokenizer.place
+        form, label_position = items.form, tokenizer.label_position
         side = tokenizer.side(form.height, form.width)
         length = tokenizer.length(form.height, form.width)
         self.context, self.pad = context, context + 1 - length
         self.weight: Floats = np.ones(context + 1, np.float32)
         self.weight[0] = 0
         self.weight[length:] = 0
-        if place != "none":
-            self.weight[1 if place == "first" else length - 1] = label_weight
+        if label_position != "none":
+            self.weight[1 if label_position == "first" else length - 1] = label_weight
         self.positions = tokenizer.positions(context + 1, side)
         support = tokenizer.support(length, side)
         if isinstance(support, np.ndarray):
-            whole = [[0, tokenizer.vocab_size]]  # padding: anything, as it weighs nothing
-            support = np.concatenate((support, np.repeat(whole, self.pad, axis=0)))
+            any_id = [[0, tokenizer.vocab_size]]  # padding may be any id, as its weight is 0
+            support = np.concatenate((support, np.repeat(any_id, self.pad, axis=0)))
         self.support = support
         self.labels = [
-            tokenizer.label_id(label) if place != "none" and label is not None else -1
+            tokenizer.label_id(label) if label_position != "none" and label is not None else -1
             for label in items.labels
         ]
-        # exact patches are packed as they are asked for, codes of a codebook once
+        # codebook ids are computed once, exact ids (cheap) for each batch
         self.codes: Ids | None = None
         if not tokenizer.lossless:
-            if "codes" not in items.kept:
-                items.kept["codes"] = tokenizer.patch_ids_of(items.pixels())
-            self.codes = items.kept["codes"]
+            if "codes" not in items.cache:
+                items.cache["codes"] = tokenizer.patch_ids_of(items.pixels())
+            self.codes = items.cache["codes"]
 
     def __len__(self) -> int:
         return len(self.items)
@@ -69,9 +69,9 @@ class PictureRows:
             patches = self.tokenizer.patch_ids_of(self.items.pixels()[which])
         rows = len(indices)
         parts = [np.full((rows, 1), self.tokenizer.begin), patches]
-        if self.tokenizer.place != "none":
-            named = np.array([self.labels[i] for i in which.tolist()])[:, None]
-            parts.insert(1 if self.tokenizer.place == "first" else 2, named)
+        if self.tokenizer.label_position != "none":
+            labels = np.array([self.labels[i] for i in which.tolist()])[:, None]
+            parts.insert(1 if self.tokenizer.label_position == "first" else 2, labels)
         parts.append(np.zeros((rows, self.pad), np.int64))
         support = self.support
         return Batch(
@@ -83,7 +83,8 @@ class PictureRows:
 
 
 def accuracy(model: object, tokenizer: PatchTokenizer, sequences: Iterable[Sequence]) -> float:
-    """How often the likeliest label behind a picture's pixels is its own."""
+    """Share of pictures whose most likely label, predicted after the pixels, is correct; nan if
+    none has a label."""
     import torch
 
     from ...core.data.datasets import collate
@@ -93,19 +94,19 @@ def accuracy(model: object, tokenizer: PatchTokenizer, sequences: Iterable[Seque
     assert isinstance(model, SequenceModel)
     low, high = tokenizer.patch_ids, tokenizer.begin
     labelled = (s for s in sequences if low <= s.ids[-1] < high)
-    right = total = 0
+    correct = total = 0
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        while some := list(islice(labelled, PROBE_ROWS)):
-            width = max(map(len, some))
-            batch = collate([[(s, 0, len(s))] for s in some], tokenizer, width)
+        while chunk := list(islice(labelled, ACCURACY_BATCH_ROWS)):
+            width = max(map(len, chunk))
+            batch = collate([[(s, 0, len(s))] for s in chunk], tokenizer, width)
             tensors = as_tensors(batch, model.head.weight.device)
             hidden = model(tensors["ids"][:, :-1], tensors["positions"][:, :-1])
-            ends = torch.tensor([len(s) - 2 for s in some], device=hidden.device)
-            last = hidden[torch.arange(len(some), device=hidden.device), ends]
-            guess = model.logits(last, low, high).argmax(-1).cpu().numpy() + low
-            right += int((guess == np.array([s.ids[-1] for s in some])).sum())
-            total += len(some)
+            ends = torch.tensor([len(s) - 2 for s in chunk], device=hidden.device)
+            last = hidden[torch.arange(len(chunk), device=hidden.device), ends]
+            predicted = model.logits(last, low, high).argmax(-1).cpu().numpy() + low
+            correct += int((predicted == np.array([s.ids[-1] for s in chunk])).sum())
+            total += len(chunk)
     model.train(was_training)
-    return right / total if total else float("nan")
+    return correct / total if total else float("nan")

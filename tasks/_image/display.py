@@ -1,4 +1,4 @@
-"""Pictures for people: a grid as PNG, characters for a terminal."""
+"""Display of pictures: a grid as PNG, or characters for a terminal."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ import numpy as np
 import numpy.typing as npt
 
 from ...tokenizers.patches import Pixels
-from .pictures import shown
+from .pictures import to_8_bit
 
-GAP = 64  # the grey between pictures
-GRID_SIDE = 320  # pixels that a grid is enlarged to, about
+GAP_GREY = 64  # grey value of the lines between pictures
+GRID_PIXELS = 320  # side that a grid is enlarged to, about
 SHADES = " ░▒▓█"
-SMALL = 16  # pixels of width up to which a pixel is two characters wide
+MAX_WIDE_PIXELS = 16  # width of pictures, at most, whose pixels are two characters wide
 
 
 def grid(pictures: list[Pixels], levels: int, scale: int | None = None) -> bytes:
-    """A PNG of all: one as it is, several side by side, enlarged where they are small."""
+    """A PNG: one picture as it is, or a grid of several, enlarged if small and `scale` is None."""
     from PIL import Image
 
-    images = [shown(pixels, levels) for pixels in pictures]
+    images = [to_8_bit(pixels, levels) for pixels in pictures]
     height, width, channels = images[0].shape
     across = math.ceil(math.sqrt(len(images)))
     down = -(-len(images) // across)
     gap = 1 if len(images) > 1 else 0
     sheet = np.full(
-        (down * (height + gap) + gap, across * (width + gap) + gap, channels), GAP, np.uint8
+        (down * (height + gap) + gap, across * (width + gap) + gap, channels), GAP_GREY, np.uint8
     )
     for number, image in enumerate(images):
         top = gap + number // across * (height + gap)
         left = gap + number % across * (width + gap)
         sheet[top : top + height, left : left + width] = image
     if scale is None:
-        scale = max(1, GRID_SIDE // max(sheet.shape[:2])) if len(images) > 1 else 1
+        scale = max(1, GRID_PIXELS // max(sheet.shape[:2])) if len(images) > 1 else 1
     sheet = sheet.repeat(scale, axis=0).repeat(scale, axis=1)
     out = io.BytesIO()
     Image.fromarray(sheet.squeeze(-1) if channels == 1 else sheet).save(out, "PNG", optimize=True)
@@ -42,22 +42,24 @@ def grid(pictures: list[Pixels], levels: int, scale: int | None = None) -> bytes
 
 
 def terminal_picture(pictures: list[Pixels], levels: int, width: int) -> str:
-    """Pictures side by side in shades of blocks, bright pixels as full ones: a character for two
-    pixels one above the other, or two for each where a picture is small."""
-    blocks = [_characters(shown(pixels, levels).mean(axis=2) / 255, width) for pixels in pictures]
+    """Pictures side by side in block characters, full blocks for bright pixels: one character for
+    two pixels one above the other, or two characters a pixel if a picture is small."""
+    blocks = [
+        _characters(to_8_bit(pixels, levels).mean(axis=2) / 255, width) for pixels in pictures
+    ]
     across = max(1, (width + 2) // (len(blocks[0][0]) + 2))
     lines = []
     for start in range(0, len(blocks), across):
-        some = blocks[start : start + across]
+        row = blocks[start : start + across]
         if start:
             lines.append("")
-        lines += ["  ".join(parts).rstrip() for parts in zip(*some, strict=True)]
+        lines += ["  ".join(parts).rstrip() for parts in zip(*row, strict=True)]
     return "\n".join(lines)
 
 
 def _characters(grey: npt.NDArray[np.float64], width: int) -> list[str]:
-    """The lines of one picture, grey (height, width) in 0 ... 1."""
-    if grey.shape[1] <= SMALL and 2 * grey.shape[1] <= width:
+    """The text lines of one picture, grey (height, width) in 0 ... 1."""
+    if grey.shape[1] <= MAX_WIDE_PIXELS and 2 * grey.shape[1] <= width:
         return ["".join(2 * _shade(value) for value in row) for row in grey.tolist()]
     step = -(-grey.shape[1] // max(width, 1))
     below, right = -grey.shape[0] % step, -grey.shape[1] % step

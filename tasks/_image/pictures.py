@@ -1,4 +1,4 @@
-"""A set of pictures brought to one form: size, channels, levels; its split and its floor."""
+"""Pictures converted to one format (size, channels, levels); their split and baselines."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from ...core.errors import DataError, UsageError
 from ...tokenizers.patches import Form, Pixels
 from .reader import Found, Look, decode, look
 
-LARGEST_SIDE = 64  # of a picture, where --pixels does not say
-FLOOR_HELD = 1_000_000  # dims that PNG is measured on, at most
-LAID_ON_WHITE = ("LA", "La", "PA", "RGBA", "RGBa")
+MAX_DEFAULT_SIDE = 64  # pixels of a picture's longer side, without --pixels
+PNG_DIMS = 1_000_000  # of held-out pictures, at most, for the PNG baseline
+ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
 
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """Items. raw (N, height, width, channels): as decoded, of `form.depth` values; `found`: where
-    each comes from, to be decoded again in another form."""
+    """Items. `raw` (N, height, width, channels): decoded pixels of `form.depth` values. `found`:
+    the source of each, to decode it again in another format."""
 
     raw: Pixels
     labels: tuple[str | None, ...]
@@ -35,8 +35,8 @@ class Pictures:
     found: tuple[Found, ...]
     fingerprint: str
     about: str
-    classes: tuple[str, ...] = ()  # of the whole that these are a part of
-    kept: dict[str, Any] = field(default_factory=dict)  # what was worked out, by name
+    classes: tuple[str, ...] = ()  # of the data set that these are a split of
+    cache: dict[str, Any] = field(default_factory=dict)  # computed arrays by name
 
     def __len__(self) -> int:
         return len(self.raw)
@@ -46,19 +46,19 @@ class Pictures:
         return int(self.raw.size)
 
     def names(self) -> tuple[str, ...]:
-        """Every label, of the whole too, numbers in order of value; none where a picture has
-        none."""
+        """The sorted distinct labels (numbers by value), of the full data set if this is a split;
+        empty if a picture has no label."""
         if None in self.labels or self.classes:
             return self.classes
         found = {str(label) for label in self.labels}
-        whole = all(name.isdecimal() for name in found)
-        return tuple(sorted(found, key=lambda n: (int(n), n)) if whole else sorted(found))
+        numeric = all(name.isdecimal() for name in found)
+        return tuple(sorted(found, key=lambda n: (int(n), n)) if numeric else sorted(found))
 
     def pixels(self) -> Pixels:
-        """(N, ...) at the form's levels; drawn ones the same whenever and wherever asked."""
-        if "pixels" not in self.kept:
-            self.kept["pixels"] = quantised(self.raw, self.form)
-        out: Pixels = self.kept["pixels"]
+        """(N, ...) at the levels of the format; stochastic ones depend on the content alone."""
+        if "pixels" not in self.cache:
+            self.cache["pixels"] = quantised(self.raw, self.form)
+        out: Pixels = self.cache["pixels"]
         return out
 
     def some(self, which: npt.NDArray[np.int64], name: str) -> Pictures:
@@ -73,28 +73,28 @@ class Pictures:
             self.names(),
         )
 
-    def brought_to(self, form: Form) -> Pictures:
-        """The same pictures in another form: decoded anew where the geometry differs."""
+    def converted_to(self, form: Form) -> Pictures:
+        """The same pictures in another format, decoded again if size, channels or depth differ."""
         if form == self.form:
             return self
-        same = (form.height, form.width, form.channels, form.depth)
-        mine = (self.form.height, self.form.width, self.form.channels, self.form.depth)
-        raw = self.raw if same == mine else read_all(self.found, form)[0]
-        return replace(self, raw=raw, form=form, kept={})
+        wanted = (form.height, form.width, form.channels, form.depth)
+        current = (self.form.height, self.form.width, self.form.channels, self.form.depth)
+        raw = self.raw if wanted == current else read_all(self.found, form)[0]
+        return replace(self, raw=raw, form=form, cache={})
 
     def split(self, fraction: float, key: str = "split") -> tuple[Pictures, Pictures]:
-        """By a hash of the pixels, so that equal pictures stay together."""
+        """(train, held out) by a hash of the pixels, so that equal pictures stay together."""
         digests = [hashlib.sha256(pixels.tobytes()).hexdigest() for pixels in self.raw]
-        hidden = np.array([uniform(key, digest) < fraction for digest in digests])
-        if hidden.all() or not hidden.any():
-            hidden = np.array([digest == digests[-1] for digest in digests])
-        if hidden.all():
+        held_out = np.array([uniform(key, digest) < fraction for digest in digests])
+        if held_out.all() or not held_out.any():
+            held_out = np.array([digest == digests[-1] for digest in digests])
+        if held_out.all():
             raise DataError(
                 f"--data: {self.about}: need at least 2 different ones so that one is held out; "
                 "add some, or name others with --valid"
             )
-        train = self.some(np.flatnonzero(~hidden), f"train{fraction}")
-        held = self.some(np.flatnonzero(hidden), f"held{fraction}")
+        train = self.some(np.flatnonzero(~held_out), f"train{fraction}")
+        held = self.some(np.flatnonzero(held_out), f"held{fraction}")
         return replace(train, about=f"{train.about} ({self.about})"), held
 
 
@@ -109,14 +109,14 @@ def choose_form(
     levels: int | None,
     binarise: str | None,
 ) -> Form:
-    """What is asked for, else: the commonest size, in colour where one picture has some, as many
-    levels as the pictures have."""
+    """The format that the options set; by default the most common size, colour if any picture has
+    colour, and as many levels as the pictures have."""
     sizes = Counter((seen.height, seen.width) for seen in looks)
     height, width = size or max(sizes, key=lambda s: (sizes[s], s))
     longest = max(height, width)
-    if size is None and longest > LARGEST_SIDE:
-        height = max(1, round(height * LARGEST_SIDE / longest))
-        width = max(1, round(width * LARGEST_SIDE / longest))
+    if size is None and longest > MAX_DEFAULT_SIDE:
+        height = max(1, round(height * MAX_DEFAULT_SIDE / longest))
+        width = max(1, round(width * MAX_DEFAULT_SIDE / longest))
     colour = not grey and any(seen.colour for seen in looks)
     depth = 2
     for each, seen in zip(found, looks, strict=True):
@@ -130,8 +130,8 @@ def choose_form(
     return Form(height, width, 3 if colour else 1, depth, wanted, binarise)
 
 
-def look_at_all(found: Iterable[Found], skip_bad: bool) -> tuple[list[Found], list[Look], int]:
-    """The pictures that can be opened, what their headers say, and how many cannot."""
+def inspect_all(found: Iterable[Found], skip_bad: bool) -> tuple[list[Found], list[Look], int]:
+    """The pictures that can be opened, their headers, and how many cannot be opened."""
     kept, looks, bad = [], [], 0
     for each in found:
         try:
@@ -150,7 +150,8 @@ def look_at_all(found: Iterable[Found], skip_bad: bool) -> tuple[list[Found], li
 def read_all(
     found: Iterable[Found], form: Form, skip_bad: bool = False
 ) -> tuple[Pixels, list[int]]:
-    """(N, height, width, channels) raw, mapped from a scratch file, and which could be read."""
+    """Raw pixels (N, height, width, channels), memory-mapped from a scratch file, and the indices
+    in `found` of the pictures that could be decoded."""
     found = list(found)
     shape = (len(found), form.height, form.width, form.channels)
     raw = np.memmap(scratch_file("pixels"), np.uint8, "w+", shape=shape)
@@ -169,7 +170,8 @@ def read_all(
 
 
 def _to_depth(pixels: Pixels, depth: int, wanted: int) -> Pixels:
-    """Values of `depth` as values of `wanted`; an array of few levels that fits is left alone."""
+    """Rescale pixels of `depth` values to `wanted` values. An array of 3 ... `wanted` - 1 values
+    stays as it is."""
     if depth == wanted or 2 < depth < wanted:
         return pixels
     if depth > wanted:
@@ -179,9 +181,9 @@ def _to_depth(pixels: Pixels, depth: int, wanted: int) -> Pixels:
 
 
 def quantised(raw: Pixels, form: Form, draw: npt.NDArray[np.int64] | None = None) -> Pixels:
-    """Raw pixels (N, ...) at the form's levels: bins of equal width, or, for `stochastic`, one
-    with the probability of the grey value (Salakhutdinov & Murray 2008); which one is a function
-    of the picture's content, or of `draw` (N,)."""
+    """Raw pixels (N, ...) at the levels of the format: bins of equal width, or, for `stochastic`,
+    1 with the probability of the grey value (Salakhutdinov & Murray 2008). The random seed of a
+    picture is its content, or `draw` (N,)."""
     if form.binarise == "stochastic":
         seeds = (
             draw
@@ -198,14 +200,14 @@ def quantised(raw: Pixels, form: Form, draw: npt.NDArray[np.int64] | None = None
     return _to_depth(raw, form.depth, form.levels) if form.depth > form.levels else raw
 
 
-def shown(pixels: Pixels, levels: int) -> Pixels:
-    """Values 0 ... levels - 1 as 0 ... 255."""
+def to_8_bit(pixels: Pixels, levels: int) -> Pixels:
+    """Rescale values 0 ... levels - 1 to 0 ... 255, for display."""
     grey: Pixels = np.rint(pixels * (255 / max(levels - 1, 1))).astype(np.uint8)
     return grey
 
 
 def describe(form: Form, looks: list[Look], labels: int, bad: int) -> str:
-    """What the pictures are, and how many were changed in which way."""
+    """One line for people: the format, and how many pictures were converted in each way."""
     kind = "grey" if form.channels == 1 else "colour"
     binary = f", binarised ({form.binarise})" if form.binarise else ""
     parts = [f"{form.height}x{form.width} {kind}, {form.levels} levels{binary}"]
@@ -217,34 +219,34 @@ def describe(form: Form, looks: list[Look], labels: int, bad: int) -> str:
         "made grey": sum(seen.colour for seen in looks) if form.channels == 1 else 0,
         "made colour": sum(not seen.colour for seen in looks) if form.channels == 3 else 0,
         "with a palette": sum(seen.mode == "P" for seen in looks),
-        "laid on white": sum(seen.mode in LAID_ON_WHITE for seen in looks),
+        "laid on white": sum(seen.mode in ALPHA_MODES for seen in looks),
         "of 16 bits brought to 8": sum(seen.mode.startswith(("I", "F")) for seen in looks),
         "unreadable, left out": bad,
     }
     return ", ".join([*parts, *(f"{n:,} {what}" for what, n in counts.items() if n)])
 
 
-# -- floors --------------------------------------------------------------------------------------
+# -- baselines -----------------------------------------------------------------------------------
 
 
 def histogram(train: Pixels, held: Pixels, levels: int) -> float:
-    """Bits per dim of `held` where each channel of each pixel has its own histogram in `train`,
-    mixed with that of all pixels as Witten & Bell 1991 (method C): (n + t p) / (N + t), t the
-    number of different values seen there."""
-    known, asked = train.reshape(len(train), -1), held.reshape(len(held), -1)
-    all_counts = np.bincount(known.reshape(-1), minlength=levels) + 1.0
+    """Bits per dim of `held` under one histogram for each channel of each pixel, counted on
+    `train` and interpolated with p, the histogram of all pixels, as in Witten & Bell 1991
+    (method C): (n + t p) / (N + t), t the number of distinct values seen there."""
+    pixels, targets = train.reshape(len(train), -1), held.reshape(len(held), -1)
+    all_counts = np.bincount(pixels.reshape(-1), minlength=levels) + 1.0
     p = all_counts / all_counts.sum()
     bits = 0.0
-    for at in range(known.shape[1]):
-        counts = np.bincount(known[:, at], minlength=levels)
-        kinds = (counts > 0).sum()
-        bits -= np.log2((counts + kinds * p) / (len(known) + kinds))[asked[:, at]].sum()
-    return float(bits / max(asked.size, 1))
+    for at in range(pixels.shape[1]):
+        counts = np.bincount(pixels[:, at], minlength=levels)
+        distinct = (counts > 0).sum()
+        bits -= np.log2((counts + distinct * p) / (len(pixels) + distinct))[targets[:, at]].sum()
+    return float(bits / max(targets.size, 1))
 
 
 def png(held: Pixels, levels: int) -> float:
-    """Bits per dim of the pictures side by side in one PNG, so that its header counts once."""
-    count = min(len(held), max(1, FLOOR_HELD // max(1, held[0].size)))
+    """Bits per dim of pictures tiled in one PNG, so that the file header counts only once."""
+    count = min(len(held), max(1, PNG_DIMS // max(1, held[0].size)))
     across = math.isqrt(count)
     some = held[: count // across * across]
     rows = some.reshape(-1, across, *some.shape[1:]).transpose(0, 2, 1, 3, 4)
@@ -253,7 +255,7 @@ def png(held: Pixels, levels: int) -> float:
 
 
 def png_bytes(pixels: Pixels, levels: int) -> bytes:
-    """A PNG of (height, width, 1 or 3) in as few bits a pixel as hold the levels."""
+    """A PNG of (height, width, 1 or 3), with the fewest bits a pixel that fit the levels."""
     from PIL import Image
 
     out = io.BytesIO()

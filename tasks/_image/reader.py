@@ -1,5 +1,6 @@
-"""Pictures as they lie in the world: image files in folders, NumPy arrays, IDX pairs, columns of
-tables. Found first, unread; looked at (size and mode, from the header); then decoded.
+"""Readers of pictures: image files in folders, NumPy arrays, IDX pairs, columns of tables.
+
+In three steps: find all, unread; read the header of each for size and mode; decode.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ import numpy.typing as npt
 
 from ...core.data.source import Source
 from ...core.errors import DataError, UsageError
-from .arrays import Array, as_bytes, as_pictures, is_array, labels_beside, read_pictures
+from .arrays import Array, as_bytes, as_pictures, is_array, label_file, read_pictures
 
-MAX_PIXELS = 64_000_000  # of one picture: more is taken for a decompression bomb
+MAX_PIXELS = 64_000_000  # of a picture; larger ones are refused as decompression bombs
 SUFFIXES = (
     ".png",
     ".jpg",
@@ -43,17 +44,17 @@ WIDE_MODES = {"I": 65536, "I;16": 65536, "I;16B": 65536, "I;16L": 65536, "F": 0}
 
 @dataclass(frozen=True)
 class Found:
-    """One picture, unread: a file, the bytes of one, an opened one, or pixels."""
+    """One picture, not decoded. `data`: a path, the bytes of a file, a Pillow image, or pixels."""
 
     name: str
     data: Any
     label: str | None = None
-    depth: int = 256  # values a channel of an array may take
+    depth: int = 256  # possible values of a channel, for pixels in an array
 
 
 @dataclass(frozen=True)
 class Look:
-    """What the header says. mode: as Pillow names them, or `array`."""
+    """The header of a picture. `mode`: as Pillow names it, or `array`."""
 
     height: int
     width: int
@@ -62,7 +63,7 @@ class Look:
 
 
 def find_pictures(source: Source) -> Iterator[Found]:
-    """Every picture that a source names. DataError for what is none."""
+    """All pictures of a source. DataError if a folder, file or table has none."""
     if source.is_table():
         yield from _rows(source)
         return
@@ -73,12 +74,12 @@ def find_pictures(source: Source) -> Iterator[Found]:
             files = [path for path in files if path.suffix.lower() in SUFFIXES or is_array(path)]
             if not files:
                 raise DataError(
-                    f"--data {name}: no pictures in it (known: {', '.join(SUFFIXES)}, "
+                    f"--data {name}: contains no pictures (known: {', '.join(SUFFIXES)}, "
                     ".npy, .npz, IDX)"
                 )
-        partners = {labels_beside(path) for path in files} - {None}
+        label_files = {label_file(path) for path in files} - {None}
         for path in files:
-            if path in partners:
+            if path in label_files:
                 continue
             if is_array(path):
                 pictures, labels, depth = read_pictures(path, source.column)
@@ -96,7 +97,7 @@ def _rows(source: Source) -> Iterator[Found]:
     column: str | None = source.column
     for number, row in enumerate(source.rows(), 1):
         if column is None:
-            column = next((name for name, value in row.items() if _pictorial(value)), None)
+            column = next((name for name, value in row.items() if _is_picture(value)), None)
             if column is None:
                 raise DataError(
                     f"--data {source.describe()}: no column of pictures; name it with --column: "
@@ -115,18 +116,18 @@ def _rows(source: Source) -> Iterator[Found]:
         if isinstance(value, str):
             value = Path(value)
         if isinstance(value, list):
-            for found in _listed(np.array(value), name):
+            for found in _from_list(np.array(value), name):
                 yield Found(name, found.data, label, found.depth)
         elif value is not None:
             yield Found(name, value, label)
 
 
-def _listed(array: Array, name: str) -> Iterator[Found]:
+def _from_list(array: Array, name: str) -> Iterator[Found]:
     pixels, depth = as_bytes(as_pictures(array, name), name)
     yield Found(name, pixels[0], None, depth)
 
 
-def _pictorial(value: Any) -> bool:
+def _is_picture(value: Any) -> bool:
     if isinstance(value, bytes):
         return value.startswith(MAGIC)
     if isinstance(value, dict):
@@ -140,18 +141,18 @@ def _pictorial(value: Any) -> bool:
 
 
 def look(found: Found) -> Look:
-    """Size and mode, from the header alone. DataError names a damaged file or a bomb."""
+    """Size and mode from the header. DataError for a damaged file or a decompression bomb."""
     if isinstance(found.data, np.ndarray):
         height, width, channels = found.data.shape
         return Look(height, width, "array", channels > 1)
-    image = _opened(found)
+    image = _open(found)
     width, height = image.size
-    if _turned(image) >= 5:
+    if _orientation(image) >= 5:
         width, height = height, width
     grey = image.mode in ("1", "L", "LA", "La") or image.mode in WIDE_MODES
     try:
         colour = not grey and not (image.mode == "P" and _grey_palette(image))
-    except Exception as error:  # a palette may stand behind the first pixels
+    except Exception as error:  # a palette may follow the first pixels
         raise _damaged(found, error) from error
     if isinstance(found.data, Path):
         image.close()
@@ -159,8 +160,8 @@ def look(found: Found) -> Look:
 
 
 def decode(found: Found, height: int, width: int, channels: int) -> npt.NDArray[np.uint8]:
-    """(height, width, channels) uint8 of `found.depth` values: turned as its EXIF says, laid on
-    white where it is transparent, brought to the size and to grey or colour."""
+    """(height, width, channels) uint8 of `found.depth` values: rotated by its EXIF orientation,
+    composited on white if transparent, resized, converted to grey or colour."""
     from PIL import Image, ImageOps
 
     if isinstance(found.data, np.ndarray):
@@ -174,15 +175,15 @@ def decode(found: Found, height: int, width: int, channels: int) -> npt.NDArray[
             else np.rint(pixels * scale).astype(np.uint8)
         )
     else:
-        image, scale = _opened(found), 1.0
+        image, scale = _open(found), 1.0
         try:
-            if _turned(image) > 1:
+            if _orientation(image) > 1:
                 image = ImageOps.exif_transpose(image)
             image.load()
-        except Exception as error:  # Pillow raises whatever its readers meet
+        except Exception as error:  # Pillow readers raise many types
             image.close()
             raise _damaged(found, error) from error
-    image = _flat(image)
+    image = _flatten(image)
     image = image.convert("RGB" if channels == 3 else "L")
     if image.size != (width, height):
         smaller = width < image.size[0] or height < image.size[1]
@@ -193,8 +194,8 @@ def decode(found: Found, height: int, width: int, channels: int) -> npt.NDArray[
     return out if scale == 1 else np.rint(out / scale).astype(np.uint8)
 
 
-def _flat(image: Any) -> Any:
-    """The picture in 8 bits, on white where it was transparent."""
+def _flatten(image: Any) -> Any:
+    """The picture in 8 bits, composited on white if transparent."""
     from PIL import Image
 
     if image.mode in WIDE_MODES:
@@ -210,7 +211,7 @@ def _flat(image: Any) -> Any:
     return image
 
 
-def _opened(found: Found) -> Any:
+def _open(found: Found) -> Any:
     from PIL import Image
 
     data = io.BytesIO(found.data) if isinstance(found.data, bytes) else found.data
@@ -224,7 +225,7 @@ def _opened(found: Found) -> Any:
             if isinstance(data, Path) and not data.exists():
                 raise DataError(f"{data}: no such file") from None
             raise _damaged(found, error) from error
-        except Exception as error:  # Pillow raises whatever its readers meet
+        except Exception as error:  # Pillow readers raise many types
             raise _damaged(found, error) from error
     if image.size[0] * image.size[1] > MAX_PIXELS:
         width, height = image.size
@@ -233,8 +234,8 @@ def _opened(found: Found) -> Any:
     return image
 
 
-def _turned(image: Any) -> int:
-    """The EXIF orientation, 1 for upright."""
+def _orientation(image: Any) -> int:
+    """The EXIF orientation, 1 ... 8; 1 is upright, from 5 on width and height are swapped."""
     if image.format not in ("JPEG", "MPO", "WEBP", "TIFF"):
         return 1
     try:
@@ -253,7 +254,7 @@ def _grey_palette(image: Any) -> bool:
 def _damaged(found: Found, error: Exception) -> DataError:
     line = str(error).splitlines() or [type(error).__name__]
     why = "not an image" if "cannot identify" in line[0] else line[0]
-    return DataError(f"{found.name}: damaged ({why}); mend it, or go on with --skip-bad")
+    return DataError(f"{found.name}: damaged ({why}); repair it, or use --skip-bad")
 
 
 def _bomb(found: Found, size: str) -> DataError:
@@ -263,7 +264,7 @@ def _bomb(found: Found, size: str) -> DataError:
 
 
 def parse_size(text: str, flag: str) -> tuple[int, int]:
-    """(height, width) of HxW, or of one number for both. UsageError."""
+    """(height, width) from HxW, or from one number for both. UsageError."""
     parts = text.lower().split("x")
     if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise UsageError(f"{flag} {text}: must be HEIGHTxWIDTH, as 28x28")

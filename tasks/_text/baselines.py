@@ -1,4 +1,4 @@
-"""Floors of running text: what needs no model. In bits per byte of what is held out."""
+"""Baselines for running text: compressors and an n-gram, in bits per byte of held-out text."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 Grams = npt.NDArray[np.uint64]
 
-ORDER = 4  # bytes of context that the n-gram sees
+CONTEXT_BYTES = 4  # of the n-gram: its order is one more
 
 
 def compressors(held: bytes) -> dict[str, float]:
-    """gzip -9, bzip2 -9 and xz -9e over the held-out bytes alone."""
+    """Bits per byte of the held-out bytes alone under gzip -9, bzip2 -9 and xz -9e."""
     sizes = {
         "gzip": len(gzip.compress(held, 9, mtime=0)),
         "bz2": len(bz2.compress(held, 9)),
@@ -25,34 +25,34 @@ def compressors(held: bytes) -> dict[str, float]:
 
 
 def _grams(data: npt.NDArray[np.uint8], size: int) -> Grams:
-    """The `size` bytes up to each position as one number; 0 bytes stand before the first."""
+    """(N,) the `size` bytes that end at each position, as one integer; zero bytes before data."""
     grams = np.zeros(len(data), np.uint64)
     for back in range(min(size, len(data))):
         grams[back:] |= data[: len(data) - back].astype(np.uint64) << np.uint64(8 * back)
     return grams
 
 
-def ngram(train: bytes, held: bytes, order: int = ORDER) -> float:
-    """Bits per byte of `held` under an interpolated Witten-Bell n-gram over bytes of `train`.
+def ngram(train: bytes, held: bytes, context_bytes: int = CONTEXT_BYTES) -> float:
+    """Bits per byte of `held` under an interpolated Witten-Bell n-gram counted on `train`.
 
     Witten & Bell 1991, method C, interpolated: p_k(c | h) = (n(hc) + t(h) p_{k-1}(c)) / (n(h) +
     t(h)), with t(h) the number of different bytes seen after h, and p_{-1} uniform over 256.
     """
-    known = np.frombuffer(train, np.uint8)
-    asked = np.frombuffer(held, np.uint8)
-    if not len(asked):
+    train_bytes = np.frombuffer(train, np.uint8)
+    targets = np.frombuffer(held, np.uint8)
+    if not len(targets):
         return 0.0
-    p = np.full(len(asked), 1 / 256)
-    for context in range(order + 1 if len(known) else 0):
-        grams, counts = np.unique(_grams(known, context + 1), return_counts=True)
+    p = np.full(len(targets), 1 / 256)
+    for length in range(context_bytes + 1 if len(train_bytes) else 0):
+        grams, counts = np.unique(_grams(train_bytes, length + 1), return_counts=True)
         histories, first = np.unique(grams >> np.uint64(8), return_index=True)
-        kinds = np.diff(np.append(first, len(grams)))
+        followers = np.diff(np.append(first, len(grams)))
         totals = np.add.reduceat(counts, first)
-        wanted = _grams(asked, context + 1)
+        wanted = _grams(targets, length + 1)
         at = np.minimum(np.searchsorted(grams, wanted), len(grams) - 1)
         n = np.where(grams[at] == wanted, counts[at], 0)
         at = np.minimum(np.searchsorted(histories, wanted >> np.uint64(8)), len(histories) - 1)
         known_history = histories[at] == wanted >> np.uint64(8)
-        mixed = (n + kinds[at] * p) / (totals[at] + kinds[at])
+        mixed = (n + followers[at] * p) / (totals[at] + followers[at])
         p = np.where(known_history, mixed, p)
     return float(-np.log2(p).mean())

@@ -1,8 +1,8 @@
-"""What the tasks of running text and bytes share: spans over a mapped stream of bytes, their
-split, their ids on disk, their floor.
+"""The base class of the text and byte tasks: items as spans of a memory-mapped stream of bytes,
+their held-out split, their ids on disk, their baselines.
 
-`--each stream`: a running text, cut in windows, a begin token before each file. Otherwise an item
-is a line, a file or a record of a table, with a begin and an end.
+`--each stream`: one running text, cut into windows, with a begin token before each file. Otherwise
+an item is a line, a file or a record of a table, between a begin token and an end token.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from ...core.errors import DataError, UsageError
 from ...core.protocols import ByteTokenizer, Dataset, Sequence
 from ...core.task import Task
 from .decoder import TextDecoder
-from .spans import PIECE, Spans, beginning, lines
-from .split import split_by_hash, split_by_place
+from .spans import PIECE_BYTES, Spans, beginning, lines
+from .split import split_by_hash, split_by_position
 
-FIT_BYTES = 8 << 20  # bytes that a tokenizer learns from
+TOKENIZER_FIT_BYTES = 8 << 20  # of text, at most, that a tokenizer is trained on
 HOLDOUT = 0.1
-JUDGED = 1 << 16  # bytes, at least, by which it is judged how many make an id
-HOLDOUT_BYTES = 10_000_000  # of a running text, at most, unless --holdout says more
-FLOOR_TRAIN, FLOOR_HELD = 10_000_000, 1_000_000  # bytes
+TOKEN_RATIO_BYTES = 1 << 16  # of text, at least, to measure bytes per token on
+MAX_HELD_OUT_BYTES = 10_000_000  # of a running text, without --holdout
+BASELINE_TRAIN_BYTES, BASELINE_HELD_OUT_BYTES = 10_000_000, 1_000_000  # at most
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,15 @@ class RunningOptions:
     each: str = field(
         default="stream",
         metadata={
-            "help": "What one item is: a running text cut in windows, or a line, a file or a "
-            "record with a beginning and an end.",
+            "help": "What one item is: a window of running text (stream), or a line, a file or "
+            "a table record, each with a beginning and an end.",
             "choices": ("stream", "line", "file", "record"),
         },
     )
 
 
 class Running(Task):
-    """The common part of `text` and `byte`. A subclass says what an item is as a value."""
+    """Base of the text and byte tasks. A subclass converts an item's bytes with `value`."""
 
     unit = "byte"
     Options: ClassVar[type] = RunningOptions
@@ -58,14 +58,14 @@ class Running(Task):
 
     @abstractmethod
     def value(self, data: bytes, where: tuple[ByteStream, int] | None = None) -> Any:
-        """The item that these bytes are; `where` they stand, for messages."""
+        """The item as the tokenizer takes it; `where`: stream and offset, for error messages."""
 
     # -- items -------------------------------------------------------------------------------
 
     def items(self, source: Source) -> Spans:
         if source.is_table() or self.options.each == "record":
             if not source.is_table():
-                source.files()  # if they are there
+                source.files()  # raises if a file is missing
                 raise UsageError(
                     "--each record: needs rows (.jsonl, .csv, .parquet or hf:); "
                     f"{source.describe()} is none; use --each line or file"
@@ -87,7 +87,7 @@ class Running(Task):
         return Spans(stream, spans, self.running, source.fingerprint(files), source.describe())
 
     def _records(self, source: Source) -> Spans:
-        """The chosen column of a table, written end to end into one scratch file."""
+        """Items from the chosen column of a table, concatenated in one scratch file."""
         path, ends, digest = scratch_file("records"), [0], hashlib.sha256()
         with path.open("wb") as out:
             for value in source.column_values():
@@ -98,28 +98,29 @@ class Running(Task):
         spans = np.stack((ends[:-1], ends[1:]), axis=1).astype(np.int64)
         spans = spans[spans[:, 1] > spans[:, 0]]
         if not len(spans):
-            raise DataError(f"--data {source.describe()}: no text in it")
+            raise DataError(f"--data {source.describe()}: contains no text")
         about = source.describe()
         return Spans(ByteStream([path], [about]), spans, self.running, digest.hexdigest(), about)
 
     def split(self, items: Spans, holdout: float | None) -> tuple[Spans, Spans]:
-        """A running text by place, the last part held out; items by a hash of their content, so
-        that equal ones stay together."""
+        """(train, held out). Of a running text, the last part is held out; items are split by a
+        hash of their content, so that equal ones stay together."""
         fraction = HOLDOUT if holdout is None else holdout
         if items.running:
-            most = HOLDOUT_BYTES if holdout is None else None
-            return split_by_place(items, fraction, most)
+            max_bytes = MAX_HELD_OUT_BYTES if holdout is None else None
+            return split_by_position(items, fraction, max_bytes)
         return split_by_hash(items, fraction, "split")
 
     def halves(self, held: Spans) -> tuple[Spans, Spans]:
         if held.running:
-            return split_by_place(held, 0.5)
+            return split_by_position(held, 0.5)
         return split_by_hash(held, 0.5, "halves")
 
     # -- ids ---------------------------------------------------------------------------------
 
     def longest(self, train: Spans, tokenizer: ByteTokenizer) -> int | None:
-        """Of items: what 95 in 100 fit into, at most 512 ids. Longer ones are cut."""
+        """The 95th percentile of item lengths in ids, at most 512 (longer items are cut). None for
+        running text."""
         if train.running:
             return None
         spans = train.spans[:: max(1, len(train.spans) // 1000)].tolist()
@@ -135,12 +136,12 @@ class Running(Task):
         seed: int,
         cache: Path,
     ) -> Dataset:
-        wanted = train.size if tokens is None else self._bytes_for(tokens, train, tokenizer)
+        wanted = train.size if tokens is None else self._bytes_of_tokens(tokens, train, tokenizer)
         passes = wanted / train.size
-        ways = self.ways(train, tokenizer, passes)
+        variants = self.variant_count(train, tokenizer, passes)
         if train.running and tokens is not None and tokens <= passes * context:
-            ways = 1  # a window must not hold the same place twice
-        wanted = int(1.1 * wanted) + PIECE
+            variants = 1  # else a window could contain the same text twice
+        wanted = int(1.1 * wanted) + PIECE_BYTES
         if not train.running:
             train = train.some(wanted)
         pieces = train.sample(wanted)
@@ -154,7 +155,7 @@ class Running(Task):
                     pieces[0],
                     pieces[-1],
                     len(pieces),
-                    ways,
+                    variants,
                     tokenizer.state()[0],
                     type(tokenizer).__name__,
                     str(self.options),
@@ -166,9 +167,9 @@ class Running(Task):
             name.hexdigest()[:32],
             (
                 sequence
-                for cut in (self.way(tokenizer, number) for number in range(ways))
+                for cut in (self.variant(tokenizer, number) for number in range(variants))
                 for sequence in (
-                    self._stretches(train, pieces, cut)
+                    self._running_ids(train, pieces, cut)
                     if train.running
                     else self.sequences(train, cut)
                 )
@@ -180,25 +181,26 @@ class Running(Task):
         support = tokenizer.support(context, {})
         return Windows(store.ids, context, seed, tokenizer.begin, support)
 
-    def ways(self, train: Spans, tokenizer: ByteTokenizer, passes: float) -> int:
-        """In how many ways a text is cut into ids that is read so often."""
+    def variant_count(self, train: Spans, tokenizer: ByteTokenizer, passes: float) -> int:
+        """Number of tokenizations of the training text to store, for so many passes over it."""
         return 1
 
-    def way(self, tokenizer: Any, number: int) -> Any:
-        """A tokenizer of the same ids, for each of `ways`: the first as it will be scored by."""
+    def variant(self, tokenizer: Any, number: int) -> Any:
+        """The tokenizer of one of `variant_count`, all with the same ids; number 0 is the one that
+        scores."""
         return tokenizer
 
-    def _bytes_for(self, tokens: int, train: Spans, tokenizer: ByteTokenizer) -> int:
+    def _bytes_of_tokens(self, tokens: int, train: Spans, tokenizer: ByteTokenizer) -> int:
         size = count = 0
-        for start, stop, first in train.sample(JUDGED):
+        for start, stop, first in train.sample(TOKEN_RATIO_BYTES):
             data = self.value(train.stream.read(start, stop), (train.stream, start))
             size, count = size + stop - start, count + len(tokenizer.tokens(data)) + first
         return int(tokens * size / max(count, 1))
 
-    def _stretches(
+    def _running_ids(
         self, train: Spans, pieces: Iterable[tuple[int, int, bool]], tokenizer: ByteTokenizer
     ) -> Iterator[Sequence]:
-        """Running ids, a begin token where a file starts or text was left out before."""
+        """Ids of pieces; a begin token at the start of a file and wherever text was skipped."""
         reached = -1
         for start, stop, first in pieces:
             data = self.value(train.stream.read(start, stop), (train.stream, start))
@@ -209,8 +211,13 @@ class Running(Task):
             yield Sequence(ids)
 
     def sequences(self, items: Spans, tokenizer: ByteTokenizer) -> Iterator[Sequence]:
-        """A running text in pieces of `PIECE` bytes, each begun anew; else every item whole."""
-        spans = items.pieces(PIECE) if items.running else ((*s, True) for s in items.spans.tolist())
+        """One sequence a piece of PIECE_BYTES of running text, or one an item; each starts with
+        the begin token."""
+        spans = (
+            items.pieces(PIECE_BYTES)
+            if items.running
+            else ((*s, True) for s in items.spans.tolist())
+        )
         for start, stop, _ in spans:
             data = items.stream.read(start, stop)
             yield self._sequence(data, tokenizer, (items.stream, start))
@@ -219,7 +226,7 @@ class Running(Task):
         return tokenizer
 
     def encode_bytes(self, data: bytes, tokenizer: ByteTokenizer, ends: bool = True) -> Sequence:
-        """An item, or a piece of one, each begun anew."""
+        """The sequence of an item or of a piece of one, begin token first."""
         return self._sequence(data, tokenizer, None, ends)
 
     def _sequence(
@@ -235,14 +242,19 @@ class Running(Task):
         return Sequence(ids.astype(np.int64), side=self.counts(value, len(data)))
 
     def names(self, items: Spans) -> Iterator[str]:
-        """What each of `sequences` is called: by its file, or by what it says."""
+        """The name of each of `sequences`: its file, or its own text."""
         whole = items.running or self.options.each == "file"
-        spans = items.pieces(PIECE) if items.running else ((*s, True) for s in items.spans.tolist())
+        spans = (
+            items.pieces(PIECE_BYTES)
+            if items.running
+            else ((*s, True) for s in items.spans.tolist())
+        )
         for start, stop, _ in spans:
             if whole:
                 yield items.stream.where(start)[0]
             else:
-                yield items.stream.read(start, min(stop, start + PIECE)).decode("utf-8", "replace")
+                data = items.stream.read(start, min(stop, start + PIECE_BYTES))
+                yield data.decode("utf-8", "replace")
 
     def counts(self, item: Any, size: int) -> dict[str, Any]:
         return {"byte": size}
@@ -254,14 +266,15 @@ class Running(Task):
                 total[name] = total.get(name, 0) + value
         return total
 
-    # -- floors ------------------------------------------------------------------------------
+    # -- baselines ---------------------------------------------------------------------------
 
     def floor(self, train: Spans, held: Spans) -> dict[str, float]:
         from .baselines import compressors, ngram
 
         glue = b"" if held.running else b"\n"
-        hidden = beginning(held, FLOOR_HELD, glue)
-        return {**compressors(hidden), "ngram": ngram(beginning(train, FLOOR_TRAIN, glue), hidden)}
+        held_out = beginning(held, BASELINE_HELD_OUT_BYTES, glue)
+        counted = beginning(train, BASELINE_TRAIN_BYTES, glue)
+        return {**compressors(held_out), "ngram": ngram(counted, held_out)}
 
     def model_metrics(
         self,
@@ -271,7 +284,7 @@ class Running(Task):
         protocol: str | None,
     ) -> dict[str, Any]:
         if protocol is not None:
-            raise UsageError(f"--protocol {protocol}: the {self.name} task has none; see --stride")
+            raise UsageError(f"--protocol {protocol}: not for the {self.name} task; see --stride")
         return {}
 
     # -- samples -----------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Items of running text as stretches of a mapped stream of bytes."""
+"""Text items as spans, (start, stop) offsets in a memory-mapped stream of bytes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import numpy.typing as npt
 from ...core.data.source import ByteStream
 from ...core.errors import DataError
 
-PIECE = 1 << 18  # bytes of a running text that are encoded, and scored, as one
-BLOCK = 1 << 24  # bytes that are searched for line ends at a time
+PIECE_BYTES = 1 << 18  # a running text is encoded and scored in pieces of this size
+SEARCH_BYTES = 1 << 24  # read at a time when searching for line ends
 CONTINUATION = bytes(range(0x80, 0xC0))  # bytes inside a UTF-8 character
 
 
 @dataclass(frozen=True)
 class Spans:
-    """Items: stretches (N, 2) of a stream of bytes; one after another where `running`."""
+    """Items: `spans` (N, 2) are byte offsets in `stream`, start and stop of each item. `running`:
+    the spans are consecutive parts of one running text."""
 
     stream: ByteStream
     spans: npt.NDArray[np.int64]
@@ -34,8 +35,8 @@ class Spans:
         return self.stream.read(*self.spans[index].tolist())
 
     def pieces(self, size: int) -> Iterator[tuple[int, int, bool]]:
-        """(start, stop, whether an item starts here): stretches of about `size` bytes at most,
-        cut where a line ends if one ends near, and never inside a UTF-8 character."""
+        """(start, stop, whether the item starts at `start`): pieces of items, about `size` bytes
+        each at most, cut at a line end if one is near, and never inside a UTF-8 character."""
         for start, stop in self.spans.tolist():
             first = True
             while start < stop:
@@ -46,39 +47,39 @@ class Spans:
     def _cut(self, start: int, near: int, stop: int) -> int:
         first = max(start, near - 4096)
         line = self.stream.read(first, near).rfind(b"\n")
-        return first + line + 1 if line >= 0 else self.whole_character(near, stop)
+        return first + line + 1 if line >= 0 else self.character_boundary(near, stop)
 
-    def whole_character(self, near: int, stop: int) -> int:
-        """The first place from `near` to `stop` that is not inside a UTF-8 character (3 bytes
-        further at most: in bytes that are no text, anywhere will do)."""
+    def character_boundary(self, near: int, stop: int) -> int:
+        """The first offset from `near` to `stop` that is not inside a UTF-8 character; at most
+        `near` + 3, the longest such run in valid UTF-8, so that binary data is cut there."""
         ahead = self.stream.read(near, min(near + 3, stop))
         return near + len(ahead) - len(ahead.lstrip(CONTINUATION))
 
-    def last_character(self, start: int, stop: int) -> int:
-        """Where the last UTF-8 character before `stop` begins."""
+    def last_character_start(self, start: int, stop: int) -> int:
+        """The start offset of the last UTF-8 character before `stop`."""
         first = max(start, stop - 4)
         return first + max(0, len(self.stream.read(first, stop).rstrip(CONTINUATION)) - 1)
 
     def some(self, size: int) -> Spans:
-        """Items evenly spread over all, of about `size` bytes in all."""
+        """Every n-th item, so that the chosen ones are about `size` bytes in all."""
         every = max(1, self.size // max(size, 1))
         return replace(self, spans=self.spans[::every])
 
     def sample(self, size: int) -> list[tuple[int, int, bool]]:
-        """Pieces evenly spread over all, of `size` bytes or more in all, as far as there are."""
-        pieces = list(self.pieces(PIECE))
-        wanted = max(1, len(pieces) * size // self.size)
-        while wanted < len(pieces):
-            at = np.linspace(0, len(pieces) - 1, wanted).astype(int)
+        """Evenly spaced pieces of at least `size` bytes in all; all pieces if they are fewer."""
+        pieces = list(self.pieces(PIECE_BYTES))
+        count = max(1, len(pieces) * size // self.size)
+        while count < len(pieces):
+            at = np.linspace(0, len(pieces) - 1, count).astype(int)
             chosen = [pieces[i] for i in at.tolist()]
             if sum(stop - start for start, stop, _ in chosen) >= size:
                 return chosen
-            wanted += -(-wanted // 8)  # items differ in length
+            count += -(-count // 8)  # items differ in length
         return pieces
 
 
 def beginning(items: Spans, size: int, glue: bytes) -> bytes:
-    """The first `size` bytes or so of the items, `glue` behind each."""
+    """About the first `size` bytes of the items, each followed by `glue`."""
     parts, total = [], 0
     for start, stop in items.spans.tolist():
         part = items.stream.read(start, min(stop, start + size - total)) + glue
@@ -93,19 +94,21 @@ def lines(stream: ByteStream, spans: npt.NDArray[np.int64]) -> npt.NDArray[np.in
     """The non-empty lines of each span, without their line ends (LF or CR LF)."""
     found = []
     for start, stop in spans.tolist():
-        feeds = [
-            np.flatnonzero(np.frombuffer(stream.read(at, min(stop, at + BLOCK)), np.uint8) == 10)
+        newlines = [
+            np.flatnonzero(
+                np.frombuffer(stream.read(at, min(stop, at + SEARCH_BYTES)), np.uint8) == 10
+            )
             + at
-            for at in range(start, stop, BLOCK)
+            for at in range(start, stop, SEARCH_BYTES)
         ]
-        ends = np.append(np.concatenate(feeds), stop)
+        ends = np.append(np.concatenate(newlines), stop)
         starts = np.append(start, ends[:-1] + 1)
         found.append(np.stack((starts, ends), axis=1))
-    stretches = np.concatenate(found)
-    if b"\r\n" in stream.read(0, BLOCK):
-        cr = [b > a and stream.read(b - 1, b) == b"\r" for a, b in stretches.tolist()]
-        stretches[:, 1] -= np.array(cr)
-    kept: npt.NDArray[np.int64] = stretches[stretches[:, 1] > stretches[:, 0]]
+    line_spans = np.concatenate(found)
+    if b"\r\n" in stream.read(0, SEARCH_BYTES):
+        cr = [b > a and stream.read(b - 1, b) == b"\r" for a, b in line_spans.tolist()]
+        line_spans[:, 1] -= np.array(cr)
+    kept: npt.NDArray[np.int64] = line_spans[line_spans[:, 1] > line_spans[:, 0]]
     if not len(kept):
-        raise DataError("--each line: no line with anything in it")
+        raise DataError("--each line: every line is empty")
     return kept
