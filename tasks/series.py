@@ -1,4 +1,4 @@
-"""Time series: forecasts as sample paths, with the errors that forecasters quote."""
+"""Time series: probabilistic forecasts as sample paths, with the usual forecast metrics."""
 
 from __future__ import annotations
 
@@ -20,20 +20,29 @@ from ..core.errors import ConfigError, DataError, UsageError
 from ..core.protocols import Dataset, Sequence
 from ..tokenizers.bins import BinsTokenizer, Window, parse
 from ._series.baselines import floors, last_cases
-from ._series.collection import FEW, Collection, Series, Windows, fingerprint, follow, halves, split
+from ._series.collection import (
+    MAX_MIXED_POINTS,
+    Collection,
+    Series,
+    Windows,
+    fingerprint,
+    follow,
+    halves,
+    split,
+)
 from ._series.metrics import QUANTILES
 from ._series.output import Forecast, write_values
 from ._series.plot import fan, plot
-from ._series.prompts import of_file, of_heldout
+from ._series.prompts import prompts_of_file, prompts_of_heldout
 from ._series.reader import read
 from ._series.table import Columns
-from ._series.times import find_season, following, usual
-from ._series.windows import end_to_end, forecast_scores, forecast_tokens, slide, to_forecast
+from ._series.times import find_season, point_times, season_and_horizon
+from ._series.windows import adjacent_windows, forecast_cases, forecast_cost, forecast_scores, slide
 
-HOLDOUT = 0.1
-DROPOUT = 0.1  # where points are few
-SEASONS = 8  # of history that a window holds
-SHORTEST, LONGEST = 64, 512  # points of history, where nothing says how many
+DEFAULT_HOLDOUT = 0.1  # the fraction of each series that is held out
+SMALL_DATA_DROPOUT = 0.1  # up to MAX_MIXED_POINTS training points
+HISTORY_SEASONS = 8  # in the history of a window
+MIN_HISTORY, MAX_HISTORY = 64, 512  # points of history by default
 
 
 def _option(text: str, default: Any = None) -> Any:
@@ -42,14 +51,14 @@ def _option(text: str, default: Any = None) -> Any:
 
 @dataclass(frozen=True)
 class SeriesOptions:
-    time: str | None = _option("The column of times.")
-    target: str | None = _option("The columns of values, separated by commas.")
-    id: str | None = _option("The column that names the series, in long tables.")
-    freq: str | None = _option("The step between points: h, D, W, MS, 15min ...")
-    season: int | None = _option("Points in a season: 24 of hourly data ...")
-    horizon: int | None = _option("Points to forecast at once.")
-    history: int | None = _option("Points that a forecast sees.")
-    resample: bool = _option("Sort times, average doubles, leave gaps as missing.", False)
+    time: str | None = _option("Column of the times.")
+    target: str | None = _option("Columns of the values, separated by commas.")
+    id: str | None = _option("Column of the series ids, in long tables.")
+    freq: str | None = _option("Time between points, as a pandas frequency: h, D, W, MS, 15min ...")
+    season: int | None = _option("Points in a season, such as 24 for hourly data.")
+    horizon: int | None = _option("Points that a window forecasts.")
+    history: int | None = _option("Points of history before the horizon that the model sees.")
+    resample: bool = _option("Sort times, average duplicates, mark gaps as missing.", False)
 
     def __post_init__(self) -> None:
         for name in ("season", "horizon", "history"):
@@ -64,9 +73,9 @@ class SeriesOptions:
 
 @dataclass(frozen=True)
 class SeriesSampleOptions:
-    horizon: int | None = _option("Points to forecast; default: as trained.")
-    paths: int = _option("Sample paths that quantiles are taken of.", 100)
-    plot: str | None = _option("Draw history and forecast to a file: .png, .svg, .pdf.")
+    horizon: int | None = _option("Points to forecast; default: the horizon of training.")
+    paths: int = _option("Sample paths from which quantiles are computed.", 100)
+    plot: str | None = _option("Plot history and forecast to a file: .png, .svg or .pdf.")
 
     def __post_init__(self) -> None:
         if self.paths < 1:
@@ -85,7 +94,7 @@ class SeriesTask(task.Task):
     Options = SeriesOptions
     SampleOptions = SeriesSampleOptions
     options: SeriesOptions
-    floor_unit = ""  # floors are named by their metric
+    floor_unit = ""  # the name of a floor includes its metric
     headline = ("mase", "wql")
     slides = True
     draws_files = True
@@ -103,7 +112,7 @@ class SeriesTask(task.Task):
         return 0.8 if len(cells) > len(lines) and numbers > 0.4 * len(cells) else 0.0
 
     def default_source(self) -> Source:
-        """Weekly CO2 at Mauna Loa, which statsmodels carries (found without importing it)."""
+        """Weekly CO2 at Mauna Loa, a data set of statsmodels, which is located but not imported."""
         spec = importlib.util.find_spec("statsmodels")
         folders = (spec.submodule_search_locations or []) if spec else []
         paths = [Path(folder) / "datasets" / "co2" / "co2.csv" for folder in folders]
@@ -120,8 +129,8 @@ class SeriesTask(task.Task):
 
     def _collect(self, series: list[Series], about: str) -> Collection:
         options = self.options
-        said = Counter(one.freq for one in series if one.freq)
-        known = usual(options.freq or (said.most_common(1)[0][0] if said else None))
+        freqs = Counter(one.freq for one in series if one.freq)
+        known = season_and_horizon(options.freq or (freqs.most_common(1)[0][0] if freqs else None))
         season = options.season or (known[0] if known else find_season([s.values for s in series]))
         horizon = options.horizon or (known[1] if known else 2 * season if season > 1 else 24)
         return Collection(
@@ -129,7 +138,7 @@ class SeriesTask(task.Task):
         )
 
     def split(self, items: Collection, holdout: float | None) -> tuple[Collection, Collection]:
-        return split(items, HOLDOUT if holdout is None else holdout)
+        return split(items, DEFAULT_HOLDOUT if holdout is None else holdout)
 
     def halves(self, held: Collection) -> tuple[Collection, Collection]:
         return halves(held)
@@ -141,13 +150,13 @@ class SeriesTask(task.Task):
         return follow(train, held, between)
 
     def history(self, items: Collection) -> int:
-        """Points of history in a window: whole seasons, no more than the longest series has."""
+        """Points of history in a window: several seasons, as far as the longest series allows."""
         if self.options.history:
             return self.options.history
         season = items.season
-        wanted = max(SEASONS * season, 2 * items.horizon, SHORTEST)
-        if wanted > LONGEST:
-            wanted = max(LONGEST // season * season, min(2 * season, 2 * LONGEST))
+        wanted = max(HISTORY_SEASONS * season, 2 * items.horizon, MIN_HISTORY)
+        if wanted > MAX_HISTORY:
+            wanted = max(MAX_HISTORY // season * season, min(2 * season, 2 * MAX_HISTORY))
         longest = max(len(one) for one in items.series)
         return max(1, min(wanted, longest - items.horizon))
 
@@ -161,11 +170,12 @@ class SeriesTask(task.Task):
         return BinsTokenizer.fit(spec, values, history, train.season, windows.history)
 
     def defaults(self, train: Collection, tokenizer: BinsTokenizer) -> dict[str, dict[str, object]]:
-        """A step holds few windows, and neighbours in a window say much the same: shorter and
-        less inert steps, and little decay. Few points are seen many times: dropout."""
-        few = sum(map(len, train.series)) <= FEW
+        """A batch has few windows, and the points within a window are correlated. So the learning
+        rate and the momentum are lower, and weight decay is small. Small data sets are repeated
+        often, which dropout keeps from overfitting."""
+        small = sum(map(len, train.series)) <= MAX_MIXED_POINTS
         return {
-            "model": {"dropout": DROPOUT if few else 0.0},
+            "model": {"dropout": SMALL_DATA_DROPOUT if small else 0.0},
             "train": {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.01},
         }
 
@@ -191,8 +201,8 @@ class SeriesTask(task.Task):
         return Windows(train, tokenizer, history, seed)
 
     def sequences(self, items: Collection, tokenizer: BinsTokenizer) -> Iterator[Sequence]:
-        """Windows whose horizons lie end to end over what is held out."""
-        return end_to_end(items, tokenizer)
+        """Windows whose horizons cover the held-out points without overlap."""
+        return adjacent_windows(items, tokenizer)
 
     def slide(
         self, sequences: Iterable[Sequence], tokenizer: BinsTokenizer, stride: int
@@ -214,14 +224,14 @@ class SeriesTask(task.Task):
         train = read_train()
         if train is not None:
             train = replace(train, season=tokenizer.season, horizon=tokenizer.horizon)
-        _, cases = to_forecast(windows, protocol)
+        _, cases = forecast_cases(windows, protocol)
         return floors(train, cases, tokenizer.season, tokenizer.history)
 
     def units(self, sequences: Iterable[Sequence]) -> dict[str, float]:
         return {"point": sum(int((s.target_weight() > 0).sum()) for s in sequences)}
 
     def model_metrics_tokens(self, sequences: Iterable[Sequence], protocol: str | None) -> int:
-        return forecast_tokens(sequences, protocol)
+        return forecast_cost(sequences, protocol)
 
     def model_metrics(
         self,
@@ -230,8 +240,8 @@ class SeriesTask(task.Task):
         sequences: Iterable[Sequence],
         protocol: str | None,
     ) -> dict[str, Any]:
-        """`last`: the last window of each series, in its own units; `rolling`: all windows,
-        z-scored by the statistics of the training part."""
+        """Forecast metrics. Protocol `last`: the last window of each series, in its own units;
+        `rolling`: all windows, z-scored by the statistics of the training part."""
         return forecast_scores(model, tokenizer, sequences, protocol)
 
     # -- samples -------------------------------------------------------------------------------
@@ -245,12 +255,12 @@ class SeriesTask(task.Task):
         config: SampleConfig,
         sampling: SeriesSampleOptions,
     ) -> list[Forecast]:
-        """Forecasts of the series in `data`, or of the run's own behind their last point."""
+        """Forecasts of the series in `data`, or else of the run's held-out series."""
         horizon = sampling.horizon or config.length or tokenizer.horizon
         if data is not None:
-            known = of_file(data, self.options.columns, heldout)
+            known = prompts_of_file(data, self.options.columns, heldout)
         else:
-            known = of_heldout(heldout)
+            known = prompts_of_heldout(heldout)
         prompts = []
         for one, _ in known:
             past = one.values[-tokenizer.history :]
@@ -261,14 +271,14 @@ class SeriesTask(task.Task):
 
         paths = forecast_values(model, tokenizer, prompts, horizon, sampling.paths, config)
         return [
-            Forecast(one.id, one.values, drawn, following(*end, horizon))
-            for (one, end), drawn in zip(known, paths, strict=True)
+            Forecast(one.id, one.values, sampled, point_times(*end, horizon))
+            for (one, end), sampled in zip(known, paths, strict=True)
         ]
 
     def write(
         self, items: list[Forecast], prompt: Any, sampling: SeriesSampleOptions, out: BinaryIO
     ) -> None:
-        """CSV id, time, mean, 0.1 ... 0.9; the picture beside it where `--plot` asks for one."""
+        """CSV with id, time, mean and the quantiles 0.1 ... 0.9; also the figure of `--plot`."""
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         table.writerow(["id", "time", "mean", *map(str, QUANTILES)])
@@ -286,7 +296,7 @@ class SeriesTask(task.Task):
     # -- whole series --------------------------------------------------------------------------
 
     def tokenize(self, items: Collection, tokenizer: BinsTokenizer) -> Iterator[Sequence]:
-        """Every point of a series as history."""
+        """Each series as one sequence in which every point is history."""
         for one in items.series:
             about = {"id": one.id, "start": one.start, "freq": one.freq}
             yield tokenizer.encode(Window(one.values, len(one), about))

@@ -20,14 +20,26 @@ from tfm.core.model.sequence_model import SequenceModel
 from tfm.core.protocols import Sequence
 from tfm.tasks._series import collection as series_collection
 from tfm.tasks._series.baselines import floors, last_cases, seasonal_naive
-from tfm.tasks._series.collection import FEW, Collection, Series, Windows, follow, split
-from tfm.tasks._series.forecast import VIEWS, forecast, forecast_values, seen
+from tfm.tasks._series.collection import (
+    MAX_MIXED_POINTS,
+    Collection,
+    Series,
+    Windows,
+    follow,
+    split,
+)
+from tfm.tasks._series.forecast import (
+    VIEWS_PER_HISTORY,
+    encode_views,
+    forecast_values,
+    sample_paths,
+)
 from tfm.tasks._series.metrics import METRICS, QUANTILES, scores, seasonal_error
 from tfm.tasks._series.output import digits_for
 from tfm.tasks._series.prompts import at_frequency
 from tfm.tasks._series.reader import parse, read
 from tfm.tasks._series.table import Columns
-from tfm.tasks._series.times import find_season, following, usual
+from tfm.tasks._series.times import find_season, point_times, season_and_horizon
 from tfm.tasks.series import SeriesOptions, SeriesTask
 from tfm.tokenizers.bins import FIRST, MISSING, BinsTokenizer, Window
 
@@ -114,9 +126,9 @@ def test_tsf() -> None:
     a, b = text(TSF)
     assert (a.id, a.start, a.freq) == ("T1", "2020-01-01T00:30:00", "half_hourly")
     np.testing.assert_array_equal(a.values, [1, 2, np.nan, 4])
-    assert following(a.start, a.freq, 4, 1) == ["2020-01-01T02:30:00"]
+    assert point_times(a.start, a.freq, 4, 1) == ["2020-01-01T02:30:00"]
     assert b.values.tolist() == [5, 6]
-    assert usual(a.freq) == (48, 48)
+    assert season_and_horizon(a.freq) == (48, 48)
 
 
 def test_parquet_and_gz(tmp_path: Path) -> None:
@@ -174,9 +186,9 @@ def test_a_year_and_a_month_are_one_time() -> None:
 @pytest.mark.parametrize("mark", [";", "\t"])
 def test_thousands_are_not_taken_for_fractions(mark: str) -> None:
     assert text(f"1{mark}0,125\n2{mark}1,250\n")[1].values.tolist() == [0.125, 1.25]
-    with pytest.raises(DataError, match="row 2, column x: '1,002' is no number; 1002 or 1.002?"):
+    with pytest.raises(DataError, match="row 2, column x: '1,002' is not a number; 1002 or 1.002?"):
         text(f"t{mark}x\n1{mark}1,002\n2{mark}993\n3{mark}1,004\n")
-    with pytest.raises(DataError, match="'1,002' is no number"):
+    with pytest.raises(DataError, match="'1,002' is not a number"):
         text('t,y,x\n1,5,"1,002"\n2,6,993\n')
 
 
@@ -231,8 +243,8 @@ def test_a_day_that_may_be_a_month_is_refused() -> None:
     ],
 )
 def test_times_go_on_from_where_a_series_begins(start: str, freq: str, second: str) -> None:
-    assert following(start, freq, 1, 1) == [second]
-    assert following(start, freq, 0, 3)[1] == second
+    assert point_times(start, freq, 1, 1) == [second]
+    assert point_times(start, freq, 0, 3)[1] == second
 
 
 def test_what_cannot_be_judged_is_refused_before_training() -> None:
@@ -291,7 +303,7 @@ def test_the_season_is_that_of_most_series() -> None:
     )
     task = SeriesTask(SeriesOptions())
     items = task._collect(text(f"id,t,y\n{rows}"), "x")
-    assert (items.season, items.horizon) == usual("D")
+    assert (items.season, items.horizon) == season_and_horizon("D")
 
 
 def test_month_ends_stay_month_ends() -> None:
@@ -306,7 +318,7 @@ def test_month_ends_stay_month_ends() -> None:
     [
         ("date,x\n2024-01-01,1\n2024-01-02,inf\n", "row 3, column x: infinite"),
         ("date,x\n2024-01-01,1\n2024-01-02,-Infinity\n", "row 3, column x: infinite"),
-        ("date,x\n2024-01-01,1\n2024-01-02,1\n2024-01-03,abc\n", "is no number|no column with"),
+        ("date,x\n2024-01-01,1\n2024-01-02,1\n2024-01-03,abc\n", "is not a number|no column with"),
         ("", "empty"),
         ("date,x\n2024-01-01,\n2024-01-02,\n", "no (series|value|column)"),
         ("id,time,v\na,2024-01-01,1\na,xx,2\n", "not readable as times"),
@@ -353,10 +365,10 @@ def test_resample_sorts_averages_and_leaves_gaps() -> None:
 
 
 def test_times_go_on_at_their_frequency() -> None:
-    assert following("2024-01-31", "ME", 1, 2) == ["2024-02-29", "2024-03-31"]
-    assert following("2024-01-05", "B", 0, 2) == ["2024-01-05", "2024-01-08"]
-    assert following("2024-01-01T22:00:00", "h", 2, 1) == ["2024-01-02T00:00:00"]
-    assert following(None, None, 7, 2) == ["7", "8"]
+    assert point_times("2024-01-31", "ME", 1, 2) == ["2024-02-29", "2024-03-31"]
+    assert point_times("2024-01-05", "B", 0, 2) == ["2024-01-05", "2024-01-08"]
+    assert point_times("2024-01-01T22:00:00", "h", 2, 1) == ["2024-01-02T00:00:00"]
+    assert point_times(None, None, 7, 2) == ["7", "8"]
 
 
 def test_seasons_are_found() -> None:
@@ -364,7 +376,9 @@ def test_seasons_are_found() -> None:
     daily = np.sin(np.arange(500) * 2 * np.pi / 24) + 0.1 * rng.normal(size=500)
     assert find_season([daily]) == 24
     assert find_season([rng.normal(size=500).cumsum()]) == 1
-    assert (usual("h"), usual("W-SAT"), usual("15min")) == ((24, 48), (52, 52), (96, 48))
+    assert season_and_horizon("h") == (24, 48)
+    assert season_and_horizon("W-SAT") == (52, 52)
+    assert season_and_horizon("15min") == (96, 48)
 
 
 # -- windows -------------------------------------------------------------------------------------
@@ -386,7 +400,7 @@ def test_held_out_series_follow_by_id() -> None:
     assert joined.starts == (2, 2)
     later = follow(train, collection([7], [8]), joined)
     assert [s.values.tolist() for s in later.series] == [[1, 2, 5, 7], [3, 4, 6, 8]]
-    assert (later.starts, later.trained) == ((3, 3), (2, 2))
+    assert (later.starts, later.trained_lengths) == ((3, 3), (2, 2))
     (days,) = text("date,x\n2024-01-01,1\n2024-01-02,2\n2024-01-03,3\n")
     with pytest.raises(DataError, match="where 2024-01-04 is due"):
         follow(replace(train, series=(days,), starts=(0,)), replace(held, series=(days,)))
@@ -424,7 +438,7 @@ def test_half_of_the_windows_are_the_mean_of_two() -> None:
     data = Windows(items, tokenizer, 8, 3)
     index = np.arange(len(data))
     plain, history = data.rows(index)
-    mixed = data._mixed(index, plain.copy(), history, tokenizer)
+    mixed = data._mix_windows(index, plain.copy(), history, tokenizer)
     scales = tokenizer.scales(plain, history)
     with np.errstate(divide="ignore", invalid="ignore"):
         normal = (plain - scales.location[:, None]) / scales.scale[:, None]
@@ -452,14 +466,14 @@ def test_windows_are_mixed_where_points_are_few(monkeypatch: pytest.MonkeyPatch)
     """Beyond that a series is learned as it is: its own values, moved, and nothing else."""
     rng = np.random.default_rng(0)
     few = collection(rng.normal(size=200))
-    many = collection(few.series[0].values, rng.normal(size=FEW))
+    many = collection(few.series[0].values, rng.normal(size=MAX_MIXED_POINTS))
     tokenizer = fitted(few, 8)
 
     def ids_of(items: Collection) -> np.ndarray:
         return Windows(items, tokenizer, 8, 3).batch(np.arange(100)).ids
 
     mixed, alone = ids_of(few), ids_of(many)
-    monkeypatch.setattr(series_collection, "MIXED", 0.0)
+    monkeypatch.setattr(series_collection, "MIX_PROBABILITY", 0.0)
     plain = ids_of(few)
     np.testing.assert_array_equal(alone, plain)
     assert 0.3 < (mixed == plain).all(1).mean() < 0.7
@@ -588,17 +602,17 @@ def test_a_history_is_seen_in_several_ways() -> None:
     tokenizer = fitted(collection(rng.normal(size=60)), 8)
     model = model_for(tokenizer)
     pasts = [Window(rng.normal(size=8), 8, {"id": str(number)}) for number in range(2)]
-    views = seen(tokenizer, pasts[1], VIEWS)
-    assert len({tuple(view.ids) for view in views}) > VIEWS // 2
+    views = encode_views(tokenizer, pasts[1], VIEWS_PER_HISTORY)
+    assert len({tuple(view.ids) for view in views}) > VIEWS_PER_HISTORY // 2
     for view in views:
         decoded = tokenizer.decode(view.ids, view.side).values
         np.testing.assert_allclose(decoded, pasts[1].values, atol=0.1)
     np.testing.assert_array_equal(
-        seen(tokenizer, pasts[1], 1)[0].ids, tokenizer.encode(pasts[1]).ids
+        encode_views(tokenizer, pasts[1], 1)[0].ids, tokenizer.encode(pasts[1]).ids
     )
     paths = forecast_values(model, tokenizer, pasts, 3, 25)
     assert paths.shape == (2, 25, 3)
-    each = forecast(model, tokenizer, views, 3, 3)  # 25 of 10 views: the third of the first five
+    each = sample_paths(model, tokenizer, views, 3, 3)  # 25 paths of 10 views: 3 of the first 5
     np.testing.assert_allclose(paths[1], each.swapaxes(0, 1).reshape(30, 3)[:25], atol=1e-4)
 
 
@@ -610,10 +624,10 @@ def test_a_forecast_does_not_depend_on_its_company() -> None:
         tokenizer.encode(Window(rng.normal(size=size), size, {"id": str(number)}))
         for number, size in enumerate((8, 8, 5))
     ]
-    together = forecast(model, tokenizer, prompts, 4, 6)
+    together = sample_paths(model, tokenizer, prompts, 4, 6)
     assert together.shape == (3, 6, 4) and np.isfinite(together).all()
     for number, prompt in enumerate(prompts):
-        alone = forecast(model, tokenizer, [prompt], 4, 6)[0]
+        alone = sample_paths(model, tokenizer, [prompt], 4, 6)[0]
         np.testing.assert_allclose(alone, together[number], rtol=1e-4, atol=1e-4)
 
 
@@ -627,7 +641,7 @@ def test_paths_follow_the_model_s_distribution() -> None:
     prompt = tokenizer.encode(Window(rng.normal(size=8), 8))
     with torch.no_grad():
         p = model.logits(model(torch.from_numpy(prompt.ids)[None])[0, -1], FIRST).softmax(-1)
-    paths = forecast(model, tokenizer, [prompt], 1, 2000)[0, :, 0]
+    paths = sample_paths(model, tokenizer, [prompt], 1, 2000)[0, :, 0]
     drawn = np.concatenate((prompt.ids, [0]))
     counts = np.zeros(5)
     for value in paths:

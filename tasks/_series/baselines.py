@@ -1,4 +1,4 @@
-"""What trivial forecasts reach: seasonal naive, Theta, exponential smoothing, a ridge."""
+"""Baseline forecasts: seasonal naive, Theta, exponential smoothing, ridge regression."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from ...tokenizers.bins import Values
 from .collection import Collection, Windows
 from .metrics import METRICS, scores, seasonal_error
 
-THETA_WINDOWS, ETS_WINDOWS = 50, 8  # at most, for a floor that takes no time to speak of
-RIDGE_WINDOWS = 20_000
+MAX_THETA_WINDOWS, MAX_ETS_WINDOWS = 50, 8  # so that the baselines take little time
+MAX_RIDGE_WINDOWS = 20_000  # that the ridge regression is fitted on
 Method = Callable[[Values, int, int], Values]  # history, season, horizon -> forecast
 
 
 @dataclass(frozen=True)
 class Case:
-    """One forecast to make. past (N,), actual (horizon,), the seasonal error of what came before
-    (NaN where it has none); scores are of (value - shift) / size."""
+    """One forecast to make and score. past (N,), actual (horizon,), seasonal_error of the past (NaN
+    where it is undefined). Scores are computed on (value - shift) / scale."""
 
     past: Values
     actual: Values
-    error: float
+    seasonal_error: float
     shift: float = 0.0
-    size: float = 1.0
+    scale: float = 1.0
 
     def scaled(self, values: Values) -> Values:
-        return (values - self.shift) / self.size
+        return (values - self.shift) / self.scale
 
 
-def measured(paths: Sequence[Values], cases: Sequence[Case]) -> dict[str, float]:
-    """The scores of (P, horizon) forecasts, one of each case."""
+def score_forecasts(paths: Sequence[Values], cases: Sequence[Case]) -> dict[str, float]:
+    """The scores of forecasts (P, horizon), one for each case."""
     return scores(
-        [case.scaled(drawn) for drawn, case in zip(paths, cases, strict=True)],
+        [case.scaled(values) for values, case in zip(paths, cases, strict=True)],
         [case.scaled(case.actual) for case in cases],
-        np.array([case.error / case.size for case in cases]),
+        np.array([case.seasonal_error / case.scale for case in cases]),
     )
 
 
 def seasonal_naive(history: Values, season: int, horizon: int) -> Values:
-    """The last season again and again; of each phase the last value that is known."""
+    """The last season repeated. A missing value is replaced by the last one of the same phase."""
     season = min(season, len(history))
     last = history[len(history) - season :].copy()
     for back in range(2, len(history) // season + 1):
@@ -57,86 +57,86 @@ def seasonal_naive(history: Values, season: int, horizon: int) -> Values:
     return np.resize(last, horizon)
 
 
-def _filled(history: Values) -> Values:
+def _interpolate_missing(history: Values) -> Values:
     known = np.flatnonzero(np.isfinite(history))
     return np.interp(np.arange(len(history)), known, history[known])
 
 
 def theta(history: Values, season: int, horizon: int) -> Values:
-    """The Theta method (Assimakopoulos & Nikolopoulos 2000) of statsmodels."""
+    """The Theta method (Assimakopoulos & Nikolopoulos 2000), as statsmodels implements it."""
     from statsmodels.tsa.forecasting.theta import ThetaModel
 
     seasonal = season > 1 and len(history) > 2 * season
     model = ThetaModel(
-        _filled(history),
+        _interpolate_missing(history),
         period=season if seasonal else 1,
         deseasonalize=seasonal,
         method="additive",
     )
-    return _fitted(model, horizon)
+    return _fit_and_forecast(model, horizon)
 
 
 def ets(history: Values, season: int, horizon: int) -> Values:
-    """Additive damped exponential smoothing (Hyndman et al. 2002) of statsmodels."""
+    """Additive damped exponential smoothing (Hyndman et al. 2002), from statsmodels."""
     from statsmodels.tsa.holtwinters import ExponentialSmoothing
 
     seasonal = season > 1 and len(history) > 2 * season
     model = ExponentialSmoothing(
-        _filled(history)[-20 * max(season, 10) :],
+        _interpolate_missing(history)[-20 * max(season, 10) :],
         trend="add",
         damped_trend=True,
         seasonal="add" if seasonal else None,
         seasonal_periods=season if seasonal else None,
         initialization_method="heuristic" if seasonal or len(history) > 10 else "simple",
     )
-    return _fitted(model, horizon)
+    return _fit_and_forecast(model, horizon)
 
 
-def _fitted(model: Any, horizon: int) -> Values:
-    """Without the warnings that statsmodels turns on when it is imported: a floor need not have
-    converged."""
+def _fit_and_forecast(model: Any, horizon: int) -> Values:
+    """The forecast of a statsmodels model, without warnings: a baseline need not have converged."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return np.asarray(model.fit().forecast(horizon), np.float64)
 
 
 def ridge(train: Collection, history: int, season: int) -> Method:
-    """Closed-form ridge from a window to the horizon after it, one for all series, on differences
-    to the last season, in seasonal errors. Seasonal naive for what has no
-    whole window."""
+    """Closed-form ridge regression from a window to the horizon after it, one for all series. It
+    predicts differences to the last season in units of the seasonal error. Where the history is too
+    short or has missing values, the forecast is the seasonal naive one."""
     windows = Windows(train, None, history)
-    count = min(len(windows), RIDGE_WINDOWS)
+    count = min(len(windows), MAX_RIDGE_WINDOWS)
     values, known = windows.rows(np.linspace(0, len(windows) - 1, count).astype(np.int64))
-    whole = (known == history) & np.isfinite(values).all(1)
-    values, horizon = values[whole], train.horizon
+    complete = (known == history) & np.isfinite(values).all(1)
+    values, horizon = values[complete], train.horizon
     if len(values) < 10 or history < 2 * season:
         return seasonal_naive
-    inputs, size, base = _standard(values[:, :history], season, horizon)
-    targets = np.clip((values[:, history:] - base) / size, -6, 6)
+    inputs, scale, base = _normalise(values[:, :history], season, horizon)
+    targets = np.clip((values[:, history:] - base) / scale, -6, 6)
     gram = inputs.T @ inputs + 1e-3 * len(inputs) * np.eye(history, dtype=np.float64)
     weights = np.linalg.solve(gram, inputs.T @ targets)
 
     def predict(past: Values, season_: int, horizon_: int) -> Values:
         if len(past) < history or horizon_ > horizon or not np.isfinite(past[-history:]).all():
             return seasonal_naive(past, season_, horizon_)
-        inputs, size, base = _standard(past[None, -history:], season, horizon)
-        forecast: Values = (base + (inputs @ weights) * size)[0, :horizon_]
+        inputs, scale, base = _normalise(past[None, -history:], season, horizon)
+        forecast: Values = (base + (inputs @ weights) * scale)[0, :horizon_]
         return forecast
 
     return predict
 
 
-def _standard(past: Values, season: int, horizon: int) -> tuple[Values, Values, Values]:
+def _normalise(past: Values, season: int, horizon: int) -> tuple[Values, Values, Values]:
+    """(inputs (B, T), scale (B, 1), seasonal naive forecast (B, horizon)) of past (B, T)."""
     base = np.stack([np.resize(row[-season:], horizon) for row in past])
-    size = np.abs(past[:, season:] - past[:, :-season]).mean(1, keepdims=True)
-    size = np.maximum(size, 1e-3 * np.abs(past - past.mean(1, keepdims=True)).mean(1)[:, None])
-    size = np.where(size > 0, size, 1.0)
+    scale = np.abs(past[:, season:] - past[:, :-season]).mean(1, keepdims=True)
+    scale = np.maximum(scale, 1e-3 * np.abs(past - past.mean(1, keepdims=True)).mean(1)[:, None])
+    scale = np.where(scale > 0, scale, 1.0)
     level = past[:, -season:].mean(1, keepdims=True)
-    return np.clip((past - level) / size, -40, 40), size, base
+    return np.clip((past - level) / scale, -40, 40), scale, base
 
 
 def last_cases(held: Collection) -> list[Case]:
-    """The last window of each series, with all that came before."""
+    """The last window of each series as a case, with all points before it as history."""
     cases = []
     for one, start in zip(held.series, held.starts, strict=True):
         horizon = min(held.horizon, len(one) - start)
@@ -149,12 +149,12 @@ def last_cases(held: Collection) -> list[Case]:
 def floors(
     train: Collection | None, cases: Sequence[Case], season: int, history: int
 ) -> dict[str, float]:
-    """Every metric of every trivial forecast of `cases`, as ridge_mase; a slow one only where
-    there are few, the ridge only where there is something to fit it on."""
+    """Every metric of every baseline over `cases`, named as in `ridge_mase`. Slow baselines are
+    left out where there are many cases, the ridge where no training series is long enough."""
     methods: dict[str, Method] = {"seasonal_naive": seasonal_naive}
-    if len(cases) <= THETA_WINDOWS:
+    if len(cases) <= MAX_THETA_WINDOWS:
         methods["theta"] = theta
-    if len(cases) <= ETS_WINDOWS and season <= 60:
+    if len(cases) <= MAX_ETS_WINDOWS and season <= 60:
         methods["ets"] = ets
     if train is not None and any(len(s) > history + train.horizon for s in train.series):
         methods["ridge"] = ridge(train, history, season)
@@ -162,9 +162,9 @@ def floors(
     for name, method in methods.items():
         try:
             paths = [method(case.past, season, len(case.actual))[None] for case in cases]
-        except (ValueError, np.linalg.LinAlgError):  # statsmodels, of a series too odd for it
+        except (ValueError, np.linalg.LinAlgError):  # statsmodels cannot fit every series
             continue
         if paths:
-            found = measured(paths, cases)
-            out |= {f"{name}_{metric}": found[metric] for metric in METRICS}
+            metrics = score_forecasts(paths, cases)
+            out |= {f"{name}_{metric}": metrics[metric] for metric in METRICS}
     return {name: value for name, value in out.items() if np.isfinite(value)}

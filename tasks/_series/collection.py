@@ -1,4 +1,4 @@
-"""Series in memory: what they are, how time splits them, windows of them as training rows."""
+"""Series in memory, their split by time, and their windows as training rows."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from ...core.data.keyed_random import key, mix
 from ...core.errors import DataError
 from ...core.protocols import Batch, Ids
 from ...tokenizers.bins import FIRST, BinsTokenizer, Values
-from .times import following
+from .times import point_times
 
-JITTER = 0.15  # of training windows
-MIXED = 0.5  # of them, the mean of two
-FEW = 200_000  # points of training data, at most, that are seen so often that windows are mixed
-HISTORY_WEIGHT = 0.2  # of a point of history in the loss, where one to forecast counts 1
+JITTER = 0.15  # largest random change of a window's log scale, and of its location in scales
+MIX_PROBABILITY = 0.5  # that a training window is mixed with another
+MAX_MIXED_POINTS = 200_000  # of training data: more is repeated too rarely to need mixed windows
+HISTORY_WEIGHT = 0.2  # the loss weight of a history point; a point of the horizon has 1
 
 
 @dataclass(frozen=True)
 class Series:
-    """values (N,): NaN where missing. start: the first point's time (ISO 8601), `freq` the steps
-    (a pandas frequency); none where points are only counted."""
+    """values (N,), NaN where missing. `start`: the time of the first point (ISO 8601); `freq`: a
+    pandas frequency. Both are None where the points have no times."""
 
     id: str
     values: Values
@@ -36,8 +36,8 @@ class Series:
 
 @dataclass(frozen=True)
 class Collection:
-    """Items: series, and from which point on each is held out (its length: not at all). trained:
-    how many points of each are there to train on; none: all before what is held out."""
+    """Series, and the index `starts` from which each is held out (its length: nothing is held out).
+    `trained_lengths`: the number of training points of each; empty if equal to `starts`."""
 
     series: tuple[Series, ...]
     starts: tuple[int, ...]
@@ -45,11 +45,11 @@ class Collection:
     horizon: int
     fingerprint: str
     about: str
-    trained: tuple[int, ...] = ()
+    trained_lengths: tuple[int, ...] = ()
 
     @property
-    def learned(self) -> tuple[int, ...]:
-        return self.trained or self.starts
+    def train_lengths(self) -> tuple[int, ...]:
+        return self.trained_lengths or self.starts
 
     @property
     def size(self) -> int:
@@ -65,12 +65,13 @@ def fingerprint(series: Iterable[Series]) -> str:
 
 
 def split(items: Collection, fraction: float) -> tuple[Collection, Collection]:
-    """By time: of each series the last part, one horizon at least. A series too short to lose as
-    much is trained on whole."""
+    """(training, held out): the last `fraction` of each series is held out, at least one horizon. A
+    series too short for that is used for training only. DataError where nothing can be held out or
+    no held-out horizon has a value."""
     cuts = []
     for one in items.series:
-        held = max(items.horizon, round(fraction * len(one)))
-        cuts.append(len(one) - held if len(one) - held > items.horizon else len(one))
+        train_length = len(one) - max(items.horizon, round(fraction * len(one)))
+        cuts.append(train_length if train_length > items.horizon else len(one))
     if all(cut == len(one) for cut, one in zip(cuts, items.series, strict=True)):
         longest = max(len(one) for one in items.series)
         raise DataError(
@@ -89,7 +90,7 @@ def split(items: Collection, fraction: float) -> tuple[Collection, Collection]:
         series=first,
         starts=(0,) * len(first),
         fingerprint=f"{items.fingerprint}/{cuts}",
-        about=f"the first {sum(map(len, first)):,} points of {_count(len(first))}",
+        about=f"the first {sum(map(len, first)):,} points of {_series_count(len(first))}",
     )
     held_out = replace(
         items,
@@ -108,14 +109,17 @@ def _has_last_value(items: Collection, starts: Iterable[int]) -> bool:
 
 
 def halves(held: Collection) -> tuple[Collection, Collection]:
-    """By time: of what each series holds out, the first half and the second."""
+    """The first and the second half, by time, of the held-out part of each series."""
     middles = [(start + len(s)) // 2 for s, start in zip(held.series, held.starts, strict=True)]
     first = tuple(
         replace(s, values=s.values[:m]) for s, m in zip(held.series, middles, strict=True)
     )
     before = replace(held, series=first, fingerprint=f"{held.fingerprint}/first")
     after = replace(
-        held, starts=tuple(middles), trained=held.learned, fingerprint=f"{held.fingerprint}/second"
+        held,
+        starts=tuple(middles),
+        trained_lengths=held.train_lengths,
+        fingerprint=f"{held.fingerprint}/second",
     )
     if not before.size:
         raise DataError(f"{held.about}: need at least 2 points held out to halve them")
@@ -125,28 +129,28 @@ def halves(held: Collection) -> tuple[Collection, Collection]:
     )
 
 
-def _count(number: int) -> str:
+def _series_count(number: int) -> str:
     return f"{number:,} series" if number > 1 else "one series"
 
 
 def follow(train: Collection, held: Collection, between: Collection | None = None) -> Collection:
-    """Held-out series as what comes after the training series of the same id, and after what was
-    held out `between` them."""
+    """Held-out series joined to the training series of the same id, after the held-out points of
+    `between`. DataError where only some ids match or a start time does not follow."""
     before = between if between is not None and any(between.starts) else train
-    lengths = dict(zip((one.id for one in before.series), before.learned, strict=True))
+    lengths = dict(zip((one.id for one in before.series), before.train_lengths, strict=True))
     if before is train:
         lengths = {one.id: len(one) for one in train.series}
     known = {one.id: one for one in before.series}
     missing = [one.id for one in held.series if one.id not in known]
     if missing and len(missing) < len(held.series):
         raise DataError(f"{held.about}: series {missing[0]!r} is not in the training data")
-    if missing:  # other series altogether: each has a history of its own
+    if missing:  # entirely different series: each has its own history
         return held
     joined = []
     for one in held.series:
         first = known[one.id]
         if one.start and first.start and first.freq:
-            (due,) = following(first.start, first.freq, len(first), 1)
+            (due,) = point_times(first.start, first.freq, len(first), 1)
             if np.datetime64(one.start) != np.datetime64(due):
                 raise DataError(
                     f"{held.about}: series {one.id!r} starts at {one.start}, where {due} is due "
@@ -157,17 +161,17 @@ def follow(train: Collection, held: Collection, between: Collection | None = Non
         held,
         series=tuple(joined),
         starts=tuple(len(known[s.id]) for s in held.series),
-        trained=tuple(lengths[s.id] for s in held.series),
+        trained_lengths=tuple(lengths[s.id] for s in held.series),
     )
 
 
 class Windows:
-    """Every window of `history` points and the horizon after it; a series with less history gives
-    what it has, padded at its end.
+    """Training rows: every window of `history` points and the horizon after it. Windows of shorter
+    series have a shorter history and are padded at their end.
 
-    Where there are few points, half of the windows are the mean of two, each in scales of its own,
-    by a weight that is drawn too (TSMixup, Ansari et al. 2024, algorithm 1). The normalisation of
-    each is moved by up to `JITTER` scales, so that neighbouring bins learn of each other.
+    In small data sets half of the windows are random convex combinations of two normalised windows
+    (TSMixup, Ansari et al. 2024, algorithm 1). The normalisation of each window is shifted and
+    rescaled at random by up to `JITTER` scales, so that neighbouring bins share training signal.
     """
 
     def __init__(
@@ -177,8 +181,8 @@ class Windows:
         self.seed = seed
         self.context = history + train.horizon
         lengths = np.array([len(one) for one in train.series], np.int64)
-        for least in (min(history, train.season + 1), 1):
-            counts = np.maximum(lengths - train.horizon - least + 1, 0)
+        for min_history in (min(history, train.season + 1), 1):
+            counts = np.maximum(lengths - train.horizon - min_history + 1, 0)
             if counts.any():
                 break
         else:
@@ -186,19 +190,19 @@ class Windows:
                 f"--data {train.about}: need at least {train.horizon + 1} points in a series, got "
                 f"{lengths.max()}; lower --horizon"
             )
-        self.least, self.ends = least, np.cumsum(counts)
+        self.min_history, self.window_ends = min_history, np.cumsum(counts)
         self.values = np.concatenate([one.values for one in train.series])
         self.offsets = np.concatenate(([0], np.cumsum(lengths)))
 
     def __len__(self) -> int:
-        return int(self.ends[-1])
+        return int(self.window_ends[-1])
 
     def rows(self, indices: Ids) -> tuple[Values, Ids]:
-        """(B, context) values, NaN behind a short history's horizon, and (B,) how much history."""
+        """(B, context) values, padded with NaN at the end, and (B,) lengths of their histories."""
         index = indices % len(self)
-        series = np.searchsorted(self.ends, index, side="right")
-        within = index - np.where(series > 0, self.ends[series - 1], 0)
-        known = within + self.least  # points before the horizon
+        series = np.searchsorted(self.window_ends, index, side="right")
+        within = index - np.where(series > 0, self.window_ends[series - 1], 0)
+        known = within + self.min_history  # points before the horizon
         history = np.minimum(known, self.history)
         at = (self.offsets[series] + known - history)[:, None] + np.arange(self.context)
         values = self.values[np.minimum(at, len(self.values) - 1)]
@@ -209,38 +213,38 @@ class Windows:
         if self.tokenizer is None:
             raise ValueError("windows without a tokenizer have no ids")
         values, history = self.rows(indices)
-        if len(self.values) <= FEW:
-            values = self._mixed(indices, values, history, self.tokenizer)
-        size, shift = (2 * self._drawn(indices, name) - 1 for name in ("size", "shift"))
+        if len(self.values) <= MAX_MIXED_POINTS:
+            values = self._mix_windows(indices, values, history, self.tokenizer)
+        size, shift = (2 * self._uniform(indices, name) - 1 for name in ("size", "shift"))
         scales = self.tokenizer.scales(values, history).moved(JITTER * size, JITTER * shift)
         ids = self.tokenizer.encode_rows(values, scales)
         weight = (ids >= FIRST).astype(np.float32)
-        # history is normalised by its own end, and so tells where it goes: the horizon does not
+        # history weighs less: the normalisation, computed from its end, leaks its later values
         weight[np.arange(weight.shape[1]) <= history[:, None]] *= HISTORY_WEIGHT
         weight[:, 0] = 0
-        weight[scales.scale == 0] = 0  # nothing moved: no bin but one
+        weight[scales.scale == 0] = 0  # a constant history has only one legal bin
         return Batch(ids, weight, support=(FIRST, self.tokenizer.vocab_size))
 
-    def _mixed(
+    def _mix_windows(
         self, indices: Ids, values: Values, history: Ids, tokenizer: BinsTokenizer
     ) -> Values:
-        """Half of the windows as the mean of themselves and of another, as long."""
-        others = (self._drawn(indices, "other") * len(self)).astype(np.int64)
-        also, known = self.rows(others)
-        scales = [tokenizer.scales(*window) for window in ((values, history), (also, known))]
-        mixed = (self._drawn(indices, "mixed") < MIXED) & (history == known)
+        """The values, in which about half of the windows are mixed with another of equal length."""
+        others = (self._uniform(indices, "other") * len(self)).astype(np.int64)
+        other_values, other_history = self.rows(others)
+        scales = [tokenizer.scales(values, history), tokenizer.scales(other_values, other_history)]
+        mixed = (self._uniform(indices, "mixed") < MIX_PROBABILITY) & (history == other_history)
         for each in scales:
             mixed &= each.scale > 0
         at = np.flatnonzero(mixed)
-        share = self._drawn(indices[at], "share")[:, None]
+        share = self._uniform(indices[at], "share")[:, None]
         with np.errstate(over="ignore", invalid="ignore"):
             ours, theirs = (
                 (window[at] - each.location[at, None]) / each.scale[at, None]
-                for window, each in zip((values, also), scales, strict=True)
+                for window, each in zip((values, other_values), scales, strict=True)
             )
             values[at] = (1 - share) * ours + share * theirs
         return values
 
-    def _drawn(self, indices: Ids, name: str) -> Values:
-        """(B,) numbers in [0, 1), a window's own."""
+    def _uniform(self, indices: Ids, name: str) -> Values:
+        """(B,) random numbers in [0, 1), keyed by the index of the window."""
         return mix(indices, key(self.seed, name)) / 2.0**64

@@ -1,4 +1,4 @@
-"""Sample paths of many series at once, each history seen in several ways."""
+"""Sample paths of many series in batches, each history encoded under several normalisations."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ...core.protocols import Sequence
 from ...tokenizers.bins import BinsTokenizer, Scales, Values, Window
 from .collection import JITTER
 
-PLAIN = SampleConfig()  # nothing filtered
-ROWS = 1600  # paths that are drawn side by side
-READ = 32_768  # ids of histories that are read at once
-VIEWS = 10  # of a history
-GOLDEN = 0.6180339887498949
+UNFILTERED = SampleConfig()
+MAX_BATCH_PATHS = 1600  # sampled in one batch
+MAX_PREFILL_TOKENS = 32_768  # history tokens read in one forward pass
+VIEWS_PER_HISTORY = 10
+GOLDEN_RATIO = 0.6180339887498949  # its fractional part: multiples of it spread evenly modulo 1
 
 
 def forecast_values(
@@ -26,27 +26,28 @@ def forecast_values(
     histories: list[Window],
     horizon: int,
     paths: int,
-    config: SampleConfig = PLAIN,
+    config: SampleConfig = UNFILTERED,
 ) -> Values:
-    """(N, paths, horizon) values that follow N histories (windows of nothing else).
+    """(N, paths, horizon) sampled values that follow N histories (windows without a future).
 
-    Its normalisation, and with it which bin a value falls into, says nothing of a series: a history
-    is encoded several times, moved as far as in training, and the paths are shared out among these
-    views. What they err in differs, so that the mixture is better than each.
+    The normalisation of a history decides its bins but carries no information about the series. So
+    each history is encoded several times (views), with normalisations perturbed as in training, and
+    the paths are divided among the views. The errors of the views differ, so that their mixture
+    forecasts better than each of them. Greedy decoding uses a single, unperturbed view.
     """
-    count = 1 if config.greedy else min(VIEWS, paths)
-    views = [view for history in histories for view in seen(tokenizer, history, count)]
-    drawn = forecast(model, tokenizer, views, horizon, -(-paths // count), config)
+    count = 1 if config.greedy else min(VIEWS_PER_HISTORY, paths)
+    views = [view for history in histories for view in encode_views(tokenizer, history, count)]
+    sampled = sample_paths(model, tokenizer, views, horizon, -(-paths // count), config)
     shape = len(histories), count, -1, horizon
-    mixed = drawn.reshape(shape).swapaxes(1, 2)  # (N, each, views, horizon): as many of each
+    mixed = sampled.reshape(shape).swapaxes(1, 2)  # (N, paths a view, views, horizon): interleaved
     return mixed.reshape(len(histories), -1, horizon)[:, :paths]
 
 
-def seen(tokenizer: BinsTokenizer, history: Window, count: int) -> list[Sequence]:
-    """`count` encodings, sizes and shifts spread evenly over what training moves by; one: as it
-    is."""
+def encode_views(tokenizer: BinsTokenizer, history: Window, count: int) -> list[Sequence]:
+    """`count` encodings of a history whose perturbations are spread evenly over the range used in
+    training. A single view is not perturbed."""
     at = (np.arange(count) + 0.5).astype(np.float64)
-    size, shift = 2 * at / count - 1, 2 * (at * GOLDEN % 1) - 1
+    size, shift = 2 * at / count - 1, 2 * (at * GOLDEN_RATIO % 1) - 1
     values = np.repeat(np.asarray(history.values, np.float64)[None], count, 0)
     scales = tokenizer.scales(values, np.full(count, len(history.values)))
     if count > 1:
@@ -64,20 +65,21 @@ def seen(tokenizer: BinsTokenizer, history: Window, count: int) -> list[Sequence
     ]
 
 
-def forecast(
+def sample_paths(
     model: SequenceModel,
     tokenizer: BinsTokenizer,
     histories: list[Sequence],
     horizon: int,
     paths: int,
-    config: SampleConfig = PLAIN,
+    config: SampleConfig = UNFILTERED,
 ) -> Values:
-    """(N, paths, horizon) values that follow the N histories (begin and history ids, no more).
+    """(N, paths, horizon) sampled values that follow N histories (sequences of the begin token and
+    the history's ids only).
 
-    The uniform numbers that decide a step are spread evenly over the paths of a series (a Latin
-    hypercube, McKay et al. 1979): each path is a fair draw, and quantiles of a hundred are as
-    steady as of many more. A horizon beyond the tokenizer's is drawn a part at a time, each path
-    going on from what it drew.
+    The uniform random numbers of a step are stratified over the paths of a series (Latin hypercube
+    sampling, McKay et al. 1979): each path remains an unbiased sample, and the quantiles of a
+    hundred paths vary as little as those of many more independent ones. A horizon longer than the
+    tokenizer's is sampled in parts, each path continuing from its own values.
     """
     part = min(horizon, tokenizer.horizon)
     out = np.empty((len(histories), paths, part))
@@ -88,29 +90,29 @@ def forecast(
     model.eval()
     try:
         for length, group in groups.items():
-            together = max(1, min(ROWS // paths, READ // length))
-            for start in range(0, len(group), together):
-                chosen = group[start : start + together]
-                known = [histories[i] for i in chosen]
-                out[chosen] = _draw(model, tokenizer, known, part, paths, config)
+            batch_size = max(1, min(MAX_BATCH_PATHS // paths, MAX_PREFILL_TOKENS // length))
+            for start in range(0, len(group), batch_size):
+                chosen = group[start : start + batch_size]
+                batch = [histories[i] for i in chosen]
+                out[chosen] = _sample_batch(model, tokenizer, batch, part, paths, config)
     finally:
         model.train(was_training)
     if part == horizon:
         return out
 
     longer = []
-    for sequence, drawn in zip(histories, out, strict=True):
+    for sequence, sampled in zip(histories, out, strict=True):
         past = tokenizer.decode(sequence.ids, sequence.side).values
-        for number, path in enumerate(drawn):
+        for number, path in enumerate(sampled):
             values = np.concatenate((past, path))[-tokenizer.history :]
             name = f"{sequence.side.get('id', '')}/{number}/{horizon}"
             longer.append(tokenizer.encode(Window(values, len(values), {"id": name})))
-    rest = forecast(model, tokenizer, longer, horizon - part, 1, config)
+    rest = sample_paths(model, tokenizer, longer, horizon - part, 1, config)
     return np.concatenate((out, rest.reshape(len(histories), paths, -1)), axis=2)
 
 
 @torch.no_grad()
-def _draw(
+def _sample_batch(
     model: SequenceModel,
     tokenizer: BinsTokenizer,
     histories: list[Sequence],
@@ -118,7 +120,7 @@ def _draw(
     paths: int,
     config: SampleConfig,
 ) -> Values:
-    """(N, paths, horizon) for histories of one length."""
+    """`sample_paths` for histories of one length and a horizon of at most the tokenizer's."""
     device = model.head.weight.device
     past = np.stack([sequence.ids for sequence in histories])
     count, length = past.shape
@@ -134,18 +136,18 @@ def _draw(
     hidden = model.step(torch.from_numpy(past).to(device), state)[:, -1:]
     row_of_path = torch.arange(count).repeat_interleave(paths)
     hidden, state = hidden[row_of_path], state.select(row_of_path)
-    drawn = np.empty((count * paths, horizon), np.int64)
-    within = np.empty((count * paths, horizon))  # where in its bin a value lies
+    sampled = np.empty((count * paths, horizon), np.int64)
+    within = np.empty((count * paths, horizon))  # position of each value in its bin, 0 to 1
     for step in range(horizon):
         logits = model.logits(hidden[:, -1], first, last).cpu()
         logits = logits.masked_fill(illegal, -torch.inf)
         chosen, within[:, step] = sample_ids_and_fractions(logits, config, uniforms[:, step])
-        drawn[:, step] = chosen + first
+        sampled[:, step] = chosen + first
         if step + 1 < horizon:
-            hidden = model.step(torch.from_numpy(drawn[:, step, None]).to(device), state)
+            hidden = model.step(torch.from_numpy(sampled[:, step, None]).to(device), state)
 
     scales = Scales.of([s.side for s in histories for _ in range(paths)])
-    ids = np.concatenate((past.repeat(paths, 0), drawn), axis=1)
+    ids = np.concatenate((past.repeat(paths, 0), sampled), axis=1)
     inside = np.full((count * paths, ids.shape[1] - 1), 0.5)
     inside[:, -horizon:] = within
     values = tokenizer.decode_rows(ids, scales, inside)[:, -horizon:]
@@ -153,7 +155,8 @@ def _draw(
 
 
 def _hypercube(seed: int, name: str, paths: int, horizon: int) -> Values:
-    """(paths, horizon) numbers in [0, 1), one in each of `paths` equal parts at every step."""
+    """(paths, horizon) random numbers in [0, 1); at every step one in each of `paths` equal
+    intervals."""
     cells = np.arange(paths * horizon, dtype=np.int64).reshape(paths, horizon)
     order = mix(cells, key(seed, name, "order")).argsort(axis=0).argsort(axis=0)
     inside = mix(cells, key(seed, name, "inside")) / 2.0**64

@@ -1,9 +1,10 @@
-"""How good forecasts are.
+"""Metrics of forecasts.
 
-MASE: Hyndman & Koehler 2006, the error of the median over the mean absolute seasonal difference of
-the history. WQL: the mean over the quantiles 0.1 ... 0.9 of twice the quantile loss over the sum
-of absolute values (as GluonTS and Ansari et al. 2024). CRPS: Gneiting & Raftery 2007, eq. 21, over
-the paths. sMAPE: in percent, as in M4.
+MASE (Hyndman & Koehler 2006): the absolute error of the median divided by the mean absolute
+seasonal difference of the history. WQL: twice the quantile loss, averaged over the quantiles 0.1
+... 0.9, divided by the sum of absolute values (as in GluonTS and Ansari et al. 2024). CRPS:
+Gneiting & Raftery 2007, eq. 21, estimated from the paths. MSE: of the mean of the paths. MAE: of
+the median. sMAPE: in percent, as in M4.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ METRICS = ("mase", "wql", "crps", "mse", "mae", "smape")
 
 
 def seasonal_error(history: Values, season: int) -> float:
-    """Mean |x_t - x_{t - season}| over what is known; of neighbours where there is no season's
-    worth; NaN where neither."""
+    """Mean |x_t - x_{t - season}| over pairs of known values; with a lag of 1 where no such pair
+    exists, NaN where no neighbours are known either."""
     for lag in (season, 1):
         if len(history) > lag:
             steps = np.abs(history[lag:] - history[:-lag])
@@ -30,24 +31,25 @@ def seasonal_error(history: Values, season: int) -> float:
 
 
 def scores(paths: Sequence[Values], actual: Sequence[Values], error: Values) -> dict[str, float]:
-    """paths: (P, horizon) of each window; actual (horizon,); error: each one's seasonal error.
-    Windows whose seasonal error is 0 have no MASE and do not count there."""
+    """METRICS over windows: for each, paths (P, horizon), actual (horizon,) with NaN where missing,
+    and error, its seasonal error. Windows with a seasonal error of 0 are left out of MASE. A metric
+    is NaN where nothing could be scored."""
     sums = dict.fromkeys(("loss", "size", "crps", "se", "ae", "smape"), 0.0)
     points, scaled, scaled_points = 0, 0.0, 0
-    for drawn, wanted, one_error in zip(paths, actual, error, strict=True):
-        known = np.isfinite(wanted)
-        drawn, y = drawn[:, known], wanted[known]
-        quantiles = np.quantile(drawn, QUANTILES, axis=0)
-        median, mean = quantiles[4], drawn.mean(0)
+    for sampled, target, scale in zip(paths, actual, error, strict=True):
+        known = np.isfinite(target)
+        sampled, y = sampled[:, known], target[known]
+        quantiles = np.quantile(sampled, QUANTILES, axis=0)
+        median, mean = quantiles[4], sampled.mean(0)
         levels = np.array(QUANTILES)[:, None]
         loss = 2 * np.abs((y - quantiles) * ((y <= quantiles) - levels))
         sums["loss"] += loss.mean(0).sum()
         sums["size"] += np.abs(y).sum()
-        ordered = np.sort(drawn, axis=0)
+        ordered = np.sort(sampled, axis=0)
         count = len(ordered)
         rank = (2 * np.arange(1, count + 1) - count - 1)[:, None]
         sums["crps"] += float(
-            (np.abs(drawn - y).mean(0) - (rank * ordered).sum(0) / count**2).sum()
+            (np.abs(sampled - y).mean(0) - (rank * ordered).sum(0) / count**2).sum()
         )
         sums["se"] += float(((mean - y) ** 2).sum())
         sums["ae"] += float(np.abs(median - y).sum())
@@ -56,12 +58,12 @@ def scores(paths: Sequence[Values], actual: Sequence[Values], error: Values) -> 
             np.divide(200 * np.abs(y - median), both, out=np.zeros_like(both), where=both > 0).sum()
         )
         points += len(y)
-        if one_error > 0:
-            scaled += float((np.abs(y - median) / one_error).sum())
+        if scale > 0:
+            scaled += float((np.abs(y - median) / scale).sum())
             scaled_points += len(y)
 
-    def ratio(part: float, whole: float) -> float:
-        return float(part / whole) if whole > 0 else float("nan")
+    def ratio(numerator: float, denominator: float) -> float:
+        return float(numerator / denominator) if denominator > 0 else float("nan")
 
     return {
         "mase": ratio(scaled, scaled_points),

@@ -1,4 +1,4 @@
-"""What is drawn behind a series: its paths, as rows for a file and columns for JSON."""
+"""Forecasts and series as rows of a CSV file, and forecasts as columns for JSON."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ import numpy as np
 
 from ...tokenizers.bins import Values, Window
 from .metrics import QUANTILES
-from .times import following
+from .times import point_times
 
-DIGITS, MOST = 10, 17
+MIN_DIGITS, MAX_DIGITS = 10, 17  # significant digits of a written value
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """One series' history and what follows it: paths (P, horizon), the time of each point."""
+    """The forecast of one series: its history (N,), the sample paths (P, horizon) that continue it,
+    and the times of the forecast points."""
 
     id: str
     history: Values
@@ -28,8 +29,8 @@ class Forecast:
     times: list[str]
 
     def rows(self) -> Iterator[list[str]]:
-        """Rows id, time, mean, 0.1 ... 0.9."""
-        name = harmless(self.id)
+        """Rows of id, time, mean and the quantiles 0.1 ... 0.9, one for each point."""
+        name = escape_formula(self.id)
         figures = np.vstack((self.paths.mean(0), np.quantile(self.paths, QUANTILES, axis=0)))
         known = self.history[np.isfinite(self.history)]
         digits = digits_for(np.concatenate((known, figures.ravel())))
@@ -37,7 +38,7 @@ class Forecast:
             yield [name, time, *(f"{value:.{digits}g}" for value in column)]
 
     def record(self) -> dict[str, Any]:
-        """The rows as columns, for JSON."""
+        """The same figures as a JSON object of columns."""
         quantiles = np.quantile(self.paths, QUANTILES, axis=0)
         named = {str(q): line.tolist() for q, line in zip(QUANTILES, quantiles, strict=True)}
         mean = self.paths.mean(0).tolist()
@@ -45,26 +46,31 @@ class Forecast:
 
 
 def digits_for(values: Values) -> int:
-    """Significant digits that tell values apart: ten, more where they move little far from 0."""
+    """The number of significant digits that distinguishes values: at least ten, more where their
+    range is small compared with their size."""
     largest = float(np.abs(values).max(initial=0))
     spread = float(values.max()) - float(values.min()) if len(values) else 0.0
-    if spread:  # beyond the largest number there is: infinite
-        return min(MOST, DIGITS + round(math.log10(max(1.0, largest / spread))))
-    return next((d for d in range(DIGITS, MOST) if float(f"{largest:.{d}g}") == largest), MOST)
+    if spread:  # infinite if it overflows
+        return min(MAX_DIGITS, MIN_DIGITS + round(math.log10(max(1.0, largest / spread))))
+    return next(
+        (d for d in range(MIN_DIGITS, MAX_DIGITS) if float(f"{largest:.{d}g}") == largest),
+        MAX_DIGITS,
+    )
 
 
-def harmless(cell: str) -> str:
-    """A cell that no spreadsheet takes for a formula."""
+def escape_formula(cell: str) -> str:
+    """A cell that a spreadsheet does not interpret as a formula (CSV injection)."""
     return f"'{cell}" if cell[:1] in tuple("=+-@") else cell
 
 
 def write_values(items: Iterable[tuple[Window, Mapping[str, Any]]], out: BinaryIO) -> None:
-    """CSV id, time, value of series whose side says id, start and freq; empty where missing."""
+    """Write series as CSV with id, time and value (empty where missing). Their side information has
+    id, start and freq."""
     out.write(b"id,time,value\n")
     for window, side in items:
         text = io.StringIO()
-        name = harmless(side["id"])
-        times = following(side["start"], side["freq"], 0, len(window.values))
+        name = escape_formula(side["id"])
+        times = point_times(side["start"], side["freq"], 0, len(window.values))
         digits = digits_for(window.values[np.isfinite(window.values)])
         csv.writer(text, lineterminator="\n").writerows(
             [name, time, "" if np.isnan(value) else f"{value:.{digits}g}"]

@@ -1,7 +1,7 @@
-"""What a forecast continues: series of a file, or those that a run holds out.
+"""The series that a forecast continues: those of a file, or the held-out series of a run.
 
-Each comes with its end: the time of its first point (where that is known), its frequency, and how
-many points lie from the first one to where the forecast begins.
+Each comes with an `End`, from which the times of the forecast follow: the time of the series' first
+point and its frequency (None where unknown), and the index at which the forecast begins.
 """
 
 from __future__ import annotations
@@ -13,38 +13,40 @@ from ...core.protocols import Sequence
 from .collection import Series
 from .reader import parse
 from .table import Columns
-from .times import following
-from .windows import values_of
+from .times import point_times
+from .windows import none_to_nan
 
 End = tuple[str | None, str | None, int]
 
 
-def of_file(data: bytes, columns: Columns, heldout: Iterable[Sequence]) -> list[tuple[Series, End]]:
-    """The series of a file's bytes; very short ones at the frequency of those held out."""
+def prompts_of_file(
+    data: bytes, columns: Columns, heldout: Iterable[Sequence]
+) -> list[tuple[Series, End]]:
+    """The series of a file's bytes. Those of one or two points get the frequency of `heldout`."""
     series = parse(data, "the prompt", columns)
     series = [at_frequency(one, heldout) if len(one) < 3 else one for one in series]
     return [(one, (one.start, one.freq, len(one))) for one in series]
 
 
-def of_heldout(heldout: Iterable[Sequence]) -> list[tuple[Series, End]]:
-    """The run's own series, from their last windows."""
+def prompts_of_heldout(heldout: Iterable[Sequence]) -> list[tuple[Series, End]]:
+    """The held-out series of a run, from their last windows."""
     known = []
     for side in (sequence.side for sequence in heldout):
         if side["last"]:
-            one = Series(side["id"], values_of([*side["past"], *side["future"]]))
+            one = Series(side["id"], none_to_nan([*side["past"], *side["future"]]))
             end = (side["start"], side["freq"], side["first"] + len(side["future"]))
             known.append((one, end))
     return known
 
 
 def at_frequency(short: Series, own: Iterable[Sequence]) -> Series:
-    """One or two points, which do not say their frequency for sure (a month may be 31 days), at
-    that of the run's own series if they fit it."""
+    """A series of one or two points with the frequency of the run's series, if its times fit it.
+    So few points do not determine a frequency: 31 days apart may be a month."""
     freq = next((sequence.side["freq"] for sequence in own if sequence.side["freq"]), None)
     last = len(short) - 1
     if freq is None or short.start is None:
         return short
-    fits = last == 0 or following(short.start, freq, 1, 1) == following(
+    fits = last == 0 or point_times(short.start, freq, 1, 1) == point_times(
         short.start, short.freq, 1, 1
     )
     return replace(short, freq=freq) if fits else short

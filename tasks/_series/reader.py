@@ -15,11 +15,11 @@ from ...core.data.source import Source, unpacked
 from ...core.errors import DataError
 from .collection import Series
 from .dates import times_of
-from .table import NAMES, THOUSANDS, Columns, Table, is_number
-from .times import regular
+from .table import ID_COLUMN_NAMES, THOUSANDS, Columns, Table, is_number
+from .times import to_regular_times
 from .tsf import from_tsf
 
-TIMES = {
+TIME_COLUMN_NAMES = {
     "time",
     "date",
     "datetime",
@@ -33,8 +33,10 @@ TIMES = {
     "quarter",
     "date_time",
 }
-MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
-OFTEN = 0.05  # of times, that are there twice where a table has several series
+MONTHS = dict(
+    zip("jan feb mar apr may jun jul aug sep oct nov dec".split(), range(1, 13), strict=True)
+)
+MIN_REPEATED_TIMES = 0.05  # the share of repeated times in a table of several series
 DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+,\d+\s*")
 LOOKS_LIKE_TIME = re.compile(r"\d{1,4}[-/.]\d{1,2}([-/.]\d{1,4})?([T ].*)?|\d{4}\s?-?[QM]\d{1,2}")
 
@@ -42,22 +44,22 @@ LOOKS_LIKE_TIME = re.compile(r"\d{1,4}[-/.]\d{1,2}([-/.]\d{1,4})?([T ].*)?|\d{4}
 # -- files ---------------------------------------------------------------------------------------
 
 
-def read(source: Source, asked: Columns) -> list[Series]:
-    """Every series of the source. DataError where one cannot be read or has no value."""
+def read(source: Source, columns: Columns) -> list[Series]:
+    """Every series of the source. DataError where one cannot be read or has no values."""
     if any(path.startswith("hf:") for path in source.paths):
-        return _checked(from_table(_from_rows(source.rows(), source.describe()), asked))
+        return _check_series(from_table(_from_rows(source.rows(), source.describe()), columns))
     files = source.files()
     series: list[Series] = []
     for path in files:
-        found = parse(unpacked(path).read_bytes(), str(path), asked)
+        found = parse(unpacked(path).read_bytes(), str(path), columns)
         if len(files) > 1:
             stem = path.name.split(".")[0]
             found = [Series(f"{stem}/{s.id}", s.values, s.start, s.freq) for s in found]
         series += found
-    return _checked(series)
+    return _check_series(series)
 
 
-def _checked(series: list[Series]) -> list[Series]:
+def _check_series(series: list[Series]) -> list[Series]:
     if not series:
         raise DataError("--data: no series in it")
     seen: set[str] = set()
@@ -70,57 +72,59 @@ def _checked(series: list[Series]) -> list[Series]:
     return series
 
 
-def parse(data: bytes, where: str, asked: Columns) -> list[Series]:
-    """The series in the bytes of one file, by what the bytes look like."""
+def parse(data: bytes, where: str, columns: Columns) -> list[Series]:
+    """The series in the bytes of one file; its format is detected from its content. `where` names
+    the file in messages. DataError as for `read`."""
     if data[:4] == b"PAR1":
         import pandas as pd
 
         try:
             frame = pd.read_parquet(io.BytesIO(data))
-        except Exception as error:  # pyarrow raises its own kind
+        except Exception as error:  # pyarrow raises exceptions of its own
             raise DataError(f"{where}: not readable as parquet ({error})") from error
-        return _checked(from_table(_from_frame(frame, where), asked))
+        return _check_series(from_table(_from_frame(frame, where), columns))
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: not UTF-8 text at byte {error.start}") from None
     if re.search(r"^@data\s*$", text, re.MULTILINE | re.IGNORECASE):
-        return _checked(from_tsf(text, where, asked))
-    return _checked(from_table(_from_text(text, where), asked))
+        return _check_series(from_tsf(text, where, columns))
+    return _check_series(from_table(_from_text(text, where), columns))
 
 
 def _from_text(text: str, where: str) -> Table:
-    """Rows of cells; the first is a heading where it has a cell that is neither number nor time
-    and the next has more of those than it."""
+    """The table in a text file. The first row is a header where it has fewer numbers and times than
+    the second, or none at all."""
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     if not lines:
         raise DataError(f"{where}: empty, need at least 2 points")
-    mark = max(";\t,", key=lambda c: min(line.count(c) for line in lines[:20]))
-    if mark in lines[0]:
-        rows = [list(row) for row in csv.reader(lines, delimiter=mark, skipinitialspace=True)]
+    delimiter = max(";\t,", key=lambda c: min(line.count(c) for line in lines[:20]))
+    if delimiter in lines[0]:
+        rows = [list(row) for row in csv.reader(lines, delimiter=delimiter, skipinitialspace=True)]
     else:
         rows = [line.split() for line in lines]
-    forms = [LOOKS_LIKE_TIME] if mark == "," else [LOOKS_LIKE_TIME, DECIMAL_COMMA]
-    plain, below = (
+    forms = [LOOKS_LIKE_TIME] if delimiter == "," else [LOOKS_LIKE_TIME, DECIMAL_COMMA]
+    first_count, second_count = (
         sum(is_number(c) or any(form.fullmatch(c.strip()) for form in forms) for c in row)
         for row in (rows[0], rows[1] if len(rows) > 1 else [])
     )
-    heading = plain < below or (not plain and len(rows) > 1)
+    header = first_count < second_count or (not first_count and len(rows) > 1)
     width = max(map(len, rows))
-    names = [name.strip() for name in rows[0]] if heading else []
+    names = [name.strip() for name in rows[0]] if header else []
     names += [f"column {at + 1}" for at in range(len(names), width)]
-    body = rows[1:] if heading else rows
+    body = rows[1:] if header else rows
     columns = [[row[at] if at < len(row) else "" for row in body] for at in range(width)]
-    if mark != ",":
-        columns = [_with_points(cells) for cells in columns]
+    if delimiter != ",":
+        columns = [_with_decimal_points(cells) for cells in columns]
     kept = [at for at in range(width) if any(cell.strip() for cell in columns[at])]
     return Table(
-        [names[at] for at in kept], [columns[at] for at in kept], where, 2 if heading else 1
+        [names[at] for at in kept], [columns[at] for at in kept], where, 2 if header else 1
     )
 
 
-def _with_points(cells: list[str]) -> list[str]:
-    """A column's decimal commas as points, if they are such and separate no thousands."""
+def _with_decimal_points(cells: list[str]) -> list[str]:
+    """A column with decimal points for decimal commas, unless all its commas may be thousands
+    separators."""
     with_comma = [cell.strip() for cell in cells if DECIMAL_COMMA.fullmatch(cell)]
     if all(map(THOUSANDS.fullmatch, with_comma)):
         return cells
@@ -128,7 +132,7 @@ def _with_points(cells: list[str]) -> list[str]:
 
 
 def _from_frame(frame: Any, where: str) -> Table:
-    """A data frame's columns as text; lists in a column are one series a row, laid out."""
+    """A data frame's columns as text. A list in a cell (one series a row) is expanded into rows."""
     import pandas as pd
 
     if frame.index.name or isinstance(frame.index, pd.DatetimeIndex):
@@ -152,28 +156,29 @@ def _from_rows(rows: Iterable[dict[str, Any]], where: str) -> Table:
 # -- tables --------------------------------------------------------------------------------------
 
 
-def from_table(table: Table, asked: Columns) -> list[Series]:
-    """Wide, long, or one series a row, by which columns are times, names and numbers."""
+def from_table(table: Table, columns: Columns) -> list[Series]:
+    """The series of a table: wide (a series a column), long (with an id column), or one series a
+    row. The layout follows from which columns are times, ids and numbers."""
     table = _without_row_numbers(table)
-    if not asked.time:
-        table = _with_one_time(table)
-    time = table.column(asked.time, "--time") if asked.time else _find_time(table)
-    name = table.column(asked.id, "--id") if asked.id else _find_name(table, time)
+    if not columns.time:
+        table = _merge_date_columns(table)
+    time = table.column(columns.time, "--time") if columns.time else _find_time(table)
+    name = table.column(columns.id, "--id") if columns.id else _find_id(table, time)
     rest = [at for at in range(len(table.names)) if at not in (time, name)]
-    if asked.target:
-        rest = [table.column(part.strip(), "--target") for part in asked.target.split(",")]
+    if columns.target:
+        rest = [table.column(part.strip(), "--target") for part in columns.target.split(",")]
     elif name is not None or time is not None:
         numeric = [at for at in rest if all(map(is_number, table.cells[at][:200]))]
         rest = numeric or rest
     if not rest:
         raise DataError(f"{table.where}: no column with values; name it with --target")
-    by_row = (
+    is_one_series_a_row = (
         name is not None and time is None and len(set(table.cells[name])) == len(table.cells[name])
     )
-    if by_row and name is not None and (len(rest) > 1 or len(table.cells[name]) == 1):
-        return _by_row(table, name, rest)
-    whole = list(range(len(table.cells[rest[0]])))
-    groups = {"": whole}
+    if is_one_series_a_row and name is not None and (len(rest) > 1 or len(table.cells[name]) == 1):
+        return _one_series_a_row(table, name, rest)
+    all_rows = list(range(len(table.cells[rest[0]])))
+    groups = {"": all_rows}
     if name is not None:
         groups = {}
         for row, cell in enumerate(table.cells[name]):
@@ -188,42 +193,46 @@ def from_table(table: Table, asked: Columns) -> list[Series]:
                 for part in (group, table.names[at] if len(rest) > 1 or not group else "")
                 if part
             )
-            mine, start, freq = values[rows], None, asked.freq
+            points, start, freq = values[rows], None, columns.freq
             if stamps is not None:
                 where = f"{table.where}: series {group}" if group else table.where
-                mine, start, freq = regular(
-                    stamps[rows], mine, freq, asked.resample, where, np.array(rows) + table.first
+                points, start, freq = to_regular_times(
+                    stamps[rows],
+                    points,
+                    freq,
+                    columns.resample,
+                    where,
+                    np.array(rows) + table.first_row,
                 )
-            series.append(Series(label, mine, start, freq))
+            series.append(Series(label, points, start, freq))
     return series
 
 
 def _without_row_numbers(table: Table) -> Table:
-    """Without the column, of no name, that tables get when a data frame is written."""
-    counts = [
+    """The table without the unnamed index column that pandas writes with a data frame."""
+    index_columns = [
         at
         for at, name in enumerate(table.names)
         if name.strip().lower() in ("", "unnamed: 0")
         and table.cells[at] == [str(row) for row in range(len(table.cells[at]))]
     ]
-    kept = [at for at in range(len(table.names)) if at not in counts[:1]]
-    if not counts or not kept:
+    kept = [at for at in range(len(table.names)) if at not in index_columns[:1]]
+    if not index_columns or not kept:
         return table
     return replace(
         table, names=[table.names[at] for at in kept], cells=[table.cells[at] for at in kept]
     )
 
 
-def _with_one_time(table: Table) -> Table:
-    """With columns called year and month, and day where there is one, as one column of times."""
+def _merge_date_columns(table: Table) -> Table:
+    """The table with its columns year, month and (optionally) day merged into one time column."""
     at = {name.lower(): number for number, name in enumerate(table.names)}
     parts = [at[part] for part in ("year", "month", "day") if part in at]
     if "year" not in at or "month" not in at:
         return table
     times = []
     for year, month, *day in zip(*(table.cells[part] for part in parts), strict=True):
-        named = month.strip()[:3].lower()
-        number = MONTHS.index(named) + 1 if named in MONTHS else month.strip().removesuffix(".0")
+        number = MONTHS.get(month.strip()[:3].lower(), month.strip().removesuffix(".0"))
         cells = [year.strip().removesuffix(".0"), str(number), *(d.strip() for d in day)]
         if not all(cell.isdigit() for cell in cells):
             return table
@@ -236,8 +245,8 @@ def _with_one_time(table: Table) -> Table:
     )
 
 
-def _by_row(table: Table, name: int, rest: list[int]) -> list[Series]:
-    """M4's format: an id, then the values; what is empty behind the last value is no point."""
+def _one_series_a_row(table: Table, name: int, rest: list[int]) -> list[Series]:
+    """The M4 format: an id, then the values. Empty cells after the last value are not points."""
     columns = np.stack([table.numbers(at) for at in rest], axis=1)
     series = []
     for label, values in zip(table.cells[name], columns, strict=True):
@@ -248,9 +257,9 @@ def _by_row(table: Table, name: int, rest: list[int]) -> list[Series]:
 
 
 def _find_time(table: Table) -> int | None:
-    """The column that is called a time, else the first that looks like times."""
+    """The first column with the name of a time column, else the first that looks like times."""
     for at, name in enumerate(table.names):
-        if name.lower().replace(" ", "_") in TIMES:
+        if name.lower().replace(" ", "_") in TIME_COLUMN_NAMES:
             return at
     for at, cells in enumerate(table.cells):
         some = [c.strip() for c in cells[:50] if c.strip()]
@@ -259,11 +268,14 @@ def _find_time(table: Table) -> int | None:
     return None
 
 
-def _find_name(table: Table, time: int | None) -> int | None:
-    """The column that is called an id, else the first that is neither numbers nor times; beside
-    times, if many of those are there twice and it tells most of them apart."""
+def _find_id(table: Table, time: int | None) -> int | None:
+    """The first column with the name of an id column, else the first of neither numbers nor times.
+
+    In a table with a time column, the latter is an id column only where many times are repeated and
+    it distinguishes most of the repeated ones.
+    """
     for at, name in enumerate(table.names):
-        if at != time and name.lower().replace(" ", "_") in NAMES:
+        if at != time and name.lower().replace(" ", "_") in ID_COLUMN_NAMES:
             return at
     for at, cells in enumerate(table.cells):
         if at == time or any(is_number(c) for c in cells[:50]):
@@ -271,8 +283,8 @@ def _find_name(table: Table, time: int | None) -> int | None:
         if time is None:
             return at
         times = table.cells[time]
-        twice = len(times) - len(set(times))
-        still = len(times) - len(set(zip(cells, times, strict=True)))
-        if twice >= OFTEN * len(times) and still < twice / 2:
+        repeated = len(times) - len(set(times))
+        still_repeated = len(times) - len(set(zip(cells, times, strict=True)))
+        if repeated >= MIN_REPEATED_TIMES * len(times) and still_repeated < repeated / 2:
             return at
     return None

@@ -1,4 +1,4 @@
-"""Cells of a table of series as text, and numbers of them."""
+"""A table of series as cells of text, and their conversion to numbers."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 from ...core.errors import DataError
 from ...tokenizers.bins import Values
 
-NAMES = {"id", "unique_id", "item_id", "series_id", "series", "series_name", "name"}
-ABSENT = {"", "na", "n/a", "nan", "null", "none", "?", "-", "nat"}
-THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}(,\d{3})+")  # or a decimal comma: nobody knows
+ID_COLUMN_NAMES = {"id", "unique_id", "item_id", "series_id", "series", "series_name", "name"}
+MISSING_CELLS = {"", "na", "n/a", "nan", "null", "none", "?", "-", "nat"}
+THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}(,\d{3})+")  # 1,234: ambiguous, may be a decimal comma
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What `--time --target --id --freq --resample` say; none: found."""
+    """The values of `--time --target --id --freq --resample`; None: detected from the table."""
 
     time: str | None = None
     target: str | None = None
@@ -28,15 +28,16 @@ class Columns:
 
 @dataclass
 class Table:
-    """names of the columns, each a list of cells as text; `first`: the file's row number of the
-    first record, for messages."""
+    """Columns, by name, as lists of cells of text. For messages: `where`, the name of the file, and
+    `first_row`, the row number of the first record in it."""
 
     names: list[str]
     cells: list[list[str]]
     where: str
-    first: int = 1
+    first_row: int = 1
 
     def column(self, name: str, flag: str) -> int:
+        """The index of a column that `flag` names. DataError where there is no such column."""
         if name in self.names:
             return self.names.index(name)
         raise DataError(
@@ -44,17 +45,18 @@ class Table:
         )
 
     def numbers(self, column: int) -> Values:
-        """A column as float64, NaN where missing. DataError names the row and column of what is
-        no number, or infinite."""
+        """A column as float64, NaN where missing. DataError names the row and column of a cell that
+        is infinite or not a number."""
         values = np.empty(len(self.cells[column]))
         for row, cell in enumerate(self.cells[column]):
-            values[row] = number(cell, self.where, row + self.first, self.names[column])
+            values[row] = parse_number(cell, self.where, row + self.first_row, self.names[column])
         return values
 
 
-def number(cell: str, where: str, row: int, column: str) -> float:
+def parse_number(cell: str, where: str, row: int, column: str) -> float:
+    """A cell as a float, NaN where missing. DataError names its row and column."""
     text = cell.strip()
-    if text.lower() in ABSENT:
+    if text.lower() in MISSING_CELLS:
         return np.nan
     try:
         value = float(text)
@@ -63,7 +65,7 @@ def number(cell: str, where: str, row: int, column: str) -> float:
         if THOUSANDS.fullmatch(text):
             advice = f"{text.replace(',', '')} or {text.replace(',', '.')}? write it so"
         raise DataError(
-            f"{where}: row {row}, column {column}: {text!r} is no number; {advice}"
+            f"{where}: row {row}, column {column}: {text!r} is not a number; {advice}"
         ) from None
     if np.isinf(value):
         raise DataError(f"{where}: row {row}, column {column}: infinite; leave it empty if missing")
@@ -71,8 +73,9 @@ def number(cell: str, where: str, row: int, column: str) -> float:
 
 
 def is_number(cell: str) -> bool:
-    """Whether a cell is there to be one, if only `number` can read it."""
-    if cell.strip().lower() in ABSENT or THOUSANDS.fullmatch(cell.strip()):
+    """Whether a cell is meant as a number: also if missing, or with a comma that `parse_number`
+    rejects as ambiguous."""
+    if cell.strip().lower() in MISSING_CELLS or THOUSANDS.fullmatch(cell.strip()):
         return True
     try:
         float(cell)

@@ -1,4 +1,4 @@
-"""Windows of what is held out: end to end or a stride apart; which are forecast, and the scores."""
+"""Windows of held-out series, adjacent or a stride apart, and the scores of their forecasts."""
 
 from __future__ import annotations
 
@@ -10,38 +10,43 @@ import numpy as np
 from ...core.errors import DataError, UsageError
 from ...core.protocols import Sequence
 from ...tokenizers.bins import BinsTokenizer, Values, Window
-from .baselines import Case, measured
+from .baselines import Case, score_forecasts
 from .collection import Collection
 from .metrics import seasonal_error
 
 EVALUATION_PATHS = 100
-DRAWING = 4  # what drawing an id costs, in ids that are only scored
+SAMPLING_COST = 4  # the time to sample one token, in units of the time to score one
 
 
 # -- cutting -------------------------------------------------------------------------------------
 
 
-def end_to_end(items: Collection, tokenizer: BinsTokenizer) -> Iterator[Sequence]:
-    """Windows of each series from its last to its first, whose history may reach back before what
-    is held out. `mean` and `deviation` in a window's side are of the training part, the seasonal
-    error too, but of the last window, as forecasters count: there of all before it. `past`, what
-    is known before a window, is kept where no other window has it. Of a series of which nothing is
-    held out there is one window, of no future: it is not scored, but it is forecast from."""
-    history, most, season = tokenizer.history, tokenizer.horizon, tokenizer.season
-    for one, start, learned in zip(items.series, items.starts, items.learned, strict=True):
-        start = start or max(1, len(one) - most)
-        before = one.values[: learned or start]
+def adjacent_windows(items: Collection, tokenizer: BinsTokenizer) -> Iterator[Sequence]:
+    """Windows whose horizons cover the held-out part of each series without overlap, the last
+    window first. Their history may reach back into the training part.
+
+    `mean`, `deviation` and `seasonal_error` in the side information are statistics of the training
+    part; the seasonal error of the last window is that of all points before it, as is usual in
+    forecasting. `past` is stored only where no other window contains these points. A series without
+    a held-out part yields one window with an empty horizon: it is not scored, only forecast from.
+    """
+    history, horizon, season = tokenizer.history, tokenizer.horizon, tokenizer.season
+    for one, start, train_length in zip(
+        items.series, items.starts, items.train_lengths, strict=True
+    ):
+        start = start or max(1, len(one) - horizon)
+        before = one.values[: train_length or start]
         error = seasonal_error(before, season)
         known = before[np.isfinite(before)]
         mean, deviation = (known.mean(), known.std()) if len(known) else (0.0, 1.0)
-        for end in range(len(one), start, -most) or (start,):
-            first = max(start, end - most)
+        for end in range(len(one), start, -horizon) or (start,):
+            first = max(start, end - horizon)
             past = one.values[max(0, first - history) : first]
             if np.isfinite(past).any():
                 last = end == len(one)
                 if last:
                     error_here = seasonal_error(one.values[:first], season)
-                yield _encoded(
+                yield _encode_window(
                     tokenizer,
                     past,
                     one.values[first:end],
@@ -51,7 +56,7 @@ def end_to_end(items: Collection, tokenizer: BinsTokenizer) -> Iterator[Sequence
                         "first": first,
                         "start": one.start,
                         "freq": one.freq,
-                        "seasonal_error": _plain(error_here if last else error),
+                        "seasonal_error": _finite_or_none(error_here if last else error),
                         "mean": float(mean),
                         "deviation": float(deviation or 1.0),
                     },
@@ -59,21 +64,21 @@ def end_to_end(items: Collection, tokenizer: BinsTokenizer) -> Iterator[Sequence
                 )
 
 
-def _encoded(
-    tokenizer: BinsTokenizer, past: Values, future: Values, about: dict[str, Any], keeps: bool
+def _encode_window(
+    tokenizer: BinsTokenizer, past: Values, future: Values, side: dict[str, Any], store_past: bool
 ) -> Sequence:
-    kept = {"past": _listed(past)} if keeps else {}
-    about = {**about, "future": _listed(future), **kept}
-    return tokenizer.encode(Window(np.concatenate((past, future)), len(past), about))
+    stored = {"past": nan_to_none(past)} if store_past else {}
+    side = {**side, "future": nan_to_none(future), **stored}
+    return tokenizer.encode(Window(np.concatenate((past, future)), len(past), side))
 
 
 def slide(sequences: Iterable[Sequence], tokenizer: BinsTokenizer, stride: int) -> list[Sequence]:
-    """Windows of the whole horizon `stride` points apart, the last at the end of its series, of
-    what the windows `end_to_end` cover."""
+    """Windows of a full horizon, `stride` points apart, over the points that `sequences` cover (the
+    windows of `adjacent_windows`). The last one ends where its series ends."""
     history, horizon = tokenizer.history, tokenizer.horizon
     out = []
     for windows in _by_series(sequences):
-        offset, values = _joined(windows)
+        offset, values = _join(windows)
         sides = [window.side for window in windows]
         start = min(side["first"] for side in sides) - offset
         about = {**sides[-1], "last": False}
@@ -86,12 +91,12 @@ def slide(sequences: Iterable[Sequence], tokenizer: BinsTokenizer, stride: int) 
                 if last:
                     side |= {"last": True, "seasonal_error": sides[0]["seasonal_error"]}
                 future = values[first : first + horizon]
-                out.append(_encoded(tokenizer, past, future, side, True))
+                out.append(_encode_window(tokenizer, past, future, side, True))
     return out
 
 
 def _by_series(sequences: Iterable[Sequence]) -> Iterator[list[Sequence]]:
-    """The windows of one series after those of another; each begins with its last."""
+    """The windows grouped by series; the last window of a series comes first in its group."""
     windows: list[Sequence] = []
     for sequence in sequences:
         if windows and (sequence.side["last"] or sequence.side["id"] != windows[0].side["id"]):
@@ -102,12 +107,12 @@ def _by_series(sequences: Iterable[Sequence]) -> Iterator[list[Sequence]]:
         yield windows
 
 
-def _joined(windows: list[Sequence]) -> tuple[int, Values]:
-    """(the number of the first point known, the values from there on) of a series' windows."""
+def _join(windows: list[Sequence]) -> tuple[int, Values]:
+    """(index of the first known point, values from there on), joined from a series' windows."""
     parts = []
     for side in (window.side for window in windows):
-        past = values_of(side.get("past", []))
-        parts += [(side["first"] - len(past), past), (side["first"], values_of(side["future"]))]
+        past = none_to_nan(side.get("past", []))
+        parts += [(side["first"] - len(past), past), (side["first"], none_to_nan(side["future"]))]
     offset = min(first for first, part in parts if len(part))
     values = np.full(max(first + len(part) for first, part in parts) - offset, np.nan)
     for first, part in parts:
@@ -118,20 +123,24 @@ def _joined(windows: list[Sequence]) -> tuple[int, Values]:
 # -- scoring -------------------------------------------------------------------------------------
 
 
-def to_forecast(
+def forecast_cases(
     sequences: Iterable[Sequence], protocol: str | None
 ) -> tuple[list[Sequence], list[Case]]:
-    """The windows that a protocol forecasts, and what is right: `last`, the last of each series,
-    in its own units; `rolling`, all, z-scored by the statistics of the training part."""
+    """The windows that a protocol forecasts, and the actual values to compare with.
+
+    `last`: the last window of each series, in the units of the series. `rolling`: all windows,
+    z-scored by the statistics of the training part. UsageError for an unknown protocol, DataError
+    where no window has an actual value.
+    """
     if protocol not in (None, "last", "rolling"):
         raise UsageError(f"--protocol {protocol}: the series task has last and rolling")
     rolling = protocol == "rolling"
     chosen, cases = [], []
     for windows in _by_series(sequences):
-        offset, values = _joined(windows)
+        offset, values = _join(windows)
         for window in windows:
             side = window.side
-            actual = values_of(side["future"])
+            actual = none_to_nan(side["future"])
             if not (rolling or side["last"]) or not np.isfinite(actual).any():
                 continue
             past = values[: side["first"] - offset]
@@ -144,12 +153,12 @@ def to_forecast(
     return chosen, cases
 
 
-def forecast_tokens(sequences: Iterable[Sequence], protocol: str | None) -> int:
-    """What forecasting costs, in ids that are scored."""
-    from .forecast import VIEWS
+def forecast_cost(sequences: Iterable[Sequence], protocol: str | None) -> int:
+    """The cost of forecasting, in tokens that could be scored in the same time."""
+    from .forecast import VIEWS_PER_HISTORY
 
     return sum(
-        VIEWS * s.given + DRAWING * EVALUATION_PATHS * (len(s) - s.given)
+        VIEWS_PER_HISTORY * s.given + SAMPLING_COST * EVALUATION_PATHS * (len(s) - s.given)
         for s in sequences
         if protocol == "rolling" or s.side["last"]
     )
@@ -158,11 +167,11 @@ def forecast_tokens(sequences: Iterable[Sequence], protocol: str | None) -> int:
 def forecast_scores(
     model: Any, tokenizer: BinsTokenizer, sequences: Iterable[Sequence], protocol: str | None
 ) -> dict[str, Any]:
-    """The scores of sample paths, and of how many windows they are."""
-    chosen, cases = to_forecast(sequences, protocol)
-    found = measured(_paths(model, tokenizer, chosen, cases), cases)
+    """The scores of sample paths, and the numbers of windows, series and paths."""
+    chosen, cases = forecast_cases(sequences, protocol)
+    found = score_forecasts(_sample_paths(model, tokenizer, chosen, cases), cases)
     return {
-        **{name: _plain(value) for name, value in found.items()},
+        **{name: _finite_or_none(value) for name, value in found.items()},
         "windows": len(chosen),
         "series": len({s.side["id"] for s in chosen}),
         "paths": EVALUATION_PATHS,
@@ -170,10 +179,10 @@ def forecast_scores(
     }
 
 
-def _paths(
+def _sample_paths(
     model: Any, tokenizer: BinsTokenizer, chosen: list[Sequence], cases: list[Case]
 ) -> list[Values]:
-    """(P, its horizon) of each."""
+    """For each window, (P, horizon) sampled values; windows may differ in their horizon."""
     from .forecast import forecast_values
 
     out: list[Values] = [np.empty(0)] * len(chosen)
@@ -181,23 +190,23 @@ def _paths(
     for index, case in enumerate(cases):
         by_horizon.setdefault(len(case.actual), []).append(index)
     for horizon, group in by_horizon.items():
-        known = []
+        histories = []
         for index in group:
             past, side = cases[index].past[-tokenizer.history :], chosen[index].side
-            known.append(Window(past, len(past), {"id": f"{side['id']}/{side['first']}"}))
-        drawn = forecast_values(model, tokenizer, known, horizon, EVALUATION_PATHS)
-        for index, paths in zip(group, drawn, strict=True):
+            histories.append(Window(past, len(past), {"id": f"{side['id']}/{side['first']}"}))
+        sampled = forecast_values(model, tokenizer, histories, horizon, EVALUATION_PATHS)
+        for index, paths in zip(group, sampled, strict=True):
             out[index] = paths
     return out
 
 
-def _plain(value: float) -> float | None:
+def _finite_or_none(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _listed(values: Values) -> list[float | None]:
+def nan_to_none(values: Values) -> list[float | None]:
     return [None if np.isnan(value) else value for value in values.tolist()]
 
 
-def values_of(listed: list[float | None]) -> Values:
+def none_to_nan(listed: list[float | None]) -> Values:
     return np.array([np.nan if value is None else value for value in listed], np.float64)
