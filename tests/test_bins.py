@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfm.core.errors import ConfigError
-from tfm.tokenizers.bins import BEGINS, FIRST, MISSING, BinsTokenizer, Values, Window
+from tfm.tokenizers.bins import (
+    BEGIN_TOKENS,
+    FIRST_BIN_ID,
+    MISSING_ID,
+    BinsTokenizer,
+    Values,
+    Window,
+)
 
 SPECS = ("bins", "bins:63", "bins:uniform:255", "bins:chronos")
 CODINGS = ("auto", "values", "differences")
@@ -27,14 +34,14 @@ def check(tokenizer: BinsTokenizer, values: Values, history: int) -> None:
     first = tokenizer.encode(Window(values, history))
     again = tokenizer.encode(tokenizer.decode(first.ids, first.side), like=first)
     np.testing.assert_array_equal(again.ids, first.ids)
-    assert 1 <= first.ids[0] <= BEGINS
+    assert 1 <= first.ids[0] <= BEGIN_TOKENS
     assert first.given == 1 + history
     missing = np.isnan(values)
-    np.testing.assert_array_equal(first.ids[1:] == MISSING, missing)
+    np.testing.assert_array_equal(first.ids[1:] == MISSING_ID, missing)
     assert not first.target_weight()[1:][missing].any()
     low, high = tokenizer.support(len(first), first.side)  # type: ignore[misc]
     future = first.ids[first.given :]
-    assert ((future >= low) & (future < high) | (future == MISSING)).all()
+    assert ((future >= low) & (future < high) | (future == MISSING_ID)).all()
 
 
 @st.composite
@@ -98,7 +105,7 @@ def test_normalisation_sees_the_history_alone() -> None:
 def test_a_constant_decodes_to_itself_whatever_is_drawn(value: float) -> None:
     tokenizer = fitted()
     sequence = tokenizer.encode(Window(np.full(20, value), 20))
-    drawn = np.random.default_rng(0).integers(FIRST, tokenizer.vocab_size, 20)
+    drawn = np.random.default_rng(0).integers(FIRST_BIN_ID, tokenizer.vocab_size, 20)
     ids = np.concatenate((sequence.ids[:1], drawn))
     np.testing.assert_array_equal(tokenizer.decode(ids, sequence.side).values, value)
     low, high = tokenizer.support(20, sequence.side)  # type: ignore[misc]
@@ -129,7 +136,7 @@ def test_chronos_bins_are_those_of_the_paper() -> None:
     scaled = values / np.abs(values[:40]).mean()
     nearest = np.abs(scaled[:, None] - np.linspace(-15, 15, 4093)).argmin(1)
     ids = tokenizer.encode(Window(values, 40)).ids[1:]
-    np.testing.assert_array_equal(ids - FIRST, nearest)
+    np.testing.assert_array_equal(ids - FIRST_BIN_ID, nearest)
 
 
 def test_state_restores_the_tokenizer() -> None:

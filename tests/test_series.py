@@ -41,7 +41,7 @@ from tfm.tasks._series.reader import parse, read
 from tfm.tasks._series.table import Columns
 from tfm.tasks._series.times import find_season, point_times, season_and_horizon
 from tfm.tasks.series import SeriesOptions, SeriesTask
-from tfm.tokenizers.bins import FIRST, MISSING, BinsTokenizer, Window
+from tfm.tokenizers.bins import FIRST_BIN_ID, MISSING_ID, BinsTokenizer, Window
 
 PUBLISHED = Path(__file__).parent.parent.parent / "shared" / "data" / "timeseries"
 needs_published = pytest.mark.skipif(
@@ -484,10 +484,10 @@ def test_missing_values_and_padding_have_no_weight() -> None:
     values[30:40] = np.nan
     items = collection(values)
     batch = Windows(items, fitted(items, 8), 8).batch(np.arange(40))
-    assert (batch.weight[batch.ids == MISSING] == 0).all()
+    assert (batch.weight[batch.ids == MISSING_ID] == 0).all()
     counted = batch.weight.any(axis=1)  # not where the history does not move: nothing to learn
     assert 30 <= counted.sum() < len(counted)
-    assert (batch.weight[counted][batch.ids[counted] >= FIRST] > 0).all()
+    assert (batch.weight[counted][batch.ids[counted] >= FIRST_BIN_ID] > 0).all()
 
 
 def test_held_out_windows_tile_what_is_held_out() -> None:
@@ -640,7 +640,7 @@ def test_paths_follow_the_model_s_distribution() -> None:
     model = model_for(tokenizer)
     prompt = tokenizer.encode(Window(rng.normal(size=8), 8))
     with torch.no_grad():
-        p = model.logits(model(torch.from_numpy(prompt.ids)[None])[0, -1], FIRST).softmax(-1)
+        p = model.logits(model(torch.from_numpy(prompt.ids)[None])[0, -1], FIRST_BIN_ID).softmax(-1)
     paths = sample_paths(model, tokenizer, [prompt], 1, 2000)[0, :, 0]
     drawn = np.concatenate((prompt.ids, [0]))
     counts = np.zeros(5)
@@ -648,7 +648,7 @@ def test_paths_follow_the_model_s_distribution() -> None:
         again = tokenizer.encode(
             Window(np.append(tokenizer.decode(prompt.ids, prompt.side).values, value), 8), prompt
         )
-        counts[again.ids[len(drawn) - 1] - FIRST] += 1
+        counts[again.ids[len(drawn) - 1] - FIRST_BIN_ID] += 1
     np.testing.assert_allclose(counts / 2000, p.numpy(), atol=2e-3)
 
 

@@ -20,14 +20,16 @@ from ..core.protocols import Ids, Sequence, Support
 
 Values = npt.NDArray[np.float64]
 
-MISSING = 0  # the id of a value that is not there
-BUCKETS = 8  # of how much the season explains, told by the first id
-BEGINS = 2 * BUCKETS  # ids 1 ... 16: a bucket for values as they stand, one for differences
-FIRST = 1 + BEGINS  # the id of the lowest bin
-REGULAR = 0.1  # seasonal differences below this fraction of the scale are worth coding
-FINEST = 1e-11  # of the largest value: a scale below it would be lost in rounding
-SMALLEST = 1e-300  # a scale below it would be no normal number
-WIDEST = 50.0  # scales from the location, at most, that bins reach
+MISSING_ID = 0  # the id of a missing value
+SEASONALITY_BUCKETS = 8  # how much of the series the season explains, in the begin token
+BEGIN_TOKENS = (
+    2 * SEASONALITY_BUCKETS
+)  # ids 1 ... 16: a bucket for plain values, one for differences
+FIRST_BIN_ID = 1 + BEGIN_TOKENS  # of the lowest bin
+MAX_DIFFERENCE_RATIO = 0.1  # seasonal differences smaller than this part of the scale are encoded
+MIN_RELATIVE_SCALE = 1e-11  # of the largest value; a smaller scale is lost in rounding
+MIN_SCALE = 1e-300  # a smaller scale is a denormal number
+MAX_BIN_SCALES = 50.0  # bins reach at most this many scales from the location
 
 
 @dataclass(frozen=True)
@@ -116,8 +118,8 @@ class BinsTokenizer:
         self.history, self.horizon = history, horizon
         self.edges, self.centres, self.season = edges, centres, season
         self.coding, self.mean = coding, mean  # coding: auto, values, differences
-        self.vocab_size = FIRST + len(centres)
-        self.ordered = FIRST, self.vocab_size
+        self.vocab_size = FIRST_BIN_ID + len(centres)
+        self.ordered = FIRST_BIN_ID, self.vocab_size
         self.zero = int(np.searchsorted(edges[1:-1], 0.0, side="right"))
 
     # -- how a window is normalised ----------------------------------------------------------
@@ -135,7 +137,7 @@ class BinsTokenizer:
             scale = np.where(scale > 0, scale, 1.0)
             return Scales(np.zeros(batch), scale, none, np.zeros(batch), none)
 
-        finest = np.maximum(FINEST * size.max(1), SMALLEST)
+        finest = np.maximum(MIN_RELATIVE_SCALE * size.max(1), MIN_SCALE)
         scale = spread(past)
         constant = scale == 0
         scale = np.where(constant, 0.0, np.maximum(scale, finest))
@@ -148,13 +150,13 @@ class BinsTokenizer:
             seasons
             & ~constant
             & (
-                (ratio < REGULAR)
+                (ratio < MAX_DIFFERENCE_RATIO)
                 if self.coding == "auto"
                 else np.full(batch, self.coding != "values")
             )
         )
-        bucket = np.clip(np.round(np.log2(np.maximum(ratio, 1e-9)) + 6), 0, BUCKETS - 2)
-        bucket = np.where(seasons & ~constant, bucket, BUCKETS - 1).astype(np.int64)
+        bucket = np.clip(np.round(np.log2(np.maximum(ratio, 1e-9)) + 6), 0, SEASONALITY_BUCKETS - 2)
+        bucket = np.where(seasons & ~constant, bucket, SEASONALITY_BUCKETS - 1).astype(np.int64)
         lag = np.where(regular, self.season, 0)
         location = recent(past, self.season)
         same = np.where(known, past, -np.inf).max(1, initial=-np.inf)  # exactly, unlike a mean
@@ -166,7 +168,7 @@ class BinsTokenizer:
     def encode_rows(self, values: Values, scales: Scales) -> Ids:
         """(B, 1 + T) ids of values (B, T)."""
         ids = np.zeros((len(values), 1 + values.shape[1]), np.int64)
-        ids[:, 0] = 1 + scales.bucket + BUCKETS * (scales.lag > 0)
+        ids[:, 0] = 1 + scales.bucket + SEASONALITY_BUCKETS * (scales.lag > 0)
         for lag in np.unique(scales.lag):
             rows = np.flatnonzero(scales.lag == lag)
             ids[rows, 1:] = self._encode(values[rows], scales.rows(rows), int(lag))
@@ -181,7 +183,7 @@ class BinsTokenizer:
                 steps = np.where(scale > 0, (now - base) / scale, 0.0)
             bins = np.searchsorted(self.edges[1:-1], steps, side="right")
             missing = np.isnan(now)
-            ids[:, at] = np.where(missing, MISSING, bins + FIRST)
+            ids[:, at] = np.where(missing, MISSING_ID, bins + FIRST_BIN_ID)
             known[:] = np.where(missing, known, base + self.centres[bins] * scale)
         return ids
 
@@ -199,8 +201,8 @@ class BinsTokenizer:
     def _decode(self, ids: Ids, scales: Scales, lag: int, within: Values | None) -> Values:
         values = np.empty(ids.shape)
         for at, base, scale, known in seasons(ids.shape, scales, lag):
-            missing = ids[:, at] < FIRST
-            bins = np.maximum(ids[:, at] - FIRST, 0)
+            missing = ids[:, at] < FIRST_BIN_ID
+            bins = np.maximum(ids[:, at] - FIRST_BIN_ID, 0)
             decoded = base + self.centres[bins] * scale
             known[:] = np.where(missing, known, decoded)
             if within is not None:
@@ -219,7 +221,7 @@ class BinsTokenizer:
         else:
             scales = Scales.of([like.side])
         ids = self.encode_rows(values, scales)[0]
-        weight = (ids != MISSING).astype(np.float32)
+        weight = (ids != MISSING_ID).astype(np.float32)
         side = {**item.about, "history": item.history, **scales.side(0)}
         return Sequence(ids, 1 + item.history, weight, side)
 
@@ -229,8 +231,8 @@ class BinsTokenizer:
     def support(self, length: int, side: Mapping[str, Any]) -> Support:
         """Every bin; the one of the constant alone where the history is constant."""
         if side.get("scale", 1.0) == 0:
-            return FIRST + self.zero, FIRST + self.zero + 1
-        return FIRST, self.vocab_size
+            return FIRST_BIN_ID + self.zero, FIRST_BIN_ID + self.zero + 1
+        return FIRST_BIN_ID, self.vocab_size
 
     def positions(self, length: int, side: Mapping[str, Any]) -> Ids | None:
         return None
@@ -248,14 +250,14 @@ class BinsTokenizer:
         if kind == "chronos":
             centres = np.linspace(-15.0, 15.0, 4093)
             return cls(borders(centres), centres, *shape, coding="values", mean=True)
-        fine = np.linspace(-WIDEST, WIDEST, 40001)
+        fine = np.linspace(-MAX_BIN_SCALES, MAX_BIN_SCALES, 40001)
         ruler = cls(borders(fine), fine, *shape, coding)
         scales = ruler.scales(windows, known)
         ids = ruler.encode_rows(windows, scales)[:, 1:]
-        steps = np.sort(fine[ids[ids >= FIRST] - FIRST])
+        steps = np.sort(fine[ids[ids >= FIRST_BIN_ID] - FIRST_BIN_ID])
         reach = 4.0
         if len(steps):
-            reach = float(np.clip(1.25 * np.quantile(np.abs(steps), 0.9995), 4.0, WIDEST))
+            reach = float(np.clip(1.25 * np.quantile(np.abs(steps), 0.9995), 4.0, MAX_BIN_SCALES))
         if kind == "uniform" or not len(steps):
             centres = np.linspace(-reach, reach, count)
             return cls(borders(centres), centres, *shape, coding)

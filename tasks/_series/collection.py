@@ -11,7 +11,7 @@ import numpy as np
 from ...core.data.keyed_random import key, mix
 from ...core.errors import DataError
 from ...core.protocols import Batch, Ids
-from ...tokenizers.bins import FIRST, BinsTokenizer, Values
+from ...tokenizers.bins import FIRST_BIN_ID, BinsTokenizer, Values
 from .times import point_times
 
 JITTER = 0.15  # largest random change of a window's log scale, and of its location in scales
@@ -218,12 +218,12 @@ class Windows:
         size, shift = (2 * self._uniform(indices, name) - 1 for name in ("size", "shift"))
         scales = self.tokenizer.scales(values, history).moved(JITTER * size, JITTER * shift)
         ids = self.tokenizer.encode_rows(values, scales)
-        weight = (ids >= FIRST).astype(np.float32)
+        weight = (ids >= FIRST_BIN_ID).astype(np.float32)
         # history weighs less: the normalisation, computed from its end, leaks its later values
         weight[np.arange(weight.shape[1]) <= history[:, None]] *= HISTORY_WEIGHT
         weight[:, 0] = 0
         weight[scales.scale == 0] = 0  # a constant history has only one legal bin
-        return Batch(ids, weight, support=(FIRST, self.tokenizer.vocab_size))
+        return Batch(ids, weight, support=(FIRST_BIN_ID, self.tokenizer.vocab_size))
 
     def _mix_windows(
         self, indices: Ids, values: Values, history: Ids, tokenizer: BinsTokenizer
