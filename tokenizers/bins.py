@@ -22,9 +22,7 @@ Values = npt.NDArray[np.float64]
 
 MISSING_ID = 0  # the id of a missing value
 SEASONALITY_BUCKETS = 8  # how much of the series the season explains, in the begin token
-BEGIN_TOKENS = (
-    2 * SEASONALITY_BUCKETS
-)  # ids 1 ... 16: a bucket for plain values, one for differences
+BEGIN_TOKENS = 2 * SEASONALITY_BUCKETS  # ids 1 ... 16: buckets for values, then for differences
 FIRST_BIN_ID = 1 + BEGIN_TOKENS  # of the lowest bin
 MAX_DIFFERENCE_RATIO = 0.1  # seasonal differences smaller than this part of the scale are encoded
 MIN_RELATIVE_SCALE = 1e-11  # of the largest value; a smaller scale is lost in rounding
