@@ -20,16 +20,7 @@ from ..core.errors import ConfigError, DataError, UsageError
 from ..core.protocols import Dataset, Sequence
 from ..tokenizers.bins import BinsTokenizer, Window, parse
 from ._series.baselines import floors, last_cases
-from ._series.collection import (
-    MAX_MIXED_POINTS,
-    Collection,
-    Series,
-    Windows,
-    fingerprint,
-    follow,
-    halves,
-    split,
-)
+from ._series.collection import Collection, Series, Windows, fingerprint, follow, halves, split
 from ._series.metrics import QUANTILES
 from ._series.output import Forecast, write_values
 from ._series.plot import fan, plot
@@ -40,7 +31,7 @@ from ._series.times import find_season, point_times, season_and_horizon
 from ._series.windows import adjacent_windows, forecast_cases, forecast_cost, forecast_scores, slide
 
 DEFAULT_HOLDOUT = 0.1  # the fraction of each series that is held out
-SMALL_DATA_DROPOUT = 0.1  # up to MAX_MIXED_POINTS training points
+SMALL_DATA_DROPOUT = 0.1  # where `Collection.is_small`
 HISTORY_SEASONS = 8  # in the history of a window
 MIN_HISTORY, MAX_HISTORY = 64, 512  # points of history by default
 
@@ -165,17 +156,16 @@ class SeriesTask(task.Task):
     def fit_tokenizer(self, spec: str, train: Collection) -> BinsTokenizer:
         parse(spec)
         windows = Windows(train, None, self.history(train))
-        some = np.linspace(0, len(windows) - 1, min(len(windows), 2000)).astype(np.int64)
-        values, history = windows.rows(some)
+        sample = np.linspace(0, len(windows) - 1, min(len(windows), 2000)).astype(np.int64)
+        values, history = windows.rows(sample)
         return BinsTokenizer.fit(spec, values, history, train.season, windows.history)
 
     def defaults(self, train: Collection, tokenizer: BinsTokenizer) -> dict[str, dict[str, object]]:
         """A batch has few windows, and the points within a window are correlated. So the learning
         rate and the momentum are lower, and weight decay is small. Small data sets are repeated
         often, which dropout keeps from overfitting."""
-        small = sum(map(len, train.series)) <= MAX_MIXED_POINTS
         return {
-            "model": {"dropout": SMALL_DATA_DROPOUT if small else 0.0},
+            "model": {"dropout": SMALL_DATA_DROPOUT if train.is_small else 0.0},
             "train": {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.01},
         }
 
@@ -293,7 +283,7 @@ class SeriesTask(task.Task):
     ) -> str | None:
         return "\n\n".join(fan(item, width) for item in items[:3])
 
-    # -- whole series --------------------------------------------------------------------------
+    # -- tokenize and detokenize ---------------------------------------------------------------
 
     def tokenize(self, items: Collection, tokenizer: BinsTokenizer) -> Iterator[Sequence]:
         """Each series as one sequence in which every point is history."""

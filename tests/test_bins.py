@@ -46,7 +46,7 @@ def check(tokenizer: BinsTokenizer, values: Values, history: int) -> None:
 
 @st.composite
 def series(draw: st.DrawFn) -> tuple[Values, int]:
-    """Any shape at any scale and offset, with gaps; one point included."""
+    """Series of any shape, scale and offset, with missing values; at least one point."""
     size = draw(st.integers(1, 60))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     shape = draw(st.sampled_from(("noise", "walk", "season", "steps", "spike", "constant")))
@@ -87,7 +87,7 @@ def test_large_offset_with_small_movement_does_not_collapse() -> None:
     back = tokenizer.decode(sequence.ids, sequence.side).values
     assert len(set(np.round(back, 2).tolist())) > 20
     assert np.abs(back - values).max() < 0.05
-    # the known weakness that `chronos` keeps
+    # the known weakness of mean scaling (`chronos`)
     assert len(set(fitted("bins:chronos").encode(Window(values, 36)).ids[1:].tolist())) == 1
 
 

@@ -20,20 +20,8 @@ from tfm.core.model.sequence_model import SequenceModel
 from tfm.core.protocols import Sequence
 from tfm.tasks._series import collection as series_collection
 from tfm.tasks._series.baselines import floors, last_cases, seasonal_naive
-from tfm.tasks._series.collection import (
-    MAX_MIXED_POINTS,
-    Collection,
-    Series,
-    Windows,
-    follow,
-    split,
-)
-from tfm.tasks._series.forecast import (
-    VIEWS_PER_HISTORY,
-    encode_views,
-    forecast_values,
-    sample_paths,
-)
+from tfm.tasks._series.collection import MIXED_POINTS, Collection, Series, Windows, follow, split
+from tfm.tasks._series.forecast import HISTORY_VIEWS, encode_views, forecast_values, sample_paths
 from tfm.tasks._series.metrics import METRICS, QUANTILES, scores, seasonal_error
 from tfm.tasks._series.output import digits_for
 from tfm.tasks._series.prompts import at_frequency
@@ -154,7 +142,7 @@ def times(
 
 
 def test_a_column_of_words_beside_times_is_no_id() -> None:
-    """Unless times are there again and again, and it tells them apart."""
+    """An unnamed text column is an id column only if times repeat and it distinguishes them."""
     week = ["Mon", "Tue", "Wed", "Thu", "Fri"]
     rows = "\n".join(
         f"{t},{word},{i}" for i, (t, word) in enumerate(zip(times(30), 6 * week, strict=True))
@@ -344,7 +332,7 @@ def days(*numbers: int) -> str:
         (days(1, 2, 3, 5, 6), r"2024-01-05 00:00:00 \(row 5\) is 2 days"),
         (days(1, 2, 2, 3), r"2024-01-02 00:00:00 \(row 4\) appears twice"),
         (days(1, 3, 2, 4), r"2024-01-02 00:00:00 \(row 4\) goes back in time"),
-        # a day on which clocks went forward
+        # the start of daylight saving time
         (
             "time,x\n2024-03-31T00:00,1\n2024-03-31T01:00,2\n2024-03-31T03:00,3\n"
             "2024-03-31T04:00,4\n",
@@ -376,9 +364,8 @@ def test_seasons_are_found() -> None:
     daily = np.sin(np.arange(500) * 2 * np.pi / 24) + 0.1 * rng.normal(size=500)
     assert find_season([daily]) == 24
     assert find_season([rng.normal(size=500).cumsum()]) == 1
-    assert season_and_horizon("h") == (24, 48)
-    assert season_and_horizon("W-SAT") == (52, 52)
-    assert season_and_horizon("15min") == (96, 48)
+    found = [season_and_horizon(freq) for freq in ("h", "W-SAT", "15min")]
+    assert found == [(24, 48), (52, 52), (96, 48)]
 
 
 # -- windows -------------------------------------------------------------------------------------
@@ -400,7 +387,7 @@ def test_held_out_series_follow_by_id() -> None:
     assert joined.starts == (2, 2)
     later = follow(train, collection([7], [8]), joined)
     assert [s.values.tolist() for s in later.series] == [[1, 2, 5, 7], [3, 4, 6, 8]]
-    assert (later.starts, later.trained_lengths) == ((3, 3), (2, 2))
+    assert (later.starts, later.trained) == ((3, 3), (2, 2))
     (days,) = text("date,x\n2024-01-01,1\n2024-01-02,2\n2024-01-03,3\n")
     with pytest.raises(DataError, match="where 2024-01-04 is due"):
         follow(replace(train, series=(days,), starts=(0,)), replace(held, series=(days,)))
@@ -424,12 +411,12 @@ def test_windows_are_a_pure_function_of_their_index() -> None:
     assert history.min() == 5 and history.max() == 8
     first = values[0]
     np.testing.assert_array_equal(first[:8], items.series[0].values[:8])
-    assert np.isnan(first[8:]).all()  # a short history is padded behind its horizon
+    assert np.isnan(first[8:]).all()  # a window with a short history is padded at its end
 
 
 def test_half_of_the_windows_are_the_mean_of_two() -> None:
-    """Every mixed one lies between itself and another as long, in scales of each; others are as
-    they were, and so is a gap in either."""
+    """Each mixed window is a convex combination of two normalised windows of equal length. Other
+    windows are unchanged, and missing values stay missing."""
     rng = np.random.default_rng(0)
     values = rng.normal(size=150).cumsum()
     values[70] = np.nan
@@ -463,10 +450,10 @@ def test_half_of_the_windows_are_the_mean_of_two() -> None:
 
 
 def test_windows_are_mixed_where_points_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond that a series is learned as it is: its own values, moved, and nothing else."""
+    """Windows of larger data sets are only perturbed, not mixed."""
     rng = np.random.default_rng(0)
     few = collection(rng.normal(size=200))
-    many = collection(few.series[0].values, rng.normal(size=MAX_MIXED_POINTS))
+    many = collection(few.series[0].values, rng.normal(size=MIXED_POINTS))
     tokenizer = fitted(few, 8)
 
     def ids_of(items: Collection) -> np.ndarray:
@@ -485,7 +472,7 @@ def test_missing_values_and_padding_have_no_weight() -> None:
     items = collection(values)
     batch = Windows(items, fitted(items, 8), 8).batch(np.arange(40))
     assert (batch.weight[batch.ids == MISSING_ID] == 0).all()
-    counted = batch.weight.any(axis=1)  # not where the history does not move: nothing to learn
+    counted = batch.weight.any(axis=1)  # not windows with a constant history
     assert 30 <= counted.sum() < len(counted)
     assert (batch.weight[counted][batch.ids[counted] >= FIRST_BIN_ID] > 0).all()
 
@@ -602,8 +589,8 @@ def test_a_history_is_seen_in_several_ways() -> None:
     tokenizer = fitted(collection(rng.normal(size=60)), 8)
     model = model_for(tokenizer)
     pasts = [Window(rng.normal(size=8), 8, {"id": str(number)}) for number in range(2)]
-    views = encode_views(tokenizer, pasts[1], VIEWS_PER_HISTORY)
-    assert len({tuple(view.ids) for view in views}) > VIEWS_PER_HISTORY // 2
+    views = encode_views(tokenizer, pasts[1], HISTORY_VIEWS)
+    assert len({tuple(view.ids) for view in views}) > HISTORY_VIEWS // 2
     for view in views:
         decoded = tokenizer.decode(view.ids, view.side).values
         np.testing.assert_allclose(decoded, pasts[1].values, atol=0.1)
@@ -685,7 +672,7 @@ def test_protocols_and_their_floors() -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two daily series, what follows them, and a run `r` on them."""
+    """A folder with two daily series, their continuation, and a run `r` trained on them."""
     folder = tmp_path_factory.mktemp("series")
     rng = np.random.default_rng(0)
     a = np.sin(np.arange(134) * 2 * np.pi / 7) + 0.1 * rng.normal(size=134)

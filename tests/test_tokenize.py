@@ -1,4 +1,4 @@
-"""`tfm tokenize` and `detokenize`: what goes in comes out, byte for byte."""
+"""`tfm tokenize` and `detokenize`: the output equals the input, byte for byte."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_tokenizer_json_is_named_by_its_path(tfm: Tfm) -> None:
     for name in ("mine.json", "hf:mine.json"):
         lines = tfm("tokenize", "--tokenizer", name, stdin=ODD + b"\xff").out
         assert tfm("detokenize", "--tokenizer", name, stdin=lines).out == ODD + b"\xff"
-    # what to train with says nothing about a run that is there
+    # training options do not apply to an existing run
     quick = tfm(
         "tokenize", "--tokenizer", "mine.json", env={"TFM_TOKENIZER": "char"}, stdin="é".encode()
     )

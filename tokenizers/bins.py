@@ -1,9 +1,10 @@
-"""Values to bins, after a location and a scale that the history part of a window alone decides.
+"""Quantise the values of a series into bins, normalised by a location and a scale of the history.
 
-A value is binned as it stands, (x - location) / scale, or, where the season explains most of the
-movement, as its difference to the value one season before. Both scales are robust and local, so a
-large offset with a small movement uses as many bins as any other series: the weakness of scaling
-by the mean, which `chronos` keeps for comparison (Ansari et al. 2024, section 3.1).
+A value is binned either directly, as (x - location) / scale, or, where the season explains most of
+the variation, as its scaled difference to the value one season earlier. Location and scales are
+robust statistics of the window's history, so that a series with a large offset and small variation
+uses as many bins as any other. Scaling by the mean lacks this property; `chronos` provides it for
+comparison (Ansari et al. 2024, section 3.1).
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ from ..core.protocols import Ids, Sequence, Support
 Values = npt.NDArray[np.float64]
 
 MISSING_ID = 0  # the id of a missing value
-SEASONALITY_BUCKETS = 8  # how much of the series the season explains, in the begin token
-BEGIN_TOKENS = 2 * SEASONALITY_BUCKETS  # ids 1 ... 16: buckets for values, then for differences
-FIRST_BIN_ID = 1 + BEGIN_TOKENS  # of the lowest bin
-MAX_DIFFERENCE_RATIO = 0.1  # seasonal differences smaller than this part of the scale are encoded
-MIN_RELATIVE_SCALE = 1e-11  # of the largest value; a smaller scale is lost in rounding
-MIN_SCALE = 1e-300  # a smaller scale is a denormal number
+SEASONALITY_BUCKETS = 8  # levels of how much the season explains, told by the begin token
+BEGIN_TOKENS = 2 * SEASONALITY_BUCKETS  # ids 1 ... 16: a level for values, or for differences
+FIRST_BIN_ID = 1 + BEGIN_TOKENS  # the id of the lowest bin
+MAX_DIFFERENCE_RATIO = 0.1  # seasonal differences smaller than this part of the scale are coded
+MIN_RELATIVE_SCALE = 1e-11  # of the largest value: a smaller scale would be lost in rounding
+MIN_SCALE = 1e-300  # a smaller scale would be a denormal number
 MAX_BIN_SCALES = 50.0  # bins reach at most this many scales from the location
 
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of one series. values (T,): NaN where missing; `history`: how many leading ones
-    are known; the others are to be forecast. `about`: what goes along in the side information."""
+    """A part of one series. values (T,), NaN where missing; the first `history` values are known,
+    the others are to be forecast. `about`: additional side information."""
 
     values: Values
     history: int
@@ -42,8 +43,8 @@ class Window:
 
 @dataclass(frozen=True)
 class Scales:
-    """How B windows are normalised, each (B,): scale 0 where the history is constant; lag 0 where
-    values are binned as they stand."""
+    """The normalisation of B windows, each field (B,): scale is 0 where the history is constant;
+    lag is the season, or 0 where values are binned directly; bucket is the level of seasonality."""
 
     location: Values
     scale: Values
@@ -60,8 +61,8 @@ class Scales:
             self.bucket[which],
         )
 
-    def moved(self, size: Values, shift: Values) -> Scales:
-        """Wider by exp(size) (B,), moved by shift (B,) scales."""
+    def perturbed(self, size: Values, shift: Values) -> Scales:
+        """Scales multiplied by exp(size) (B,), locations shifted by shift (B,) scales."""
         return replace(
             self,
             location=self.location + shift * self.scale,
@@ -70,6 +71,7 @@ class Scales:
         )
 
     def side(self, row: int) -> dict[str, Any]:
+        """The normalisation of one window as side information."""
         return {
             "location": float(self.location[row]),
             "scale": float(self.scale[row]),
@@ -80,10 +82,11 @@ class Scales:
 
     @staticmethod
     def of(sides: Iterable[Mapping[str, Any]]) -> Scales:
-        kept = list(sides)
+        """The normalisations from the side information of B windows."""
+        rows = list(sides)
 
         def column(name: str, kind: Any) -> npt.NDArray[Any]:
-            return np.array([side[name] for side in kept], kind)
+            return np.array([side[name] for side in rows], kind)
 
         return Scales(
             column("location", np.float64),
@@ -95,9 +98,9 @@ class Scales:
 
 
 class BinsTokenizer:
-    """ids: begin, then one a value. `edges` (bins + 1,) are the bins' borders in scales,
-    `centres` (bins,) what a bin decodes to; what lies beyond falls in the outermost.
-    `history` and `horizon` are the points of the windows that it was fitted on."""
+    """Ids: a begin token, then one id per value. In units of the scale, `edges` (bins + 1,) are the
+    borders of the bins and `centres` (bins,) their decoded values; the outermost bins include all
+    values beyond. `history` and `horizon` are numbers of points in the windows it was fitted on."""
 
     axes = 1
     lossless = False
@@ -120,43 +123,39 @@ class BinsTokenizer:
         self.ordered = FIRST_BIN_ID, self.vocab_size
         self.zero = int(np.searchsorted(edges[1:-1], 0.0, side="right"))
 
-    # -- how a window is normalised ----------------------------------------------------------
+    # -- normalisation -----------------------------------------------------------------------
 
     def scales(self, values: Values, history: Ids) -> Scales:
-        """From the first `history` (B,) of values (B, T)."""
+        """The normalisation from the first `history` (B,) of values (B, T)."""
         batch, length = values.shape
         past = np.where(np.arange(length) < history[:, None], values, np.nan)
-        none = np.zeros(batch, np.int64)
+        zeros = np.zeros(batch, np.int64)
         known = np.isfinite(past)
         count = known.sum(1)
         size = np.abs(np.where(known, past, 0.0))
         if self.mean:
             scale = (size / np.maximum(count, 1)[:, None]).sum(1)
             scale = np.where(scale > 0, scale, 1.0)
-            return Scales(np.zeros(batch), scale, none, np.zeros(batch), none)
+            return Scales(np.zeros(batch), scale, zeros, np.zeros(batch), zeros)
 
-        finest = np.maximum(MIN_RELATIVE_SCALE * size.max(1), MIN_SCALE)
-        scale = spread(past)
+        tiny = np.maximum(MIN_RELATIVE_SCALE * size.max(1), MIN_SCALE)
+        scale = robust_scale(past)
         constant = scale == 0
-        scale = np.where(constant, 0.0, np.maximum(scale, finest))
+        scale = np.where(constant, 0.0, np.maximum(scale, tiny))
         steps = past[:, self.season :] - past[:, : -self.season]
-        lag_scale = spread(np.concatenate((steps, -steps), axis=1))  # around 0: drift counts
-        lag_scale = np.where(constant, 0.0, np.maximum(lag_scale, np.maximum(1e-4 * scale, finest)))
+        around_0 = np.concatenate((steps, -steps), axis=1)  # so that drift counts
+        lag_scale = robust_scale(around_0)
+        lag_scale = np.where(constant, 0.0, np.maximum(lag_scale, np.maximum(1e-4 * scale, tiny)))
         ratio = np.divide(lag_scale, scale, out=np.ones(batch), where=~constant)
-        seasons = count > 2 * self.season  # enough to know a seasonal difference from
-        regular = (
-            seasons
-            & ~constant
-            & (
-                (ratio < MAX_DIFFERENCE_RATIO)
-                if self.coding == "auto"
-                else np.full(batch, self.coding != "values")
-            )
+        long_enough = count > 2 * self.season  # to estimate seasonal differences
+        explained = (
+            ratio < MAX_DIFFERENCE_RATIO if self.coding == "auto" else self.coding != "values"
         )
+        use_differences = long_enough & ~constant & explained
         bucket = np.clip(np.round(np.log2(np.maximum(ratio, 1e-9)) + 6), 0, SEASONALITY_BUCKETS - 2)
-        bucket = np.where(seasons & ~constant, bucket, SEASONALITY_BUCKETS - 1).astype(np.int64)
-        lag = np.where(regular, self.season, 0)
-        location = recent(past, self.season)
+        bucket = np.where(long_enough & ~constant, bucket, SEASONALITY_BUCKETS - 1).astype(np.int64)
+        lag = np.where(use_differences, self.season, 0)
+        location = recent_level(past, self.season)
         same = np.where(known, past, -np.inf).max(1, initial=-np.inf)  # exactly, unlike a mean
         location = np.where(constant, np.where(count > 0, same, 0.0), location)
         return Scales(location, scale, lag, lag_scale, bucket)
@@ -173,9 +172,9 @@ class BinsTokenizer:
         return ids
 
     def _encode(self, values: Values, scales: Scales, lag: int) -> Ids:
-        """Each value against what its predecessor decodes to, so that errors do not add up."""
+        """Each value relative to decoded ones, so that quantisation errors do not accumulate."""
         ids = np.zeros(values.shape, np.int64)
-        for at, base, scale, known in seasons(values.shape, scales, lag):
+        for at, base, scale, known in iterate_seasons(values.shape, scales, lag):
             now = values[:, at]
             with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
                 steps = np.where(scale > 0, (now - base) / scale, 0.0)
@@ -186,8 +185,8 @@ class BinsTokenizer:
         return ids
 
     def decode_rows(self, ids: Ids, scales: Scales, within: Values | None = None) -> Values:
-        """(B, T) values of ids (B, 1 + T), NaN where missing. within (B, T): where in its bin each
-        value lies, 0 to 1; none for its centre."""
+        """(B, T) values of ids (B, 1 + T), NaN where missing. within (B, T): the position of each
+        value in its bin, 0 to 1; None for the centre of the bin."""
         values = np.empty((len(ids), ids.shape[1] - 1))
         for lag in np.unique(scales.lag):
             rows = np.flatnonzero(scales.lag == lag)
@@ -198,7 +197,7 @@ class BinsTokenizer:
 
     def _decode(self, ids: Ids, scales: Scales, lag: int, within: Values | None) -> Values:
         values = np.empty(ids.shape)
-        for at, base, scale, known in seasons(ids.shape, scales, lag):
+        for at, base, scale, known in iterate_seasons(ids.shape, scales, lag):
             missing = ids[:, at] < FIRST_BIN_ID
             bins = np.maximum(ids[:, at] - FIRST_BIN_ID, 0)
             decoded = base + self.centres[bins] * scale
@@ -209,10 +208,10 @@ class BinsTokenizer:
             values[:, at] = np.where(missing, np.nan, decoded)
         return values
 
-    # -- a window at a time --------------------------------------------------------------------
+    # -- single windows ------------------------------------------------------------------------
 
     def encode(self, item: Window, like: Sequence | None = None) -> Sequence:
-        """given: the begin id and the history; weight 0 where a value is missing."""
+        """The begin token and the history are given; a missing value has weight 0."""
         values = np.asarray(item.values, np.float64)[None]
         if like is None:
             scales = self.scales(values, np.array([item.history]))
@@ -227,7 +226,7 @@ class BinsTokenizer:
         return Window(self.decode_rows(ids[None], Scales.of([side]))[0], side["history"])
 
     def support(self, length: int, side: Mapping[str, Any]) -> Support:
-        """Every bin; the one of the constant alone where the history is constant."""
+        """Every bin; only the bin of the constant where the history is constant."""
         if side.get("scale", 1.0) == 0:
             return FIRST_BIN_ID + self.zero, FIRST_BIN_ID + self.zero + 1
         return FIRST_BIN_ID, self.vocab_size
@@ -241,17 +240,17 @@ class BinsTokenizer:
     def fit(
         cls, spec: str, windows: Values, known: Ids, season: int, history: int, coding: str = "auto"
     ) -> BinsTokenizer:
-        """bins, bins:N, bins:quantile[:N], bins:uniform[:N], bins:chronos; windows (B, T) of
-        which `known` (B,) points are history, at most `history`, show how far values reach."""
+        """Bins from windows (B, T), of which the first `known` (B,) points, at most `history`, are
+        history. spec: bins, bins:N, bins:quantile[:N], bins:uniform[:N] or bins:chronos."""
         kind, count = parse(spec)
         shape = season, history, windows.shape[1] - history
         if kind == "chronos":
             centres = np.linspace(-15.0, 15.0, 4093)
             return cls(borders(centres), centres, *shape, coding="values", mean=True)
         fine = np.linspace(-MAX_BIN_SCALES, MAX_BIN_SCALES, 40001)
-        ruler = cls(borders(fine), fine, *shape, coding)
-        scales = ruler.scales(windows, known)
-        ids = ruler.encode_rows(windows, scales)[:, 1:]
+        fine_tokenizer = cls(borders(fine), fine, *shape, coding)
+        scales = fine_tokenizer.scales(windows, known)
+        ids = fine_tokenizer.encode_rows(windows, scales)[:, 1:]
         steps = np.sort(fine[ids[ids >= FIRST_BIN_ID] - FIRST_BIN_ID])
         reach = 4.0
         if len(steps):
@@ -259,7 +258,7 @@ class BinsTokenizer:
         if kind == "uniform" or not len(steps):
             centres = np.linspace(-reach, reach, count)
             return cls(borders(centres), centres, *shape, coding)
-        # half of the bins follow the values' quantiles, half lie evenly: fine where values are
+        # half of the bins follow the quantiles of the values, the other half is evenly spaced
         grid = np.linspace(-reach, reach, 20001)
         below = np.searchsorted(steps, grid, side="right") / len(steps)
         mass = 0.5 * (below - below[0]) / max(below[-1] - below[0], 1e-9)
@@ -282,7 +281,7 @@ class BinsTokenizer:
 
 
 def parse(spec: str) -> tuple[str, int]:
-    """(spacing, number of bins) of a `--tokenizer` value. ConfigError says what there is."""
+    """(spacing, number of bins) of a `--tokenizer` value. ConfigError lists the known values."""
     _, *parts = spec.split(":")
     kind = parts.pop(0) if parts and not parts[0].isdigit() else "quantile"
     count = int(parts.pop(0)) if parts and parts[0].isdigit() and kind != "chronos" else 1023
@@ -295,12 +294,12 @@ def parse(spec: str) -> tuple[str, int]:
     return kind, count
 
 
-def seasons(
+def iterate_seasons(
     shape: tuple[int, ...], scales: Scales, lag: int
 ) -> Iterator[tuple[slice, Values, Values, Values]]:
-    """One season after another: (its columns, base, scale, known). `known` is written by the
-    caller: the decoded values of this season, kept from before where missing. The base is what
-    was known of the same phase, or the location where nothing was."""
+    """For each season in turn: (its columns, base, scale, known), the last three (B, columns). The
+    caller writes the decoded values of the season into `known`, except where they are missing. The
+    base is the last known value of the same phase, or the location where there is none."""
     batch, length = shape
     width = lag or max(length, 1)
     known = np.full((batch, width), np.nan)
@@ -313,14 +312,14 @@ def seasons(
 
 
 def borders(centres: Values) -> Values:
-    """The edges half way between centres, the outermost as far out again."""
+    """The edges midway between centres; the outermost are as far beyond the outermost centres."""
     inner = (centres[1:] + centres[:-1]) / 2
     return np.concatenate(([2 * centres[0] - inner[0]], inner, [2 * centres[-1] - inner[-1]]))
 
 
-def spread(values: Values) -> Values:
-    """(B,) of (B, T): the range of the middle 80 %, as a normal distribution's deviation; the
-    mean distance from the median where that is 0, as of a series of mostly one value."""
+def robust_scale(values: Values) -> Values:
+    """(B,) robust scales of (B, T): the range of the middle 80 %, divided by that of a standard
+    normal distribution. Where it is 0 (mostly one value): the mean distance from the median."""
     values = np.concatenate((values, np.full((len(values), 1), np.nan)), axis=1)
     ordered = np.sort(values, axis=1)  # NaN last
     count = np.isfinite(ordered).sum(1)
@@ -337,8 +336,8 @@ def spread(values: Values) -> Values:
     return out
 
 
-def recent(past: Values, season: int) -> Values:
-    """(B,) of (B, T): the mean of the last season's known values, without the tenth at each end."""
+def recent_level(past: Values, season: int) -> Values:
+    """(B,) of (B, T): the mean of the last `season` known values without a tenth at each end."""
     known = np.isfinite(past)
     from_end = np.cumsum(known[:, ::-1], axis=1)[:, ::-1]  # known values from here on
     last = np.sort(np.where(known & (from_end <= season), past, np.nan), axis=1)[:, :season]

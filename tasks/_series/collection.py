@@ -16,7 +16,7 @@ from .times import point_times
 
 JITTER = 0.15  # largest random change of a window's log scale, and of its location in scales
 MIX_PROBABILITY = 0.5  # that a training window is mixed with another
-MAX_MIXED_POINTS = 200_000  # of training data: more is repeated too rarely to need mixed windows
+MIXED_POINTS = 200_000  # training data with more is repeated too rarely to need mixed windows
 HISTORY_WEIGHT = 0.2  # the loss weight of a history point; a point of the horizon has 1
 
 
@@ -37,7 +37,7 @@ class Series:
 @dataclass(frozen=True)
 class Collection:
     """Series, and the index `starts` from which each is held out (its length: nothing is held out).
-    `trained_lengths`: the number of training points of each; empty if equal to `starts`."""
+    `trained`: numbers of training points; empty if equal to `starts`."""
 
     series: tuple[Series, ...]
     starts: tuple[int, ...]
@@ -45,14 +45,20 @@ class Collection:
     horizon: int
     fingerprint: str
     about: str
-    trained_lengths: tuple[int, ...] = ()
+    trained: tuple[int, ...] = ()
 
     @property
     def train_lengths(self) -> tuple[int, ...]:
-        return self.trained_lengths or self.starts
+        """The number of training points of each series."""
+        return self.trained or self.starts
+
+    @property
+    def is_small(self) -> bool:
+        return sum(map(len, self.series)) <= MIXED_POINTS
 
     @property
     def size(self) -> int:
+        """The number of held-out points, or of all points before a split."""
         return sum(len(one) - start for one, start in zip(self.series, self.starts, strict=True))
 
 
@@ -66,8 +72,7 @@ def fingerprint(series: Iterable[Series]) -> str:
 
 def split(items: Collection, fraction: float) -> tuple[Collection, Collection]:
     """(training, held out): the last `fraction` of each series is held out, at least one horizon. A
-    series too short for that is used for training only. DataError where nothing can be held out or
-    no held-out horizon has a value."""
+    series too short for that is used for training only."""
     cuts = []
     for one in items.series:
         train_length = len(one) - max(items.horizon, round(fraction * len(one)))
@@ -115,11 +120,9 @@ def halves(held: Collection) -> tuple[Collection, Collection]:
         replace(s, values=s.values[:m]) for s, m in zip(held.series, middles, strict=True)
     )
     before = replace(held, series=first, fingerprint=f"{held.fingerprint}/first")
+    lengths = held.train_lengths
     after = replace(
-        held,
-        starts=tuple(middles),
-        trained_lengths=held.train_lengths,
-        fingerprint=f"{held.fingerprint}/second",
+        held, starts=tuple(middles), trained=lengths, fingerprint=f"{held.fingerprint}/second"
     )
     if not before.size:
         raise DataError(f"{held.about}: need at least 2 points held out to halve them")
@@ -161,18 +164,16 @@ def follow(train: Collection, held: Collection, between: Collection | None = Non
         held,
         series=tuple(joined),
         starts=tuple(len(known[s.id]) for s in held.series),
-        trained_lengths=tuple(lengths[s.id] for s in held.series),
+        trained=tuple(lengths[s.id] for s in held.series),
     )
 
 
 class Windows:
     """Training rows: every window of `history` points and the horizon after it. Windows of shorter
-    series have a shorter history and are padded at their end.
-
-    In small data sets half of the windows are random convex combinations of two normalised windows
-    (TSMixup, Ansari et al. 2024, algorithm 1). The normalisation of each window is shifted and
-    rescaled at random by up to `JITTER` scales, so that neighbouring bins share training signal.
-    """
+    series have a shorter history and are padded at their end. In small data sets half of the
+    windows are random convex combinations of two normalised windows (TSMixup, Ansari et al. 2024,
+    algorithm 1). The normalisation of each window is shifted and rescaled at random by up to
+    `JITTER` scales, so that neighbouring bins share training signal."""
 
     def __init__(
         self, train: Collection, tokenizer: BinsTokenizer | None, history: int, seed: int = 0
@@ -213,10 +214,10 @@ class Windows:
         if self.tokenizer is None:
             raise ValueError("windows without a tokenizer have no ids")
         values, history = self.rows(indices)
-        if len(self.values) <= MAX_MIXED_POINTS:
+        if len(self.values) <= MIXED_POINTS:
             values = self._mix_windows(indices, values, history, self.tokenizer)
         size, shift = (2 * self._uniform(indices, name) - 1 for name in ("size", "shift"))
-        scales = self.tokenizer.scales(values, history).moved(JITTER * size, JITTER * shift)
+        scales = self.tokenizer.scales(values, history).perturbed(JITTER * size, JITTER * shift)
         ids = self.tokenizer.encode_rows(values, scales)
         weight = (ids >= FIRST_BIN_ID).astype(np.float32)
         # history weighs less: the normalisation, computed from its end, leaks its later values

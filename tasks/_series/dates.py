@@ -19,12 +19,9 @@ DAY_OR_MONTH_FIRST = re.compile(r"\d{1,2}([-/.])\d{1,2}\1(\d{4}|\d{2})([T ].*)?"
 
 
 def times_of(table: Table, column: int, groups: Iterable[list[int]]) -> Any:
-    """A column as a pandas DatetimeIndex in UTC, without a time zone.
-
-    Cells of digits are read by their length: 2024, 202401, 20240131, Unix seconds or milliseconds.
-    None where the cells are plain counts: numbers with one step within each of the `groups` of
-    rows. DataError where the cells are not times.
-    """
+    """A column as a pandas DatetimeIndex in UTC, without a time zone. Digits are read by their
+    length: 2024, 202401, 20240131, Unix seconds or milliseconds. None for plain counts: numbers
+    with one step within each of the `groups` of rows."""
     import pandas as pd
 
     cells = [cell.strip().removesuffix(".0") for cell in table.cells[column]]
@@ -72,11 +69,9 @@ def _has_equal_steps(counts: Values) -> bool:
 
 
 def _parse_day_or_month_first(cells: list[str], rows: list[int], where: str) -> Any:
-    """Times whose year comes last, with the day first or the month first.
-
-    Dates with dots (31.12.2024) have the day first. Otherwise the order is the one in which all
-    cells parse, or else the one in which the times of `rows` have a single frequency.
-    """
+    """Times whose year comes last. Dates with dots (31.12.2024) have the day first. Otherwise day
+    or month is first such that all cells parse, or else such that `rows` have a single
+    frequency."""
     import pandas as pd
 
     parsed = {}

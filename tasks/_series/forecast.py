@@ -16,7 +16,7 @@ from .collection import JITTER
 UNFILTERED = SampleConfig()
 MAX_BATCH_PATHS = 1600  # sampled in one batch
 MAX_PREFILL_TOKENS = 32_768  # history tokens read in one forward pass
-VIEWS_PER_HISTORY = 10
+HISTORY_VIEWS = 10
 GOLDEN_RATIO = 0.6180339887498949  # its fractional part: multiples of it spread evenly modulo 1
 
 
@@ -28,14 +28,12 @@ def forecast_values(
     paths: int,
     config: SampleConfig = UNFILTERED,
 ) -> Values:
-    """(N, paths, horizon) sampled values that follow N histories (windows without a future).
-
-    The normalisation of a history decides its bins but carries no information about the series. So
-    each history is encoded several times (views), with normalisations perturbed as in training, and
-    the paths are divided among the views. The errors of the views differ, so that their mixture
-    forecasts better than each of them. Greedy decoding uses a single, unperturbed view.
-    """
-    count = 1 if config.greedy else min(VIEWS_PER_HISTORY, paths)
+    """(N, paths, horizon) sampled values that follow N histories (windows without a future). The
+    normalisation of a history decides its bins but carries no information about the series. So each
+    history is encoded several times (views), with normalisations perturbed as in training, and the
+    paths are divided among the views. The errors of the views differ, so that their mixture
+    forecasts better than each of them. Greedy decoding uses a single, unperturbed view."""
+    count = 1 if config.greedy else min(HISTORY_VIEWS, paths)
     views = [view for history in histories for view in encode_views(tokenizer, history, count)]
     sampled = sample_paths(model, tokenizer, views, horizon, -(-paths // count), config)
     shape = len(histories), count, -1, horizon
@@ -51,7 +49,7 @@ def encode_views(tokenizer: BinsTokenizer, history: Window, count: int) -> list[
     values = np.repeat(np.asarray(history.values, np.float64)[None], count, 0)
     scales = tokenizer.scales(values, np.full(count, len(history.values)))
     if count > 1:
-        scales = scales.moved(JITTER * size, JITTER * shift)
+        scales = scales.perturbed(JITTER * size, JITTER * shift)
     ids = tokenizer.encode_rows(values, scales)
     name = history.about.get("id", "")
     return [
@@ -74,13 +72,11 @@ def sample_paths(
     config: SampleConfig = UNFILTERED,
 ) -> Values:
     """(N, paths, horizon) sampled values that follow N histories (sequences of the begin token and
-    the history's ids only).
-
-    The uniform random numbers of a step are stratified over the paths of a series (Latin hypercube
-    sampling, McKay et al. 1979): each path remains an unbiased sample, and the quantiles of a
-    hundred paths vary as little as those of many more independent ones. A horizon longer than the
-    tokenizer's is sampled in parts, each path continuing from its own values.
-    """
+    the history's ids only). The uniform random numbers of a step are stratified over the paths of a
+    series (Latin hypercube sampling, McKay et al. 1979): each path remains an unbiased sample, and
+    the quantiles of a hundred paths vary as little as those of many more independent ones. A
+    horizon longer than the tokenizer's is sampled in parts, each path continuing from its own
+    values."""
     part = min(horizon, tokenizer.horizon)
     out = np.empty((len(histories), paths, part))
     groups: dict[int, list[int]] = {}
@@ -155,8 +151,7 @@ def _sample_batch(
 
 
 def _hypercube(seed: int, name: str, paths: int, horizon: int) -> Values:
-    """(paths, horizon) random numbers in [0, 1); at every step one in each of `paths` equal
-    intervals."""
+    """(paths, horizon) random numbers, at each step one in each of `paths` parts of [0, 1)."""
     cells = np.arange(paths * horizon, dtype=np.int64).reshape(paths, horizon)
     order = mix(cells, key(seed, name, "order")).argsort(axis=0).argsort(axis=0)
     inside = mix(cells, key(seed, name, "inside")) / 2.0**64

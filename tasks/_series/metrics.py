@@ -31,9 +31,8 @@ def seasonal_error(history: Values, season: int) -> float:
 
 
 def scores(paths: Sequence[Values], actual: Sequence[Values], error: Values) -> dict[str, float]:
-    """METRICS over windows: for each, paths (P, horizon), actual (horizon,) with NaN where missing,
-    and error, its seasonal error. Windows with a seasonal error of 0 are left out of MASE. A metric
-    is NaN where nothing could be scored."""
+    """METRICS of forecasts: for each, paths (P, horizon), actual (horizon,) and its seasonal error.
+    Windows with a seasonal error of 0 are left out of MASE. NaN where nothing could be scored."""
     sums = dict.fromkeys(("loss", "size", "crps", "se", "ae", "smape"), 0.0)
     points, scaled, scaled_points = 0, 0.0, 0
     for sampled, target, scale in zip(paths, actual, error, strict=True):

@@ -20,8 +20,7 @@ MIN_DIGITS, MAX_DIGITS = 10, 17  # significant digits of a written value
 
 @dataclass(frozen=True)
 class Forecast:
-    """The forecast of one series: its history (N,), the sample paths (P, horizon) that continue it,
-    and the times of the forecast points."""
+    """One series' history (N,), the forecast paths (P, horizon) and the times of their points."""
 
     id: str
     history: Values
@@ -46,16 +45,13 @@ class Forecast:
 
 
 def digits_for(values: Values) -> int:
-    """The number of significant digits that distinguishes values: at least ten, more where their
-    range is small compared with their size."""
+    """Significant digits that distinguish values: 10, more if their range is relatively small."""
     largest = float(np.abs(values).max(initial=0))
     spread = float(values.max()) - float(values.min()) if len(values) else 0.0
     if spread:  # infinite if it overflows
         return min(MAX_DIGITS, MIN_DIGITS + round(math.log10(max(1.0, largest / spread))))
-    return next(
-        (d for d in range(MIN_DIGITS, MAX_DIGITS) if float(f"{largest:.{d}g}") == largest),
-        MAX_DIGITS,
-    )
+    enough = (d for d in range(MIN_DIGITS, MAX_DIGITS) if float(f"{largest:.{d}g}") == largest)
+    return next(enough, MAX_DIGITS)
 
 
 def escape_formula(cell: str) -> str:
@@ -64,8 +60,7 @@ def escape_formula(cell: str) -> str:
 
 
 def write_values(items: Iterable[tuple[Window, Mapping[str, Any]]], out: BinaryIO) -> None:
-    """Write series as CSV with id, time and value (empty where missing). Their side information has
-    id, start and freq."""
+    """Write CSV with id, time and value (empty if missing); the side has id, start and freq."""
     out.write(b"id,time,value\n")
     for window, side in items:
         text = io.StringIO()

@@ -17,18 +17,17 @@ from .times import point_times
 from .windows import none_to_nan
 
 End = tuple[str | None, str | None, int]
+Prompt = tuple[Series, End]
 
 
-def prompts_of_file(
-    data: bytes, columns: Columns, heldout: Iterable[Sequence]
-) -> list[tuple[Series, End]]:
+def prompts_of_file(data: bytes, columns: Columns, heldout: Iterable[Sequence]) -> list[Prompt]:
     """The series of a file's bytes. Those of one or two points get the frequency of `heldout`."""
     series = parse(data, "the prompt", columns)
     series = [at_frequency(one, heldout) if len(one) < 3 else one for one in series]
     return [(one, (one.start, one.freq, len(one))) for one in series]
 
 
-def prompts_of_heldout(heldout: Iterable[Sequence]) -> list[tuple[Series, End]]:
+def prompts_of_heldout(heldout: Iterable[Sequence]) -> list[Prompt]:
     """The held-out series of a run, from their last windows."""
     known = []
     for side in (sequence.side for sequence in heldout):

@@ -33,9 +33,7 @@ TIME_COLUMN_NAMES = {
     "quarter",
     "date_time",
 }
-MONTHS = dict(
-    zip("jan feb mar apr may jun jul aug sep oct nov dec".split(), range(1, 13), strict=True)
-)
+MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
 MIN_REPEATED_TIMES = 0.05  # the share of repeated times in a table of several series
 DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+,\d+\s*")
 LOOKS_LIKE_TIME = re.compile(r"\d{1,4}[-/.]\d{1,2}([-/.]\d{1,4})?([T ].*)?|\d{4}\s?-?[QM]\d{1,2}")
@@ -157,8 +155,7 @@ def _from_rows(rows: Iterable[dict[str, Any]], where: str) -> Table:
 
 
 def from_table(table: Table, columns: Columns) -> list[Series]:
-    """The series of a table: wide (a series a column), long (with an id column), or one series a
-    row. The layout follows from which columns are times, ids and numbers."""
+    """The series of a table: wide, long (with an id column), or one series a row (no times)."""
     table = _without_row_numbers(table)
     if not columns.time:
         table = _merge_date_columns(table)
@@ -196,13 +193,9 @@ def from_table(table: Table, columns: Columns) -> list[Series]:
             points, start, freq = values[rows], None, columns.freq
             if stamps is not None:
                 where = f"{table.where}: series {group}" if group else table.where
+                numbers = np.array(rows) + table.first_row
                 points, start, freq = to_regular_times(
-                    stamps[rows],
-                    points,
-                    freq,
-                    columns.resample,
-                    where,
-                    np.array(rows) + table.first_row,
+                    stamps[rows], points, freq, columns.resample, where, numbers
                 )
             series.append(Series(label, points, start, freq))
     return series
@@ -232,7 +225,8 @@ def _merge_date_columns(table: Table) -> Table:
         return table
     times = []
     for year, month, *day in zip(*(table.cells[part] for part in parts), strict=True):
-        number = MONTHS.get(month.strip()[:3].lower(), month.strip().removesuffix(".0"))
+        name = month.strip()[:3].lower()
+        number = MONTHS.index(name) + 1 if name in MONTHS else month.strip().removesuffix(".0")
         cells = [year.strip().removesuffix(".0"), str(number), *(d.strip() for d in day)]
         if not all(cell.isdigit() for cell in cells):
             return table
@@ -262,18 +256,15 @@ def _find_time(table: Table) -> int | None:
         if name.lower().replace(" ", "_") in TIME_COLUMN_NAMES:
             return at
     for at, cells in enumerate(table.cells):
-        some = [c.strip() for c in cells[:50] if c.strip()]
-        if some and all(LOOKS_LIKE_TIME.fullmatch(c) and not is_number(c) for c in some):
+        filled = [c.strip() for c in cells[:50] if c.strip()]
+        if filled and all(LOOKS_LIKE_TIME.fullmatch(c) and not is_number(c) for c in filled):
             return at
     return None
 
 
 def _find_id(table: Table, time: int | None) -> int | None:
-    """The first column with the name of an id column, else the first of neither numbers nor times.
-
-    In a table with a time column, the latter is an id column only where many times are repeated and
-    it distinguishes most of the repeated ones.
-    """
+    """The first column with the name of an id column, else the first of neither numbers nor times;
+    in a table with times only if many of them are repeated and it distinguishes most of these."""
     for at, name in enumerate(table.names):
         if at != time and name.lower().replace(" ", "_") in ID_COLUMN_NAMES:
             return at

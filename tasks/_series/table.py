@@ -54,7 +54,7 @@ class Table:
 
 
 def parse_number(cell: str, where: str, row: int, column: str) -> float:
-    """A cell as a float, NaN where missing. DataError names its row and column."""
+    """A cell as float, NaN where missing. DataError names its row and column."""
     text = cell.strip()
     if text.lower() in MISSING_CELLS:
         return np.nan
@@ -73,8 +73,7 @@ def parse_number(cell: str, where: str, row: int, column: str) -> float:
 
 
 def is_number(cell: str) -> bool:
-    """Whether a cell is meant as a number: also if missing, or with a comma that `parse_number`
-    rejects as ambiguous."""
+    """Whether a cell is meant as a number, including missing cells and ambiguous commas."""
     if cell.strip().lower() in MISSING_CELLS or THOUSANDS.fullmatch(cell.strip()):
         return True
     try:

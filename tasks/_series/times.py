@@ -65,7 +65,7 @@ def offset(freq: str, flag: str = "--freq") -> Any:
         return pd.tseries.frequencies.to_offset(monash_frequency(freq) or freq)
     except ValueError:
         raise ConfigError(
-            f"{flag} {freq}: no such frequency; such as h, D, W, MS, QS, YS, 15min"
+            f"{flag} {freq}: not a pandas frequency such as h, D, W, MS, QS, YS, 15min"
         ) from None
 
 
@@ -99,11 +99,9 @@ def season_and_horizon(freq: str | None) -> tuple[int, int] | None:
 
 
 def find_season(series: list[Values]) -> int:
-    """The shortest candidate season within 0.1 of the best score; 1 where no season is evident.
-
-    The score of a season is the mean absolute seasonal difference divided by the mean absolute
-    difference at half that lag, averaged over the series: lower is better.
-    """
+    """The shortest candidate season within 0.1 of the best score; 1 where no season is evident. The
+    score of a season is the mean absolute seasonal difference divided by the mean absolute
+    difference at half that lag, averaged over the series: lower is better."""
     scores: dict[int, list[float]] = {}
     for values in series[:: -(-len(series) // MAX_EXAMINED_SERIES)]:
         known = values[np.isfinite(values)]
@@ -115,9 +113,8 @@ def find_season(series: list[Values]) -> int:
             far = np.abs(known[lag:] - known[:-lag]).mean()
             if near > 0:
                 scores.setdefault(lag, []).append(float(far / near))
-    means = {
-        lag: float(np.mean(s)) for lag, s in scores.items() if 2 * len(s) >= len(series) ** 0.5
-    }
+    enough = len(series) ** 0.5 / 2
+    means = {lag: float(np.mean(s)) for lag, s in scores.items() if len(s) >= enough}
     if not means or min(means.values()) > 0.8:
         return 1
     best = min(means.values())
@@ -128,11 +125,9 @@ def to_regular_times(
     times: Any, values: Values, freq: str | None, resample: bool, where: str, rows: Ids
 ) -> tuple[Values, str, str | None]:
     """(values, start, frequency) of a series whose times (a pandas DatetimeIndex) must be one step
-    of the frequency apart.
-
-    DataError names the first time that is not, with its row number from `rows`. `resample` sorts
-    the times, averages the values within one step and marks gaps as missing (NaN).
-    """
+    of the frequency apart. DataError names the first time that is not, with its row number from
+    `rows`. `resample` sorts the times, averages the values within one step and marks gaps as
+    missing (NaN)."""
     import pandas as pd
 
     if times.hasnans:
@@ -204,8 +199,7 @@ def _step_frequency(step: Any) -> Any:
 
 
 def _approximate_frequency(times: Any) -> Any:
-    """The most common frequency of times with gaps or duplicates. The lengths of months, quarters
-    and years vary, so they are recognised by the typical number of days."""
+    """The most common frequency of times with gaps or duplicates; months vary in their days."""
     import pandas as pd
 
     steps = np.diff(times.asi8)
@@ -231,9 +225,8 @@ def _first_gap(times: Any) -> int:
 
 
 def point_times(start: str | None, freq: str | None, first: int, count: int) -> list[str]:
-    """The ISO 8601 times of points first ... first + count - 1; their indices where the series has
-    no times. Where `start` is not on the frequency's grid (months from the 15th), the step is added
-    to `start` itself."""
+    """The ISO 8601 times of points first ... first + count - 1; indices if the series has no times.
+    If `start` is not on the frequency's grid (months from the 15th), steps are added to `start`."""
     if start is None or freq is None:
         return [str(first + number) for number in range(count)]
     import pandas as pd

@@ -15,7 +15,7 @@ from .collection import Collection
 from .metrics import seasonal_error
 
 EVALUATION_PATHS = 100
-SAMPLING_COST = 4  # the time to sample one token, in units of the time to score one
+SAMPLING_COST = 4  # the time to sample series token, in units of the time to score series
 
 
 # -- cutting -------------------------------------------------------------------------------------
@@ -23,40 +23,36 @@ SAMPLING_COST = 4  # the time to sample one token, in units of the time to score
 
 def adjacent_windows(items: Collection, tokenizer: BinsTokenizer) -> Iterator[Sequence]:
     """Windows whose horizons cover the held-out part of each series without overlap, the last
-    window first. Their history may reach back into the training part.
-
-    `mean`, `deviation` and `seasonal_error` in the side information are statistics of the training
-    part; the seasonal error of the last window is that of all points before it, as is usual in
-    forecasting. `past` is stored only where no other window contains these points. A series without
-    a held-out part yields one window with an empty horizon: it is not scored, only forecast from.
-    """
+    window first. Their history may reach back into the training part. `mean`, `deviation` and
+    `seasonal_error` in the side information are statistics of the training part; the seasonal error
+    of the last window is that of all points before it, as is usual in forecasting. `past` is stored
+    only where no other window contains these points. A series without a held-out part yields one
+    window with an empty horizon: it is not scored, only forecast from."""
     history, horizon, season = tokenizer.history, tokenizer.horizon, tokenizer.season
-    for one, start, train_length in zip(
-        items.series, items.starts, items.train_lengths, strict=True
-    ):
-        start = start or max(1, len(one) - horizon)
-        before = one.values[: train_length or start]
+    for series, start, length in zip(items.series, items.starts, items.train_lengths, strict=True):
+        start = start or max(1, len(series) - horizon)
+        before = series.values[: length or start]
         error = seasonal_error(before, season)
         known = before[np.isfinite(before)]
         mean, deviation = (known.mean(), known.std()) if len(known) else (0.0, 1.0)
-        for end in range(len(one), start, -horizon) or (start,):
+        for end in range(len(series), start, -horizon) or (start,):
             first = max(start, end - horizon)
-            past = one.values[max(0, first - history) : first]
+            past = series.values[max(0, first - history) : first]
             if np.isfinite(past).any():
-                last = end == len(one)
+                last = end == len(series)
                 if last:
-                    error_here = seasonal_error(one.values[:first], season)
+                    last_error = seasonal_error(series.values[:first], season)
                 yield _encode_window(
                     tokenizer,
                     past,
-                    one.values[first:end],
+                    series.values[first:end],
                     {
-                        "id": one.id,
+                        "id": series.id,
                         "last": last,
                         "first": first,
-                        "start": one.start,
-                        "freq": one.freq,
-                        "seasonal_error": _finite_or_none(error_here if last else error),
+                        "start": series.start,
+                        "freq": series.freq,
+                        "seasonal_error": _finite_or_none(last_error if last else error),
                         "mean": float(mean),
                         "deviation": float(deviation or 1.0),
                     },
@@ -126,12 +122,9 @@ def _join(windows: list[Sequence]) -> tuple[int, Values]:
 def forecast_cases(
     sequences: Iterable[Sequence], protocol: str | None
 ) -> tuple[list[Sequence], list[Case]]:
-    """The windows that a protocol forecasts, and the actual values to compare with.
-
-    `last`: the last window of each series, in the units of the series. `rolling`: all windows,
-    z-scored by the statistics of the training part. UsageError for an unknown protocol, DataError
-    where no window has an actual value.
-    """
+    """The windows that a protocol forecasts, and their actual values: `last`, the last window of
+    each series, in its own units; `rolling`, all windows, z-scored by statistics of the training
+    part."""
     if protocol not in (None, "last", "rolling"):
         raise UsageError(f"--protocol {protocol}: the series task has last and rolling")
     rolling = protocol == "rolling"
@@ -155,10 +148,10 @@ def forecast_cases(
 
 def forecast_cost(sequences: Iterable[Sequence], protocol: str | None) -> int:
     """The cost of forecasting, in tokens that could be scored in the same time."""
-    from .forecast import VIEWS_PER_HISTORY
+    from .forecast import HISTORY_VIEWS
 
     return sum(
-        VIEWS_PER_HISTORY * s.given + SAMPLING_COST * EVALUATION_PATHS * (len(s) - s.given)
+        HISTORY_VIEWS * s.given + SAMPLING_COST * EVALUATION_PATHS * (len(s) - s.given)
         for s in sequences
         if protocol == "rolling" or s.side["last"]
     )

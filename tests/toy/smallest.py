@@ -1,4 +1,4 @@
-"""The smallest domain: lines of digits. It says what every task must, and takes all defaults."""
+"""The smallest task, lines of digits: it defines only the required methods."""
 
 from __future__ import annotations
 

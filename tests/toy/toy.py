@@ -1,5 +1,5 @@
-"""A domain outside the package: small pictures of four colours, of any height and width, and the
-colour that most of each is. All that `tfm` knows of it is its two entry points."""
+"""A task outside the package: small grids of four colours, of any height and width, each labelled
+with its most frequent colour. `tfm` finds it only through its two entry points."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tfm.core.protocols import Sequence
 from tfm.core.task import Task
 
 COLOURS = 4
-BEGIN = 2 * COLOURS  # ids: colours, the same as labels, the begin token
-UNSCORED = 3  # one cell in so many is not asked for
+BEGIN = 2 * COLOURS  # ids: the colours of cells, the colours as labels, the begin token
+UNSCORED_STEP = 3  # every third cell has weight 0
 
 
 @dataclass(frozen=True)
 class Grid:
     cells: list[list[int]]  # rows of colours
-    label: int  # the colour of most cells, the lowest of several
+    label: int  # the most frequent colour, the lowest on a tie
 
 
 def label_of(cells: Any) -> int:
@@ -35,7 +35,7 @@ def label_of(cells: Any) -> int:
 
 
 class GridTokenizer:
-    """begin, the cells row by row, the label. Cells stand at (row, column), the label below."""
+    """Begin token, cells row by row, label. Positions are (row, column), the label below."""
 
     vocab_size = 2 * COLOURS + 1
     axes = 2
@@ -47,7 +47,7 @@ class GridTokenizer:
         cells = np.array(item.cells)
         ids = np.concatenate(([BEGIN], cells.ravel(), [COLOURS + item.label])).astype(np.int64)
         weight = np.ones(len(ids), np.float32)
-        weight[1:-1][::UNSCORED] = 0
+        weight[1:-1][::UNSCORED_STEP] = 0
         return Sequence(ids, 1, weight, {"height": cells.shape[0], "width": cells.shape[1]})
 
     def decode(self, ids: Any, side: Mapping[str, Any]) -> Grid:
@@ -63,7 +63,7 @@ class GridTokenizer:
         return cls()
 
     def support(self, length: int, side: Mapping[str, Any]) -> Any:
-        """Colours for cells, a label for the label, nothing after it."""
+        """Colours are legal for cells, labels for the label, no id after it."""
         cells = side["height"] * side["width"]
         legal = np.zeros((length, 2), np.int64)
         legal[0] = BEGIN, BEGIN + 1
@@ -78,12 +78,12 @@ class GridTokenizer:
 
 @dataclass(frozen=True)
 class GridOptions:
-    grids: int = field(default=200, metadata={"help": "How many grids there are."})
+    grids: int = field(default=200, metadata={"help": "Number of grids."})
 
 
 @dataclass(frozen=True)
 class GridSampleOptions:
-    height: int = field(default=3, metadata={"help": "Rows of the grid that is drawn."})
+    height: int = field(default=3, metadata={"help": "Rows of the sampled grid."})
 
 
 @dataclass(frozen=True)
@@ -100,14 +100,14 @@ class Grids:
         return hashlib.sha256(repr(self.grids).encode()).hexdigest()
 
 
-def drawn_grids(count: int) -> Grids:
+def random_grids(count: int) -> Grids:
     """Grids of one colour with some noise."""
-    draw = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     grids = []
     for _ in range(count):
-        shape = draw.integers(1, 5, 2)
-        noise = draw.random(shape) < 0.2
-        cells = np.where(noise, draw.integers(0, COLOURS, shape), draw.integers(0, COLOURS))
+        shape = rng.integers(1, 5, 2)
+        noise = rng.random(shape) < 0.2
+        cells = np.where(noise, rng.integers(0, COLOURS, shape), rng.integers(0, COLOURS))
         grids.append(Grid(cells.tolist(), label_of(cells)))
     return Grids(grids, f"{count} grids")
 
@@ -125,17 +125,17 @@ class GridTask(Task):
         return 0.9 if path.suffix == ".grids" else 0.0
 
     def default_source(self) -> Source:
-        return Source((), about="grids drawn from a seed")
+        return Source((), about="random grids")
 
     def items(self, source: Source) -> Grids:
-        """Lines of JSON, or drawn grids."""
+        """Grids from lines of JSON, or else random grids."""
         if source.paths:
             try:
                 read = [json.loads(line) for p in source.files() for line in p.open()]
             except ValueError as error:
                 raise DataError(f"--data {source.describe()}: not lines of JSON") from error
             return Grids([Grid(cells, label_of(cells)) for cells in read], source.describe())
-        return drawn_grids(self.options.grids)
+        return random_grids(self.options.grids)
 
     def split(self, items: Grids, holdout: float | None) -> tuple[Grids, Grids]:
         count = max(1, int(len(items.grids) * (holdout or 0.1)))
