@@ -20,6 +20,7 @@ from ..model.attention import Attention
 from ..model.layers import FeedForward, Linear
 from ..model.positions import rotary_angles, sinusoids
 from ..model.sequence_model import SequenceModel
+from ..ops.native_calls import address
 from ..protocols import Ids
 from .quantized_linear import DTYPES
 
@@ -105,10 +106,6 @@ def supports(model: SequenceModel) -> bool:
 
 def round_up(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
-
-
-def _address(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
 
 
 class NativeModel:
@@ -254,7 +251,7 @@ class NativeSlots:
             *(buffer.data_ptr() for buffer in self._buffers),
         )
         self._inputs = np.zeros((4, max_tokens), np.int64)  # ids, sequences, positions, table_rows
-        self._tokens = _Tokens(0, 0, *self._addresses(), *map(_address, native.default_tables))
+        self._tokens = _Tokens(0, 0, *self._addresses(), *map(address, native.default_tables))
         self._step_logits = torch.zeros(rows, logits_stride)
         self._row_logits = torch.zeros(rows, logits_stride)
 
@@ -270,11 +267,11 @@ class NativeSlots:
         if positions is not None:
             table_rows = np.arange(count)
             tables = native.position_tables(torch.from_numpy(positions))
-            tokens = _Tokens(0, 0, *self._addresses(), *map(_address, tables))
+            tokens = _Tokens(0, 0, *self._addresses(), *map(address, tables))
         for buffer, values in zip(self._inputs, (ids, rows, indices, table_rows), strict=True):
             buffer[:count] = values
         tokens.count, tokens.logits_count = count, 0 if logits is None else len(logits)
-        tokens.logits = _address(logits)
+        tokens.logits = address(logits)
         multiply_adds = native.multiply_adds_per_token * count
         if self.threads == 1 or multiply_adds < MIN_PARALLEL_MULTIPLY_ADDS:
             native.library.step(ctypes.byref(self._model), ctypes.byref(tokens), 1)

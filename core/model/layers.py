@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..config import ModelConfig
 from ..ops import operations as ops
+from ..ops.reference import product_dtype
 
 
 class Linear(nn.Linear):
@@ -51,7 +52,7 @@ class RMSNorm(nn.Module):
         self.eps, self.for_matmul = eps, for_matmul
 
     def forward(self, x: Tensor) -> Tensor:
-        dtype = ops.product_dtype(x) if self.for_matmul else x.dtype
+        dtype = product_dtype(x) if self.for_matmul else x.dtype
         return ops.rms_norm(x, self.weight, self.eps, dtype)
 
 

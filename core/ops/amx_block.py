@@ -14,7 +14,7 @@ from torch import Tensor
 from ..config import ModelConfig
 from . import native_calls
 from .cpu_kernels import supports_tensor as kernels_support_tensor
-from .native_calls import MACRO_TILE, Dropout, Heads, call, dropout_of
+from .native_calls import MACRO_TILE, Dropout, address, call, dropout_of, heads_of
 from .reference import Rotary
 
 MAX_POSITIONS = 512  # of a sequence; the workspace of a head grows with their square
@@ -93,18 +93,8 @@ class _AmxBlock(torch.autograd.Function):
         heads, groups, hidden, tokens = config.heads, config.groups, config.hidden, batch * length
         qkv = width + 2 * groups * config.head_width
         cos, sin = (each.contiguous() for each in rotary) if rotary else (None, None)
-        ctx.heads = Heads(
-            batch,
-            length,
-            heads,
-            groups,
-            config.head_width,
-            config.qk_norm,
-            0 if cos is None or len(cos) == 1 else length * config.head_width,
-            _address(cos),
-            _address(sin),
-            config.norm_eps,
-        )
+        shape = batch, length, heads, groups, config.head_width
+        ctx.heads = heads_of(*shape, cos, sin, config.qk_norm, config.norm_eps)
         # the last matrix product reads up to a tile of rows beyond the end
         bf16_size = tokens * (3 * width + qkv + hidden) + MACRO_TILE * hidden
         bf16 = torch.empty(bf16_size, dtype=torch.bfloat16)
@@ -148,10 +138,6 @@ class _AmxBlock(torch.autograd.Function):
         return x_gradient, None, None, None, None, *summed
 
 
-def _address(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
-
-
 def _block_structure(
     ctx: Any,
     bf16: Tensor,
@@ -163,15 +149,15 @@ def _block_structure(
     tokens = ctx.heads.batch * ctx.heads.length
     addresses: dict[str, int] = {}
     for memory, names in ((bf16, BF16_BUFFERS), (fp32, FP32_BUFFERS)):
-        address = memory.data_ptr()
+        at = memory.data_ptr()
         for name in names:
-            addresses[name] = address
-            address += tokens * ctx.sizes[name] * memory.element_size()
+            addresses[name] = at
+            at += tokens * ctx.sizes[name] * memory.element_size()
     return _Block(
         ctx.hidden,
         0,
         *(weight.data_ptr() for weight in weights),
-        _address(segment_start),
+        address(segment_start),
         *ctx.dropouts,
         *(addresses[name] for name in (*BF16_BUFFERS, *FP32_BUFFERS)),
         workspace.data_ptr(),

@@ -11,7 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from .linear_nll import chunked_linear_nll
-from .native_calls import DTYPES, ROW_PADDING, Heads, call, dropout_of, has_kernels, reduction_parts
+from .native_calls import (
+    DTYPES,
+    ROW_PADDING,
+    Heads,
+    call,
+    dropout_of,
+    has_kernels,
+    heads_of,
+    reduction_parts,
+)
 from .reference import Rotary
 
 
@@ -118,18 +127,8 @@ class _SplitHeads(torch.autograd.Function):
         if cos is not None and sin is not None:
             cos, sin = cos.contiguous(), sin.contiguous()
         ctx.save_for_backward(qkv, scales, cos, sin)
-        ctx.heads = Heads(
-            batch,
-            length,
-            heads,
-            groups,
-            width,
-            eps is not None,
-            0 if cos is None or len(cos) == 1 else length * width,
-            None if cos is None else cos.data_ptr(),
-            None if sin is None else sin.data_ptr(),
-            eps or 0.0,
-        )
+        shape = batch, length, heads, groups, width
+        ctx.heads = heads_of(*shape, cos, sin, qk_norm=eps is not None, eps=eps or 0.0)
         call("split", ctx.heads, DTYPES[qkv.dtype], qkv, q, k, v, scales)
         return q, k, v
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .reference import masked_to_support, softcap
+from .reference import masked_to_support, product_dtype, softcap
 
 # (logits (N, V), targets, weight, support, cap) -> the loss, and the gradient of the logits
 NllAndGradient = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], tuple[Tensor, Tensor]]
@@ -33,8 +33,7 @@ def chunked_linear_nll(
     cap: float,
 ) -> Tensor:
     """As `operations.linear_nll`; `rest` computes the loss and the gradient from the logits."""
-    kind = hidden.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+    dtype = product_dtype(hidden)
     table: Tensor = head.weight[ids[0] : ids[1]]  # type: ignore[index]
     total: Tensor = _LinearNll.apply(  # type: ignore[no-untyped-call]
         hidden.to(dtype), table.to(dtype), targets, weight, support, cap, rest

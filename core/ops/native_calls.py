@@ -73,6 +73,30 @@ class Heads(ctypes.Structure):
 NO_DROPOUT = Dropout(0, 0, 1.0)
 
 
+def address(tensor: Tensor | None) -> int | None:
+    """Where the tensor's memory begins; None, a null pointer in C, without one."""
+    return None if tensor is None else tensor.data_ptr()
+
+
+def heads_of(
+    batch: int,
+    length: int,
+    heads: int,
+    groups: int,
+    width: int,
+    cos: Tensor | None,
+    sin: Tensor | None,
+    qk_norm: bool,
+    eps: float,
+) -> Heads:
+    """Heads that rotate by cos and sin (B or 1, 1, T, width), which must be contiguous and outlive
+    the structure; None: they do not rotate."""
+    stride = 0 if cos is None or len(cos) == 1 else length * width
+    return Heads(
+        batch, length, heads, groups, width, qk_norm, stride, address(cos), address(sin), eps
+    )
+
+
 def load(library: ctypes.CDLL | None, tiles: bool = True) -> None:
     """Makes this process use a library of `native_library`; None: no C code from here on. tiles:
     whether to use its code for AMX tiles, if the processor has them."""

@@ -58,12 +58,6 @@ def _backend(x: Tensor, native: bool = True) -> ModuleType:
     return reference if _allowed == "reference" else autograd_ops
 
 
-def product_dtype(x: Tensor) -> torch.dtype:
-    """The dtype in which a matrix product of x is computed: autocast's, else that of x."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-
-
 def rms_norm(
     x: Tensor, weight: Tensor | None, eps: float, dtype: torch.dtype | None = None
 ) -> Tensor:

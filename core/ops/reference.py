@@ -24,6 +24,12 @@ def rms_norm(
     return (normed if weight is None else normed * weight).to(dtype or x.dtype)
 
 
+def product_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which a matrix product of x is computed: autocast's, else that of x."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
 def relu_squared(x: Tensor) -> Tensor:
     return F.relu(x).square()
 
