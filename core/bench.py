@@ -27,7 +27,7 @@ from .model.layers import Linear
 from .model.sequence_model import SequenceModel
 from .ops import native_calls
 from .ops.device import use_threads
-from .protocols import Batch, Ids, Sequence
+from .protocols import Array, Batch, Ids, Sequence
 from .train.loop import train
 from .train.optim import make_optimizers
 
@@ -48,7 +48,7 @@ class RandomRows:
     def __len__(self) -> int:
         return 1 << 20
 
-    def batch(self, indices: Ids) -> Batch:
+    def batch(self, indices: Ids) -> Batch[Array]:
         rng = np.random.default_rng(int(indices[0]))
         ids = rng.integers(0, self.vocab_size, (len(indices), self.context + 1))
         return Batch(ids, np.ones(ids.shape, np.float32))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,8 @@ import numpy.typing as npt
 Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Support = tuple[int, int] | npt.NDArray[np.int64] | None
+Array = npt.NDArray[Any]
+A = TypeVar("A")
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,9 @@ class Sequence:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Rows of ids, each predicted from the ids before it, so T is the context plus one.
+class Batch(Generic[A]):
+    """Rows of ids, each predicted from the ids before it, so T is the context plus one. The fields
+    are numpy arrays in a `Batch[Array]`, as datasets give them, and tensors in a `Batch[Tensor]`.
 
     ids (B, T); weight (B, T), 0 for given ids and padding; positions (B, T, axes), None for
     0, 1, 2 ...; segments (B, T), the item that each id belongs to (items do not attend to each
@@ -54,13 +57,13 @@ class Batch:
     padding.
     """
 
-    ids: Ids
-    weight: Floats
-    positions: Ids | None = None
-    segments: Ids | None = None
-    support: Support = None
-    source: Ids | None = None
-    source_segments: Ids | None = None
+    ids: A
+    weight: A
+    positions: A | None = None
+    segments: A | None = None
+    support: tuple[int, int] | A | None = None
+    source: A | None = None
+    source_segments: A | None = None
 
 
 class Dataset(Protocol):
@@ -74,7 +77,7 @@ class Dataset(Protocol):
 
     def __len__(self) -> int: ...
 
-    def batch(self, indices: Ids) -> Batch: ...
+    def batch(self, indices: Ids) -> Batch[Array]: ...
 
 
 class Tokenizer(Protocol):

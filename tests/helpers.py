@@ -20,7 +20,7 @@ from tfm.core.config import ModelConfig, SampleConfig
 from tfm.core.decode.batch_decoder import Decoder
 from tfm.core.model.sequence_model import SequenceModel
 from tfm.core.ops import native_library
-from tfm.core.protocols import Batch, Ids, Sequence
+from tfm.core.protocols import Array, Batch, Ids, Sequence
 from tfm.core.runs.checkpoints import Checkpoint
 from tfm.core.runs.run import Run
 from tfm.core.train.budget import Plan
@@ -81,7 +81,7 @@ class RandomRows:
     def __len__(self) -> int:
         return 1000
 
-    def batch(self, indices: Ids) -> Batch:
+    def batch(self, indices: Ids) -> Batch[Array]:
         rngs = [np.random.default_rng(0 if self.same else int(index)) for index in indices]
         ids = np.stack([rng.integers(0, 11, 9) for rng in rngs])
         weight = np.stack([rng.integers(0, 2, 9) * rng.random() * 3 for rng in rngs])

@@ -14,7 +14,7 @@ from tfm.core.model.loss import Objective
 from tfm.core.model.sequence_model import SequenceModel
 from tfm.core.ops import amx_block, cpu_kernels, native_calls, optimizer_kernels
 from tfm.core.ops.device import autocast
-from tfm.core.protocols import Batch, Ids
+from tfm.core.protocols import Array, Batch, Ids
 from tfm.core.train import muon
 from tfm.core.train.backend import choose_run_block, make_micro_step
 from tfm.core.train.loop import train
@@ -80,7 +80,7 @@ def test_a_block_is_the_block(
         torch.manual_seed(5)  # seeds dropout
         with autocast(CPU, "bfloat16" if half else "float32"):
             weight = torch.ones(batch, length + 1)
-            return objective(ids, weight, segments=segments)  # type: ignore[no-any-return]
+            return objective(Batch(ids, weight, segments=segments))  # type: ignore[no-any-return]
 
     exact = gradients(model, lambda: once(False))
     assert "block" not in called
@@ -107,12 +107,8 @@ def test_what_it_is_not_made_for_goes_the_other_way(
 ) -> None:
     model = SequenceModel(model_config(arch, "tiny", vocab_size=50, context=length)).train()
     once = make_micro_step(model, TrainConfig(dtype="bfloat16"))
-    once(
-        {
-            "ids": torch.zeros(batch, length + 1, dtype=torch.long),
-            "weight": torch.ones(batch, length + 1),
-        }
-    )
+    ids = torch.zeros(batch, length + 1, dtype=torch.long)
+    once(Batch(ids, torch.ones(batch, length + 1)))
     assert "block" not in called
     known = arch == "transformer" and length <= amx_block.MAX_POSITIONS
     assert amx_block.supports_config(model.config) == known
@@ -127,7 +123,7 @@ def test_what_is_not_a_number_stays_so() -> None:
             weight = model.blocks[1].get_submodule(name).weight
             before = weight.clone()
             weight[:] = float("nan")
-        assert once({"ids": ids, "weight": torch.ones(4, 65)}).isnan(), name
+        assert once(Batch(ids, torch.ones(4, 65))).isnan(), name
         with torch.no_grad():
             weight.copy_(before)
 
@@ -137,7 +133,7 @@ def test_it_learns_as_float32_does() -> None:
         def __len__(self) -> int:
             return 1000
 
-        def batch(self, indices: Ids) -> Batch:
+        def batch(self, indices: Ids) -> Batch[Array]:
             rng = np.random.default_rng(int(indices[0]))
             first = rng.integers(0, 50, (len(indices), 1))
             ids = (first + np.arange(33) * rng.integers(1, 4, (len(indices), 1))) % 50

@@ -13,6 +13,7 @@ from tfm.core.model.loss import Objective
 from tfm.core.model.sequence_model import RunBlock, SequenceModel, call_block
 from tfm.core.ops import linear_nll, native_calls
 from tfm.core.ops.device import autocast
+from tfm.core.protocols import Batch
 from tfm.core.train.backend import compiled_block
 from tfm.core.train.optim import make_optimizers, state_tensors
 
@@ -33,7 +34,7 @@ def test_all_blocks_are_one_program_that_computes_what_they_do(arch: str, half: 
     def total(run_block: RunBlock) -> torch.Tensor:
         objective = Objective(model, run_block)
         with autocast(CPU, "bfloat16" if half else "float32"):
-            return objective(ids, torch.ones(3, 17))  # type: ignore[no-any-return]
+            return objective(Batch(ids, torch.ones(3, 17)))  # type: ignore[no-any-return]
 
     assert native_calls.version() == "torch"
     plain = gradients(model, lambda: total(call_block))

@@ -27,7 +27,7 @@ def test_the_formula_counts_what_is_multiplied(arch: str) -> None:
     batch = as_tensors(step_batch(RandomRows(500, 32), 0, 4, 0), CPU)
     counter = FlopCounterMode(display=False)
     with counter, autocast(CPU, "bfloat16"):  # attention is then plain products, which torch counts
-        Objective(model)(**batch).backward()  # type: ignore[no-untyped-call]
+        Objective(model)(batch).backward()  # type: ignore[no-untyped-call]
     assert counter.get_total_flops() / (4 * 32) == pytest.approx(model.flops_per_token(), rel=0.02)
 
 

@@ -12,7 +12,7 @@ from tfm.core.data.datasets import Packed, Windows, collate, step_batch
 from tfm.core.data.keyed_random import permute, uniform
 from tfm.core.data.sequence_store import Store, write_store
 from tfm.core.errors import DataError
-from tfm.core.protocols import Batch, Ids, Sequence
+from tfm.core.protocols import Array, Batch, Ids, Sequence
 
 BEGIN = 9999
 
@@ -61,7 +61,7 @@ class Numbers:
     def __len__(self) -> int:
         return self.size
 
-    def batch(self, indices: Ids) -> Batch:
+    def batch(self, indices: Ids) -> Batch[Array]:
         return Batch(indices[:, None], np.ones((len(indices), 1), np.float32))
 
 

@@ -14,7 +14,7 @@ from tfm.core.decode.batch_decoder import Decoder, for_decoding
 from tfm.core.decode.sampling import generate
 from tfm.core.model.sequence_model import SequenceModel
 from tfm.core.ops.cuda_graphs import WARMUP_CALLS
-from tfm.core.protocols import Batch, Ids, Sequence
+from tfm.core.protocols import Array, Batch, Ids, Sequence
 from tfm.core.score.likelihood import as_tensors, batch_nll
 from tfm.core.train.backend import make_micro_step
 from tfm.core.train.loop import Step, train
@@ -47,7 +47,7 @@ class Rows:
     def __len__(self) -> int:
         return 1000
 
-    def batch(self, indices: Ids) -> Batch:
+    def batch(self, indices: Ids) -> Batch[Array]:
         rng = np.random.default_rng(int(indices[0]))
         shape = (len(indices), CONTEXT + 1)
         ids, weight = rng.integers(0, VOCAB, shape), np.ones(shape, np.float32)
@@ -73,7 +73,7 @@ def trained(
     return model, list(train(model, Rows(kind), config, make_optimizers(model, config)))
 
 
-def arguments(kind: str, number: int, device: torch.device) -> dict[str, Any]:
+def arguments(kind: str, number: int, device: torch.device) -> Batch[torch.Tensor]:
     return as_tensors(Rows(kind).batch(np.arange(ROWS) + ROWS * number), device)
 
 
@@ -156,7 +156,7 @@ def test_dropout_is_another_in_every_recorded_pass_and_the_same_again() -> None:
     config = TrainConfig(steps=12, batch=ROWS, lr=1e-12, adam_lr=1e-12, dtype="bfloat16")
 
     class Same(Rows):
-        def batch(self, indices: Ids) -> Batch:
+        def batch(self, indices: Ids) -> Batch[Array]:
             return super().batch(np.zeros_like(indices))
 
     def losses() -> list[float]:
@@ -171,7 +171,7 @@ def test_a_step_that_is_not_finite_moves_nothing() -> None:
     class Broken(Rows):
         broken = False
 
-        def batch(self, indices: Ids) -> Batch:
+        def batch(self, indices: Ids) -> Batch[Array]:
             found = super().batch(indices)
             if self.broken:
                 found.weight[:] = np.nan

@@ -15,6 +15,7 @@ from tfm.core.config import TrainConfig
 from tfm.core.model.layers import Linear
 from tfm.core.model.loss import Objective
 from tfm.core.ops import cpu_kernels, native_calls, optimizer_kernels
+from tfm.core.protocols import Batch
 from tfm.core.train.backend import choose_run_block
 from tfm.core.train.muon import Muon
 
@@ -74,7 +75,7 @@ def test_a_recomputed_block_drops_the_same() -> None:
     def total(config: TrainConfig) -> Tensor:
         torch.manual_seed(5)
         objective = Objective(model, choose_run_block(model, config))
-        return objective(ids, weight)  # type: ignore[no-any-return]
+        return objective(Batch(ids, weight))  # type: ignore[no-any-return]
 
     kept = gradients(model, lambda: total(TrainConfig()))
     again = gradients(model, lambda: total(TrainConfig(recompute=True)))

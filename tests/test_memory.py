@@ -14,7 +14,7 @@ from helpers import RandomRows, small_model
 from tfm.core.config import TrainConfig
 from tfm.core.errors import TfmError
 from tfm.core.ops.out_of_memory import halve_micro_batch
-from tfm.core.protocols import Batch, Ids
+from tfm.core.protocols import Array, Batch, Ids
 from tfm.core.train.loop import train
 from tfm.core.train.optim import make_optimizers
 
@@ -56,7 +56,7 @@ class Narrow(RandomRows):
         super().__init__()
         self.rows, self.error = rows, error
 
-    def batch(self, indices: Ids) -> Batch:
+    def batch(self, indices: Ids) -> Batch[Array]:
         if len(indices) > self.rows:
             raise self.error
         return super().batch(indices)

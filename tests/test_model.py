@@ -16,7 +16,7 @@ from tfm.core.model.loss import token_nll
 from tfm.core.model.sequence_model import SequenceModel
 from tfm.core.ops.autograd_ops import MAX_UNFUSED_POSITIONS
 from tfm.core.ops.device import autocast
-from tfm.core.protocols import Sequence
+from tfm.core.protocols import Batch, Sequence
 
 VOCAB, T = 29, 16
 WIRINGS: dict[str, dict[str, Any]] = {
@@ -232,7 +232,7 @@ def test_an_untrained_model_knows_nothing(arch: str) -> None:
     torch.manual_seed(0)
     model = SequenceModel(model_config(arch, "tiny", context=64)).eval()
     ids = torch.randint(0, 256, (8, 65))
-    nll = token_nll(model, ids, torch.ones(8, 65))
+    nll = token_nll(model, Batch(ids, torch.ones(8, 65)))
     assert float(nll.mean()) == pytest.approx(math.log(256), rel=0.02)
 
 
@@ -244,7 +244,7 @@ def each_target(model: SequenceModel, at: int, targets: range, support: Any) -> 
     weight[:, at] = 1
     if isinstance(support, Tensor):
         support = support.expand(len(targets), -1, -1)
-    return token_nll(model, ids, weight, support=support)[:, at - 1]
+    return token_nll(model, Batch(ids, weight, support=support))[:, at - 1]
 
 
 @torch.no_grad()
@@ -283,7 +283,7 @@ def test_a_position_that_does_not_count_does_not_train(model: SequenceModel) -> 
     weight[:, 3] = 0
     support = torch.tensor([[0, VOCAB]]).expand(2, T, 2).clone()
     support[:, 3] = 0
-    nll = token_nll(model, some_ids(2), weight, support=support)
+    nll = token_nll(model, Batch(some_ids(2), weight, support=support))
     assert (nll[:, 2] == 0).all() and (nll.isfinite()).all()
     nll.sum().backward()  # type: ignore[no-untyped-call]
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())

@@ -4,7 +4,7 @@ definitions, compared with torch's own functions."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -22,6 +22,7 @@ from tfm.core.model.sequence_model import SequenceModel
 from tfm.core.ops import cpu_kernels, linear_nll, reference
 from tfm.core.ops import operations as ops
 from tfm.core.ops.device import autocast
+from tfm.core.protocols import Batch
 
 FLOAT, HALF = torch.float32, torch.bfloat16
 pytestmark = pytest.mark.usefixtures("kernels_in_c")
@@ -351,26 +352,26 @@ def test_chunks_add_up(
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
-def loss_setting() -> tuple[SequenceModel, dict[str, Any]]:
+def loss_setting() -> tuple[SequenceModel, Batch[Tensor]]:
     shape = dict(vocab_size=37, layers=1, width=16, heads=2, context=12, zero_init=False)
     torch.manual_seed(0)
     model = SequenceModel(ModelConfig(**shape))  # type: ignore[arg-type]
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.3)
     ids = torch.randint(5, 30, (4, 13))
-    return model, dict(ids=ids, weight=torch.rand(4, 13) * (torch.rand(4, 13) > 0.3))
+    return model, Batch(ids, torch.rand(4, 13) * (torch.rand(4, 13) > 0.3))
 
 
 def test_half_precision_is_within_its_rounding() -> None:
     """bfloat16 keeps 8 bits: gradients, also autograd's, are within 2 % of float32's in norm."""
     model, batch = loss_setting()
-    exact = gradients(model, lambda: Objective(model)(**batch))
+    exact = gradients(model, lambda: Objective(model)(batch))
 
     def plain() -> Tensor:
-        return (token_nll(model, **batch) * batch["weight"][:, 1:]).sum()
+        return (token_nll(model, batch) * batch.weight[:, 1:]).sum()
 
     with autocast(torch.device("cpu"), "bfloat16"):
-        halves = [gradients(model, each) for each in (lambda: Objective(model)(**batch), plain)]
+        halves = [gradients(model, each) for each in (lambda: Objective(model)(batch), plain)]
     for half in halves:
         for name, gradient in exact.items():
             assert float((half[name] - gradient).norm() / gradient.norm()) < 0.02, name
@@ -378,16 +379,16 @@ def test_half_precision_is_within_its_rounding() -> None:
 
 def test_a_factor_outside_is_a_factor_of_the_gradient() -> None:
     model, batch = loss_setting()
-    once = gradients(model, lambda: Objective(model)(**batch))
-    thrice = gradients(model, lambda: 3 * Objective(model)(**batch))
+    once = gradients(model, lambda: Objective(model)(batch))
+    thrice = gradients(model, lambda: 3 * Objective(model)(batch))
     for name, gradient in once.items():
         torch.testing.assert_close(thrice[name], 3 * gradient)
 
 
 def test_nothing_that_counts_is_nothing_to_learn() -> None:
     model, batch = loss_setting()
-    batch["weight"] = torch.zeros_like(batch["weight"])
-    found = gradients(model, lambda: Objective(model)(**batch))
+    batch = replace(batch, weight=torch.zeros_like(batch.weight))
+    found = gradients(model, lambda: Objective(model)(batch))
     assert float(found.pop("loss")) == 0
     assert found and all(float(g.abs().sum()) == 0 for g in found.values())
 
@@ -395,9 +396,9 @@ def test_nothing_that_counts_is_nothing_to_learn() -> None:
 def test_without_gradients_it_is_only_the_sum() -> None:
     model, batch = loss_setting()
     with torch.no_grad():
-        total = Objective(model)(**batch)
+        total = Objective(model)(batch)
     assert not total.requires_grad
-    torch.testing.assert_close(total, Objective(model)(**batch).detach())
+    torch.testing.assert_close(total, Objective(model)(batch).detach())
 
 
 # -- in whole models -----------------------------------------------------------------------------
@@ -414,16 +415,17 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-def batch_for(name: str) -> dict[str, Any]:
+def batch_for(name: str) -> Batch[Tensor]:
     torch.manual_seed(1)
     ids, rows = torch.randint(3, 19, (5, 41)), torch.rand(5, 41)
-    batch: dict[str, Any] = dict(ids=ids, weight=rows * (rows > 0.3))
+    batch = Batch(ids, rows * (rows > 0.3))
     if name == "two axes":
-        batch["positions"] = torch.randint(0, 40, (5, 41, 2))
+        return replace(batch, positions=torch.randint(0, 40, (5, 41, 2)))
     if name == "grouped, capped":
-        batch["segments"] = torch.randint(0, 2, ids.shape).cumsum(1)
+        segments = torch.randint(0, 2, ids.shape).cumsum(1)
         low = torch.randint(0, 3, ids.shape)
-        batch["support"] = torch.stack((low, torch.randint(19, 23, ids.shape)), dim=-1)
+        support = torch.stack((low, torch.randint(19, 23, ids.shape)), dim=-1)
+        return replace(batch, segments=segments, support=support)
     return batch
 
 
@@ -435,11 +437,11 @@ def test_a_model_learns_the_same(name: str, backend: str) -> None:
 
     def plain() -> Tensor:
         torch.manual_seed(7)
-        return (token_nll(model, **batch) * batch["weight"][:, 1:]).sum()
+        return (token_nll(model, batch) * batch.weight[:, 1:]).sum()
 
     def ours() -> Tensor:
         torch.manual_seed(7)
-        return Objective(model)(**batch)  # type: ignore[no-any-return]
+        return Objective(model)(batch)  # type: ignore[no-any-return]
 
     with ops.use("reference"):
         expected = gradients(model, plain)
@@ -459,10 +461,10 @@ def test_in_half_precision_c_is_as_near_as_torch(name: str) -> None:
 
     def half() -> Tensor:
         with autocast(torch.device("cpu"), "bfloat16"):
-            return Objective(model)(**batch)  # type: ignore[no-any-return]
+            return Objective(model)(batch)  # type: ignore[no-any-return]
 
     with ops.use("torch"):
-        exact, plain = gradients(model, lambda: Objective(model)(**batch)), gradients(model, half)
+        exact, plain = gradients(model, lambda: Objective(model)(batch)), gradients(model, half)
     ours = gradients(model, half)
     for key, expected in exact.items():
         scale = float(expected.square().mean().sqrt())
@@ -485,7 +487,7 @@ def test_with_the_reference_every_hook_sees_what_its_module_computes(arch: str) 
 
     handles = [module.register_forward_hook(hook) for module in names if module is not model]
     with ops.use("reference"):
-        plain = objective(**batch).detach()
+        plain = objective(batch).detach()
     expected = {name for name, m in model.named_modules() if not isinstance(m, nn.ModuleList)}
     assert fired.keys() == expected - {""}
     for handle in handles:
@@ -493,9 +495,9 @@ def test_with_the_reference_every_hook_sees_what_its_module_computes(arch: str) 
     for name in ("blocks.1.mixer.qkv", "blocks.0.ffn.down", "blocks.0.mixer", "head"):
         handle = model.get_submodule(name).register_forward_hook(lambda *a: torch.zeros_like(a[2]))
         with ops.use("reference"):
-            assert float((objective(**batch).detach() - plain).abs()) > 1e-4, name
+            assert float((objective(batch).detach() - plain).abs()) > 1e-4, name
         handle.remove()
-    hidden = fired.get("norm", fired["blocks.1"])[batch["weight"][:, 1:] != 0]
+    hidden = fired.get("norm", fired["blocks.1"])[batch.weight[:, 1:] != 0]
     torch.testing.assert_close(model.head(hidden).detach(), fired["head"], rtol=1e-5, atol=1e-5)
 
 

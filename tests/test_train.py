@@ -55,8 +55,8 @@ def test_a_step_says_what_it_did() -> None:
     model, optimizers = fresh()
     data = RandomRows()
     batch = as_tensors(step_batch(data, 0, CONFIG.batch, CONFIG.seed), torch.device("cpu"))
-    weight = batch["weight"][:, 1:]
-    loss = (token_nll(model, **batch) * weight).sum() / weight.sum()
+    weight = batch.weight[:, 1:]
+    loss = (token_nll(model, batch) * weight).sum() / weight.sum()
     loss.backward()  # type: ignore[no-untyped-call]
     gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     model.zero_grad()

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataError
-from ..protocols import Batch, Dataset, Ids, Sequence, Support, Tokenizer
+from ..protocols import Array, Batch, Dataset, Ids, Sequence, Support, Tokenizer
 from .keyed_random import key, mix, permute
 from .sequence_store import Store
 
@@ -18,7 +18,7 @@ Piece = tuple[int, int, int]  # (item, start, end): ids start ... end - 1 of an 
 WINDOWS_PER_BEGIN_TOKEN = 16  # one window in 16 starts with it, so that the model learns to begin
 
 
-def step_batch(data: Dataset, step: int, rows: int, seed: int) -> Batch:
+def step_batch(data: Dataset, step: int, rows: int, seed: int) -> Batch[Array]:
     """The rows of micro-batch `step`. Each epoch has its own keyed permutation of the data."""
     indices = np.arange(step * rows, (step + 1) * rows, dtype=np.int64)
     epochs = indices // len(data)
@@ -49,7 +49,7 @@ class Windows:
     def __len__(self) -> int:
         return self.count
 
-    def batch(self, indices: Ids) -> Batch:
+    def batch(self, indices: Ids) -> Batch[Array]:
         epochs = indices // self.count
         offsets = self.start_count - (self.count - 1) * self.context  # the largest reaches the end
         offset = mix(epochs, key(self.seed, "phase")) % np.uint64(offsets)
@@ -101,7 +101,7 @@ class Packed:
     def __len__(self) -> int:
         return len(self.rows) - 1
 
-    def batch(self, indices: Ids) -> Batch:
+    def batch(self, indices: Ids) -> Batch[Array]:
         rows = []
         for index in (indices % len(self)).tolist():
             cut = self.pieces[self.rows[index] : self.rows[index + 1]]
@@ -121,7 +121,7 @@ def collate(
     tokenizer: Tokenizer,
     width: int,
     encoder: bool = False,
-) -> Batch:
+) -> Batch[Array]:
     """A Batch of `width` ids per row from rows of pieces (sequence, start, end).
 
     The first id of a piece is never a target. Padding has segment -1 and weight 0. encoder: the

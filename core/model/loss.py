@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 from ..ops import operations as ops
 from ..ops.reference import masked_to_support
+from ..protocols import Batch
 from .sequence_model import RunBlock, SequenceModel, call_block
-
-Support = tuple[int, int] | Tensor | None
 
 
 class Objective(nn.Module):
@@ -24,25 +23,17 @@ class Objective(nn.Module):
         super().__init__()
         self.model, self.run_block, self.compiled = model, run_block, compiled
 
-    def forward(
-        self,
-        ids: Tensor,
-        weight: Tensor,
-        positions: Tensor | None = None,
-        segments: Tensor | None = None,
-        support: Support = None,
-        source: Tensor | None = None,
-        source_segments: Tensor | None = None,
-    ) -> Tensor:
-        """sum(weight[:, 1:] * token_nll(...)) in float32. Arguments as in `protocols.Batch`.
+    def forward(self, batch: Batch[Tensor]) -> Tensor:
+        """sum(batch.weight[:, 1:] * token_nll(model, batch)) in float32.
 
         On a CPU no logits are computed for positions of weight 0.
         """
         run_block = call_block if ops.is_reference() else self.run_block
-        hidden = _hidden(self.model, ids, positions, segments, source, source_segments, run_block)
+        hidden = hidden_states(self.model, batch, run_block)
+        support, weight = batch.support, batch.weight[:, 1:]
         low, high = support if isinstance(support, tuple) else (0, self.model.config.vocab_size)
         legal = support[:, 1:] if isinstance(support, Tensor) else None
-        targets, counted = ids[:, 1:] - low, weight[:, 1:] != 0
+        targets, counted = batch.ids[:, 1:] - low, weight != 0
         all_counted = True
         if hidden.device.type == "cpu":
             all_counted = bool(counted.all())  # if so, selecting would only copy, twice
@@ -60,7 +51,7 @@ class Objective(nn.Module):
             self.model.head,
             counted_rows(hidden),
             counted_rows(targets),
-            counted_rows(weight[:, 1:]),
+            counted_rows(weight),
             (low, high),
             None if legal is None else counted_rows(legal),
             self.model.config.softcap,
@@ -68,47 +59,29 @@ class Objective(nn.Module):
         )
 
 
-def token_nll(
-    model: SequenceModel,
-    ids: Tensor,
-    weight: Tensor,
-    positions: Tensor | None = None,
-    segments: Tensor | None = None,
-    support: Support = None,
-    source: Tensor | None = None,
-    source_segments: Tensor | None = None,
-) -> Tensor:
-    """(B, T - 1) float32: nats of ids[:, 1:], each given the ids before it; 0 where weight is 0.
-
-    Arguments as in `protocols.Batch`. Probabilities are normalised over the support.
-    """
-    hidden = _hidden(model, ids, positions, segments, source, source_segments, call_block)
-    counted = weight[:, 1:] > 0
+def token_nll(model: SequenceModel, batch: Batch[Tensor]) -> Tensor:
+    """(B, T - 1) float32: nats of batch.ids[:, 1:], each given the ids before it; 0 where the
+    weight is 0. Probabilities are normalised over the support."""
+    hidden, support = hidden_states(model, batch), batch.support
     low, high = support if isinstance(support, tuple) else (0, None)
     logits = model.logits(hidden, low, high)
     if isinstance(support, Tensor):
         logits = masked_to_support(logits, support[:, 1:])
-    targets = torch.where(counted, ids[:, 1:] - low, -100)
+    targets = torch.where(batch.weight[:, 1:] > 0, batch.ids[:, 1:] - low, -100)
     nll = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
     return nll.view_as(targets)
 
 
-def _hidden(
-    model: SequenceModel,
-    ids: Tensor,
-    positions: Tensor | None,
-    segments: Tensor | None,
-    source: Tensor | None,
-    source_segments: Tensor | None,
-    run_block: RunBlock,
+def hidden_states(
+    model: SequenceModel, batch: Batch[Tensor], run_block: RunBlock = call_block
 ) -> Tensor:
-    """Hidden states of all but the last position, (B, T - 1, D)."""
+    """(B, T - 1, D) of all positions but the last, which predict batch.ids[:, 1:]."""
     out: Tensor = model(
-        ids[:, :-1],
-        None if positions is None else positions[:, :-1],
-        None if segments is None else segments[:, :-1],
-        source,
-        source_segments,
+        batch.ids[:, :-1],
+        None if batch.positions is None else batch.positions[:, :-1],
+        None if batch.segments is None else batch.segments[:, :-1],
+        batch.source,
+        batch.source_segments,
         run_block,
     )
     return out

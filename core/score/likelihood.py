@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from ..data.datasets import collate, too_long
 from ..errors import UsageError
 from ..model.loss import token_nll
 from ..model.sequence_model import SequenceModel
-from ..protocols import Batch, Score, Sequence, Tokenizer
+from ..protocols import Array, Batch, Score, Sequence, Tokenizer
 
 BATCH_TOKENS = 8192  # the maximum of a forward pass
 BATCH_LOGITS = 1 << 24  # the maximum of a forward pass: 64 MB for any vocabulary
@@ -85,17 +85,15 @@ def _evaluate_all(
 ) -> Iterator[Score]:
     context = model.config.context
     nats = [np.zeros(len(sequence)) for sequence in sequences]
-    if (
-        model.has_encoder
-    ):  # the given ids are the encoder's source; the decoder starts at the last one
-        todo = [Window(i, s.given - 1, len(s), s.given) for i, s in enumerate(sequences)]
+    if model.has_encoder:  # the given ids are its source; the decoder starts at the last of them
+        waiting = [Window(i, s.given - 1, len(s), s.given) for i, s in enumerate(sequences)]
     else:
-        todo = [w for i, s in enumerate(sequences) for w in windows(i, len(s), context, stride)]
-    todo.sort(key=lambda w: w.end - w.start)
-    while todo:
-        width = todo[-1].end - todo[-1].start
+        waiting = [w for i, s in enumerate(sequences) for w in windows(i, len(s), context, stride)]
+    waiting.sort(key=lambda w: w.end - w.start)
+    while waiting:
+        width = waiting[-1].end - waiting[-1].start
         rows = max(1, min(BATCH_TOKENS, BATCH_LOGITS // tokenizer.vocab_size) // width)
-        group, todo = todo[-rows:], todo[:-rows]
+        group, waiting = waiting[-rows:], waiting[:-rows]
         pieces = [[(sequences[w.item], w.start, w.end)] for w in group]
         batch = collate(pieces, tokenizer, width, model.has_encoder)
         scores = batch_nll(model, batch).cpu().double().numpy()  # (rows, width - 1)
@@ -107,28 +105,21 @@ def _evaluate_all(
 
 
 @torch.no_grad()
-def batch_nll(model: SequenceModel, batch: Batch) -> torch.Tensor:
-    return token_nll(model, **as_tensors(batch, model.head.weight.device))
+def batch_nll(model: SequenceModel, batch: Batch[Array]) -> Tensor:
+    """`token_nll` of a dataset's batch, without gradients."""
+    return token_nll(model, as_tensors(batch, model.head.weight.device))
 
 
-def as_tensors(batch: Batch, device: torch.device) -> dict[str, Any]:
-    """A batch as the arguments of `token_nll`, as tensors on the device."""
+def as_tensors(batch: Batch[Array], device: torch.device) -> Batch[Tensor]:
+    """The batch as tensors on the device."""
 
-    def moved(array: npt.NDArray[Any] | None) -> torch.Tensor | None:
-        if array is None:
-            return None
-        tensor = torch.from_numpy(array)
+    def moved(value: Array | tuple[int, int] | None) -> Tensor | tuple[int, int] | None:
+        if not isinstance(value, np.ndarray):
+            return value
+        tensor = torch.from_numpy(value)
         if device.type == "cuda":  # the copy is asynchronous only from pinned memory
             tensor = tensor.pin_memory()
         return tensor.to(device, non_blocking=True)
 
-    support = batch.support
-    return {
-        "ids": moved(batch.ids),
-        "weight": moved(batch.weight),
-        "positions": moved(batch.positions),
-        "segments": moved(batch.segments),
-        "support": moved(support) if isinstance(support, np.ndarray) else support,
-        "source": moved(batch.source),
-        "source_segments": moved(batch.source_segments),
-    }
+    by_name: dict[str, Any] = {f.name: moved(getattr(batch, f.name)) for f in fields(batch)}
+    return Batch(**by_name)

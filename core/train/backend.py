@@ -1,9 +1,10 @@
-"""How a training step is computed as fast as the device does it: gradients, then the update.
+"""The fastest way to compute a training step on each device: gradients, then the update.
 
-A step accumulates the gradients of one or more micro-batches. On a GPU micro-batches and updates
-are CUDA graphs (ops/cuda_graphs.py). A large model's time there goes into reading and writing what
-lies between the products: torch.compile fuses that (`train.compile`), a block at a time, so that
-all blocks share what was compiled for the first. On a CPU with AMX tiles a block is one C call.
+A step accumulates the gradients of one or more micro-batches. On a GPU, micro-batches and updates
+are replayed as CUDA graphs (ops/cuda_graphs.py). A large model there spends much of its time on
+element-wise operations between matrix products, which are bound by memory; torch.compile fuses them
+(`train.compile`). It compiles one block, and all blocks share the result. On a CPU with AMX tiles a
+block is one C call.
 """
 
 from __future__ import annotations
@@ -27,26 +28,27 @@ from ..ops import operations as ops
 from ..ops.cuda_graphs import WARMUP_CALLS, CapturedGraph, GraphCache, shapes
 from ..ops.device import autocast
 from ..ops.native_calls import has_kernels
+from ..protocols import Batch
 from .optimizer import Optimizer
 
-MicroStep = Callable[[dict[str, Any]], Tensor]
-CLIP_MARGIN = 1e-5  # a norm this far below the bound is not clipped
-COMPILERS = ("cc", "gcc", "clang")  # torch.compile's own parts for a GPU are in C
+MicroStep = Callable[[Batch[Tensor]], Tensor]
+CLIP_MARGIN = 1e-5  # a gradient is clipped if its norm exceeds the bound minus this
+COMPILERS = ("cc", "gcc", "clang")  # torch.compile needs one of them, for its launchers
 
 
 # -- gradients -----------------------------------------------------------------------------------
 
 
 def make_micro_step(model: SequenceModel, config: TrainConfig) -> MicroStep:
-    """A function of a micro-batch (the arguments of `Objective.forward` by name) that adds its
-    gradients to the parameters' and gives the loss, which is good until the next call."""
+    """A function of a micro-batch that adds its gradients to those of the parameters and returns
+    the loss, in memory that the next call may overwrite."""
     device = model.head.weight.device
     config = replace(config, compile=config.compile and can_compile(device))
     objective = Objective(model, choose_run_block(model, config), config.compile)
 
-    def micro_step(batch: dict[str, Any]) -> Tensor:
+    def micro_step(batch: Batch[Tensor]) -> Tensor:
         with autocast(device, config.dtype):
-            loss: Tensor = objective(**batch)
+            loss: Tensor = objective(batch)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
@@ -54,13 +56,16 @@ def make_micro_step(model: SequenceModel, config: TrainConfig) -> MicroStep:
         return micro_step
     parameters = [p for p in model.parameters() if p.requires_grad]
     sums = [torch.empty_like(p) for p in parameters] if config.accumulate > 1 else None
-    graphs = GraphCache(micro_step, functools.partial(_CapturedMicroStep, parameters, sums))
-    return lambda batch: graphs(shapes(batch), batch)
+    graphs = GraphCache(
+        lambda fields: micro_step(Batch(**fields)),
+        functools.partial(_CapturedMicroStep, parameters, sums),
+    )
+    return lambda batch: graphs(shapes(vars(batch)), vars(batch))
 
 
 class _CapturedMicroStep:
-    """A CUDA graph overwrites gradients of its own each time; they are the parameters' where a
-    step is one micro-batch, else they are added up in `sums`."""
+    """A CUDA graph that overwrites its own gradient tensors at each replay. They become the
+    parameters' gradients if a step is one micro-batch; else they are accumulated in `sums`."""
 
     def __init__(
         self,
@@ -99,7 +104,7 @@ class _CapturedMicroStep:
 
 
 class Update:
-    """What follows the gradients of a step: `clip`, and where all is finite `apply`."""
+    """What follows the gradients of a step: `clip`, then `apply` if loss and norm are finite."""
 
     def __init__(
         self, model: SequenceModel, optimizers: list[Optimizer], config: TrainConfig
@@ -110,12 +115,12 @@ class Update:
         self._clip, self._apply = (GraphCache(call) for call in (self._clipped, self._applied))
 
     def clip(self) -> Tensor:
-        """The norm of all gradients, which are scaled down to the bound, where there is one."""
+        """The norm of all gradients, before they are scaled down to the bound (if there is one)."""
         norm: Tensor = self._clip(self._addresses(), {}) if self.captures else self._clipped({})
         return norm
 
     def apply(self, factor: float) -> None:
-        """Moves every parameter, at `factor` of the peak rates."""
+        """Updates every parameter, at `factor` times the peak learning rates."""
         for optimizer in self.optimizers:
             optimizer.at(factor, self.parameters[0].device if self.captures else None)
         if self.captures:
@@ -124,7 +129,7 @@ class Update:
             self._applied({})
 
     def _addresses(self) -> tuple[int, ...]:
-        """Of the gradients: a captured graph reads them where they were."""
+        """Addresses of the gradients: a captured graph reads the memory of its capture."""
         return tuple(0 if p.grad is None else p.grad.data_ptr() for p in self.parameters)
 
     def _clipped(self, _: dict[str, Any]) -> Tensor:
@@ -133,7 +138,7 @@ class Update:
             norm = optimizer_kernels.global_norm(gradients)
         else:
             norm = torch.nn.utils.get_total_norm(gradients)
-        # a product with one changes nothing: a GPU is not asked, since that would wait for it
+        # a GPU always clips: comparing the norm would wait for it, and a factor of 1 is harmless
         if self.bound and (self.captures or not float(norm) <= self.bound - CLIP_MARGIN):
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.bound, norm)
         return norm
@@ -144,7 +149,7 @@ class Update:
 
 
 def warmup_steps(device: torch.device) -> int:
-    """Steps that take longer than all that follow."""
+    """The number of first steps that take longer than later ones."""
     return 2 * WARMUP_CALLS + 1 if device.type == "cuda" else 1
 
 
@@ -152,8 +157,8 @@ def warmup_steps(device: torch.device) -> int:
 
 
 def choose_run_block(model: SequenceModel, config: TrainConfig) -> RunBlock:
-    """What computes a block in training: as it is, compiled, or one call for AMX tiles; with its
-    activations recomputed in the backward pass where `config.recompute`."""
+    """The function that computes a block in training: as a module, compiled, or as one call of
+    amx_block.c; with its activations recomputed in the backward pass if `config.recompute`."""
     run_block: RunBlock = call_block
     if config.compile:
         run_block = compiled_block()
@@ -163,7 +168,7 @@ def choose_run_block(model: SequenceModel, config: TrainConfig) -> RunBlock:
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether torch.compile has what it needs to make kernels of its own for a GPU."""
+    """Whether torch.compile can build kernels for this device: a GPU, Triton and a C compiler."""
     return (
         device.type == "cuda"
         and importlib.util.find_spec("triton") is not None
@@ -173,13 +178,13 @@ def can_compile(device: torch.device) -> bool:
 
 @functools.cache
 def compiled_block(backend: str = "inductor") -> RunBlock:
-    """Compiled for each shape; kept for the whole process."""
+    """A compiled `call_block`: one for the whole process, recompiled for each new shape."""
     compiled: RunBlock = torch.compile(call_block, fullgraph=True, dynamic=False, backend=backend)
     return compiled
 
 
 def _amx_block(config: ModelConfig, block: Any, x: Tensor, context: Context) -> Tensor:
-    """A block of the default wiring by c/amx_block.c, where that serves x."""
+    """A block of the default architecture by c/amx_block.c, or as a module if x is unsuitable."""
     if not (ops.is_native() and amx_block.supports_tensor(x)):
         return call_block(block, x, context)
     layers = (

@@ -1,5 +1,5 @@
-"""Whether a run resumes exactly: its first steps are trained twice elsewhere, once with a SIGKILL
-in between, and the two are compared bit for bit."""
+"""A test that a run resumes exactly. Its first steps are trained twice in temporary copies, one of
+which is killed and resumed; then the copies are compared bit for bit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import TfmError
 from ..ops import native_calls, native_library
-from ..protocols import Batch, Dataset, Ids
+from ..protocols import Array, Batch, Dataset, Ids
 from ..runs.reproduce import differences, fresh_copy
 from ..runs.run import Run
 from .events import RunLog
@@ -27,7 +27,7 @@ STEPS, SAVE_EVERY, EVAL_EVERY, KILLED_IN_STEP = 8, 3, 4, 6
 def resume_differences(
     run: Run, device: str, data: tuple[str, ...], cache: Path, compiler: str, note: Note
 ) -> list[str]:
-    """How a copy that was killed and resumed differs from one that was not; empty if it does not.
+    """The differences between a copy that was killed and resumed and one that was not.
 
     data: where the training data is now, if it has moved; cache, compiler: as
     `native_library.library` takes them. TfmError if the copy could not be killed.
@@ -77,7 +77,7 @@ def train_first_steps(
 
 
 class _KillingData:
-    """A dataset that kills the process when asked for one batch more than `batches`."""
+    """A dataset that kills the process at the first call of `batch` after `batches` calls."""
 
     def __init__(self, data: Dataset, batches: int) -> None:
         self.data, self.context, self.left = data, data.context, batches
@@ -85,8 +85,8 @@ class _KillingData:
     def __len__(self) -> int:
         return len(self.data)
 
-    def batch(self, indices: Ids) -> Batch:
-        if not self.left:  # where there is no SIGKILL (Windows), any signal ends a process at once
+    def batch(self, indices: Ids) -> Batch[Array]:
+        if not self.left:  # Windows has no SIGKILL, and there any signal ends a process at once
             killing: Any = getattr(signal, "SIGKILL", signal.SIGTERM)
             os.kill(os.getpid(), killing)
         self.left -= 1

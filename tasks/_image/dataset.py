@@ -8,7 +8,7 @@ from itertools import islice
 import numpy as np
 
 from ...core.data.keyed_random import key, mix
-from ...core.protocols import Batch, Floats, Ids, Sequence
+from ...core.protocols import Array, Batch, Floats, Ids, Sequence
 from ...tokenizers.patches import PatchTokenizer
 from .pictures import Pictures, quantised
 
@@ -57,7 +57,7 @@ class PictureRows:
     def __len__(self) -> int:
         return len(self.items)
 
-    def batch(self, indices: Ids) -> Batch:
+    def batch(self, indices: Ids) -> Batch[Array]:
         which = indices % len(self)
         if self.codes is not None:
             patches = self.codes[which]
@@ -88,6 +88,7 @@ def accuracy(model: object, tokenizer: PatchTokenizer, sequences: Iterable[Seque
     import torch
 
     from ...core.data.datasets import collate
+    from ...core.model.loss import hidden_states
     from ...core.model.sequence_model import SequenceModel
     from ...core.score.likelihood import as_tensors
 
@@ -101,8 +102,7 @@ def accuracy(model: object, tokenizer: PatchTokenizer, sequences: Iterable[Seque
         while chunk := list(islice(labelled, ACCURACY_BATCH_ROWS)):
             width = max(map(len, chunk))
             batch = collate([[(s, 0, len(s))] for s in chunk], tokenizer, width)
-            tensors = as_tensors(batch, model.head.weight.device)
-            hidden = model(tensors["ids"][:, :-1], tensors["positions"][:, :-1])
+            hidden = hidden_states(model, as_tensors(batch, model.head.weight.device))
             ends = torch.tensor([len(s) - 2 for s in chunk], device=hidden.device)
             last = hidden[torch.arange(len(chunk), device=hidden.device), ends]
             predicted = model.logits(last, low, high).argmax(-1).cpu().numpy() + low

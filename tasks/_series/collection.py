@@ -10,8 +10,9 @@ import numpy as np
 
 from ...core.data.keyed_random import key, mix
 from ...core.errors import DataError
-from ...core.protocols import Batch, Ids
-from ...tokenizers.bins import FIRST_BIN_ID, BinsTokenizer, Values
+from ...core.protocols import Array, Batch, Ids
+from ...tokenizers._scales import Values
+from ...tokenizers.bins import FIRST_BIN_ID, BinsTokenizer
 from .times import point_times
 
 JITTER = 0.15  # largest random change of a window's log scale, and of its location in scales
@@ -210,7 +211,7 @@ class Windows:
         length = (history + self.horizon)[:, None]
         return np.where(np.arange(self.context) < length, values, np.nan), history
 
-    def batch(self, indices: Ids) -> Batch:
+    def batch(self, indices: Ids) -> Batch[Array]:
         if self.tokenizer is None:
             raise ValueError("windows without a tokenizer have no ids")
         values, history = self.rows(indices)
