@@ -3,6 +3,7 @@ id."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from ..core.errors import DataError
 from ..core.protocols import Ids, Sequence
 
 
-class TextTokenizer:
+class TextTokenizer(ABC):
     """Ids 0 ... n - 1 are `pieces` of text; then the end token (if `ends`), then the begin token.
 
     An item is encoded as begin, its pieces, end. The model never predicts the begin token.
@@ -30,9 +31,9 @@ class TextTokenizer:
         self.begin = len(pieces) + ends
         self.vocab_size = self.begin + 1
 
+    @abstractmethod
     def tokens(self, item: Any) -> Ids:
         """The ids of a text, without begin and end tokens."""
-        raise NotImplementedError
 
     def ids_of_bytes(self, data: bytes) -> Ids:
         """The ids of arbitrary bytes, the inverse of `decode_bytes`. DataError if this tokenizer

@@ -1,6 +1,6 @@
-"""The plan of a training: what a time budget buys on this machine, by measuring it.
+"""The plan of a training: size and number of steps for a time budget, by measuring this machine.
 
-Under `--steps` or `--tokens` nothing is measured, and the rules of sizing.py decide alone.
+With `--steps` or `--tokens` nothing is measured, and the rules of sizing.py alone decide.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ from .prepare import Prepared
 from .request import Note, Request
 from .sizing import choose_size, fit_context, make_configs, steps_for, tokens_seen
 
-MEASURING_SHARE = 0.02  # of the budget, for measuring one size; steps are corrected later anyway
+MEASURING_SHARE = 0.02  # of the budget, for measuring one size; `fit` corrects the steps later
 MAX_MEASURING_SECONDS = 5.0
 EVALUATION_SHARE = 0.05  # of the budget, at most, for the final score
-TEARDOWN_SECONDS = 0.5  # from the final score to the exit, saving and a sample included
-SAMPLE_BATCHES = 64  # of training data that are prepared for measuring
+TEARDOWN_SECONDS = 0.5  # from the final score to the exit: saving, printing a sample
+SAMPLE_BATCHES = 64  # batches of training data that are prepared for measuring
 
 
 @dataclass(frozen=True)
 class Deadline:
-    """When everything must be done, by a clock in seconds."""
+    """The time by which the command must end. end: as read from `clock`, in seconds."""
 
     end: float
     clock: Callable[[], float] = time.monotonic
 
     def left(self) -> float:
-        """Seconds until then."""
+        """The seconds that are left."""
         return self.end - self.clock()
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Measured on this machine and this data."""
+    """Speed as measured on this machine and this data."""
 
     step_seconds: float
     eval_tokens_per_second: float
@@ -59,7 +59,7 @@ class Plan:
     model: ModelConfig
     train: TrainConfig
     size: str
-    tokens: int | None  # of training data that are prepared; None for all there are
+    tokens: int | None  # of training data that must be prepared; None for all
     data: Dataset
     device: torch.device
     about: dict[str, Any]  # what was measured, for the run's config; empty without a budget
@@ -72,7 +72,7 @@ def measure(
     device: torch.device,
     seconds: float,
 ) -> Speed:
-    """Trains a throw-away model for about `seconds`; the mean of its steps after the warm-up."""
+    """Trains a new model for about `seconds`, and returns its mean speed after the warm-up."""
     model = SequenceModel(model_config).to(device)
     times: list[float] = []
     until = time.perf_counter() + seconds
@@ -99,8 +99,8 @@ def make_plan(
     note: Note,
     measure: Callable[..., Speed] = measure,
 ) -> Plan:
-    """Size, shape and number of steps. deadline: the end of a budget; None where steps or tokens
-    were asked for, and then `measure` is not called."""
+    """The plan for a request. deadline: the end of the time budget; None if the request has a
+    number of steps or tokens, and then `measure` is not called."""
     device = pick_device(request.device)
     use_threads(parse_value(request.sets.get("train", {}).get("threads", 0), int, "train.threads"))
     planner = _Planner(request, prepared, device, cache)
@@ -111,7 +111,7 @@ def make_plan(
 
 
 class _Planner:
-    """One planning: what does not change while sizes are tried."""
+    """Everything that stays the same while sizes are tried."""
 
     def __init__(
         self, request: Request, prepared: Prepared, device: torch.device, cache: Path
@@ -122,8 +122,8 @@ class _Planner:
         self.request = replace(request, sets={**request.sets, **sets})
         self.prepared, self.device, self.cache = prepared, device, cache
         self.longest = task.longest(prepared.train, tokenizer)
-        self.training_tokens = math.inf  # unknown, where the task has defaults of its own
-        if not own:  # estimated by the tokens of the held-out items
+        self.training_tokens = math.inf  # not needed if the task has its own defaults
+        if not own:  # estimated from the held-out items, which are tokenized already
             final = prepared.final_split
             tokens = sum(len(s) - s.given for s in prepared.heldout[final])
             self.training_tokens = tokens * prepared.train.size / max(prepared.held[final].size, 1)
@@ -153,7 +153,7 @@ class _Planner:
         )
 
     def by_steps(self, size: str, note: Note) -> Plan:
-        """As many steps or tokens as were asked for."""
+        """A plan of the requested number of steps or tokens."""
         request = self.request
         model, train = self.configs(size)
         asked = (request.steps or 0) * _step_tokens(model, train) or request.tokens or 0
@@ -168,15 +168,15 @@ class _Planner:
     def by_budget(
         self, size: str, deadline: Deadline, note: Note, measure: Callable[..., Speed]
     ) -> Plan:
-        """As many steps as the measured speed leaves time for, of the size that suits them."""
+        """A plan of as many steps as there is time for at the measured speed."""
         model, train = self.configs(size)
         began = deadline.clock()
         sample = SAMPLE_BATCHES * train.batch * model.context  # tokens
         data = self.dataset(model, sample)
-        seconds_per_token = (deadline.clock() - began) / sample  # of preparing data, at most
+        seconds_per_token = (deadline.clock() - began) / sample  # an upper bound, of preparing data
         budget = deadline.left()
 
-        # measure a size, choose by it, until the chosen one has been measured
+        # measure a size and choose a size by its speed, until the chosen one has been measured
         speeds: dict[tuple[object, ...], Speed] = {}
         while (kind := (size, train.batch, model.dropout > 0, train.compile)) not in speeds:
             fitted = fit_context(model, data, lambda _: None)
@@ -190,7 +190,7 @@ class _Planner:
             data = self.dataset(model, sample)
         speed, model = speeds[kind], fit_context(model, data, note)
 
-        # reserve time for the final score, of a part of the held-out items if all take too long
+        # reserve time for the final score; if all held-out items take too long, score a part
         final = self.prepared.heldout[self.prepared.final_split]
         held = sum(map(len, final)) + self.prepared.task.model_metrics_tokens(final, None)
         scoring = min(held / speed.eval_tokens_per_second, EVALUATION_SHARE * budget)
@@ -200,11 +200,11 @@ class _Planner:
         # the rest is for steps and for preparing their data
         step_tokens = _step_tokens(model, train)
         preparing = seconds_per_token * step_tokens
-        if self.prepared.train.size <= 4 * sample:  # all of it is prepared anyway
+        if self.prepared.train.size <= 4 * sample:  # small data is prepared as a whole, already
             preparing = 0.0
         steps = max(1, int((deadline.left() - reserve) / (speed.step_seconds + preparing)))
         tokens = steps * step_tokens
-        if not train.compile:  # a compiled model keeps the rate that it was measured with
+        if not train.compile:  # another dropout rate would compile the model again
             model = replace(model, dropout=self.configs(size, tokens)[0].dropout)
         data = self.dataset(model, tokens)
         fitting = int((deadline.left() - reserve) / speed.step_seconds)

@@ -1,11 +1,11 @@
-"""What may be asked of a training from outside, as by a signal. Imports no torch."""
+"""Requests to a running training, for example from a signal handler. Imports no torch."""
 
 from dataclasses import dataclass
 
 
 @dataclass
 class Controls:
-    """`fit` looks at them after each step."""
+    """Flags that `fit` checks after each step."""
 
-    stop: bool = False  # save and end, without the final score
-    save: bool = False  # save and go on
+    stop: bool = False  # save and stop, without the final score
+    save: bool = False  # save and continue

@@ -1,7 +1,7 @@
 """Early stopping: which checkpoint is best, and whether training may end.
 
-Only a run whose final score is of other items selects (`prepare`): a score that something was
-selected by is biased.
+A score that a checkpoint was selected by is biased. So the items that select are never those of the
+final score (`prepare`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from ..config import TrainConfig
 from ..errors import UsageError
 
-PLATEAU_EVALUATIONS = 3  # in a row without a better one, for --until plateau without --patience
+PLATEAU_EVALUATIONS = 3  # the patience of --until plateau, without --patience
 BOUND = re.compile(r"\s*([a-z_]+)\s*<\s*(\d+(?:\.\d*)?)\s*")
 
 
@@ -43,12 +43,12 @@ class EarlyStopping:
     best: float | None = None  # nats per token
     best_step: int | None = None
     waited: int = 0  # evaluations since the best one
-    reached: bool = False  # whether the goal of --until is
+    reached: bool = False  # whether the goal of --until is reached
 
     def see(
         self, step: int, nats: float, measured: Mapping[str, float], config: TrainConfig
     ) -> bool:
-        """Takes an evaluation and says whether it is the best so far. NaN never is."""
+        """Records an evaluation. Returns whether it is the best so far; NaN never is."""
         better = nats < float("inf") and (self.best is None or nats < self.best)
         if better:
             self.best, self.best_step, self.waited = nats, step, 0
@@ -66,7 +66,7 @@ class EarlyStopping:
         return self.reached or bool(patience and self.waited >= patience)
 
     def summary(self, config: TrainConfig) -> dict[str, Any]:
-        """What the final scores say of it."""
+        """The fields that early stopping adds to the final scores."""
         ended = "until" if self.reached else "patience" if self.is_over(config) else "steps"
         out = {"best_step": self.best_step, "ended_by": ended}
         return {**out, "until": config.until, "reached": self.reached} if config.until else out

@@ -1,4 +1,4 @@
-"""What a training does, one event at a time. Sinks take them: the log, a progress bar, trackers."""
+"""The events of a training, and the sinks that take them: the log, a progress bar, trackers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .loop import Step
 
 @dataclass(frozen=True)
 class Stepped:
-    """An optimiser step was taken, or left out for want of a finite gradient."""
+    """An optimiser step was taken, or skipped because its loss or gradient was not finite."""
 
     step: Step
 
@@ -21,8 +21,8 @@ class Stepped:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Some held-out tokens were scored; `bits` a unit of the task, by the ratio of tokens to units;
-    best: whether this is the best score so far of a run that selects by it."""
+    """A part of the held-out tokens was scored. bits: per unit of the task, converted by the
+    average number of tokens per unit; best: whether it is the best score of early stopping."""
 
     step: int
     nats_per_token: float
@@ -35,7 +35,7 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Replanned:
-    """From here on the training has `steps` steps in all; the learning rate follows."""
+    """The total number of steps was changed to `steps`, and with it the learning-rate schedule."""
 
     step: int
     steps: int
@@ -46,7 +46,7 @@ class Replanned:
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint was written. requested: somebody asked for it; last: no step follows."""
+    """A checkpoint was written. requested: by `Controls.save`; last: no step follows."""
 
     step: int
     requested: bool = False
@@ -58,7 +58,7 @@ class Saved:
 
 @dataclass(frozen=True)
 class Finished:
-    """The last weights were scored."""
+    """The final weights were scored."""
 
     step: int
     scores: dict[str, Any]
@@ -71,7 +71,7 @@ Event = Stepped | Evaluated | Replanned | Saved | Finished
 
 
 class Sink(Protocol):
-    """Takes every event in order, before the training goes on."""
+    """Takes every event in order. Training continues when all sinks have taken it."""
 
     def take(self, event: Event) -> None: ...
 
@@ -81,7 +81,7 @@ class Sink(Protocol):
 
 
 class RunLog:
-    """The sink that writes log.jsonl; what a checkpoint holds is in the log before it is saved."""
+    """The sink that writes log.jsonl. A step is in the log before a checkpoint of it is saved."""
 
     def __init__(self, run: Run) -> None:
         self.run = run

@@ -1,7 +1,7 @@
-"""`fit`: a run from where it stands to its end, as events.
+"""`fit`: trains a run from its current step to its end and yields events.
 
-Nothing here prints or ends the process: whoever iterates gives the events to sinks, and asks for a
-save or an end through `Controls`.
+Nothing here prints or ends the process. The caller passes the events to sinks, and requests a save
+or a stop through `Controls`.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from .loop import train
 from .state import State
 from .validation import Validation
 
-SAVE_SECONDS = 300.0  # between checkpoints, where train.save_every says nothing
-REPLAN_AT = (0.1, 0.25, 0.45, 0.65, 0.8, 0.9)  # of the steps: the deadline is looked at again
-REPLAN_CHANGE = 0.015  # of the steps: smaller changes are not worth a new schedule
+SAVE_SECONDS = 300.0  # between checkpoints, if train.save_every is 0
+REPLAN_AT = (0.1, 0.25, 0.45, 0.65, 0.8, 0.9)  # fractions of the steps
+MIN_REPLAN_CHANGE = 0.015  # of the steps; smaller changes are not worth a new schedule
 
 
 @dataclass
 class Replay:
-    """How to repeat a run: the steps at which it was replanned, and the new numbers of steps; and
-    the step after which to end without a final score (None: at the plan's end)."""
+    """How to repeat a run. replans: step -> the total numbers of steps that it was replanned to
+    after that step; end: the step after which to stop without a final score, None to finish."""
 
     replans: Mapping[int, list[int]] = field(default_factory=dict)
     end: int | None = None
@@ -43,10 +43,10 @@ def fit(
     replay: Replay | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Event]:
-    """Steps until the plan's end, checkpoints on the way, then the final score.
+    """Takes the remaining steps, saves checkpoints, then scores the final weights.
 
-    deadline: the number of steps is corrected on the way so that all ends by then. DivergedError
-    as `train`; TfmError where a checkpoint cannot be written.
+    deadline: the number of steps is corrected during training so that everything ends by then.
+    DivergedError as in `train`; TfmError if a checkpoint cannot be written.
     """
     controls, replay = controls or Controls(), replay or Replay()
     validation = Validation(run, task, state, plan)
@@ -62,14 +62,14 @@ def fit(
             state.step, state.skipped = step.index, step.skipped
             yield Stepped(step)
 
-            # once in a while: score some of what is held out
+            # score a part of the held-out items, at intervals
             best = False
             if validation.is_due(step.index):
                 evaluated = validation.score(step.index)
                 best = evaluated.best
                 yield evaluated
 
-            # when asked: save, and end or go on
+            # save on request, and stop or continue
             if controls.stop:
                 state.save(run)
                 yield Saved(step.index)
@@ -79,7 +79,7 @@ def fit(
                 state.save(run)
                 yield Saved(step.index, requested=True)
 
-            # once in a while: save
+            # save at intervals, and after the best score
             every = config.save_every
             due = step.index % every == 0 if every else clock() - saved_at > SAVE_SECONDS
             if best or due:
@@ -87,11 +87,11 @@ def fit(
                 saved_at = saved_at if best else clock()
                 yield Saved(step.index)
 
-            # at some marks: as many steps as the deadline leaves time for
-            if deadline is not None and step.index in _marks(config.steps):
+            # at a few steps: correct the number of steps by the measured speed
+            if deadline is not None and step.index in _replan_steps(config.steps):
                 seconds = deadline.left() - plan.about.get("reserve_seconds", 0.0)
                 steps = step.index + max(1, int(seconds / pace.seconds_per_step(step.index)))
-                if abs(steps - config.steps) > REPLAN_CHANGE * config.steps:
+                if abs(steps - config.steps) > MIN_REPLAN_CHANGE * config.steps:
                     yield replanned(state, steps)
 
             yield from _replayed(state, replay)
@@ -105,7 +105,7 @@ def fit(
 
 
 def replanned(state: State, steps: int) -> Replanned:
-    """Has the training take `steps` steps in all."""
+    """Sets the total number of steps."""
     state.replan(steps)
     return Replanned(state.step, steps)
 
@@ -114,12 +114,12 @@ def _replayed(state: State, replay: Replay) -> Iterator[Replanned]:
     yield from (replanned(state, steps) for steps in replay.replans.get(state.step, ()))
 
 
-def _marks(steps: int) -> set[int]:
-    return {int(steps * part) for part in REPLAN_AT}
+def _replan_steps(steps: int) -> set[int]:
+    return {int(steps * fraction) for fraction in REPLAN_AT}
 
 
 class _Pace:
-    """Seconds a step, saving and scoring included, since the last time it was asked for."""
+    """Measures seconds per step, including saving and scoring, since the last measurement."""
 
     def __init__(self, step: int, clock: Callable[[], float]) -> None:
         self.clock, self.step, self.at = clock, step, clock()

@@ -24,7 +24,7 @@ from .backend import MicroStep, Update, make_micro_step
 from .optim import lr_factor
 from .optimizer import Optimizer
 
-MAX_SKIPPED_STEPS = 10  # in a row, without a finite gradient: then training has diverged
+MAX_SKIPPED_STEPS = 10  # in a row; then training has diverged
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class Step:
     gradient_norm: float
     tokens: int  # targets of weight above 0
     seconds: float
-    skipped: int = 0  # steps in a row, this one included, without an update: nothing finite
+    skipped: int = 0  # steps in a row, up to this one, that were skipped as not finite
 
     @property
     def tokens_per_second(self) -> float:
         return self.tokens / self.seconds if self.seconds else 0.0
 
     def record(self) -> dict[str, Any]:
-        """The step as a line of the log; a number that is not finite is null, as JSON has none."""
+        """The step as an entry of the log. JSON has no NaN or infinity, so these become null."""
         return {
             "step": self.index,
             "loss": self.loss if math.isfinite(self.loss) else None,
@@ -66,10 +66,11 @@ def train(
     skipped: int = 0,
 ) -> Iterator[Step]:
     """Takes the steps start + 1 ... config.steps and yields each. A step is a function of (config,
-    weights, optimiser state, index) alone, so that training can be resumed at any of them. skipped:
-    steps in a row before these that were skipped.
+    weights, optimiser state, index) alone, so that training can be resumed after any step. skipped:
+    how many steps in a row before `start` were skipped.
 
-    DivergedError after MAX_SKIPPED_STEPS steps whose loss or gradient is not finite.
+    A step whose loss or gradient is not finite is skipped. DivergedError after MAX_SKIPPED_STEPS in
+    a row.
     """
     model.train()
     micro_step = make_micro_step(model, config)
@@ -87,7 +88,7 @@ def train(
             del micro_step
             raise _out_of_memory(model, data, config, optimizers, index)
         norm = update.clip()
-        # the only wait for a GPU: it updates the weights while the next batch is read
+        # the only wait for a GPU, which then updates the weights while the next batch is read
         loss, gradient_norm = torch.stack((summed, norm.float())).tolist()
 
         factor = lr_factor(index, config)
@@ -117,8 +118,8 @@ def train(
 def _gradients(
     model: SequenceModel, micro_step: MicroStep, data: Dataset, config: TrainConfig, index: int
 ) -> tuple[torch.Tensor, int]:
-    """Accumulates the gradients of a step's micro-batches; its loss, and how many targets have a
-    weight above 0."""
+    """Accumulates the gradients of a step's micro-batches. Returns its loss, and the number of
+    targets with a weight above 0."""
     device = model.head.weight.device
     micro = [
         step_batch(data, index * config.accumulate + k, config.batch, config.seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-class Optimizer:
+class Optimizer(ABC):
     """Groups of parameters with their settings, and a state for each parameter.
 
     Like `torch.optim.Optimizer`, whose first use imports torch's compiler (about two seconds).
@@ -51,11 +52,13 @@ class Optimizer:
             if p not in self.state:
                 self.state[p] = self._fresh(p)
 
+    @abstractmethod
     def _fresh(self, parameter: Tensor) -> dict[str, Tensor]:
-        raise NotImplementedError
+        """The state of a parameter before its first step, by field."""
 
+    @abstractmethod
     def _move(self, moved: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
-        raise NotImplementedError
+        """Updates the parameters `moved` and their states by their gradients."""
 
     def zero_grad(self) -> None:
         for group in self.param_groups:

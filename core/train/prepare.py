@@ -1,4 +1,4 @@
-"""The first stage of a training: data is read, split and tokenized, before a plan is made."""
+"""The first stage of a training: reads, splits and tokenizes the data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .request import Note, Request
 
 @dataclass
 class Prepared:
-    """What `prepare` made, for the plan and the run."""
+    """The result of `prepare`."""
 
     task: Task
     source: Source
@@ -32,7 +32,7 @@ class Prepared:
 
 
 def make_task(name: str, options: Mapping[str, object]) -> Task:
-    """A task with its options, as typed. ConfigError for an option that it does not have."""
+    """The task with these options, given as text or values. ConfigError for an unknown one."""
     kind = find("tasks", name)
     task: Task = kind(with_fields(kind.Options(), "task", options))
     for f, value in asdict(task.options).items():
@@ -88,8 +88,8 @@ def prepare(request: Request, note: Note) -> Prepared:
 
 
 def training_items(run: Run, task: Task, moved: tuple[str, ...] = ()) -> Items:
-    """The training items of a run, read again from their files, or from the files `moved`.
-    DataError if they have changed."""
+    """The training items of a run, read again from their files, or from the files `moved` if they
+    are elsewhere now. DataError if their content has changed."""
     data = run.config["data"]
     # standard input was copied into the run
     paths = moved or tuple(str(run.path / "stdin") if p == "-" else p for p in data["paths"])

@@ -1,4 +1,4 @@
-"""What the flags of `tfm train` ask for."""
+"""`Request`: the settings of `tfm train`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 from ..runs.run import Run
 
-Note = Callable[[str], None]  # takes a sentence for people; nothing below prints
-DEFAULT_BUDGET = 120.0  # seconds, where nothing says how long
+Note = Callable[[str], None]  # takes a message for the user; the core does not print
+DEFAULT_BUDGET = 120.0  # seconds
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the flags of `train` say."""
+    """The flags of `tfm train`, under the same names. sets: of `--set`, by section and field."""
 
     task: str | None = None
     task_options: Mapping[str, object] = field(default_factory=dict)

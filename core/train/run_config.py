@@ -1,4 +1,4 @@
-"""config.json of a new run."""
+"""The content of config.json for a new run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .request import Request
 def describe_config(
     request: Request, prepared: Prepared, plan: Plan, argv: list[str], origins: dict[str, str]
 ) -> dict[str, Any]:
-    """Every setting resolved, the origin of each, hashes of the data, and the versions in use."""
+    """Every setting and its origin, a hash of the data, the versions of Python and libraries."""
     import numpy
 
     return {

@@ -1,7 +1,7 @@
 """The rules of the planner: size, batch, context and dropout as functions of tokens and data.
 
-They measure nothing: under `--steps` and `--tokens` everything follows from flags and data by these
-rules alone. Their constants were read off benchmarks/sweep.py (docs/performance.md).
+They measure nothing, so with `--steps` or `--tokens` the plan depends on flags and data alone. The
+constants come from benchmarks/sweep.py (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..protocols import Dataset, Tokenizer
 from .backend import can_compile
 from .request import Note, Request
 
-# size -> (context, tokens a step). Narrow models on short contexts see the most text a second.
+# size -> (context, tokens per step). Short contexts let narrow models see more text per second.
 SHAPES = {
     "nano": (64, 3072),
     "tiny": (64, 3072),
@@ -28,21 +28,21 @@ SHAPES = {
     "base": (256, 8192),
     "large": (1024, 32768),
 }
-# A size is chosen if it sees this many tokens per parameter of its blocks; if the next smaller size
-# would make more than MAX_EPOCHS epochs, the second ratio is enough.
+# A size is chosen if it trains on at least this many tokens per parameter of its blocks. The second
+# ratio is enough if the next smaller size would train for more than MAX_EPOCHS epochs.
 MIN_TOKENS_PER_PARAMETER, MIN_TOKENS_PER_PARAMETER_WHEN_REPEATING = 1.4, 1.0
 MAX_EPOCHS = 24
-MAX_PARAMETERS_PER_TOKEN = 30  # of training data: larger models memorise it
-MIN_STEPS, MIN_STEP_TOKENS = 400, 768  # with fewer steps, smaller batches are better
-# Dropout begins where epochs times parameters per training token exceed this, and grows with each
-# doubling of it, up to a limit.
+MAX_PARAMETERS_PER_TOKEN = 30  # of training data, which larger models memorise
+MIN_STEPS, MIN_STEP_TOKENS = 400, 768  # batches are halved to reach 400 steps, to 768 tokens
+# Dropout is above 0 if epochs * parameters per training token exceeds the onset. Each doubling of
+# the product adds DROPOUT_PER_DOUBLING.
 DROPOUT_ONSET, DROPOUT_PER_DOUBLING, MAX_DROPOUT = 17, 0.04, 0.5
 COMPILE_MIN_SECONDS = 90  # of training on a GPU: compiling takes up to 20 and halves a step
 GPU_STEP_SECONDS, GPU_FLOPS = 0.004, 2e14  # rough: launching the kernels of a step; FLOP/s
 
 
 def shape(size: str, longest: int | None, context: int | None) -> tuple[int, int]:
-    """(context, rows a step) of a size. longest: ids of the longest item that must fit."""
+    """(context, rows per step) of a size. longest: ids of the longest item that must fit."""
     usual, tokens = SHAPES[size]
     context = context or (longest - 1 if longest else usual)
     return context, max(1, round(tokens / context))
@@ -55,11 +55,10 @@ def steps_for(tokens: int, config: TrainConfig, context: int) -> int:
 def tokens_seen(
     measured: str, tokens: float, config_of: Callable[[str], ModelConfig]
 ) -> dict[str, float]:
-    """How many tokens each size sees in the time in which `measured` sees `tokens`.
+    """The tokens that each size can train on while the size `measured` trains on `tokens`.
 
-    The time of a token is taken to grow with the parameters in matrix products to the power 0.9: a
-    wider model does more work, at a higher rate. This is a guess, so a size that is chosen by it is
-    measured too and may be dropped again.
+    The estimate: time per token grows with the parameters in matrix products to the power 0.9,
+    since wider models use the hardware better. A size that is chosen by it is measured afterwards.
     """
 
     def products(size: str) -> int:
@@ -73,7 +72,7 @@ def choose_size(
     config_of: Callable[[str], ModelConfig],
     training_tokens: float = math.inf,
 ) -> str:
-    """The largest size that sees enough tokens and is not too large for its training data."""
+    """The largest size that trains on enough tokens and is not too large for its training data."""
     best = "nano"
     for size in SIZES:
         enough = MIN_TOKENS_PER_PARAMETER
@@ -87,7 +86,7 @@ def choose_size(
 
 
 def rows_for(tokens: float, rows: int, context: int) -> int:
-    """Rows a step of a training of so many tokens: halved while there would be few steps."""
+    """Rows per step for a training on so many tokens: halved while there are too few steps."""
     while (
         rows > 1 and tokens < MIN_STEPS * rows * context and rows * context >= 2 * MIN_STEP_TOKENS
     ):
@@ -96,13 +95,13 @@ def rows_for(tokens: float, rows: int, context: int) -> int:
 
 
 def dropout_for(epochs: float, parameters: float) -> float:
-    """The rate against overfitting. parameters: of the blocks, per token of training data."""
+    """The dropout rate. parameters: of the blocks, per token of training data."""
     doublings = math.log2(max(1.0, epochs * parameters / DROPOUT_ONSET))
     return min(MAX_DROPOUT, round(DROPOUT_PER_DOUBLING * doublings, 2))
 
 
 def seconds_on_gpu(model: ModelConfig, tokens: float, rows: int) -> float:
-    """Roughly how long a training of so many tokens takes without torch.compile."""
+    """A rough estimate of the seconds of a training on `tokens` tokens without torch.compile."""
     work = 6 * on_meta(model).matmul_parameter_count() * tokens
     return GPU_STEP_SECONDS * tokens / (rows * model.context) + work / GPU_FLOPS
 
@@ -116,10 +115,10 @@ def make_configs(
     tokens: float | None = None,
     training_tokens: float = math.inf,
 ) -> tuple[ModelConfig, TrainConfig]:
-    """Both configs of a size, with the fields of `--set` over the rules'.
+    """The configs of a size by these rules, overridden by the fields of `--set`.
 
-    longest: as in `shape`; tokens: how many the training sees, where that is known;
-    training_tokens: how many the training data has.
+    longest: as in `shape`; tokens: how many the training sees, None if unknown; training_tokens:
+    how many the training data has.
     """
     sets = dict(request.sets.get("model", {}))
     for name in ("vocab_size", "axes", "ordered_from", "ordered_to"):
@@ -160,14 +159,12 @@ def make_configs(
     )
     train = with_fields(train, "train", request.sets.get("train", {}))
     if train.compile and not can_compile(device):
-        raise ConfigError(
-            "--set train.compile: only on a GPU, with Triton and a C compiler; leave it away"
-        )
+        raise ConfigError("--set train.compile: needs a GPU, Triton and a C compiler; remove it")
     return model, replace(train, threads=torch.get_num_threads())
 
 
 def fit_context(model: ModelConfig, data: Dataset, note: Note) -> ModelConfig:
-    """The model with a shorter context, where the training data is shorter than the context."""
+    """The model with the context of the training data, if that is shorter."""
     if data.context < model.context:
         note(f"the data is short: context {data.context} rather than {model.context}")
         return replace(model, context=data.context)

@@ -1,4 +1,4 @@
-"""Held-out scores: of a few tokens every now and then while training, of all at the end."""
+"""Held-out scores: of some tokens at intervals during training, of all at the end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PROGRESS_TOKENS = 16384  # scored at each evaluation while training
 
 
 class Validation:
-    """Scores a training on what its run holds out."""
+    """Scores a training on the held-out items of its run."""
 
     def __init__(self, run: Run, task: Task, state: State, plan: Plan) -> None:
         self.run, self.task, self.state, self.plan = run, task, state, plan
@@ -45,7 +45,7 @@ class Validation:
         )
 
     def score(self, step: int) -> Evaluated:
-        """Scores some of the held-out tokens with the weights in use."""
+        """Scores some of the held-out tokens, with averaged weights if there are any."""
         with in_use(self.state.optimizers):
             scores = list(evaluate(self.state.model, self.tokenizer, self.progress))
         nats = sum(s.nll for s in scores) / max(1, sum(s.tokens for s in scores))
@@ -56,8 +56,8 @@ class Validation:
         return Evaluated(step, nats, bits, best)
 
     def final(self) -> dict[str, Any]:
-        """The scores of the last weights, as `report` makes them; of a share of the held-out items,
-        `part`, if the budget is too short for all."""
+        """The `report` of the final weights. If the budget is too short for all held-out items, it
+        covers a fraction of them, `part`."""
         split = self.run.config["final_split"]
         store = self.run.heldout(split)
         chosen = range(len(store))
