@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ..core.errors import ConfigError
+from . import kernels
 from . import options as opt
 from .render import columns, say
 
@@ -54,7 +55,7 @@ def command(quiet: bool, as_json: bool, **flags: Any) -> None:
     threads = use_threads(flags["threads"])
     default_context, batch_tokens = SHAPES[flags["size"]]
     shape = model_config(flags["arch"], flags["size"], vocab_size=flags["vocab"])
-    compiled = opt.compiled()
+    compiled = kernels.compiled()
     native_calls.load(compiled)
     dtype = flags["dtype"] or default_dtype(device, shape)
     config = TrainConfig(steps=1_000_000, threads=threads, compile=can_compile(device))

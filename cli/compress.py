@@ -170,6 +170,12 @@ def write_result(path: Path | None, data: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
+def print_record(run: Run, file: str, out: Path, data: bytes, **more: int) -> None:
+    """The JSON object of `--json`. data: the content of the original file."""
+    record = {"schema": 1, "run": str(run.path), "file": file, "out": str(out), "bytes": len(data)}
+    click.echo(json.dumps({**record, **more}))
+
+
 out_option = opt.option("-o", "--out", metavar="FILE", help="Write to FILE; - is stdout.")
 force_option = opt.option("--force", is_flag=True, help="Overwrite an existing file.")
 
@@ -207,19 +213,7 @@ def command(names: tuple[str, ...], quiet: bool, as_json: bool, **flags: Any) ->
     packed = header.pack() + payload
     write_result(target, packed)
     if as_json and target is not None:
-        click.echo(
-            json.dumps(
-                {
-                    "schema": 1,
-                    "run": str(run.path),
-                    "file": path,
-                    "out": str(target),
-                    "bytes": len(data),
-                    "compressed": len(packed),
-                    "tokens": count,
-                }
-            )
-        )
+        print_record(run, path, target, data, compressed=len(packed), tokens=count)
     elif data:
         rate = 8 * len(packed) / len(data)
         say(f"{len(data):,} bytes to {len(packed):,}: {rate:.3f} bits per byte", quiet)

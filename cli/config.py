@@ -11,6 +11,7 @@ import click
 
 from ..core.config import ModelConfig, SampleConfig, TrainConfig, with_fields
 from . import options as opt
+from . import settings
 from .render import columns, say
 
 COMMANDS = ("train", "sample", "eval", "score")  # an option of several counts for the first
@@ -26,14 +27,11 @@ def command(ctx: click.Context, quiet: bool, as_json: bool) -> None:
     A config file sets flags at the top level (`budget = "90s"`) and the fields of `--set` in tables
     such as [model].
     """
-    found = settings(ctx)
+    found, path = all_settings(ctx), settings.user_file()
     if as_json:
-        click.echo(json.dumps({"schema": 1, "files": [str(opt.user_file())], "settings": found}))
+        click.echo(json.dumps({"schema": 1, "files": [str(path)], "settings": found}))
         return
-    say(
-        f"user config file: {opt.user_file()}{'' if opt.user_file().exists() else ' (not found)'}",
-        quiet,
-    )
+    say(f"user config file: {path}{'' if path.exists() else ' (not found)'}", quiet)
     rows = [["setting", "value", "origin"]]
     rows += [
         [e["name"], "-" if e["value"] is None else str(e["value"]), e["origin"]] for e in found
@@ -41,7 +39,7 @@ def command(ctx: click.Context, quiet: bool, as_json: bool) -> None:
     click.echo(columns(rows))
 
 
-def settings(ctx: click.Context) -> list[dict[str, Any]]:
+def all_settings(ctx: click.Context) -> list[dict[str, Any]]:
     """The options of COMMANDS, then the fields of `--set`: name, value and origin of each."""
     found: dict[str, dict[str, Any]] = {}
     for name in COMMANDS:
@@ -60,10 +58,10 @@ def settings(ctx: click.Context) -> list[dict[str, Any]]:
                     {
                         "name": shown,
                         "value": list(value) if isinstance(value, tuple) else value,
-                        "origin": opt.origin(inner, option),
+                        "origin": settings.origin(inner, option),
                     },
                 )
-    sets = opt.sets(ctx, ())
+    sets = settings.sets(ctx, ())
     for section, config in FIELDS.items():
         changed = asdict(with_fields(config, section, sets[section]))
         for field, value in changed.items():

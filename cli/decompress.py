@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from .compress import (
     open_coder,
     out_option,
     output_path,
+    print_record,
     read_whole,
     run_and_file,
     write_result,
@@ -66,14 +66,4 @@ def command(names: tuple[str, ...], quiet: bool, as_json: bool, **flags: Any) ->
         raise DamagedError(f"{path}: damaged, the restored data differs from the original")
     write_result(target, data)
     if as_json and target is not None:
-        click.echo(
-            json.dumps(
-                {
-                    "schema": 1,
-                    "run": str(run.path),
-                    "file": path,
-                    "out": str(target),
-                    "bytes": len(data),
-                }
-            )
-        )
+        print_record(run, path, target, data)

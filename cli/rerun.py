@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from ..core.errors import AnswerNo
+from . import kernels
 from . import options as opt
 from .render import say
 
@@ -57,7 +58,7 @@ def command(
     def note(text: str) -> None:
         say(text, quiet)
 
-    opt.use_kernels()
+    kernels.use_kernels()
     versions = reproduce.other_versions(original)
     if versions:
         note(f"versions differ from the original's: {'; '.join(versions)}; so can the results")
@@ -66,7 +67,7 @@ def command(
     try:
         copy.lock()
         task, plan, state = resume(
-            copy, note, device or original.config["device"], opt.cache_folder(), data
+            copy, note, device or original.config["device"], kernels.cache_folder(), data
         )
         note(f"repeating {original.path} as {path}, to step {end:,}")
         finished = original.status()["final"] is not None

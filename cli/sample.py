@@ -15,6 +15,7 @@ import click
 
 from ..core.config import SampleConfig, with_fields
 from ..core.errors import UsageError
+from . import kernels, settings
 from . import options as opt
 from .drawing import Job, Sample, Sampler
 from .prompts import Prompt, PromptReader, single_prompt
@@ -82,7 +83,7 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
     standard input is a prompt and each continuation is one line of output; from a terminal or an
     empty input, sample without a prompt.
     """
-    sets = opt.sets(ctx, flags["settings"])
+    sets = settings.sets(ctx, flags["settings"])
     fields = {
         name: flags[name]
         for name in ("length", "temperature", "top_k", "top_p", "min_p")
@@ -110,7 +111,7 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
     prompt = single_prompt(flags["prompt"], task.draws_files)
     reader = PromptReader(flags["null"], flags["json_in"]) if prompt is None else None
 
-    opt.compile_in_background()
+    kernels.compile_in_background()
 
     from ..core.ops.device import pick_device
 
@@ -128,7 +129,7 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
         quiet,
         length_is_set,
         flags["dtype"],
-        opt.compiled(),
+        kernels.compiled(),
     )
     out: BinaryIO = io.BytesIO() if to_file else sys.stdout.buffer
     on_terminal = sys.stdout.isatty() and not to_file

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..core.errors import AnswerNo, UsageError
+from . import kernels, settings
 from . import options as opt
 from .main import COMMAND_START
 from .render import say
@@ -111,7 +112,7 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
         say(text, quiet)
 
     signals = Signals()
-    opt.compile_in_background()
+    kernels.compile_in_background()
     if flags["resume"] is not None:
         run, task, plan, state = _resume(ctx, flags, note)
         deadline = None
@@ -137,7 +138,7 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
 
 def _deadline(ctx: click.Context, flags: dict[str, Any]) -> Deadline | None:
     """The end of the time budget; None if --steps or --tokens sets the length of training."""
-    chosen = opt.one_of(ctx, ("budget", "steps", "tokens"))
+    chosen = settings.one_of(ctx, ("budget", "steps", "tokens"))
     for name in ("budget", "steps", "tokens"):
         if name != chosen:
             flags[name] = None
@@ -160,7 +161,7 @@ def _request(ctx: click.Context, flags: dict[str, Any]) -> Any:
     model_config(flags["arch"], flags["size"] or "tiny")
     if flags["task"]:
         find("tasks", flags["task"])
-    sets = opt.sets(ctx, flags["settings"])
+    sets = settings.sets(ctx, flags["settings"])
     task_options = {
         name: flags[name]
         for name in ctx.meta.get("tfm.task_options", ())
@@ -175,7 +176,7 @@ def _request(ctx: click.Context, flags: dict[str, Any]) -> Any:
     init = open_run(flags["init"], Path(flags["runs"])) if flags["init"] else None
     if init is not None:
         for name in ("tokenizer", "size", "context", "arch"):
-            if opt.origin(ctx, name) == "flag":
+            if settings.origin(ctx, name) == "flag":
                 raise UsageError(f"--{name} and --init exclude each other: its run has its own")
         if flags["task"] not in (None, init.config["task"]):
             raise UsageError(
@@ -226,11 +227,11 @@ def _start(
     from ..core.train.state import fresh_state
 
     pick_device(request.device)
-    opt.use_kernels()
+    kernels.use_kernels()
     prepared = prepare(request, note)
-    plan = make_plan(request, prepared, deadline, opt.cache_folder(), note)
+    plan = make_plan(request, prepared, deadline, kernels.cache_folder(), note)
     state = fresh_state(plan, request.init)
-    origins = {name: opt.origin(ctx, name) for name in sorted(ctx.params)}
+    origins = {name: settings.origin(ctx, name) for name in sorted(ctx.params)}
     config = describe_config(request, prepared, plan, sys.argv[1:], origins)
     path = path or _unused_path(Path(flags["runs"]), prepared.task.name)
     run = Run.create(path, config, prepared.tokenizer, prepared.heldout)
@@ -260,7 +261,7 @@ def _resume(
     and --data (for data that has moved) apply; the run's own settings hold for the rest."""
     allowed = {"resume", "steps", "data", "device", "runs", "quiet", "as_json", "save_every"}
     for name in ctx.params:
-        if name not in allowed and opt.origin(ctx, name) == "flag":
+        if name not in allowed and settings.origin(ctx, name) == "flag":
             flag = next(p.opts[0] for p in ctx.command.params if p.name == name)
             raise UsageError(
                 f"{flag} and --resume exclude each other: "
@@ -273,9 +274,9 @@ def _resume(
 
     run = open_run(flags["resume"] or None, Path(flags["runs"]))
     run.lock()
-    opt.use_kernels()
-    task, plan, state = resume(run, note, flags["device"], opt.cache_folder(), flags["data"])
-    steps = flags["steps"] if opt.origin(ctx, "steps") == "flag" else None
+    kernels.use_kernels()
+    task, plan, state = resume(run, note, flags["device"], kernels.cache_folder(), flags["data"])
+    steps = flags["steps"] if settings.origin(ctx, "steps") == "flag" else None
     if steps and steps != state.config.steps:
         if steps <= state.step:
             raise UsageError(f"--steps {steps}: {run.path} is at step {state.step} already")

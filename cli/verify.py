@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ..core.errors import AnswerNo, DamagedError
+from . import kernels
 from . import options as opt
 from .render import say
 
@@ -54,8 +55,8 @@ def command(
             Run(path),
             device,
             data,
-            opt.cache_folder(),
-            opt.compiler(),
+            kernels.cache_folder(),
+            kernels.compiler(),
             lambda text: say(text, quiet),
         )
         result["resume_exact"], result["differences"] = not differ, differ

@@ -26,6 +26,7 @@ from PIL import Image
 from tfm.cli import options as opt
 from tfm.cli.main import cli
 from tfm.cli.prompts import json_prompt
+from tfm.cli.settings import sets
 from tfm.core.config import ModelConfig, SampleConfig, TrainConfig, with_fields
 from tfm.core.data.sequence_store import Store, _sha256
 from tfm.core.data.source import Source
@@ -200,16 +201,16 @@ FIELDS = st.sampled_from(
 def test_set(texts: list[str]) -> None:
     ctx = click.Context(click.Command("x"))
     ctx.meta["tfm.settings"] = {}
-    sets = classified(lambda: opt.sets(ctx, tuple(texts)))
+    found = classified(lambda: sets(ctx, tuple(texts)))
     for section, config in (
         ("model", ModelConfig()),
         ("train", TrainConfig()),
         ("sample", SampleConfig()),
     ):
-        if sets:
-            classified(functools.partial(with_fields, config, section, sets[section]))
-    if sets:
-        classified(lambda: make_task("text", sets["task"]))
+        if found:
+            classified(functools.partial(with_fields, config, section, found[section]))
+    if found:
+        classified(lambda: make_task("text", found["task"]))
 
 
 TOML = [
