@@ -185,7 +185,7 @@ class SeriesTask(task.Task):
         if context < history + horizon:
             raise UsageError(
                 f"--context {context}: a window has {history} points of history and {horizon} of "
-                f"horizon; use --history {max(1, context - horizon)} instead"
+                f"horizon; use --context {history + horizon}, or a shorter --history and --horizon"
             )
         train = replace(train, horizon=horizon)
         return Windows(train, tokenizer, history, seed)

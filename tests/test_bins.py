@@ -8,14 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfm.core.errors import ConfigError
-from tfm.tokenizers.bins import (
-    BEGIN_TOKENS,
-    FIRST_BIN_ID,
-    MISSING_ID,
-    BinsTokenizer,
-    Values,
-    Window,
-)
+from tfm.tokenizers._scales import Values
+from tfm.tokenizers.bins import BEGIN_TOKENS, FIRST_BIN_ID, MISSING_ID, BinsTokenizer, Window
 
 SPECS = ("bins", "bins:63", "bins:uniform:255", "bins:chronos")
 CODINGS = ("auto", "values", "differences")

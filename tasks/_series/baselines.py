@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ...tokenizers.bins import Values
+from ...tokenizers._scales import Values
 from .collection import Collection, Windows
 from .metrics import METRICS, scores, seasonal_error
 

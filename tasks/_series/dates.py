@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...core.errors import DataError
-from ...tokenizers.bins import Values
+from ...tokenizers._scales import Values
 from .table import Table, is_number
 from .times import has_single_frequency
 

@@ -10,7 +10,8 @@ from ...core.data.keyed_random import key, mix
 from ...core.decode.sampling import sample_ids_and_fractions
 from ...core.model.sequence_model import SequenceModel
 from ...core.protocols import Sequence
-from ...tokenizers.bins import BinsTokenizer, Scales, Values, Window
+from ...tokenizers._scales import Scales, Values
+from ...tokenizers.bins import BinsTokenizer, Window
 from .collection import JITTER
 
 UNFILTERED = SampleConfig()

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ...tokenizers.bins import Values
+from ...tokenizers._scales import Values
 
 QUANTILES = tuple(round(0.1 * k, 1) for k in range(1, 10))
 METRICS = ("mase", "wql", "crps", "mse", "mae", "smape")

@@ -11,7 +11,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ...tokenizers.bins import Values, Window
+from ...tokenizers._scales import Values
+from ...tokenizers.bins import Window
 from .metrics import QUANTILES
 from .times import point_times
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ...core.errors import DataError, UsageError
-from ...tokenizers.bins import Values
+from ...tokenizers._scales import Values
 from .output import Forecast
 
 FAN_LINES = 12  # height of a chart in a terminal

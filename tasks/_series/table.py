@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...core.errors import DataError
-from ...tokenizers.bins import Values
+from ...tokenizers._scales import Values
 
 ID_COLUMN_NAMES = {"id", "unique_id", "item_id", "series_id", "series", "series_name", "name"}
 MISSING_CELLS = {"", "na", "n/a", "nan", "null", "none", "?", "-", "nat"}

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...core.errors import ConfigError, DataError
 from ...core.protocols import Ids
-from ...tokenizers.bins import Values
+from ...tokenizers._scales import Values
 
 # by unit of the frequency: points in a season, and the usual horizon (of the M competitions)
 SEASONS = {

@@ -9,7 +9,8 @@ import numpy as np
 
 from ...core.errors import DataError, UsageError
 from ...core.protocols import Sequence
-from ...tokenizers.bins import BinsTokenizer, Values, Window
+from ...tokenizers._scales import Values
+from ...tokenizers.bins import BinsTokenizer, Window
 from .baselines import Case, score_forecasts
 from .collection import Collection
 from .metrics import seasonal_error
