@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -237,6 +238,37 @@ def log_without_times(run: Path) -> list[dict[str, Any]]:
         for name in ("run", "tokens_per_second"):
             entry.get("scores", {}).pop(name, None)
     return entries
+
+
+def shell_blocks(page: Path) -> list[str]:
+    """The `sh` code blocks of a Markdown page."""
+    return re.findall(r"^```sh\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+
+
+def put_tfm_on_path(folder: Path, **others: str) -> None:
+    """Writes executable scripts to `folder`/bin: `tfm`, which runs this tfm, and others by name."""
+    (folder / "bin").mkdir()
+    for name, command in {"tfm": f'exec {sys.executable} -m tfm "$@"', **others}.items():
+        (folder / "bin" / name).write_text(f"#!/bin/sh\n{command}\n")
+        (folder / "bin" / name).chmod(0o755)
+
+
+def run_shell_block(block: str, folder: Path, env: Mapping[str, str]) -> str:
+    """The stdout of a block that bash runs in `folder`, with `put_tfm_on_path`, up to its first
+    failure. Fails if there is one, or an error on stderr."""
+    path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=300,
+        env={**os.environ, **env, "PATH": path},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Error" not in done.stderr
+    return done.stdout
 
 
 def run_harness(script: str, *args: object) -> Any:

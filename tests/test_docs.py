@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from conftest import Tfm
-from helpers import prose
+from helpers import prose, put_tfm_on_path, run_shell_block, shell_blocks
 
 ROOT = Path(__file__).parent.parent
 GUIDES = ("training", "evaluation", "sampling", "domains", "command-line")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCKS = [
-    (name, block)
-    for name in GUIDES
-    for block in re.findall(
-        r"^```sh\n(.*?)^```", (ROOT / f"docs/{name}.md").read_text(), re.M | re.S
-    )
-]
+BLOCKS = [(name, block) for name in GUIDES for block in shell_blocks(ROOT / f"docs/{name}.md")]
 QUICK = {"TFM_SIZE": "nano"}
 
 
@@ -30,9 +21,7 @@ QUICK = {"TFM_SIZE": "nano"}
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files that the guides use: notes, a run, and `tfm` itself."""
     root = tmp_path_factory.mktemp("guides")
-    (root / "bin").mkdir()
-    (root / "bin/tfm").write_text(f'#!/bin/sh\nexec {sys.executable} -m tfm "$@"\n')
-    (root / "bin/tfm").chmod(0o755)
+    put_tfm_on_path(root)
     (root / "notes.txt").write_text(prose(40_000), encoding="utf-8")
     train = ("train", "--data", "notes.txt", "--tokenizer", "byte", "--steps", 2, "-q")
     Tfm(root, QUICK)(*train, "--run", "runs/old")
@@ -46,22 +35,7 @@ def test_a_guide_runs(folder: Path, name: str, block: str) -> None:
     own = folder.with_name(f"{folder.name}-{BLOCKS.index((name, block))}")
     shutil.copytree(folder, own)
     steps = {} if "--steps" in block or "--budget" in block else {"TFM_STEPS": "2"}
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", block],
-        cwd=own,
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        timeout=300,
-        env={
-            **os.environ,
-            **QUICK,
-            **steps,
-            "PATH": f"{own / 'bin'}{os.pathsep}{os.environ['PATH']}",
-        },
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Error" not in done.stderr
+    run_shell_block(block, own, {**QUICK, **steps})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from conftest import Tfm
-from helpers import prose
+from helpers import prose, put_tfm_on_path, run_shell_block, shell_blocks
 
 PAGE = Path(__file__).parent.parent / "docs/pipelines.md"
-BLOCKS = re.findall(r"^```sh\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S)
+BLOCKS = shell_blocks(PAGE)
 QUICK = {
     "TFM_SIZE": "nano",
     "TFM_STEPS": "2",
@@ -30,10 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The files that the page uses: notes, a log, prompts, records, a run, and `tfm` itself.
     `watch` needs a terminal and never ends, so it is replaced by one run of its command."""
     root = tmp_path_factory.mktemp("pipelines")
-    (root / "bin").mkdir()
-    for name, does in (("tfm", f'exec {sys.executable} -m tfm "$@"'), ("watch", 'shift 2; "$@"')):
-        (root / "bin" / name).write_text(f"#!/bin/sh\n{does}\n")
-        (root / "bin" / name).chmod(0o755)
+    put_tfm_on_path(root, watch='shift 2; "$@"')
     (root / "notes.txt").write_text(prose(3000), encoding="utf-8")
     usual = [f"12:00:{at:02} GET /index.html 200" for at in range(20)]
     (root / "app.log").write_text("\n".join([*usual, "PANIC " + "\x7f\x01~" * 40]) + "\n")
@@ -49,21 +43,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_pipeline_does_what_it_says(folder: Path, block: str) -> None:
     if re.search(r"\bjq\b", block) and shutil.which("jq") is None:
         pytest.skip("no jq")
-    path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", block],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        timeout=120,
-        env={**os.environ, **QUICK, "PATH": path},
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Error" not in done.stderr
+    out = run_shell_block(block, folder, QUICK)
     for line, wanted in SAYS.items():
         if line in block:
-            assert re.search(wanted, done.stdout, re.M), done.stdout
+            assert re.search(wanted, out, re.M), out
 
 
 SAYS = {  # a part of a block -> a pattern of its output

@@ -1,12 +1,12 @@
-"""Damages every file of a run in many ways, and has a command use it: what is damaged must be told
-before it is used, in one line with exit code 3.
+"""Damages each file of a run in many ways, then runs a command that uses it. The command must
+report the damage in one line, with exit code 3, before it uses the file.
 
     python tests/harness/damage.py [--copies 2000] [--seed 0] [--json]
 
-A bit flipped, the end cut off, a piece of another place written over it, a page of zeros: anywhere
-in any file. Of the log the lines are checked one by one: a last line without its end is what a kill
-leaves, and is not read; a damaged line before it is told. A checkpoint of some 100 MB is damaged
-too, for time and memory.
+The kinds of damage, at random places: a flipped bit, a truncated end, bytes copied from elsewhere,
+a page of zeros. The lines of the log are checked one by one. An incomplete last line, as a kill
+leaves it, is skipped; any other damaged line is reported. A checkpoint of some 100 MB is damaged
+too, to measure time and memory.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import random
-import shutil
 import sys
 import time
 from collections import defaultdict
@@ -42,9 +41,7 @@ def main() -> None:
     warm.warm()
     from helpers import prose
 
-    root = warm.workspace()
-    os.environ.update(XDG_CACHE_HOME=str(root / "cache"), XDG_CONFIG_HOME=str(root / "config"))
-    try:
+    with warm.workspace() as root:
         (root / "data.txt").write_text(prose(4000))
         trained = warm.call(root, *TRAIN)
         if trained.code:
@@ -52,8 +49,6 @@ def main() -> None:
         report = damage(root, asked.copies, random.Random(asked.seed))
         if not asked.json:
             large = large_file(root)
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
     if asked.json:
         print(json.dumps(report))
         return

@@ -1,13 +1,12 @@
-"""Makes the N-th file-system call of a checkpoint's save fail, for every call and every N until
-none is left: by SIGKILL, ENOSPC or EIO, through strace.
+"""Makes the N-th call of each kind of file-system call fail while a checkpoint is saved, for every
+N: by SIGKILL, ENOSPC or EIO, injected by strace.
 
     python tests/harness/inject.py [--fault kill|ENOSPC|EIO] [--what save|train] [--json]
 
-`save` is what training does once in a while: lock, a line of the log, a checkpoint, deletion of an
-older one. `train` is a whole `tfm train` of two steps. After each fault the newest checkpoint must
-be the one before or the new one, whole, with its weights as they were; what was no kill must end
-in one line that names a path, with exit code 1 (3 where a run's own file could not be read); and
-the next save must succeed.
+`save` locks a run, appends a line to its log, saves a checkpoint and deletes an older one. `train`
+is a whole `tfm train` of two steps. After each fault the newest checkpoint must be the previous or
+the new one, complete, with the right weights. An error must be one line that names a path, with
+exit code 1 (3 if a file of the run could not be read). The next save must succeed.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from typing import Any
 
 import warm
 
-# calls that can meet a full or a broken disk; a kill may come at any
+# the calls that a full or a broken disk can fail; a kill can come at any call
 ENOSPC = ("write", "pwrite64", "openat", "mkdir", "rename", "fsync", "ftruncate", "fallocate")
 EIO = (*ENOSPC, "read", "unlink", "unlinkat", "rmdir", "getdents64", "newfstatat", "close", "utime")
 TRAIN = (
@@ -46,15 +45,11 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     warm.warm()
-    root = warm.workspace()
-    os.environ.update(XDG_CACHE_HOME=str(root / "cache"), XDG_CONFIG_HOME=str(root / "config"))
-    try:
+    with warm.workspace() as root:
         kind = Save if asked.what == "save" else Train
         reports = {
             f: Injection(root, kind(root)).all(f) for f in asked.fault or ["kill", "ENOSPC", "EIO"]
         }
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
     if asked.json:
         print(json.dumps(reports))
         return

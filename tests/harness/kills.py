@@ -1,12 +1,12 @@
-"""Kills training with SIGKILL at random moments, takes it up again, and compares with a run that
-nothing interrupted: weights bit for bit, the log but for its fields of time.
+"""Kills a training with SIGKILL at random moments, resumes it, and compares it with a run that was
+not interrupted: the weights bit for bit, and the log without its timings.
 
     python tests/harness/kills.py [--kills 1000] [--signal KILL|TERM|INT] [--seed 0] [--json]
 
-Each life is a real process, killed at a random moment of its time: while it reads the data, makes
-the run, trains, saves, deletes older checkpoints or scores. After every kill no checkpoint may be
-lost, at most one save interval of steps may be missing, and every run must come to its end. SIGTERM
-and SIGINT may cost no step at all, and must end the process by themselves, without an error.
+Each process is real and is killed at a random moment: while it reads data, creates the run, trains,
+saves, deletes older checkpoints or scores. After a kill no checkpoint may be lost, at most the
+steps of one save interval may be missing, and every run must finish in the end. SIGTERM and SIGINT
+must lose no step, and end the process without an error.
 """
 
 from __future__ import annotations
@@ -42,13 +42,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     os.environ.update(OMP_NUM_THREADS="1")
-    root = warm.workspace()
-    try:
-        os.environ.update(XDG_CACHE_HOME=str(root / "cache"), XDG_CONFIG_HOME=str(root / "config"))
+    with warm.workspace() as root:
         number = signal.Signals[f"SIG{asked.signal}"]
         report = kill(root, asked.kills, number, random.Random(asked.seed))
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
     if asked.json:
         print(json.dumps(report))
         return

@@ -1,15 +1,17 @@
-"""tfm commands as forks of a process that has imported everything once: a real process and real
-signals, some 80 ms each rather than two seconds. POSIX only; never import this into a process
-with threads."""
+"""Runs tfm commands in forks of a process that has imported everything: real processes that get
+real signals, in some 80 ms each rather than two seconds. POSIX only. Do not import this into a
+process with threads."""
 
 from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -32,20 +34,27 @@ def warm() -> None:
     import safetensors.torch  # noqa: F401
     import torch
 
-    torch.set_num_threads(1)  # a fork has one thread, and waits for ever for others
+    torch.set_num_threads(1)  # threads do not survive a fork, which would wait for them forever
     for name in MODULES:
         importlib.import_module(f"tfm.{name}")
 
 
-def workspace() -> Path:
-    """A new folder, in memory where there is such a place: on a disk, lives are mostly waiting
-    for it, and fewer kills hit anything else."""
+@contextmanager
+def workspace() -> Iterator[Path]:
+    """A temporary folder, which also holds the cache and config of tfm. It is in memory if
+    possible: on a disk, processes mostly wait for fsync, and most kills would hit that."""
     memory = Path("/dev/shm")
-    return Path(tempfile.mkdtemp(prefix="tfm-", dir=memory if memory.is_dir() else None))
+    root = Path(tempfile.mkdtemp(prefix="tfm-", dir=memory if memory.is_dir() else None))
+    os.environ.update(XDG_CACHE_HOME=str(root / "cache"), XDG_CONFIG_HOME=str(root / "config"))
+    try:
+        yield root
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
 
 
 def start(folder: Path, *args: object) -> int:
-    """The process id of `tfm args` in `folder`; its streams go to the files out and err there."""
+    """Starts `tfm args` in `folder` and returns its process id. Its stdout and stderr go to the
+    files out and err there."""
 
     def work() -> None:
         from tfm.cli.main import main
@@ -57,7 +66,7 @@ def start(folder: Path, *args: object) -> int:
 
 
 def fork(folder: Path, work: Callable[[], object]) -> int:
-    """A child that does `work` in `folder` and exits 0; the lines of a failure stand in err."""
+    """Starts a child that calls `work` in `folder` and exits 0, or 1 with a traceback in err."""
     for name in ("out", "err"):
         (folder / name).unlink(missing_ok=True)
     sys.stdout.flush()
@@ -98,7 +107,7 @@ class Ended:
     out: str
     err: str
     seconds: float
-    kilobytes: int  # resident at most, what the fork shares included
+    kilobytes: int  # peak resident memory, including what the fork shares with its parent
 
     @property
     def last(self) -> str:
