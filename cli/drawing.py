@@ -212,7 +212,8 @@ def preview_sample(
     options = task.SampleOptions()
     width = min(100, shutil.get_terminal_size().columns - 4)
     if task.draws_files:
-        items = task.draw(model, tokenizer, None, heldout, SampleConfig(length=0), options)
+        config = SampleConfig(length=0)
+        items = task.draw(model, tokenizer, None, heldout, config, options, lambda text: None)
         return task.preview(items, None, options, width)
     sampler = Sampler(
         task, tokenizer, model, SampleConfig(length=length), options, length_is_set=False

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import click
 
 from ..core.config import SampleConfig, with_fields
-from ..core.errors import UsageError
+from ..core.errors import TfmError, UsageError
 from . import kernels, settings
 from . import options as opt
 from .drawing import Job, Sample, Sampler
@@ -166,7 +166,11 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
         assert prompt is not None
         heldout = run.heldout(run.config["final_split"])
         config = config if length_is_set else replace(config, length=0)
-        items = task.draw(model, tokenizer, prompt.data, heldout, config, options)
+
+        def note(text: str) -> None:
+            say(text, quiet)
+
+        items = task.draw(model, tokenizer, prompt.data, heldout, config, options, note)
         if as_json:
             out.write(b"".join(json.dumps(item.record()).encode() + b"\n" for item in items))
         else:
@@ -174,7 +178,7 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
             task.write(items, None, options, buffer)
             data = buffer.getvalue()
             out.write(printable_bytes(data) if on_terminal and not task.binary else data)
-        show(items, None)
+        out.flush()
     else:
         prompt = prompt or Prompt(None)
         live = flags["stream"] and not (as_json or flags["stop"] or flags["null"])
@@ -190,6 +194,12 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
         from ..core.files import write_out
 
         write_out(Path(flags["out"]), out.getvalue())
+    if task.draws_files:  # pictures come last: what they lack must not cost the data
+        try:
+            task.plot(items, options)
+        except TfmError as error:
+            say(f"warning: no plot: {error}", quiet)
+        show(items, None)
 
 
 def say_prompt(data: bytes) -> None:

@@ -128,7 +128,10 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
         raise
     finally:
         run.unlock()
-    click.echo(json.dumps({"schema": 1, "run": str(run.path), **scores}) if as_json else run.path)
+    record = {"schema": 1, "run": str(run.path), **scores}
+    if run.config["data"].get("read"):
+        record["data"] = run.config["data"]["read"]
+    click.echo(json.dumps(record) if as_json else run.path)
     if not scores.get("reached", True):
         raise AnswerNo(f"--until {scores['until']}: not reached at step {scores['step']:,}")
 

@@ -166,7 +166,9 @@ def score_line(unit: str, scores: dict[str, Any], headline: tuple[str, ...] = ()
     """One line: the headline metrics, bits per unit (else nats per token), the baselines."""
     value = scores[f"bits_per_{unit}"]
     floor = scores["floor"] or {}
-    baselines = ", ".join(f"{name} {bits:.4g}" for name, bits in floor.items())
+    ends = tuple(f"_{name}" for name in headline if scores.get(name) is not None)
+    shown = {name: bits for name, bits in floor.items() if not ends or name.endswith(ends)}
+    baselines = ", ".join(f"{name} {bits:.4g}" for name, bits in shown.items())
     part = f" (on {scores['part']:.0%} of it; `tfm eval` scores all)" if "part" in scores else ""
     score = f"{scores['nll'] / max(scores['tokens'], 1):.3f} nats per token"
     if value is not None:

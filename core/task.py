@@ -35,6 +35,14 @@ class NoOptions:
     """The options of a task without options."""
 
 
+@dataclass(frozen=True)
+class Description:
+    """What a task found in its data: lines for people, and the same as an object for JSON."""
+
+    lines: tuple[str, ...]
+    record: dict[str, Any]
+
+
 class Task(ABC):
     """A domain. An instance is built from its options: `TextTask(TextTask.Options(...))`.
 
@@ -99,10 +107,6 @@ class Task(ABC):
         """The number of units in these sequences: `unit` first, then others that `metrics` uses."""
 
     @abstractmethod
-    def floor(self, train: OwnItems, held: OwnItems) -> dict[str, float]:
-        """The scores of trivial baselines on the held-out items by name, in `floor_unit`."""
-
-    @abstractmethod
     def write(
         self, items: list[Any], prompt: Sequence | None, sampling: OwnOptions, out: BinaryIO
     ) -> None:
@@ -131,12 +135,27 @@ class Task(ABC):
         them. DataError if there are too few. By default --test is required instead."""
         raise UsageError(f"--patience, --until: the {self.name} task needs --test as well")
 
+    def describe(self, items: OwnItems) -> Description | None:
+        """How the data was read and what was found in it, if there is anything to say."""
+        return None
+
     def names(self, items: OwnItems) -> Iterator[str] | None:
         """The names that `tfm score` prints for `sequences(items)`. None: the `id` in the side
         information, else the file name."""
         return None
 
     # -- training ------------------------------------------------------------------------------
+
+    @classmethod
+    def init_options(cls, tokenizer: OwnTokenizer) -> dict[str, object]:
+        """The options that a run started from another (--init) keeps from the tokenizer of that
+        run, unless they are set."""
+        return {}
+
+    def adapt(self, tokenizer: OwnTokenizer) -> Tokenizer:
+        """The tokenizer of another run, for data read with this task's options."""
+        same: Tokenizer = tokenizer
+        return same
 
     def longest(self, train: OwnItems, tokenizer: OwnTokenizer) -> int | None:
         """The number of ids of the longest item, if items must fit into the context; None if they
@@ -149,6 +168,11 @@ class Task(ABC):
         return {}
 
     # -- scores --------------------------------------------------------------------------------
+
+    def floor(self, train: OwnItems, held: OwnItems) -> dict[str, float]:
+        """The scores of trivial baselines on the held-out items by name, in `floor_unit`; see
+        `window_floor` for baselines that are scored on the windows of the model."""
+        return {}
 
     @property
     def floor_unit(self) -> str:
@@ -192,8 +216,8 @@ class Task(ABC):
         tokenizer: OwnTokenizer,
         protocol: str | None,
     ) -> dict[str, float] | None:
-        """`floor` for other windows than those of training; None if the task has no baselines for
-        them. read_train: reads the training items, None if they are not available any more."""
+        """The scores of baselines on the same windows as the model, for a task that forecasts; else
+        None. read_train: reads the training items, None if they are not available any more."""
         return None
 
     # -- samples -------------------------------------------------------------------------------
@@ -227,11 +251,17 @@ class Task(ABC):
         heldout: Iterable[Sequence],
         config: SampleConfig,
         sampling: OwnOptions,
+        note: Callable[[str], None],
     ) -> list[Any]:
         """All samples of one prompt, for a task that `draws_files`. Each has `record()`, an object
         for JSON. data: the content of the user's file; None to continue `heldout`, the held-out
-        items of the run. A `config.length` of 0 means the task's default."""
+        items of the run. A `config.length` of 0 means the task's default. note: receives what the
+        user should know."""
         raise NotImplementedError(f"the {self.name} task samples id by id")
+
+    def plot(self, items: list[Any], sampling: OwnOptions) -> None:
+        """Draws the file of a plotting option, if it is set: after all samples are written."""
+        return
 
     def preview(
         self, items: list[Any], prompt: Sequence | None, sampling: OwnOptions, width: int

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import importlib.util
 import io
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,16 +17,19 @@ from ..core.config import SampleConfig
 from ..core.data.source import Source
 from ..core.errors import ConfigError, DataError, UsageError
 from ..core.protocols import Dataset, Sequence
+from ..core.task import Description
+from ..tokenizers._scales import Values
 from ..tokenizers.bins import BinsTokenizer, Window, parse
-from ._series.baselines import floors, last_cases
-from ._series.collection import Collection, Series, Windows, fingerprint, follow, halves, split
+from ._series.baselines import floors
+from ._series.collection import Collection, Windows, fingerprint, follow, halves, split
+from ._series.frequency import find_season, frequency_unit, season_and_horizon
 from ._series.metrics import QUANTILES
-from ._series.output import Forecast, write_values
+from ._series.output import Forecast, escape_formula, write_values
 from ._series.plot import fan, plot
-from ._series.prompts import prompts_of_file, prompts_of_heldout
-from ._series.reader import read
-from ._series.table import Columns
-from ._series.times import find_season, point_times, season_and_horizon
+from ._series.prompts import Prompt, prompts_of_file, prompts_of_heldout
+from ._series.reader import Read, common_frequency, read
+from ._series.reading import Columns, lines, record
+from ._series.stamps import DAY_ORDERS
 from ._series.windows import adjacent_windows, forecast_cases, forecast_cost, forecast_scores, slide
 
 DEFAULT_HOLDOUT = 0.1  # the fraction of each series that is held out
@@ -42,24 +44,39 @@ def _option(text: str, default: Any = None) -> Any:
 
 @dataclass(frozen=True)
 class SeriesOptions:
-    time: str | None = _option("Column of the times.")
+    time: str | None = _option("Column of the times; of a date and a time of day: DATE,TIME.")
     target: str | None = _option("Columns of the values, separated by commas.")
-    id: str | None = _option("Column of the series ids, in long tables.")
+    id: str | None = _option("Columns of the series ids, separated by commas, in long tables.")
     freq: str | None = _option("Time between points, as a pandas frequency: h, D, W, MS, 15min ...")
+    zone: str | None = _option("Time zone of times without an offset, such as Europe/Berlin.")
+    dates: str | None = field(
+        default=None,
+        metadata={"help": "Order of dates such as 3/4/2024.", "choices": tuple(DAY_ORDERS)},
+    )
+    decimal: str | None = field(
+        default=None, metadata={"help": "Decimal mark of numbers: . or ,", "choices": (".", ",")}
+    )
     season: int | None = _option("Points in a season, such as 24 for hourly data.")
     horizon: int | None = _option("Points that a window forecasts.")
     history: int | None = _option("Points of history before the horizon that the model sees.")
     resample: bool = _option("Sort times, average duplicates, mark gaps as missing.", False)
+    skip_bad: bool = _option("Leave out series and files that cannot be read.", False)
+    min_points: int = _option("Leave out series with fewer values.", 1)
+    allow_negative: bool = _option("Score negative forecasts of series without negatives.", False)
 
     def __post_init__(self) -> None:
-        for name in ("season", "horizon", "history"):
+        for name in ("season", "horizon", "history", "min_points"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ConfigError(f"--{name} {value}: must be at least 1")
+                raise ConfigError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+        if self.freq is not None:
+            frequency_unit(self.freq)
 
     @property
     def columns(self) -> Columns:
-        return Columns(self.time, self.target, self.id, self.freq, self.resample)
+        names = ("time", "target", "id", "freq", "zone", "dates", "decimal", "resample",
+                 "skip_bad", "min_points")  # fmt: skip
+        return Columns(**{name: getattr(self, name) for name in names})
 
 
 @dataclass(frozen=True)
@@ -67,6 +84,12 @@ class SeriesSampleOptions:
     horizon: int | None = _option("Points to forecast; default: the horizon of training.")
     paths: int = _option("Sample paths from which quantiles are computed.", 100)
     plot: str | None = _option("Plot history and forecast to a file: .png, .svg or .pdf.")
+    allow_negative: bool = _option(
+        "Let series that never were negative have negative forecasts.", False
+    )
+    guard_formulas: bool = _option(
+        "Write ' before ids that a spreadsheet would take for a formula.", False
+    )
 
     def __post_init__(self) -> None:
         if self.paths < 1:
@@ -97,10 +120,10 @@ class SeriesTask(task.Task):
             return 0.95
         if path.suffix not in (".csv", ".tsv", ".txt"):
             return 0.0
-        lines = head.decode("utf-8", "replace").splitlines()[1:21]
-        cells = [cell.strip(' "') for line in lines for cell in line.replace(";", ",").split(",")]
+        rows = head.decode("utf-8", "replace").splitlines()[1:21]
+        cells = [cell.strip(' "') for row in rows for cell in row.replace(";", ",").split(",")]
         numbers = sum(cell.replace(".", "", 1).lstrip("-").isdigit() for cell in cells)
-        return 0.8 if len(cells) > len(lines) and numbers > 0.4 * len(cells) else 0.0
+        return 0.8 if len(cells) > len(rows) and numbers > 0.4 * len(cells) else 0.0
 
     def default_source(self) -> Source:
         """Weekly CO2 at Mauna Loa, a data set of statsmodels, which is located but not imported."""
@@ -118,15 +141,42 @@ class SeriesTask(task.Task):
     def items(self, source: Source) -> Collection:
         return self._collect(read(source, self.options.columns), source.describe())
 
-    def _collect(self, series: list[Series], about: str) -> Collection:
-        options = self.options
-        freqs = Counter(one.freq for one in series if one.freq)
-        known = season_and_horizon(options.freq or (freqs.most_common(1)[0][0] if freqs else None))
+    def _collect(self, found: Read, about: str) -> Collection:
+        options, series = self.options, found.series
+        freq = options.freq or common_frequency(series)
+        known = season_and_horizon(freq)
         season = options.season or (known[0] if known else find_season([s.values for s in series]))
         horizon = options.horizon or (known[1] if known else 2 * season if season > 1 else 24)
-        return Collection(
-            tuple(series), (0,) * len(series), season, horizon, fingerprint(series), about
+        season_from = "--season" if options.season else "the frequency" if known else "the values"
+        facts = {
+            "frequency": freq,
+            "frequency_from": "--freq" if options.freq else "the times" if freq else None,
+            "season": season,
+            "season_from": season_from if season > 1 else None,
+            "horizon": horizon,
+            "series": len(series),
+            "points": sum(map(len, series)),
+            "missing": sum(int(np.isnan(one.values).sum()) for one in series),
+            "too_short_to_score": sum(len(one) <= 2 * horizon for one in series),
+        }
+        said = Description(
+            (*lines(found.readings), _summary(facts)), {**facts, "files": record(found.readings)}
         )
+        return Collection(
+            tuple(series), (0,) * len(series), season, horizon, fingerprint(series), about, said
+        )
+
+    def describe(self, items: Collection) -> Description | None:
+        return items.description
+
+    @classmethod
+    def init_options(cls, tokenizer: BinsTokenizer) -> dict[str, object]:
+        return {name: getattr(tokenizer, name) for name in ("season", "horizon", "history")}
+
+    def adapt(self, tokenizer: BinsTokenizer) -> BinsTokenizer:
+        state, arrays = tokenizer.state()
+        asked = {name: getattr(self.options, name) for name in ("season", "horizon", "history")}
+        return BinsTokenizer.from_state({**state, **{k: v for k, v in asked.items() if v}}, arrays)
 
     def split(self, items: Collection, holdout: float | None) -> tuple[Collection, Collection]:
         return split(items, DEFAULT_HOLDOUT if holdout is None else holdout)
@@ -184,8 +234,9 @@ class SeriesTask(task.Task):
         history, horizon = tokenizer.history, tokenizer.horizon
         if context < history + horizon:
             raise UsageError(
-                f"--context {context}: a window has {history} points of history and {horizon} of "
-                f"horizon; use --context {history + horizon}, or a shorter --history and --horizon"
+                f"a context of {context} tokens is shorter than a window of {history} points of "
+                f"history and {horizon} of horizon; use a shorter --history or --horizon, or a "
+                f"--context of {history + horizon} (a run started with --init keeps its own)"
             )
         train = replace(train, horizon=horizon)
         return Windows(train, tokenizer, history, seed)
@@ -201,9 +252,6 @@ class SeriesTask(task.Task):
 
     # -- scores --------------------------------------------------------------------------------
 
-    def floor(self, train: Collection, held: Collection) -> dict[str, float]:
-        return floors(train, last_cases(held), held.season, self.history(train))
-
     def window_floor(
         self,
         read_train: Callable[[], Collection | None],
@@ -214,7 +262,8 @@ class SeriesTask(task.Task):
         train = read_train()
         if train is not None:
             train = replace(train, season=tokenizer.season, horizon=tokenizer.horizon)
-        _, cases = forecast_cases(windows, protocol)
+        negative = self.options.allow_negative
+        _, cases = forecast_cases(windows, protocol, tokenizer.history, negative)
         return floors(train, cases, tokenizer.season, tokenizer.history)
 
     def units(self, sequences: Iterable[Sequence]) -> dict[str, float]:
@@ -232,7 +281,8 @@ class SeriesTask(task.Task):
     ) -> dict[str, Any]:
         """Forecast metrics. Protocol `last`: the last window of each series, in its own units;
         `rolling`: all windows, z-scored by the statistics of the training part."""
-        return forecast_scores(model, tokenizer, sequences, protocol)
+        negative = self.options.allow_negative
+        return forecast_scores(model, tokenizer, sequences, protocol, negative)
 
     # -- samples -------------------------------------------------------------------------------
 
@@ -244,37 +294,68 @@ class SeriesTask(task.Task):
         heldout: Iterable[Sequence],
         config: SampleConfig,
         sampling: SeriesSampleOptions,
+        note: Callable[[str], None],
     ) -> list[Forecast]:
         """Forecasts of the series in `data`, or else of the run's held-out series."""
         horizon = sampling.horizon or config.length or tokenizer.horizon
         if data is not None:
-            known = prompts_of_file(data, self.options.columns, heldout)
+            prompts = prompts_of_file(data, self.options.columns, heldout, note)
         else:
-            known = prompts_of_heldout(heldout)
-        prompts = []
-        for one, _ in known:
-            past = one.values[-tokenizer.history :]
-            if not np.isfinite(past).any():
-                raise DataError(f"series {one.id}: no value among its last {len(past)} points")
-            prompts.append(Window(past, len(past), {"id": one.id}))
+            prompts = prompts_of_heldout(heldout)
+        paths = self._paths(model, tokenizer, prompts, horizon, config, sampling)
+        if not (self.options.allow_negative or sampling.allow_negative):
+            below = [p.nonnegative and bool((paths[i] < 0).any()) for i, p in enumerate(prompts)]
+            for index in np.flatnonzero(below):
+                np.maximum(paths[index], 0, out=paths[index])
+            if any(below):
+                note(
+                    f"{sum(below):,} series never were negative: their forecasts end at 0 "
+                    "(--allow-negative lets them go below)"
+                )
+        return [
+            Forecast(p.series.id, p.series.values, sampled, p.series.clock, p.first)
+            for p, sampled in zip(prompts, paths, strict=True)
+        ]
+
+    def _paths(
+        self,
+        model: Any,
+        tokenizer: BinsTokenizer,
+        prompts: list[Prompt],
+        horizon: int,
+        config: SampleConfig,
+        sampling: SeriesSampleOptions,
+    ) -> Values:
+        """(series, paths, horizon) sampled values. A forecast after a gap passes through it."""
         from ._series.forecast import forecast_values
 
-        paths = forecast_values(model, tokenizer, prompts, horizon, sampling.paths, config)
-        return [
-            Forecast(one.id, one.values, sampled, point_times(*end, horizon))
-            for (one, end), sampled in zip(known, paths, strict=True)
-        ]
+        paths = np.empty((len(prompts), sampling.paths, horizon))
+        by_gap: dict[int, list[tuple[int, Window]]] = {}
+        for index, prompt in enumerate(prompts):
+            past, gap = prompt.history(tokenizer.history, tokenizer.season, horizon)
+            window = Window(past, len(past), {"id": prompt.series.id})
+            by_gap.setdefault(gap, []).append((index, window))
+        for gap, group in by_gap.items():
+            windows = [window for _, window in group]
+            sampled = forecast_values(
+                model, tokenizer, windows, gap + horizon, sampling.paths, config
+            )
+            paths[[index for index, _ in group]] = sampled[:, :, gap:]
+        return paths
 
     def write(
         self, items: list[Forecast], prompt: Any, sampling: SeriesSampleOptions, out: BinaryIO
     ) -> None:
-        """CSV with id, time, mean and the quantiles 0.1 ... 0.9; also the figure of `--plot`."""
+        """CSV with id, time, mean and the quantiles 0.1 ... 0.9."""
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         table.writerow(["id", "time", "mean", *map(str, QUANTILES)])
         for item in items:
-            table.writerows(item.rows())
+            for name, *cells in item.rows():
+                table.writerow([escape_formula(name) if sampling.guard_formulas else name, *cells])
         out.write(text.getvalue().encode())
+
+    def plot(self, items: list[Forecast], sampling: SeriesSampleOptions) -> None:
         if sampling.plot:
             plot(items, Path(sampling.plot))
 
@@ -288,11 +369,29 @@ class SeriesTask(task.Task):
     def tokenize(self, items: Collection, tokenizer: BinsTokenizer) -> Iterator[Sequence]:
         """Each series as one sequence in which every point is history."""
         for one in items.series:
-            about = {"id": one.id, "start": one.start, "freq": one.freq}
+            about = {"id": one.id, **one.clock.side()}
             yield tokenizer.encode(Window(one.values, len(one), about))
 
     def write_decoded(self, decoded: Iterable[tuple[Window, Sequence]], out: BinaryIO) -> None:
         write_values(((window, sequence.side) for window, sequence in decoded), out)
+
+
+def _summary(facts: dict[str, Any]) -> str:
+    """The numbers of what was read, in a line."""
+    missing, short = facts["missing"], facts["too_short_to_score"]
+    parts = [
+        f"{facts['series']:,} series, {facts['points']:,} points"
+        + (f", {missing:,} missing" if missing else "")
+        + (f", {short:,} too short to score" if short else ""),
+        f"frequency {facts['frequency']} (from {facts['frequency_from']})"
+        if facts["frequency"]
+        else "no frequency",
+        f"season {facts['season']} (from {facts['season_from']})"
+        if facts["season_from"]
+        else "no season",
+        f"horizon {facts['horizon']}",
+    ]
+    return "; ".join(parts)
 
 
 Task = SeriesTask

@@ -250,10 +250,11 @@ def test_an_error_about_a_strange_name_is_spelled_out_on_a_terminal(tfm: Tfm) ->
 def test_no_cell_of_text_is_a_formula() -> None:
     import numpy as np
 
+    from tfm.tasks._series.clock import Clock
     from tfm.tasks._series.output import Forecast
 
     for name, cell in (("=1+1", "'=1+1"), ("@x", "'@x"), ("-1", "'-1"), ("+1", "'+1"), ("a", "a")):
-        forecast = Forecast(name, np.zeros(3), np.ones((2, 1)), ["2024-01-01"])
+        forecast = Forecast(name, np.zeros(3), np.ones((2, 1)), Clock(), 3)
         assert [row[0] for row in forecast.rows()] == [cell]
 
 

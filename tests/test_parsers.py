@@ -37,7 +37,7 @@ from tfm.core.runs.catalogue import open_run
 from tfm.core.runs.run import Run, check_free
 from tfm.core.train.prepare import make_task
 from tfm.tasks._series.reader import parse
-from tfm.tasks._series.table import Columns
+from tfm.tasks._series.reading import Columns
 from tfm.tasks.image import ImageTask
 from tfm.tasks.text import TextTask
 
@@ -134,7 +134,7 @@ def test_packed_text(folder: Path, data: bytes) -> None:
 def test_series(data: bytes, column: str | None, resample: bool) -> None:
     for asked in (Columns(), Columns(target=column, resample=resample)):
         found = classified(lambda asked=asked: parse(data, "x.csv", asked))
-        for series in found or ():
+        for series in found.series if found else ():
             assert not np.isinf(series.values).any()
 
 

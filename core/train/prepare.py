@@ -11,7 +11,7 @@ from ..errors import ConfigError, DataError
 from ..plugins import find, guess_task
 from ..protocols import Items, Sequence, Tokenizer
 from ..runs.run import Run
-from ..task import Task
+from ..task import Description, Task
 from .early_stopping import check_until
 from .request import Note, Request
 
@@ -29,6 +29,7 @@ class Prepared:
     heldout: dict[str, list[Sequence]]  # the same, tokenized
     floor: dict[str, float]  # baselines on the final split
     final_split: str  # of the final score: test, report or valid
+    description: Description | None = None  # of the training data
 
 
 def make_task(name: str, options: Mapping[str, object]) -> Task:
@@ -48,11 +49,17 @@ def prepare(request: Request, note: Note) -> Prepared:
     name = request.task or (guess_task(source) if source else "text")
     if request.task is None and source is not None:
         note(f"{source.describe()} looks like --task {name}")
-    task = make_task(name, request.task_options)
+    options = dict(request.task_options)
+    if request.init is not None:
+        options = find("tasks", name).init_options(request.init.tokenizer()) | options
+    task = make_task(name, options)
     if source is None:
         source = task.default_source()
         note(f"no --data: using {source.about}; give your own with --data FILE")
     items = task.items(source)
+    description = task.describe(items)
+    for line in description.lines if description else ():
+        note(line)
     held: dict[str, Items] = {}
     if request.valid:
         train, held["valid"] = items, task.items(Source(request.valid, request.column))
@@ -71,20 +78,23 @@ def prepare(request: Request, note: Note) -> Prepared:
     note(f"training on {train.about}; held out: {parts.removeprefix('valid ')}")
 
     if request.init is not None:
-        spec, tokenizer = request.init.config["tokenizer"]["spec"], request.init.tokenizer()
+        spec = request.init.config["tokenizer"]["spec"]
+        tokenizer = task.adapt(request.init.tokenizer())
     else:
         spec = request.tokenizer or task.default_tokenizer
         tokenizer = task.fit_tokenizer(spec, train)
     check_until(config.until, task.unit, tokenizer.lossless)
     heldout = {split: list(task.sequences(part, tokenizer)) for split, part in held.items()}
     final = next(name for name in ("test", "report", "valid") if name in held)
-    floor = task.floor(train, held[final])
+    floor = task.window_floor(lambda: train, heldout[final], tokenizer, None)
+    if floor is None:
+        floor = task.floor(train, held[final])
     if floor:
         ends = tuple(f"_{name}" for name in task.headline)
         first = {name: value for name, value in floor.items() if not ends or name.endswith(ends)}
         values = ", ".join(f"{name} {value:.4g}" for name, value in first.items())
         note(f"baselines{' in ' if task.floor_unit else ''}{task.floor_unit}: {values}")
-    return Prepared(task, source, train, held, tokenizer, spec, heldout, floor, final)
+    return Prepared(task, source, train, held, tokenizer, spec, heldout, floor, final, description)
 
 
 def training_items(run: Run, task: Task, moved: tuple[str, ...] = ()) -> Items:

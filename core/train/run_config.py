@@ -46,6 +46,7 @@ def describe_config(
             "holdout": request.holdout,
             "fingerprint": prepared.train.fingerprint,
             "tokens": plan.tokens,
+            "read": prepared.description.record if prepared.description else None,
         },
         "tokenizer": {
             "spec": prepared.tokenizer_spec,

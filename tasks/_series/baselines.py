@@ -11,7 +11,7 @@ import numpy as np
 
 from ...tokenizers._scales import Values
 from .collection import Collection, Windows
-from .metrics import METRICS, scores, seasonal_error
+from .metrics import METRICS, scores
 
 MAX_THETA_WINDOWS, MAX_ETS_WINDOWS = 50, 8  # so that the baselines take little time
 MAX_RIDGE_WINDOWS = 20_000  # that the ridge regression is fitted on
@@ -21,13 +21,15 @@ Method = Callable[[Values, int, int], Values]  # history, season, horizon -> for
 @dataclass(frozen=True)
 class Case:
     """One forecast to make and score. past (N,), actual (horizon,), seasonal_error of the past (NaN
-    where it is undefined). Scores are computed on (value - shift) / scale."""
+    where it is undefined). Scores are computed on (value - shift) / scale. No forecast is below
+    `lowest`."""
 
     past: Values
     actual: Values
     seasonal_error: float
     shift: float = 0.0
     scale: float = 1.0
+    lowest: float = -np.inf
 
     def scaled(self, values: Values) -> Values:
         return (values - self.shift) / self.scale
@@ -43,8 +45,9 @@ def score_forecasts(paths: Sequence[Values], cases: Sequence[Case]) -> dict[str,
 
 
 def seasonal_naive(history: Values, season: int, horizon: int) -> Values:
-    """The last season repeated. A missing value is replaced by the last one of the same phase."""
-    season = min(season, len(history))
+    """The last season repeated; the last value where the history is shorter than a season. A
+    missing value is replaced by the last one of the same phase."""
+    season = season if season <= len(history) else 1
     last = history[len(history) - season :].copy()
     for back in range(2, len(history) // season + 1):
         missing = np.isnan(last)
@@ -62,10 +65,24 @@ def _interpolate_missing(history: Values) -> Values:
     return np.interp(np.arange(len(history)), known, history[known])
 
 
+def _repeats_itself(history: Values, season: int) -> bool:
+    """Whether a history is constant or its seasons are all equal. Its forecast is the seasonal
+    naive one; statsmodels then fits nonsense: it takes the constant series for the constant of its
+    regression on time."""
+    known = history[np.isfinite(history)]
+    if (known == known[:1]).all():
+        return True
+    steps = history[season:] - history[:-season] if season > 1 else known
+    steps = steps[np.isfinite(steps)]
+    return len(steps) > 0 and bool((np.abs(steps) <= 1e-12 * np.abs(known).max()).all())
+
+
 def theta(history: Values, season: int, horizon: int) -> Values:
     """The Theta method (Assimakopoulos & Nikolopoulos 2000), as statsmodels implements it."""
     from statsmodels.tsa.forecasting.theta import ThetaModel
 
+    if _repeats_itself(history, season):
+        return seasonal_naive(history, season, horizon)
     seasonal = season > 1 and len(history) > 2 * season
     model = ThetaModel(
         _interpolate_missing(history),
@@ -80,6 +97,8 @@ def ets(history: Values, season: int, horizon: int) -> Values:
     """Additive damped exponential smoothing (Hyndman et al. 2002), from statsmodels."""
     from statsmodels.tsa.holtwinters import ExponentialSmoothing
 
+    if _repeats_itself(history, season):
+        return seasonal_naive(history, season, horizon)
     seasonal = season > 1 and len(history) > 2 * season
     model = ExponentialSmoothing(
         _interpolate_missing(history)[-20 * max(season, 10) :],
@@ -135,17 +154,6 @@ def _normalise(past: Values, season: int, horizon: int) -> tuple[Values, Values,
     return np.clip((past - level) / scale, -40, 40), scale, base
 
 
-def last_cases(held: Collection) -> list[Case]:
-    """The last window of each series as a case, with all points before it as history."""
-    cases = []
-    for one, start in zip(held.series, held.starts, strict=True):
-        horizon = min(held.horizon, len(one) - start)
-        past, actual = one.values[: len(one) - horizon], one.values[len(one) - horizon :]
-        if horizon >= 1 and np.isfinite(past).any():
-            cases.append(Case(past, actual, seasonal_error(past, held.season)))
-    return cases
-
-
 def floors(
     train: Collection | None, cases: Sequence[Case], season: int, history: int
 ) -> dict[str, float]:
@@ -161,7 +169,10 @@ def floors(
     out: dict[str, float] = {}
     for name, method in methods.items():
         try:
-            paths = [method(case.past, season, len(case.actual))[None] for case in cases]
+            paths = [
+                np.maximum(method(case.past, season, len(case.actual)), case.lowest)[None]
+                for case in cases
+            ]
         except (ValueError, np.linalg.LinAlgError):  # statsmodels cannot fit every series
             continue
         if paths:

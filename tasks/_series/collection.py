@@ -11,9 +11,10 @@ import numpy as np
 from ...core.data.keyed_random import key, mix
 from ...core.errors import DataError
 from ...core.protocols import Array, Batch, Ids
+from ...core.task import Description
 from ...tokenizers._scales import Values
 from ...tokenizers.bins import FIRST_BIN_ID, BinsTokenizer
-from .times import point_times
+from .clock import Clock
 
 JITTER = 0.15  # largest random change of a window's log scale, and of its location in scales
 MIX_PROBABILITY = 0.5  # that a training window is mixed with another
@@ -23,13 +24,11 @@ HISTORY_WEIGHT = 0.2  # the loss weight of a history point; a point of the horiz
 
 @dataclass(frozen=True)
 class Series:
-    """values (N,), NaN where missing. `start`: the time of the first point (ISO 8601); `freq`: a
-    pandas frequency. Both are None where the points have no times."""
+    """values (N,), NaN where missing, and the times of its points."""
 
     id: str
     values: Values
-    start: str | None = None
-    freq: str | None = None
+    clock: Clock = Clock()
 
     def __len__(self) -> int:
         return len(self.values)
@@ -46,6 +45,7 @@ class Collection:
     horizon: int
     fingerprint: str
     about: str
+    description: Description | None = None  # of what was read
     trained: tuple[int, ...] = ()
 
     @property
@@ -66,7 +66,7 @@ class Collection:
 def fingerprint(series: Iterable[Series]) -> str:
     digest = hashlib.sha256()
     for one in series:
-        digest.update(repr((one.id, one.start, one.freq, len(one))).encode())
+        digest.update(repr((one.id, one.clock.start, one.clock.freq, len(one))).encode())
         digest.update(np.ascontiguousarray(one.values, "<f8").tobytes())
     return digest.hexdigest()
 
@@ -153,12 +153,13 @@ def follow(train: Collection, held: Collection, between: Collection | None = Non
     joined = []
     for one in held.series:
         first = known[one.id]
-        if one.start and first.start and first.freq:
-            (due,) = point_times(first.start, first.freq, len(first), 1)
-            if np.datetime64(one.start) != np.datetime64(due):
+        if one.clock.start and first.clock.start and first.clock.freq:
+            (due,) = first.clock.times(len(first), 1)
+            (found,) = replace(one.clock, freq=first.clock.freq).times(0, 1)
+            if found != due:
                 raise DataError(
-                    f"{held.about}: series {one.id!r} starts at {one.start}, where {due} is due "
-                    "after what comes before it"
+                    f"{held.about}: series {one.id!r} starts at {found}, where {due} is due after "
+                    "what comes before it"
                 )
         joined.append(replace(first, values=np.concatenate((first.values, one.values))))
     return replace(

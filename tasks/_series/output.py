@@ -13,36 +13,47 @@ import numpy as np
 
 from ...tokenizers._scales import Values
 from ...tokenizers.bins import Window
+from .clock import Clock
 from .metrics import QUANTILES
-from .times import point_times
 
 MIN_DIGITS, MAX_DIGITS = 10, 17  # significant digits of a written value
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """One series' history (N,), the forecast paths (P, horizon) and the times of their points."""
+    """One series' history (N,), its forecast paths (P, horizon), its clock and the index on that
+    clock of the first point of the forecast."""
 
     id: str
     history: Values
     paths: Values
-    times: list[str]
+    clock: Clock
+    first: int
+
+    @property
+    def times(self) -> list[str]:
+        return self.clock.times(self.first, self.paths.shape[1])
 
     def rows(self) -> Iterator[list[str]]:
         """Rows of id, time, mean and the quantiles 0.1 ... 0.9, one for each point."""
-        name = escape_formula(self.id)
-        figures = np.vstack((self.paths.mean(0), np.quantile(self.paths, QUANTILES, axis=0)))
+        figures = np.vstack((mean(self.paths), np.quantile(self.paths, QUANTILES, axis=0)))
         known = self.history[np.isfinite(self.history)]
         digits = digits_for(np.concatenate((known, figures.ravel())))
         for time, column in zip(self.times, figures.T, strict=True):
-            yield [name, time, *(f"{value:.{digits}g}" for value in column)]
+            yield [self.id, time, *(f"{value:.{digits}g}" for value in column)]
 
     def record(self) -> dict[str, Any]:
         """The same figures as a JSON object of columns."""
         quantiles = np.quantile(self.paths, QUANTILES, axis=0)
         named = {str(q): line.tolist() for q, line in zip(QUANTILES, quantiles, strict=True)}
-        mean = self.paths.mean(0).tolist()
-        return {"id": self.id, "time": self.times, "mean": mean, "quantiles": named}
+        means = mean(self.paths).tolist()
+        return {"id": self.id, "time": self.times, "mean": means, "quantiles": named}
+
+
+def mean(paths: Values) -> Values:
+    """The mean of paths (P, horizon), without the overflow of a sum of the largest floats."""
+    found: Values = (paths / len(paths)).sum(0)
+    return np.clip(found, paths.min(0), paths.max(0))
 
 
 def digits_for(values: Values) -> int:
@@ -57,19 +68,18 @@ def digits_for(values: Values) -> int:
 
 def escape_formula(cell: str) -> str:
     """A cell that a spreadsheet does not interpret as a formula (CSV injection)."""
-    return f"'{cell}" if cell[:1] in tuple("=+-@") else cell
+    return f"'{cell}" if cell[:1] in tuple("=+-@\t\r") else cell
 
 
 def write_values(items: Iterable[tuple[Window, Mapping[str, Any]]], out: BinaryIO) -> None:
-    """Write CSV with id, time and value (empty if missing); the side has id, start and freq."""
+    """Write CSV with id, time and value (empty if missing); the side has the id and the clock."""
     out.write(b"id,time,value\n")
     for window, side in items:
         text = io.StringIO()
-        name = escape_formula(side["id"])
-        times = point_times(side["start"], side["freq"], 0, len(window.values))
+        times = Clock.of(side).times(0, len(window.values))
         digits = digits_for(window.values[np.isfinite(window.values)])
         csv.writer(text, lineterminator="\n").writerows(
-            [name, time, "" if np.isnan(value) else f"{value:.{digits}g}"]
+            [side["id"], time, "" if np.isnan(value) else f"{value:.{digits}g}"]
             for time, value in zip(times, window.values.tolist(), strict=True)
         )
         out.write(text.getvalue().encode())

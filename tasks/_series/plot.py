@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,10 +29,12 @@ def fan(item: Forecast, width: int) -> str:
     past = _plotted_history(item)
     bands = np.quantile(item.paths, (0.1, 0.3, 0.5, 0.7, 0.9), axis=0)
     known = past[np.isfinite(past)]
-    low = min(float(known.min()), float(bands.min()))
-    high = max(float(known.max()), float(bands.max()))
+    low = min(float(known.min(initial=np.inf)), float(bands.min()))
+    high = max(float(known.max(initial=-np.inf)), float(bands.max()))
+    if high / 2 - low / 2 > np.finfo(float).max / 4:  # the difference would overflow
+        past, bands, low, high = past / 4, bands / 4, low / 4, high / 4
     extent = high - low or 1.0
-    labels = [f"{value:.6g}" for value in (high, (high + low) / 2, low)]
+    labels = [f"{value:.6g}" for value in (high, high / 2 + low / 2, low)]
     margin = max(map(len, labels))
     cells = max(8, width - margin - 1)
     total = len(past) + bands.shape[1]
@@ -60,66 +64,94 @@ def fan(item: Forecast, width: int) -> str:
     margins = [labels[0], *[""] * (FAN_LINES - 2), labels[2]]
     margins[FAN_LINES // 2] = labels[1]
     lines = [f"{s:>{margin}} {''.join(row).rstrip()}" for s, row in zip(margins, grid, strict=True)]
-    ends = f"{item.times[0]} … {item.times[-1]}" if len(item.times) > 1 else item.times[0]
-    name = "".join(c if c.isprintable() else "?" for c in item.id)
+    times = item.times
+    ends = f"{times[0]} … {times[-1]}" if len(times) > 1 else times[0]
+    name = _shortened(item.id, max(8, width - len(ends) - 12))
     return "\n".join([f"{name}: forecast {ends}", *lines])
 
 
 def plot(items: Sequence[Forecast], path: Path) -> None:
-    """A figure with a panel for the history and forecast of each series. DataError where the file
-    cannot be written, UsageError where its format is not supported."""
+    """A figure with a panel for the history and forecast of each series, of the first ones if there
+    are many. DataError where the file cannot be written, UsageError where its format is not
+    supported."""
     import matplotlib
 
     matplotlib.use("Agg")
-    import matplotlib.dates as dates
     from matplotlib.figure import Figure
 
     panels = items[:MAX_PANELS]
     columns = 1 if len(panels) < 3 else 2 if len(panels) < 7 else 3
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(9.0 if columns == 1 else 4.5 * columns, 3.2 * rows + 0.3))
+    width = 9.0 if columns == 1 else 4.5 * columns
+    figure = Figure(figsize=(width, 3.2 * rows + 0.3), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     for axis, item in zip(axes.flat, panels, strict=False):
-        past, horizon = _plotted_history(item), item.paths.shape[1]
-        ahead = _as_numbers(item.times)
-        step = ahead[1] - ahead[0] if horizon > 1 else 1.0
-        before = ahead[0] - step * np.arange(len(past), 0, -1)
-        axis.plot(before, past, color="black", linewidth=1.0, label="history")
-        for low, high, shade in ((0.1, 0.9, 0.2), (0.3, 0.7, 0.25)):
-            band = np.quantile(item.paths, (low, high), axis=0)
-            axis.fill_between(
-                ahead,
-                *band,
-                color="tab:blue",
-                alpha=shade,
-                linewidth=0,
-                label=f"{low:.0%} to {high:.0%}",
-            )
-        median = np.median(item.paths, axis=0)
-        axis.plot(ahead, median, color="tab:blue", linewidth=1.3, label="median")
-        if not item.times[0].isdigit():
-            locator = dates.AutoDateLocator()  # type: ignore[no-untyped-call]
-            axis.xaxis.set_major_locator(locator)
-            form = dates.ConciseDateFormatter(locator)  # type: ignore[no-untyped-call]
-            axis.xaxis.set_major_formatter(form)
-        axis.set_title(item.id, loc="left", fontsize=10)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.margins(x=0.01)
+        _panel(axis, item)
+        room = int(width / columns * 12)  # characters of this size
+        axis.set_title(
+            _shortened(item.id, room), loc="left", fontsize=10, parse_math=False, wrap=False
+        )
     axes.flat[0].legend(frameon=False, fontsize=8, loc="best")
-    figure.tight_layout()
+    if len(items) > len(panels):
+        text = f"and {len(items) - len(panels):,} more series that are not drawn"
+        figure.supxlabel(text, fontsize=9, color="gray")
     try:
-        figure.savefig(path, dpi=150)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of ids whose characters no font has
+            figure.savefig(path, dpi=150)
     except OSError as error:
-        raise DataError(f"--plot {path}: {error.strerror}") from error
+        raise DataError(f"--plot {path}: {error.strerror or error}") from error
     except ValueError as error:
         raise UsageError(f"--plot {path}: {error}") from error
 
 
-def _as_numbers(times: list[str]) -> Values:
-    """Times as numbers: dates as matplotlib's days, indices unchanged."""
-    if times[0].isdigit():
-        return np.array([float(time) for time in times])
-    days: Values = np.array(times, "datetime64[s]").astype(np.float64) / 86400.0
-    return days
+def _panel(axis: Any, item: Forecast) -> None:
+    """History and forecast of one series at their own times."""
+    import matplotlib.dates as dates
+
+    past, horizon = _plotted_history(item), item.paths.shape[1]
+    before = min(len(past), item.first)
+    past = past[len(past) - before :]
+    x = item.clock.positions(item.first - before, before + horizon)
+    behind, ahead = x[:before], x[before:]
+    axis.plot(behind, past, color="black", linewidth=1.0, label="history")
+    alone = np.isfinite(past) & ~_has_neighbour(past)
+    if alone.any():
+        axis.plot(behind[alone], past[alone], ".", color="black", markersize=4)
+    median = np.median(item.paths, axis=0)
+    if horizon == 1:  # a point with whiskers: a band would have no width
+        for (low, high), line in (((0.1, 0.9), 1.5), ((0.3, 0.7), 4.0)):
+            band = np.quantile(item.paths, (low, high), axis=0)
+            axis.vlines(ahead, *band, color="tab:blue", alpha=0.4, linewidth=line,
+                        label=f"{low:.0%} to {high:.0%}")  # fmt: skip
+        axis.plot(ahead, median, "o", color="tab:blue", markersize=4, label="median")
+    else:
+        for low, high, shade in ((0.1, 0.9, 0.2), (0.3, 0.7, 0.25)):
+            band = np.quantile(item.paths, (low, high), axis=0)
+            axis.fill_between(ahead, *band, color="tab:blue", alpha=shade, linewidth=0,
+                              label=f"{low:.0%} to {high:.0%}")  # fmt: skip
+        axis.plot(ahead, median, color="tab:blue", linewidth=1.3, label="median")
+    if not isinstance(x, np.ndarray):
+        locator = dates.AutoDateLocator()  # type: ignore[no-untyped-call]
+        axis.xaxis.set_major_locator(locator)
+        form = dates.ConciseDateFormatter(locator)  # type: ignore[no-untyped-call]
+        axis.xaxis.set_major_formatter(form)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.margins(x=0.01)
+
+
+def _has_neighbour(values: Values) -> Any:
+    """Whether the value before or after each is known, so that a line can be drawn to it."""
+    known = np.concatenate(([False], np.isfinite(values), [False]))
+    return known[:-2] | known[2:]
+
+
+def _shortened(name: str, length: int) -> str:
+    """A name without control characters, with an ellipsis in its middle if it is longer."""
+    name = "".join(char if char.isprintable() else " " for char in name)
+    if len(name) <= length:
+        return name
+    half = (length - 1) // 2
+    return f"{name[:half]}…{name[-half:]}"

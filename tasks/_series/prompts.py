@@ -1,30 +1,57 @@
-"""The series that a forecast continues: those of a file, or the held-out series of a run.
-
-Each comes with an `End`, from which the times of the forecast follow: the time of the series' first
-point and its frequency (None where unknown), and the index at which the forecast begins.
-"""
+"""The series that a forecast continues: those of a file, or the held-out series of a run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from ...core.protocols import Sequence
+from ...tokenizers._scales import Values
+from .clock import COUNT, Clock
 from .collection import Series
+from .frequency import offset
 from .reader import parse
-from .table import Columns
-from .times import point_times
+from .reading import Columns, lines
 from .windows import none_to_nan
 
-End = tuple[str | None, str | None, int]
-Prompt = tuple[Series, End]
+MAX_GAP_HORIZONS = 4  # missing points at the end of a series that a forecast passes through
 
 
-def prompts_of_file(data: bytes, columns: Columns, heldout: Iterable[Sequence]) -> list[Prompt]:
-    """The series of a file's bytes. Those of one or two points get the frequency of `heldout`."""
-    series = parse(data, "the prompt", columns)
-    series = [at_frequency(one, heldout) if len(one) < 3 else one for one in series]
-    return [(one, (one.start, one.freq, len(one))) for one in series]
+@dataclass(frozen=True)
+class Prompt:
+    """A series (or its last points), the index of the first point to forecast, and whether its
+    whole history is known to be without negative values."""
+
+    series: Series
+    first: int
+    nonnegative: bool
+
+    def history(self, length: int, season: int, horizon: int) -> tuple[Values, int]:
+        """(the last `length` points, points between them and the forecast). Where these points are
+        all missing: the points before them; a long gap counts as its rest of whole seasons."""
+        values = self.series.values
+        if np.isfinite(values[-length:]).any():
+            return values[-length:], 0
+        end = int(np.flatnonzero(np.isfinite(values))[-1]) + 1
+        gap = len(values) - end
+        gap = gap if gap <= MAX_GAP_HORIZONS * horizon else gap % season
+        return values[max(0, end - length) : end], gap
+
+
+def prompts_of_file(
+    data: bytes, columns: Columns, heldout: Iterable[Sequence], note: Callable[[str], None]
+) -> list[Prompt]:
+    """The series of a file's bytes; `note` receives those that cannot be forecast. Series of one or
+    two points take the frequency of `heldout`."""
+    read = parse(data, "the prompt", columns)
+    for line in lines([replace(r, left_out=[]) for r in read.readings if r.dropped]):
+        if line.startswith("not used"):
+            note(line)
+    clock = next((Clock.of(s.side) for s in heldout if s.side["freq"]), Clock())
+    series = [at_frequency(one, clock) if len(one) < 3 else one for one in read.series]
+    return [Prompt(one, len(one), not (one.values < 0).any()) for one in series]
 
 
 def prompts_of_heldout(heldout: Iterable[Sequence]) -> list[Prompt]:
@@ -32,20 +59,21 @@ def prompts_of_heldout(heldout: Iterable[Sequence]) -> list[Prompt]:
     known = []
     for side in (sequence.side for sequence in heldout):
         if side["last"]:
-            one = Series(side["id"], none_to_nan([*side["past"], *side["future"]]))
-            end = (side["start"], side["freq"], side["first"] + len(side["future"]))
-            known.append((one, end))
+            missing = [None] * side.get("gap", 0)
+            values = none_to_nan([*side["past"], *side["future"], *missing])
+            end = side["first"] + len(side["future"]) + len(missing)
+            nonnegative = bool(side.get("nonnegative", False)) and not (values < 0).any()
+            known.append(Prompt(Series(side["id"], values, Clock.of(side)), end, nonnegative))
     return known
 
 
-def at_frequency(short: Series, own: Iterable[Sequence]) -> Series:
+def at_frequency(short: Series, own: Clock) -> Series:
     """A series of one or two points with the frequency of the run's series, if its times fit it.
     So few points do not determine a frequency: 31 days apart may be a month."""
-    freq = next((sequence.side["freq"] for sequence in own if sequence.side["freq"]), None)
-    last = len(short) - 1
-    if freq is None or short.start is None:
+    clock = short.clock
+    if own.freq is None or clock.start is None or (own.form == COUNT) != (clock.form == COUNT):
         return short
-    fits = last == 0 or point_times(short.start, freq, 1, 1) == point_times(
-        short.start, short.freq, 1, 1
-    )
-    return replace(short, freq=freq) if fits else short
+    fitting = replace(clock, freq=own.freq if own.form == COUNT else offset(own.freq).freqstr)
+    if len(short) > 1 and fitting.times(1, 1) != clock.times(1, 1):
+        return short
+    return replace(short, clock=fitting)

@@ -2,77 +2,109 @@
 
 from __future__ import annotations
 
-import csv
 import io
+import os
 import re
-from collections.abc import Iterable
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ...core.data.source import Source, unpacked
 from ...core.errors import DataError
+from ...core.protocols import Ids
+from ...tokenizers._scales import Values
+from .clock import Clock
 from .collection import Series
-from .dates import times_of
-from .table import ID_COLUMN_NAMES, THOUSANDS, Columns, Table, is_number
-from .times import to_regular_times
+from .grid import Gridder, Group, spaced
+from .numbers import Numbers
+from .reading import Columns, Reading
+from .roles import Roles, calendar_columns, find_roles, group_rows
+from .stamps import Times, read_times
+from .table import Table, decode, from_frame, read_table
+from .transposed import is_heading, series_rows, times_of_heading
 from .tsf import from_tsf
 
-TIME_COLUMN_NAMES = {
-    "time",
-    "date",
-    "datetime",
-    "timestamp",
-    "ds",
-    "t",
-    "day",
-    "week",
-    "month",
-    "year",
-    "quarter",
-    "date_time",
-}
-MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
-MIN_REPEATED_TIMES = 0.05  # the share of repeated times in a table of several series
-DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+,\d+\s*")
-LOOKS_LIKE_TIME = re.compile(r"\d{1,4}[-/.]\d{1,2}([-/.]\d{1,4})?([T ].*)?|\d{4}\s?-?[QM]\d{1,2}")
+
+@dataclass
+class Read:
+    """Series, and how each file was read."""
+
+    series: list[Series] = field(default_factory=list)
+    readings: list[Reading] = field(default_factory=list)
 
 
-# -- files ---------------------------------------------------------------------------------------
-
-
-def read(source: Source, columns: Columns) -> list[Series]:
-    """Every series of the source. DataError where one cannot be read or has no values."""
+def read(source: Source, columns: Columns) -> Read:
+    """Every series of the source. DataError where one cannot be read, or none has values."""
     if any(path.startswith("hf:") for path in source.paths):
-        return _check_series(from_table(_from_rows(source.rows(), source.describe()), columns))
+        import pandas as pd
+
+        table = from_frame(pd.DataFrame(list(source.rows())), source.describe())
+        return _checked(_from_table(table, columns), columns)
     files = source.files()
-    series: list[Series] = []
-    for path in files:
-        found = parse(unpacked(path).read_bytes(), str(path), columns)
-        if len(files) > 1:
-            stem = path.name.split(".")[0]
-            found = [Series(f"{stem}/{s.id}", s.values, s.start, s.freq) for s in found]
-        series += found
-    return _check_series(series)
+    out = Read()
+    for path, prefix in zip(files, _prefixes(files), strict=True):
+        try:
+            found = _parse(unpacked(path).read_bytes(), str(path), columns)
+        except DataError as error:
+            if not (columns.skip_bad and len(files) > 1):
+                raise
+            found = Read([], [Reading(str(path), dropped=[(str(path), str(error))])])
+        if prefix:
+            found.series = [replace(s, id=f"{prefix}/{s.id}") for s in found.series]
+            for reading in found.readings:
+                reading.dropped = [(f"{prefix}/{name}", why) for name, why in reading.dropped]
+        out.series += found.series
+        out.readings += found.readings
+    return _checked(out, columns)
 
 
-def _check_series(series: list[Series]) -> list[Series]:
-    if not series:
-        raise DataError("--data: no series in it")
-    seen: set[str] = set()
-    for one in series:
-        if not np.isfinite(one.values).any():
-            raise DataError(f"series {one.id}: no value in it; leave it out with --target or --id")
+def parse(data: bytes, where: str, columns: Columns) -> Read:
+    """The series in the bytes of one file; its format is detected from its content. `where` names
+    the file in messages. DataError as for `read`."""
+    return _checked(_parse(data, where, columns), columns)
+
+
+def _prefixes(files: list[Path]) -> list[str]:
+    """A name for the series of each of several files: its stem, or its path where stems repeat."""
+    if len(files) < 2:
+        return [""] * len(files)
+    stems = [path.name.split(".")[0] for path in files]
+    if len(set(stems)) == len(stems):
+        return stems
+    folder = os.path.commonpath([path.parent.resolve() for path in files])
+    paths = [path.resolve().relative_to(folder) for path in files]
+    short = [str(path.parent / path.name.split(".")[0]) for path in paths]
+    return short if len(set(short)) == len(short) else [str(path) for path in paths]
+
+
+def _checked(read: Read, columns: Columns) -> Read:
+    """The series that can be used; the reading has the others. DataError where none remains."""
+    reading = read.readings[-1] if read.readings else Reading("--data")
+    kept, seen = [], set[str]()
+    for one in read.series:
+        known = int(np.isfinite(one.values).sum())
         if one.id in seen:
             raise DataError(f"series {one.id} appears twice; give each an id of its own")
         seen.add(one.id)
-    return series
+        if not known:
+            reading.dropped.append((one.id, "no value in it"))
+        elif known < columns.min_points:
+            reading.dropped.append((one.id, f"fewer than --min-points {columns.min_points} values"))
+        else:
+            kept.append(one)
+    if not kept:
+        reasons = [f"{name}: {why}" for r in read.readings for name, why in r.dropped]
+        why = f" ({reasons[0]})" if reasons else ""
+        raise DataError(f"{reading.where}: no series with a value in it{why}")
+    read.series = kept
+    return read
 
 
-def parse(data: bytes, where: str, columns: Columns) -> list[Series]:
-    """The series in the bytes of one file; its format is detected from its content. `where` names
-    the file in messages. DataError as for `read`."""
+def _parse(data: bytes, where: str, columns: Columns) -> Read:
     if data[:4] == b"PAR1":
         import pandas as pd
 
@@ -80,202 +112,155 @@ def parse(data: bytes, where: str, columns: Columns) -> list[Series]:
             frame = pd.read_parquet(io.BytesIO(data))
         except Exception as error:  # pyarrow raises exceptions of its own
             raise DataError(f"{where}: not readable as parquet ({error})") from error
-        return _check_series(from_table(_from_frame(frame, where), columns))
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where}: not UTF-8 text at byte {error.start}") from None
+        return _from_table(from_frame(frame, where), columns)
+    text, encoding = decode(data, where)
     if re.search(r"^@data\s*$", text, re.MULTILINE | re.IGNORECASE):
-        return _check_series(from_tsf(text, where, columns))
-    return _check_series(from_table(_from_text(text, where), columns))
-
-
-def _from_text(text: str, where: str) -> Table:
-    """The table in a text file. The first row is a header where it has fewer numbers and times than
-    the second, or none at all."""
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    if not lines:
-        raise DataError(f"{where}: empty, need at least 2 points")
-    delimiter = max(";\t,", key=lambda c: min(line.count(c) for line in lines[:20]))
-    if delimiter in lines[0]:
-        rows = [list(row) for row in csv.reader(lines, delimiter=delimiter, skipinitialspace=True)]
-    else:
-        rows = [line.split() for line in lines]
-    forms = [LOOKS_LIKE_TIME] if delimiter == "," else [LOOKS_LIKE_TIME, DECIMAL_COMMA]
-    first_count, second_count = (
-        sum(is_number(c) or any(form.fullmatch(c.strip()) for form in forms) for c in row)
-        for row in (rows[0], rows[1] if len(rows) > 1 else [])
-    )
-    header = first_count < second_count or (not first_count and len(rows) > 1)
-    width = max(map(len, rows))
-    names = [name.strip() for name in rows[0]] if header else []
-    names += [f"column {at + 1}" for at in range(len(names), width)]
-    body = rows[1:] if header else rows
-    columns = [[row[at] if at < len(row) else "" for row in body] for at in range(width)]
-    if delimiter != ",":
-        columns = [_with_decimal_points(cells) for cells in columns]
-    kept = [at for at in range(width) if any(cell.strip() for cell in columns[at])]
-    return Table(
-        [names[at] for at in kept], [columns[at] for at in kept], where, 2 if header else 1
-    )
-
-
-def _with_decimal_points(cells: list[str]) -> list[str]:
-    """A column with decimal points for decimal commas, unless all its commas may be thousands
-    separators."""
-    with_comma = [cell.strip() for cell in cells if DECIMAL_COMMA.fullmatch(cell)]
-    if all(map(THOUSANDS.fullmatch, with_comma)):
-        return cells
-    return [c.replace(",", ".") if DECIMAL_COMMA.fullmatch(c) else c for c in cells]
-
-
-def _from_frame(frame: Any, where: str) -> Table:
-    """A data frame's columns as text. A list in a cell (one series a row) is expanded into rows."""
-    import pandas as pd
-
-    if frame.index.name or isinstance(frame.index, pd.DatetimeIndex):
-        frame = frame.reset_index()
-    listed = [c for c in frame.columns if len(frame) and np.ndim(frame[c].iloc[0]) == 1]
-    if listed:
-        frame = frame.explode(listed, ignore_index=True)
-    cells = [
-        ["" if pd.isna(v) else v.isoformat() if hasattr(v, "isoformat") else str(v) for v in column]
-        for _, column in frame.items()
-    ]
-    return Table([str(name) for name in frame.columns], cells, where)
-
-
-def _from_rows(rows: Iterable[dict[str, Any]], where: str) -> Table:
-    import pandas as pd
-
-    return _from_frame(pd.DataFrame(list(rows)), where)
+        series, notes = from_tsf(text, where, columns)
+        reading = Reading(where, encoding, layout="tsf", notes=notes)
+        return Read(series, [reading])
+    found = _from_table(read_table(text, where, is_heading), columns)
+    found.readings[0].encoding = encoding
+    return found
 
 
 # -- tables --------------------------------------------------------------------------------------
 
 
-def from_table(table: Table, columns: Columns) -> list[Series]:
-    """The series of a table: wide, long (with an id column), or one series a row (no times)."""
-    table = _without_row_numbers(table)
-    if not columns.time:
-        table = _merge_date_columns(table)
-    time = table.column(columns.time, "--time") if columns.time else _find_time(table)
-    name = table.column(columns.id, "--id") if columns.id else _find_id(table, time)
-    rest = [at for at in range(len(table.names)) if at not in (time, name)]
-    if columns.target:
-        rest = [table.column(part.strip(), "--target") for part in columns.target.split(",")]
-    elif name is not None or time is not None:
-        numeric = [at for at in rest if all(map(is_number, table.cells[at][:200]))]
-        rest = numeric or rest
-    if not rest:
-        raise DataError(f"{table.where}: no column with values; name it with --target")
-    is_one_series_a_row = (
-        name is not None and time is None and len(set(table.cells[name])) == len(table.cells[name])
-    )
-    if is_one_series_a_row and name is not None and (len(rest) > 1 or len(table.cells[name]) == 1):
-        return _one_series_a_row(table, name, rest)
-    all_rows = list(range(len(table.cells[rest[0]])))
-    groups = {"": all_rows}
-    if name is not None:
-        groups = {}
-        for row, cell in enumerate(table.cells[name]):
-            groups.setdefault(cell.strip(), []).append(row)
-    stamps = times_of(table, time, groups.values()) if time is not None else None
-    series = []
-    for at in rest:
-        values = table.numbers(at)
-        for group, rows in groups.items():
-            label = "/".join(
-                part
-                for part in (group, table.names[at] if len(rest) > 1 or not group else "")
-                if part
-            )
-            points, start, freq = values[rows], None, columns.freq
-            if stamps is not None:
-                where = f"{table.where}: series {group}" if group else table.where
-                numbers = np.array(rows) + table.first_row
-                points, start, freq = to_regular_times(
-                    stamps[rows], points, freq, columns.resample, where, numbers
-                )
-            series.append(Series(label, points, start, freq))
-    return series
+def _from_table(table: Table, columns: Columns) -> Read:
+    """The series of a table: long (with ids), wide, or one series a row."""
+    if not len(table.lines):
+        raise DataError(f"{table.where}: no rows below its heading")
+    reading = Reading(table.where, delimiter=table.delimiter, notes=table.notes)
+    heading = None if columns.time else times_of_heading(table)
+    if heading is not None:
+        return _transposed(table, columns, reading, heading)
+    roles = find_roles(table, columns)
+    reading.left_out = roles.left_out
+    size = len(table.lines)
+    reading.id = tuple(column.name for column in roles.ids)
+    if roles.ids and roles.time is None and len(roles.ids) == 1:
+        names = roles.ids[0]
+        if len(names.cells) == size and (len(roles.targets) > 1 or size == 1):
+            return _one_series_a_row(table, roles, reading)
+    groups = group_rows(roles.ids, size)
+    blank = next((rows for name, rows in groups if roles.ids and not name), None)
+    if blank is not None:
+        raise DataError(
+            f"{table.where}: row {table.lines[blank[0]]} has no id in {', '.join(reading.id)}"
+        )
+    times = None
+    if roles.time is not None:
+        rows = [rows for _, rows in groups]
+        times = read_times(
+            table, roles.time, columns.dates, columns.zone, spaced(rows), _equal_steps(rows)
+        )
+        reading.time = roles.time_name
+        reading.zone, reading.zone_from = times.zone, times.zone_from
+        if times.stamps is not None and not columns.target and not times.stamps.hasnans:
+            for column in calendar_columns(roles.targets, times.stamps):
+                reading.left_out.append((column.name, "a part of the time"))
+                roles.targets = [t for t in roles.targets if t[0] is not column]
+    reading.layout = "long" if roles.ids else "wide"
+    reading.target = tuple(column.name for column, _ in roles.targets)
+    for _, values in roles.targets:
+        reading.marks |= set(values.marks)
+    series = list(_series(table, columns, groups, roles.targets, times, reading))
+    return Read(series, [reading])
 
 
-def _without_row_numbers(table: Table) -> Table:
-    """The table without the unnamed index column that pandas writes with a data frame."""
-    index_columns = [
-        at
-        for at, name in enumerate(table.names)
-        if name.strip().lower() in ("", "unnamed: 0")
-        and table.cells[at] == [str(row) for row in range(len(table.cells[at]))]
+def _equal_steps(groups: list[Ids]) -> Callable[[Values], bool]:
+    def check(counts: Values) -> bool:
+        for rows in groups:
+            steps = np.diff(counts[rows])
+            if len(steps) and not (steps[0] > 0 and np.allclose(steps, steps[0], rtol=1e-3)):
+                return False
+        return bool(np.isfinite(counts).all())
+
+    return check
+
+
+def _series(
+    table: Table,
+    columns: Columns,
+    groups: list[tuple[str, Ids]],
+    targets: list[tuple[Any, Numbers]],
+    times: Times | None,
+    reading: Reading,
+) -> Iterator[Series]:
+    """The series of each group of rows and each column of values."""
+    named = [
+        Group(rows, f"{table.where}: series {name}" if name else table.where)
+        for name, rows in groups
     ]
-    kept = [at for at in range(len(table.names)) if at not in index_columns[:1]]
-    if not index_columns or not kept:
-        return table
-    return replace(
-        table, names=[table.names[at] for at in kept], cells=[table.cells[at] for at in kept]
-    )
+    grid = None
+    if times is not None:
+        grid = Gridder(times, table.lines, columns.freq, columns.resample)
+        grid.find_common(named)
+        named_order = sorted(range(len(named)), key=lambda at: -len(named[at].rows))
+        if times.stamps is None and named:  # the step of counts, for series of one point
+            grid.regular(named[named_order[0]], np.zeros(len(named[named_order[0]].rows)))
+    for column, numbers in targets:
+        for (name, rows), group in zip(groups, named, strict=True):
+            parts = (name, column.name if len(targets) > 1 or not name else "")
+            label = "/".join(part for part in parts if part)
+            values, clock = numbers.values[rows], Clock(None, columns.freq)
+            if grid is not None:
+                try:
+                    values, clock = grid.regular(group, values)
+                except DataError as error:
+                    if not columns.skip_bad:
+                        raise
+                    reading.dropped.append((label, str(error).removeprefix(f"{group.where}: ")))
+                    continue
+            yield Series(label, values, clock)
+    if grid is not None and grid.averaged:
+        reading.notes.append(
+            f"--resample averaged {grid.averaged:,} points with others in their step"
+        )
+    if grid is not None and grid.filled:
+        reading.notes.append(f"--resample marked steps without points as missing: {grid.filled:,}")
 
 
-def _merge_date_columns(table: Table) -> Table:
-    """The table with its columns year, month and (optionally) day merged into one time column."""
-    at = {name.lower(): number for number, name in enumerate(table.names)}
-    parts = [at[part] for part in ("year", "month", "day") if part in at]
-    if "year" not in at or "month" not in at:
-        return table
-    times = []
-    for year, month, *day in zip(*(table.cells[part] for part in parts), strict=True):
-        name = month.strip()[:3].lower()
-        number = MONTHS.index(name) + 1 if name in MONTHS else month.strip().removesuffix(".0")
-        cells = [year.strip().removesuffix(".0"), str(number), *(d.strip() for d in day)]
-        if not all(cell.isdigit() for cell in cells):
-            return table
-        times.append("-".join(cell.zfill(2) for cell in cells))
-    kept = [number for number in range(len(table.names)) if number not in parts]
-    return replace(
-        table,
-        names=["time", *(table.names[number] for number in kept)],
-        cells=[times, *(table.cells[number] for number in kept)],
-    )
-
-
-def _one_series_a_row(table: Table, name: int, rest: list[int]) -> list[Series]:
+def _one_series_a_row(table: Table, roles: Roles, reading: Reading) -> Read:
     """The M4 format: an id, then the values. Empty cells after the last value are not points."""
-    columns = np.stack([table.numbers(at) for at in rest], axis=1)
+    columns = np.stack([numbers.values for _, numbers in roles.targets], axis=1)
     series = []
-    for label, values in zip(table.cells[name], columns, strict=True):
+    for label, values in zip(roles.ids[0].text(), columns, strict=True):
         known = np.flatnonzero(np.isfinite(values))
-        if len(known):
-            series.append(Series(label.strip(), values[: known[-1] + 1]))
-    return series
+        series.append(Series(label, values[: known[-1] + 1] if len(known) else values))
+    reading.layout = "rows"
+    return Read(series, [reading])
 
 
-def _find_time(table: Table) -> int | None:
-    """The first column with the name of a time column, else the first that looks like times."""
-    for at, name in enumerate(table.names):
-        if name.lower().replace(" ", "_") in TIME_COLUMN_NAMES:
-            return at
-    for at, cells in enumerate(table.cells):
-        filled = [c.strip() for c in cells[:50] if c.strip()]
-        if filled and all(LOOKS_LIKE_TIME.fullmatch(c) and not is_number(c) for c in filled):
-            return at
-    return None
+def _transposed(
+    table: Table, columns: Columns, reading: Reading, heading: tuple[int, list[str]]
+) -> Read:
+    """Rows of series whose times are the heading, as years or dates."""
+    first, cells = heading
+    times, ids, matrix, left_out, marks = series_rows(table, columns, first, cells)
+    reading.layout, reading.time = "rows", f"the heading ({cells[0]} to {cells[-1]})"
+    reading.id = tuple(column.name for column in ids)
+    reading.left_out, reading.marks = left_out, marks
+    points = np.arange(len(cells))
+    grid = Gridder(times, np.ones(len(cells), np.int64), columns.freq, columns.resample)
+    grid.find_common([Group(points, table.where)])
+    series = []
+    for name, rows in group_rows(ids, len(table.lines)):
+        if len(rows) > 1:
+            raise DataError(
+                f"{table.where}: row {table.lines[rows[1]]}: series {name} appears twice; name the "
+                "columns that tell rows apart with --id A,B"
+            )
+        where = f"{table.where}: the heading"
+        values, clock = grid.regular(Group(points, where), matrix[rows[0]])
+        series.append(Series(name, values, clock))
+    return Read(series, [reading])
 
 
-def _find_id(table: Table, time: int | None) -> int | None:
-    """The first column with the name of an id column, else the first of neither numbers nor times;
-    in a table with times only if many of them are repeated and it distinguishes most of these."""
-    for at, name in enumerate(table.names):
-        if at != time and name.lower().replace(" ", "_") in ID_COLUMN_NAMES:
-            return at
-    for at, cells in enumerate(table.cells):
-        if at == time or any(is_number(c) for c in cells[:50]):
-            continue
-        if time is None:
-            return at
-        times = table.cells[time]
-        repeated = len(times) - len(set(times))
-        still_repeated = len(times) - len(set(zip(cells, times, strict=True)))
-        if repeated >= MIN_REPEATED_TIMES * len(times) and still_repeated < repeated / 2:
-            return at
-    return None
+def common_frequency(series: list[Series]) -> str | None:
+    """The frequency of most of the points that have times; None for counts and without times."""
+    found: Counter[str] = Counter()
+    for one in series:
+        if one.clock.freq and one.clock.form != "count":
+            found[one.clock.freq] += 1
+    return found.most_common(1)[0][0] if found else None

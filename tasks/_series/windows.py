@@ -28,37 +28,47 @@ def adjacent_windows(items: Collection, tokenizer: BinsTokenizer) -> Iterator[Se
     `seasonal_error` in the side information are statistics of the training part; the seasonal error
     of the last window is that of all points before it, as is usual in forecasting. `past` is stored
     only where no other window contains these points. A series without a held-out part yields one
-    window with an empty horizon: it is not scored, only forecast from."""
+    window with an empty horizon: it is not scored, only forecast from. So does a series without a
+    value in the history of its last window; `gap` is the number of missing points after it."""
     history, horizon, season = tokenizer.history, tokenizer.horizon, tokenizer.season
     for series, start, length in zip(items.series, items.starts, items.train_lengths, strict=True):
         start = start or max(1, len(series) - horizon)
         before = series.values[: length or start]
         error = seasonal_error(before, season)
         known = before[np.isfinite(before)]
-        mean, deviation = (known.mean(), known.std()) if len(known) else (0.0, 1.0)
+        mean, deviation = _moments(known) if len(known) else (0.0, 1.0)
+        negative = np.flatnonzero(series.values < 0)
         for end in range(len(series), start, -horizon) or (start,):
-            first = max(start, end - horizon)
-            past = series.values[max(0, first - history) : first]
-            if np.isfinite(past).any():
-                last = end == len(series)
-                if last:
-                    last_error = seasonal_error(series.values[:first], season)
-                yield _encode_window(
-                    tokenizer,
-                    past,
-                    series.values[first:end],
-                    {
-                        "id": series.id,
-                        "last": last,
-                        "first": first,
-                        "start": series.start,
-                        "freq": series.freq,
-                        "seasonal_error": _finite_or_none(last_error if last else error),
-                        "mean": float(mean),
-                        "deviation": float(deviation or 1.0),
-                    },
-                    last or first == start,
-                )
+            first, last = max(start, end - horizon), end == len(series)
+            if not np.isfinite(series.values[max(0, first - history) : first]).any():
+                if not last:
+                    continue
+                first = end = int(np.flatnonzero(np.isfinite(series.values))[-1]) + 1
+            if last:
+                last_error = seasonal_error(series.values[:first], season)
+            yield _encode_window(
+                tokenizer,
+                series.values[max(0, first - history) : first],
+                series.values[first:end],
+                {
+                    "id": series.id,
+                    "last": last,
+                    "first": first,
+                    **series.clock.side(),
+                    "seasonal_error": _finite_or_none(last_error if last else error),
+                    "mean": float(mean),
+                    "deviation": float(deviation or 1.0),
+                    "nonnegative": not len(negative) or first <= int(negative[0]),
+                    **({"gap": len(series) - end} if last and end < len(series) else {}),
+                },
+                last or first == start,
+            )
+
+
+def _moments(known: Values) -> tuple[float, float]:
+    """(mean, standard deviation), also of values whose sum or squares overflow."""
+    size = float(np.abs(known).max()) or 1.0
+    return float((known / size).mean() * size), float((known / size).std() * size)
 
 
 def _encode_window(
@@ -80,11 +90,13 @@ def slide(sequences: Iterable[Sequence], tokenizer: BinsTokenizer, stride: int) 
         start = min(side["first"] for side in sides) - offset
         about = {**sides[-1], "last": False}
         about.pop("past", None)
+        about.pop("gap", None)
         for first in range(len(values) - horizon, start - 1, -stride):
             past = values[max(0, first - history) : first]
             if np.isfinite(past).any():
                 last = first + horizon == len(values)
-                side = {**about, "first": first + offset}
+                nonnegative = about.get("nonnegative", False) and not (values[:first] < 0).any()
+                side = {**about, "first": first + offset, "nonnegative": nonnegative}
                 if last:
                     side |= {"last": True, "seasonal_error": sides[0]["seasonal_error"]}
                 future = values[first : first + horizon]
@@ -121,11 +133,11 @@ def _join(windows: list[Sequence]) -> tuple[int, Values]:
 
 
 def forecast_cases(
-    sequences: Iterable[Sequence], protocol: str | None
+    sequences: Iterable[Sequence], protocol: str | None, history: int, allow_negative: bool = False
 ) -> tuple[list[Sequence], list[Case]]:
     """The windows that a protocol forecasts, and their actual values: `last`, the last window of
     each series, in its own units; `rolling`, all windows, z-scored by statistics of the training
-    part."""
+    part. Model and baselines see the same `history` points before a window."""
     if protocol not in (None, "last", "rolling"):
         raise UsageError(f"--protocol {protocol}: the series task has last and rolling")
     rolling = protocol == "rolling"
@@ -137,11 +149,13 @@ def forecast_cases(
             actual = none_to_nan(side["future"])
             if not (rolling or side["last"]) or not np.isfinite(actual).any():
                 continue
-            past = values[: side["first"] - offset]
+            past = values[: side["first"] - offset][-history:]
             scale = (side["mean"], side["deviation"]) if rolling else (0.0, 1.0)
             error = side["seasonal_error"]
+            lowest = 0.0 if side.get("nonnegative") and not allow_negative else -np.inf
             chosen.append(window)
-            cases.append(Case(past, actual, np.nan if error is None else error, *scale))
+            error = np.nan if error is None else error
+            cases.append(Case(past, actual, error, scale[0], scale[1], lowest))
     if not chosen:
         raise DataError("no held-out window to forecast; give more data, or a lower --horizon")
     return chosen, cases
@@ -159,10 +173,14 @@ def forecast_cost(sequences: Iterable[Sequence], protocol: str | None) -> int:
 
 
 def forecast_scores(
-    model: Any, tokenizer: BinsTokenizer, sequences: Iterable[Sequence], protocol: str | None
+    model: Any,
+    tokenizer: BinsTokenizer,
+    sequences: Iterable[Sequence],
+    protocol: str | None,
+    allow_negative: bool = False,
 ) -> dict[str, Any]:
     """The scores of sample paths, and the numbers of windows, series and paths."""
-    chosen, cases = forecast_cases(sequences, protocol)
+    chosen, cases = forecast_cases(sequences, protocol, tokenizer.history, allow_negative)
     found = score_forecasts(_sample_paths(model, tokenizer, chosen, cases), cases)
     return {
         **{name: _finite_or_none(value) for name, value in found.items()},
@@ -186,11 +204,11 @@ def _sample_paths(
     for horizon, group in by_horizon.items():
         histories = []
         for index in group:
-            past, side = cases[index].past[-tokenizer.history :], chosen[index].side
+            past, side = cases[index].past, chosen[index].side
             histories.append(Window(past, len(past), {"id": f"{side['id']}/{side['first']}"}))
         sampled = forecast_values(model, tokenizer, histories, horizon, EVALUATION_PATHS)
         for index, paths in zip(group, sampled, strict=True):
-            out[index] = paths
+            out[index] = np.maximum(paths, cases[index].lowest)
     return out
 
 

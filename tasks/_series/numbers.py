@@ -1,0 +1,148 @@
+"""Columns of text as numbers: decimal points or commas, thousands, marks of missing values."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ...core.errors import DataError
+from ...tokenizers._scales import Values
+from .table import Column, Table
+
+MISSING = {
+    *("", "na", "n/a", "nan", "null", "none", "nat", "<na>"),
+    *("?", "-", "--", ".", "..", "...", ":", "*"),
+    *("#n/a", "#na", "#value!", "#div/0!", "#null!", "missing"),
+}
+# the numbers that float() reads, without underscores and infinities
+PLAIN = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+INFINITE = re.compile(r"[-+]?(inf|infinity)", re.IGNORECASE)
+POINT_THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}([,\u00a0\u202f '’]\d{3})+(\.\d+)?")
+COMMA_DECIMAL = re.compile(r"[-+]?(\d+|[1-9]\d{0,2}([.\u00a0\u202f '’]\d{3})+)(,\d+)?")
+SEPARATORS = str.maketrans("", "", "\u00a0\u202f '’")
+WORDS = 0.3  # a column with a larger share of cells that are no numbers is left out
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A column as numbers. values (N,), NaN where missing; `marks`: the cells that stand for
+    missing values; `wrong`: the distinct cells that are no numbers; `wrong_share`: of the rows that
+    are not missing."""
+
+    values: Values
+    marks: tuple[str, ...]
+    wrong: tuple[str, ...]
+    wrong_share: float
+
+    @property
+    def is_empty(self) -> bool:
+        return not np.isfinite(self.values).any() and not self.wrong
+
+
+def is_missing(cell: str) -> bool:
+    return cell.strip().lower() in MISSING
+
+
+def is_number(cell: str) -> bool:
+    """Whether a cell is meant as a number, or stands for a missing one."""
+    text = cell.strip()
+    return is_missing(text) or any(
+        form.fullmatch(text) for form in (PLAIN, INFINITE, POINT_THOUSANDS, COMMA_DECIMAL)
+    )
+
+
+def decimal_comma(columns: list[Column]) -> bool | None:
+    """Whether commas are decimal, by the columns that can be read in one way only; None if these
+    have no commas or disagree."""
+    found = {_commas(column.cells) for column in columns} & {",", "."}
+    return None if len(found) != 1 else found == {","}
+
+
+def _commas(cells: list[str]) -> str:
+    """The decimal mark of numbers: "," or "."; "?" where both are possible; "" where no comma is
+    among them."""
+    odd = [c for c in cells if not is_missing(c) and not PLAIN.fullmatch(c)]
+    if not odd or not any("," in cell or "." in cell for cell in odd):
+        return ""
+    points = all(map(POINT_THOUSANDS.fullmatch, odd))
+    rest = [c for c in cells if PLAIN.fullmatch(c) and "." in c]
+    commas = all(map(COMMA_DECIMAL.fullmatch, odd)) and all(map(COMMA_DECIMAL.fullmatch, rest))
+    if points and any("." in cell for cell in cells if PLAIN.fullmatch(cell)):
+        return "."
+    return {(True, True): "?", (True, False): ".", (False, True): ","}.get((points, commas), "")
+
+
+def numbers(table: Table, column: Column, decimal: str | None, comma: bool | None) -> Numbers:
+    """A column as float64. decimal: of `--decimal`; comma: `decimal_comma` of the table. DataError
+    names the row of a cell that is infinite or can be read in two ways."""
+    cells = column.cells
+    if decimal != "," and (plain := _all_plain(cells)) is not None:
+        return Numbers(plain[column.codes], (), (), 0.0)
+    mark = decimal or _commas(cells)
+    if mark == "?":
+        if comma is None:
+            code = next(c for c, cell in enumerate(cells) if "," in cell)
+            text = cells[code]
+            raise DataError(
+                f"{where(table, column, code)}: {text!r} is "
+                f"{text.replace(',', '')} or {text.replace(',', '.')}; use --decimal . or "
+                "--decimal , to say which"
+            )
+        mark = "," if comma else "."
+    parsed = np.full(len(cells), np.nan)
+    marks, wrong = [], []
+    for code, cell in enumerate(cells):
+        if PLAIN.fullmatch(cell) and mark != ",":
+            parsed[code] = float(cell)
+        elif is_missing(cell):
+            if cell:
+                marks.append(cell)
+        elif mark in ("", ".") and POINT_THOUSANDS.fullmatch(cell):
+            parsed[code] = float(cell.translate(SEPARATORS).replace(",", ""))
+        elif mark in ("", ",") and COMMA_DECIMAL.fullmatch(cell):
+            text = cell.translate(SEPARATORS).replace(".", "")
+            parsed[code] = float(text.replace(",", "."))
+        elif PLAIN.fullmatch(cell) and "," not in cell and ("." not in cell or decimal is None):
+            parsed[code] = float(cell)
+        elif INFINITE.fullmatch(cell):
+            parsed[code] = np.inf
+        else:
+            wrong.append(cell)
+        if np.isinf(parsed[code]):
+            raise DataError(
+                f"{where(table, column, code)}: infinite; leave it empty if it is missing"
+            )
+    counts = column.counts()
+    unknown = {cell for cell in wrong}
+    bad = sum(int(n) for n, cell in zip(counts, cells, strict=True) if cell in unknown)
+    filled = bad + int(counts[np.isfinite(parsed)].sum())
+    values: npt.NDArray[np.float64] = parsed[column.codes] if len(cells) else np.empty(0)
+    return Numbers(values, tuple(marks), tuple(wrong), bad / filled if filled else 0.0)
+
+
+def _all_plain(cells: list[str]) -> Values | None:
+    """Cells as numbers where all are plain ones or empty: the fast path."""
+    joined = "".join(cells)
+    if not joined.isascii() or "_" in joined:
+        return None
+    try:
+        values = np.array([float(cell) if cell else np.nan for cell in cells], np.float64)
+    except ValueError:
+        return None
+    return values if np.isfinite(values).sum() == len(cells) - cells.count("") else None
+
+
+def where(table: Table, column: Column, code: int) -> str:
+    """The file, row and column of a cell, for a message."""
+    return f"{table.where}: row {table.lines[column.row_of(code)]}, column {column.name}"
+
+
+def not_a_number(table: Table, column: Column, found: Numbers) -> DataError:
+    code = column.cells.index(found.wrong[0])
+    return DataError(
+        f"{where(table, column, code)}: {found.wrong[0]!r} is not a number; leave missing values "
+        "empty, or choose columns with --target"
+    )

@@ -1,0 +1,136 @@
+"""What was read from the data of series, as lines for people and as an object for JSON."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+MAX_NAMED = 5  # items of a list in a line for people; JSON has all
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The flags that say how series are read, under the same names; None: found in the data."""
+
+    time: str | None = None
+    target: str | None = None
+    id: str | None = None
+    freq: str | None = None
+    zone: str | None = None
+    dates: str | None = None
+    decimal: str | None = None
+    resample: bool = False
+    skip_bad: bool = False
+    min_points: int = 1
+
+
+@dataclass
+class Reading:
+    """How one file was read. Where files differ, a `Summary` has what is common to them."""
+
+    where: str
+    encoding: str | None = None
+    delimiter: str | None = None
+    layout: str = "wide"  # wide, long, rows (a series a row), tsf
+    time: str | None = None
+    id: tuple[str, ...] = ()
+    target: tuple[str, ...] = ()
+    left_out: list[tuple[str, str]] = field(default_factory=list)  # column, reason
+    freq_from: str | None = None
+    zone: str | None = None
+    zone_from: str | None = None
+    marks: set[str] = field(default_factory=set)  # cells that stand for missing values
+    notes: list[str] = field(default_factory=list)
+    dropped: list[tuple[str, str]] = field(default_factory=list)  # series, reason
+
+
+LAYOUTS = {
+    "wide": "a series a column",
+    "long": "series one below another",
+    "rows": "a series a row",
+    "tsf": "a series a line",
+}
+
+
+def lines(readings: Sequence[Reading]) -> list[str]:
+    """What was read, in a few lines; equal files are described once."""
+    groups: dict[str, tuple[Reading, list[str]]] = {}
+    for reading in readings:
+        key = repr((reading.layout, reading.time, reading.id, reading.target, reading.left_out))
+        groups.setdefault(key, (reading, []))[1].append(reading.where)
+    out = []
+    for reading, names in list(groups.values())[:MAX_NAMED]:
+        out.append(f"{_shortened(names)}: {_roles(reading)}")
+        if reading.left_out:
+            why: dict[str, list[str]] = {}
+            for name, reason in reading.left_out:
+                why.setdefault(reason, []).append(name or "(unnamed)")
+            parts = (f"{_shortened(names)} ({reason})" for reason, names in why.items())
+            out.append(f"left out: {'; '.join(parts)}")
+    if len(groups) > MAX_NAMED:
+        out.append(f"and {len(groups) - MAX_NAMED:,} more kinds of files (--json has all)")
+    notes = Counter(note for reading in readings for note in reading.notes)
+    out += [note if n == 1 else f"{note} (in {n:,} files)" for note, n in notes.items()]
+    encodings = {r.encoding for r in readings if r.encoding not in (None, "utf-8")}
+    if encodings:
+        out.append(f"not UTF-8: read as {', '.join(sorted(map(str, encodings)))}")
+    dropped = [item for reading in readings for item in reading.dropped]
+    reasons = Counter(reason for _, reason in dropped)
+    for reason in list(reasons)[:MAX_NAMED]:
+        out.append(
+            f"not used: {_shortened([name for name, why in dropped if why == reason])}: {reason}"
+        )
+    if len(reasons) > MAX_NAMED:
+        out.append(f"not used: {len(reasons) - MAX_NAMED:,} more series (--json has all)")
+    return out
+
+
+def _roles(reading: Reading) -> str:
+    parts = [LAYOUTS[reading.layout]]
+    if reading.time:
+        parts.append(f"times in {reading.time}")
+    if reading.id:
+        parts.append(f"ids in {', '.join(reading.id)}")
+    if reading.target:
+        parts.append(f"values in {_shortened(list(reading.target))}")
+    if reading.delimiter not in (None, ","):
+        from .table import DELIMITER_NAMES
+
+        parts.append(f"separated by {DELIMITER_NAMES[reading.delimiter or '']}")
+    if reading.zone:
+        parts.append(f"time zone {reading.zone} (from {reading.zone_from})")
+    marks = sorted(mark for reading in [reading] for mark in reading.marks)
+    if marks:
+        parts.append(f"missing values written as {', '.join(map(repr, marks[:MAX_NAMED]))}")
+    return "; ".join(parts)
+
+
+def _shortened(names: Iterable[str]) -> str:
+    """The first names of a list, and the number of the others."""
+    listed = list(names)
+    more = f" and {len(listed) - MAX_NAMED:,} more" if len(listed) > MAX_NAMED else ""
+    return ", ".join(listed[:MAX_NAMED]) + more
+
+
+def record(readings: Sequence[Reading]) -> list[dict[str, Any]]:
+    """The same as objects for JSON, one a file."""
+    return [
+        {
+            "file": reading.where,
+            "encoding": reading.encoding,
+            "delimiter": reading.delimiter,
+            "layout": reading.layout,
+            "time": reading.time,
+            "id": list(reading.id),
+            "target": list(reading.target),
+            "left_out": [{"column": name, "reason": why} for name, why in reading.left_out],
+            "zone": reading.zone,
+            "zone_from": reading.zone_from,
+            "missing_marks": sorted(reading.marks),
+            "notes": reading.notes,
+            "dropped": [{"series": name, "reason": why} for name, why in reading.dropped],
+        }
+        for reading in readings
+    ]
