@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import select
@@ -247,15 +248,22 @@ def test_an_error_about_a_strange_name_is_spelled_out_on_a_terminal(tfm: Tfm) ->
     assert shown.startswith(b"Error: \\x1b[31mrun: no such run"), shown
 
 
-def test_no_cell_of_text_is_a_formula() -> None:
+def test_ids_come_back_as_they_are_or_guarded_against_spreadsheets() -> None:
     import numpy as np
 
     from tfm.tasks._series.clock import Clock
     from tfm.tasks._series.output import Forecast
+    from tfm.tasks.series import SeriesSampleOptions, SeriesTask
 
     for name, cell in (("=1+1", "'=1+1"), ("@x", "'@x"), ("-1", "'-1"), ("+1", "'+1"), ("a", "a")):
         forecast = Forecast(name, np.zeros(3), np.ones((2, 1)), Clock(), 3)
-        assert [row[0] for row in forecast.rows()] == [cell]
+        for options, wanted in (
+            (SeriesSampleOptions(), name),
+            (SeriesSampleOptions(guard_formulas=True), cell),
+        ):
+            out = io.BytesIO()
+            SeriesTask(SeriesTask.Options()).write([forecast], None, options, out)
+            assert out.getvalue().decode().splitlines()[1].split(",")[0] == wanted
 
 
 @posix

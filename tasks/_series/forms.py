@@ -280,7 +280,7 @@ def sufficient(form: str, times: Any) -> str:
 def _begins_period(day: Any, letters: set[str]) -> bool:
     """Whether all days are the first of the period that a form without days can write."""
     if "V" in letters:
-        return bool((day.weekday == 0).all())
+        return bool((day.day_of_week == 0).all())
     if not letters & set("mbB") and "q" in letters:
         return bool(((day.day == 1) & (day.month % 3 == 1)).all())
     if not letters & set("mbB"):

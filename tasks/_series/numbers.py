@@ -43,7 +43,7 @@ class Numbers:
 
 
 def is_missing(cell: str) -> bool:
-    return cell.strip().lower() in MISSING
+    return cell in MISSING or cell.strip().lower() in MISSING
 
 
 def is_number(cell: str) -> bool:
@@ -64,6 +64,9 @@ def decimal_comma(columns: list[Column]) -> bool | None:
 def _commas(cells: list[str]) -> str:
     """The decimal mark of numbers: "," or "."; "?" where both are possible; "" where no comma is
     among them."""
+    joined = "\n".join(cells)
+    if "," not in joined and not re.search(r"\d\.\d{3}\.", joined):
+        return ""
     odd = [c for c in cells if not is_missing(c) and not PLAIN.fullmatch(c)]
     if not odd or not any("," in cell or "." in cell for cell in odd):
         return ""

@@ -214,9 +214,7 @@ def _series(
                     continue
             yield Series(label, values, clock)
     if grid is not None and grid.averaged:
-        reading.notes.append(
-            f"--resample averaged {grid.averaged:,} points with others in their step"
-        )
+        reading.notes.append(f"--resample averaged points that share a step: {grid.averaged:,}")
     if grid is not None and grid.filled:
         reading.notes.append(f"--resample marked steps without points as missing: {grid.filled:,}")
 

@@ -57,9 +57,9 @@ def sample(column: Column) -> list[str]:
 
 
 def is_time(column: Column) -> bool:
-    """Whether all cells (of a sample) look like times and not like numbers."""
+    """Whether most cells (of a sample) look like times and not like numbers."""
     cells = sample(column)
-    return bool(cells) and all(map(forms.looks_like_time, cells))
+    return bool(cells) and 2 * sum(map(forms.looks_like_time, cells)) > len(cells)
 
 
 def is_numeric(column: Column) -> bool:
@@ -256,6 +256,8 @@ def _quoted(name: str) -> str:
 
 def _repeats(parts: Sequence[Column]) -> int:
     """The number of rows whose cells in these columns all equal those of an earlier row."""
+    if len(parts) == 1:
+        return len(parts[0]) - len(parts[0].cells)
     codes = parts[0].codes.astype(np.int64)
     for part in parts[1:]:
         _, codes = np.unique(codes * len(part.cells) + part.codes, return_inverse=True)
@@ -382,11 +384,12 @@ def _follows(name: str, values: Any, stamps: Any) -> bool:
     part = {"weekofyear": "week", "week_of_year": "week", "weeknum": "week", "isoweek": "week",
             "dow": "weekday", "dayofweek": "weekday", "day_of_week": "weekday",
             "doy": "dayofyear", "day_of_year": "dayofyear"}.get(name, name)  # fmt: skip
+    part = {"weekday": "day_of_week", "dayofyear": "day_of_year"}.get(part, part)
     if part == "week":
         weeks = stamps.isocalendar()["week"].to_numpy().astype(np.int64)
         return bool((np.abs(values - weeks) <= 1).mean() > 0.9)
     actual = np.asarray(getattr(stamps, part))
-    if part == "weekday":  # counted from any day, from 0 or 1
+    if part == "day_of_week":  # counted from any day, from 0 or 1
         return len({(int(a), float(v)) for a, v in zip(actual, values, strict=True)}) <= 7
     return bool((values == actual).all())
 

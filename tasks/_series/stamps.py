@@ -92,6 +92,8 @@ def read_times(
 
 def _spread(column: Column, cells: list[str], parsed: Any) -> Any:
     """(N,) times of the rows from those of `cells`, the distinct cells that are not missing."""
+    if len(cells) == len(column.cells):
+        return parsed[column.codes]
     at = {cell: number for number, cell in enumerate(cells)}
     order = np.array([at.get(cell, -1) for cell in column.cells])[column.codes]
     return parsed.take(order, allow_fill=True)

@@ -24,6 +24,7 @@ DELIMITERS = (";", "\t", "|", ",")  # in the order in which they are preferred
 DELIMITER_NAMES = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas", "": "blanks"}
 SAMPLE_ROWS = 50  # from which the delimiter is found
 CHUNK_ROWS = 65_536
+FAST_CHARACTERS = 1 << 20  # a smaller text is read before pyarrow is imported
 MAX_CELL = 1 << 20  # characters: a longer cell is an unbalanced quote
 
 
@@ -163,6 +164,14 @@ def read_table(
     elif delimiter != ",":  # without a heading, rows may differ in length
         names = [""] * max(len(cells) for _, cells in first)
     width, unnamed = len(names) or len(first[0][1]), not heading
+    if unnamed:
+        names = [f"column {at + 1}" for at in range(width)]
+    if len(text) >= FAST_CHARACTERS:
+        columns = _fast_columns(text, delimiter, names, heading)
+        if columns:
+            rows_above = skipped + heading + 1
+            numbers = np.arange(rows_above, rows_above + len(columns[0]))
+            return Table(columns, where, numbers, delimiter, heading, notes)
     builders = [_Builder() for _ in range(width)]
     lines, short, total = [np.zeros(0, np.int64)], list[int](), 0
     rows = chain(first, rows)
@@ -185,10 +194,42 @@ def read_table(
             f"{len(short):,} rows have fewer cells than the {'heading' if heading else 'first'} "
             f"(first: row {short[0]}); what they lack is missing"
         )
-    if unnamed:
-        names = [f"column {at + 1}" for at in range(width)]
     columns = [b.column(name) for b, name in zip(builders, names, strict=True)]
     return Table(columns, where, np.concatenate(lines), delimiter, heading, notes)
+
+
+def _fast_columns(
+    text: str, delimiter: str, names: list[str], heading: bool
+) -> list[Column] | None:
+    """The columns of a large text without quotes and empty lines, whose rows all have one cell a
+    name, by pyarrow: the same as those of `read_table`, five times as fast. Else None."""
+    if not delimiter or '"' in text or re.search(r"\n\s*\n|\r(?!\n)", text):
+        return None
+    import pyarrow
+    from pyarrow import compute, csv
+
+    keys = [str(number) for number in range(len(names))]
+    kind = pyarrow.dictionary(pyarrow.int32(), pyarrow.string())
+    try:
+        table = csv.read_csv(
+            io.BytesIO(text.encode()),
+            csv.ReadOptions(column_names=keys, skip_rows=int(heading)),
+            csv.ParseOptions(delimiter=delimiter, quote_char=False),
+            csv.ConvertOptions(column_types=dict.fromkeys(keys, kind), strings_can_be_null=False),
+        )
+    except (pyarrow.ArrowInvalid, UnicodeEncodeError):
+        return None  # the slow path says what is wrong, and where
+    columns = []
+    for name, column in zip(names, table.columns, strict=True):
+        whole = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+        if isinstance(whole, pyarrow.ChunkedArray):
+            whole = whole.unify_dictionaries().combine_chunks()
+        cells = compute.utf8_trim_whitespace(whole.dictionary)
+        codes = whole.indices.to_numpy().astype(np.int64)
+        merged = cells.dictionary_encode()
+        codes = merged.indices.to_numpy()[codes].astype(np.int64)
+        columns.append(Column(name, codes, merged.dictionary.to_pylist()))
+    return columns
 
 
 def _too_many(
