@@ -119,16 +119,22 @@ class Command(click.Command):
 
 
 class TaskCommand(Command):
-    """A command that takes the task from `--task`, or guesses it from `--data`."""
+    """A command that takes the task from `--task` or the run of `--init`, or guesses it from
+    `--data`."""
 
     def task_options(self, ctx: click.Context, args: list[str]) -> tuple[str, type] | None:
         from ..core.data.source import Source
         from ..core.errors import TfmError
         from ..core.plugins import find, guess_task
+        from ..core.runs.catalogue import open_run
 
         data = [value for name, value in _option_pairs(args) if name == "--data"]
         name = _peek(args, "task") or (ctx.default_map or {}).get("task")
+        init = _peek(args, "init")
+        root = _peek(args, "runs") or (ctx.default_map or {}).get("runs") or "runs"
         try:
+            if not name and init:
+                name = open_run(init, Path(root)).config["task"]
             name = name or (guess_task(Source(tuple(data))) if data else "text")
             task = find("tasks", name)
             return task.name, task.Options

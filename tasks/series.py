@@ -333,7 +333,8 @@ class SeriesTask(task.Task):
         by_gap: dict[int, list[tuple[int, Window]]] = {}
         for index, prompt in enumerate(prompts):
             past, gap = prompt.history(tokenizer.history, tokenizer.season, horizon)
-            window = Window(past, len(past), {"id": prompt.series.id})
+            name = f"{prompt.series.id}/{prompt.first}"  # the same paths as in `eval`
+            window = Window(past, len(past), {"id": name})
             by_gap.setdefault(gap, []).append((index, window))
         for gap, group in by_gap.items():
             windows = [window for _, window in group]

@@ -74,7 +74,10 @@ def fresh_state(plan: Plan, init: Run | None) -> State:
     if init is not None:
         checkpoint = init.checkpoint()
         init.check_checkpoint(checkpoint)
-        if replace(init.model_config(), dropout=0.0) != replace(plan.model, dropout=0.0):
+        known = replace(init.model_config(), dropout=0.0)
+        if known.positions != "learned" and plan.model.context < known.context:
+            known = replace(known, context=plan.model.context)  # of shorter items, such as windows
+        if known != replace(plan.model, dropout=0.0):
             raise UsageError(
                 f"--init {init.path}: its model has another shape than these flags ask for; "
                 "leave --arch, --size, --context and --set model.* to it"

@@ -24,15 +24,18 @@ def seasonal_error(history: Values, season: int) -> float:
     exists, NaN where no neighbours are known either."""
     for lag in (season, 1):
         if len(history) > lag:
-            steps = np.abs(history[lag:] - history[:-lag])
-            if np.isfinite(steps).any():
-                return float(np.nanmean(steps))
+            with np.errstate(over="ignore"):  # of values near the largest float
+                steps = np.abs(history[lag:] - history[:-lag])
+                if np.isfinite(steps).any():
+                    return float(np.nanmean(steps))
     return float("nan")
 
 
+@np.errstate(over="ignore", invalid="ignore")  # of values near the largest float
 def scores(paths: Sequence[Values], actual: Sequence[Values], error: Values) -> dict[str, float]:
     """METRICS of forecasts: for each, paths (P, horizon), actual (horizon,) and its seasonal error.
-    Windows with a seasonal error of 0 are left out of MASE. NaN where nothing could be scored."""
+    Windows with a seasonal error of 0 are left out of MASE. NaN where nothing could be scored or a
+    sum overflows."""
     sums = dict.fromkeys(("loss", "size", "crps", "se", "ae", "smape"), 0.0)
     points, scaled, scaled_points = 0, 0.0, 0
     for sampled, target, scale in zip(paths, actual, error, strict=True):
@@ -62,7 +65,8 @@ def scores(paths: Sequence[Values], actual: Sequence[Values], error: Values) -> 
             scaled_points += len(y)
 
     def ratio(numerator: float, denominator: float) -> float:
-        return float(numerator / denominator) if denominator > 0 else float("nan")
+        found = numerator / denominator if denominator > 0 else np.nan
+        return float(found) if np.isfinite(found) else float("nan")
 
     return {
         "mase": ratio(scaled, scaled_points),

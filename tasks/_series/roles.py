@@ -117,7 +117,7 @@ def _find_time(
 ) -> tuple[Column | None, str | None, list[Column]]:
     """(the times, the names of their columns, the other columns)."""
     if columns.time:
-        parts = [table.find(name, "--time") for name in columns.time.split(",")]
+        parts = table.find_all(columns.time, "--time")
         rest = [column for column in table.columns if column not in parts]
         chosen = _merged(table, parts) if len(parts) > 1 else parts[0]
         return chosen, columns.time, rest
@@ -273,9 +273,9 @@ def _find_ids(
 ) -> list[Column]:
     """The columns whose cells name the series."""
     if columns.id:
-        return [table.find(name, "--id") for name in columns.id.split(",")]
-    targets = {name.strip() for name in (columns.target or "").split(",")}
-    rest = [column for column in rest if column.name not in targets]
+        return table.find_all(columns.id, "--id")
+    targets = table.find_all(columns.target, "--target") if columns.target else []
+    rest = [column for column in rest if column not in targets]
     size = len(table.lines)
     named = [column for column in rest if key(column.name) in ID_NAMES]
     for column in list(named):
@@ -348,7 +348,7 @@ def _find_targets(
     table: Table, columns: Columns, rest: list[Column], left_out: list[tuple[str, str]]
 ) -> list[tuple[Column, Numbers]]:
     if columns.target:
-        chosen = [table.find(name, "--target") for name in columns.target.split(",")]
+        chosen = table.find_all(columns.target, "--target")
         left_out += [(c.name, "not a --target") for c in rest if c not in chosen]
     else:
         chosen = rest

@@ -91,6 +91,11 @@ class Table:
     def names(self) -> list[str]:
         return [column.name for column in self.columns]
 
+    def find_all(self, names: str, flag: str) -> list[Column]:
+        """The columns that `flag` names, separated by commas."""
+        listed = [names] if names in self.names else names.split(",")
+        return [self.find(name, flag) for name in listed]
+
     def find(self, name: str, flag: str) -> Column:
         """The column that `flag` names. DataError where there is none or there are several."""
         found = [column for column in self.columns if column.name == name.strip()]

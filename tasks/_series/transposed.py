@@ -108,7 +108,7 @@ def series_rows(
 def _ids(table: Table, columns: Columns, labels: list[Column]) -> list[Column]:
     """The columns of `--id`, or the fewest that tell the rows apart, words first."""
     if columns.id:
-        return [table.find(name, "--id") for name in columns.id.split(",")]
+        return table.find_all(columns.id, "--id")
     words = [c for c in labels if not all(map(is_number, sample(c)))]
     for some in (words, labels):
         for count in range(1, min(3, len(some)) + 1):

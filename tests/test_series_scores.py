@@ -1,0 +1,207 @@
+"""Series at the command line: one yardstick for model and baselines, forecasts that others can
+score, and plots."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Tfm
+
+from tfm.tasks._series.clock import Clock
+from tfm.tasks._series.metrics import QUANTILES
+from tfm.tasks._series.output import Forecast
+from tfm.tasks._series.plot import MAX_PANELS, fan, plot
+
+NANO = ("--steps", 2, "--size", "nano", "-q")
+
+
+def panel(
+    folder: Path, name: str, ids: str, first: int, count: int, step: int = 1, freq: str = "D"
+) -> str:
+    """A file with a series for each letter: a weekly wave with noise, of about 10."""
+    rng = np.random.default_rng(7)
+    lines = ["id,ds,y"]
+    for letter in ids:
+        noise = rng.normal(size=400)
+        for k in range(first, first + count):
+            time = np.datetime64("2024-01-01T00" if freq == "h" else "2024-01-01") + k * step
+            y = 10 + 4 * np.sin(k * 2 * np.pi / (24 if freq == "h" else 7)) + noise[k]
+            lines.append(f"{letter},{time},{y:.6f}")
+    (folder / name).write_text("\n".join(lines) + "\n")
+    return name
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Tfm:
+    tfm = Tfm(tmp_path_factory.mktemp("scores"))
+    panel(tfm.folder, "train.csv", "abc", 0, 120)
+    panel(tfm.folder, "test.csv", "abc", 120, 7)
+    data = ("--data", "train.csv", "--test", "test.csv", "--season", 7, "--horizon", 7)
+    tfm("train", "--task", "series", *data, "--history", 28, *NANO, "--run", "run")
+    return tfm
+
+
+def floor_of(scores: dict[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in scores["floor"].items() if "ets" not in name}
+
+
+def test_the_same_windows_have_the_same_baselines_whatever_the_flags(runs: Tfm) -> None:
+    plain = runs("eval", "run", "--json").json()
+    strided = runs("eval", "run", "--stride", 7, "--json").json()
+    split = runs("eval", "run", "--split", "test", "--json").json()
+    panel(runs.folder, "all.csv", "abc", 0, 127)
+    data = runs("eval", "run", "--data", "all.csv", "--json").json()
+    for other in (strided, split, data):
+        assert other["windows"] == plain["windows"] == 3
+        assert floor_of(other) == pytest.approx(floor_of(plain), rel=1e-9)
+        for name in ("mase", "wql", "crps", "mse", "mae", "smape"):
+            assert other[name] == pytest.approx(plain[name], rel=1e-5)
+
+
+def test_a_run_from_another_keeps_its_season_and_horizon(runs: Tfm) -> None:
+    panel(runs.folder, "hours.csv", "xy", 0, 200, freq="h")
+    start = ("train", "--init", "run", "--data", "hours.csv", "--steps", 2, "-q")
+    kept = runs(*start, "--run", "kept", "--json").json()
+    config = json.loads((runs.folder / "kept/config.json").read_text())
+    options = config["task_options"]
+    assert (options["season"], options["horizon"], options["history"]) == (7, 7, 28)
+    assert kept["data"]["season"] == kept["data"]["horizon"] == 7
+    plain = runs("eval", "kept", "--json").json()
+    assert plain["floor"] == pytest.approx(kept["floor"])
+    again = runs("eval", "kept", "--stride", 7, "--json").json()
+    assert floor_of(again)["seasonal_naive_mase"] == pytest.approx(
+        floor_of(plain)["seasonal_naive_mase"]
+    )
+
+    asked = runs(*start, "--season", 24, "--horizon", 5, "--run", "asked", "--json").json()
+    assert (asked["data"]["season"], asked["data"]["horizon"]) == (24, 5)
+    rows = list(csv.DictReader(io.StringIO(runs("sample", "asked").text)))
+    assert len(rows) == 2 * 5 and rows[0]["time"] == "2024-01-09T08"
+    too_long = runs.error(*start, "--horizon", 30, "--run", "long")
+    assert "shorter --history or --horizon" in too_long
+    runs(*start, "--horizon", 15, "--history", 20, "--run", "fits")
+
+
+def test_the_metrics_of_eval_are_those_of_utilsforecast(runs: Tfm) -> None:
+    """Of the forecast that `sample` writes for the same history, by the code of others."""
+    losses = pytest.importorskip("utilsforecast.losses")
+    import pandas as pd
+
+    scores = runs("eval", "run", "--json").json()
+    frame = pd.read_csv(
+        io.StringIO(runs("sample", "run", "-p", "train.csv", "--paths", 100).text)
+    ).rename(columns={"time": "ds", "id": "unique_id"})
+    actual = pd.read_csv(runs.folder / "test.csv").rename(columns={"id": "unique_id"})
+    past = pd.read_csv(runs.folder / "train.csv").rename(columns={"id": "unique_id"})
+    both = frame.merge(actual, on=["unique_id", "ds"])
+    assert len(both) == len(actual) == 21
+
+    def mean(found: pd.DataFrame) -> float:
+        return float(found[found.columns[-1]].mean())
+
+    median = both.rename(columns={"0.5": "model"})[["unique_id", "ds", "y", "model"]]
+    point = both.rename(columns={"mean": "model"})[["unique_id", "ds", "y", "model"]]
+    assert mean(losses.mae(median, ["model"])) == pytest.approx(scores["mae"], rel=1e-4)
+    assert mean(losses.mse(point, ["model"])) == pytest.approx(scores["mse"], rel=1e-4)
+    mase = losses.mase(median, ["model"], 7, past)
+    assert mean(mase) == pytest.approx(scores["mase"], rel=1e-4)
+    # WQL: the sum of quantile losses over that of the values, averaged over quantiles
+    total = both["y"].abs().sum()
+    wql = np.mean(
+        [
+            2 * len(both) * np.average(
+                losses.quantile_loss(
+                    both.rename(columns={str(q): "model"})[["unique_id", "ds", "y", "model"]],
+                    {"model": "model"},
+                    q,
+                )["model"]
+            ) / total
+            for q in QUANTILES
+        ]
+    )  # fmt: skip
+    assert wql == pytest.approx(scores["wql"], rel=1e-4)
+
+
+def test_series_without_negative_values_have_no_negative_forecasts(runs: Tfm) -> None:
+    body = "".join(f"{np.datetime64('2024-01-01') + k},{max(0, k % 9 - 5)}\n" for k in range(60))
+    (runs.folder / "counts.csv").write_text(f"ds,y\n{body}")
+    done = runs("sample", "run", "-p", "counts.csv", "--temperature", 3)
+    rows = [row for row in csv.reader(io.StringIO(done.text)) if row[0] == "y"]
+    figures = [float(cell) for row in rows for cell in row[2:]]
+    assert len(figures) == 70 and min(figures) == 0
+    assert "1 series never were negative" in done.err
+    free = runs("sample", "run", "-p", "counts.csv", "--temperature", 3, "--allow-negative")
+    assert "-" in free.text.replace("2024-", "") and "negative" not in free.err
+
+
+def test_a_picture_that_fails_costs_a_warning_only(runs: Tfm) -> None:
+    done = runs("sample", "run", "--plot", "no/such/p.png", "--out", "f.csv", "-q")
+    assert (runs.folder / "f.csv").read_text().count("\n") == 22
+    done = runs("sample", "run", "--plot", "no/such/p.png")
+    assert done.text.count("\n") == 22 and "warning: no plot: --plot no/such/p.png" in done.err
+
+
+# -- plots ---------------------------------------------------------------------------------------
+
+
+def forecast(id: str, clock: Clock, horizon: int, history: int = 30) -> Forecast:
+    rng = np.random.default_rng(0)
+    return Forecast(id, rng.normal(size=history), rng.normal(size=(20, horizon)), clock, history)
+
+
+@pytest.mark.parametrize(
+    "clock",
+    [
+        Clock(),
+        Clock("5", "2", form="count"),
+        Clock("2024-01-31", "ME"),
+        Clock("1960-01-01", "YS", form="%Y"),
+        Clock("2024-03-30T00:00:00+01:00", "h", "Europe/Berlin"),
+        Clock("2024-01-01", "250ms"),
+    ],
+)
+@pytest.mark.parametrize("horizon", [1, 2, 12])
+def test_history_and_forecast_stand_at_their_times(
+    tmp_path: Path, clock: Clock, horizon: int
+) -> None:
+    from matplotlib import pyplot
+    from matplotlib.figure import Figure
+
+    drawn: list[Figure] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", lambda self, *a, **k: drawn.append(self))
+        plot([forecast("x", clock, horizon)], tmp_path / "p.png")
+    history = drawn[0].axes[0].lines[0]
+    x = history.get_xdata(orig=False)
+    steps = np.diff(np.asarray(x, np.float64))
+    assert (steps > 0).all() and len(x) == max(24, 2 * horizon)
+    median = next(line for line in drawn[0].axes[0].lines if line.get_label() == "median")
+    gap = float(median.get_xdata(orig=False)[0]) - float(x[-1])
+    assert 0.8 * steps.min() <= gap <= 1.2 * steps.max(), "one step after the history"
+    pyplot.close("all")
+    plot([forecast("x", clock, horizon)], tmp_path / "p.png")
+    assert (tmp_path / "p.png").stat().st_size > 5000
+    assert fan(forecast("x", clock, horizon), 60).splitlines()[0].startswith("x: forecast ")
+
+
+@pytest.mark.parametrize(
+    "id", ["US$/EUR$", r"cost $\foo$", "東京 😀", "a" * 300, "tab\tnew\nline", "_x"]
+)
+def test_any_id_is_a_title(tmp_path: Path, id: str) -> None:
+    plot([forecast(id, Clock("2024-01-01", "D"), 6)] * 3, tmp_path / "p.png")
+    assert (tmp_path / "p.png").stat().st_size > 5000
+    assert max(map(len, fan(forecast(id, Clock(), 6), 60).splitlines())) <= 61
+
+
+def test_series_that_are_not_drawn_are_counted(tmp_path: Path) -> None:
+    many = [forecast(str(k), Clock("2024-01-01", "D"), 6) for k in range(MAX_PANELS + 5)]
+    plot(many, tmp_path / "p.svg")
+    assert "5 more series" in (tmp_path / "p.svg").read_text() or (
+        (tmp_path / "p.svg").stat().st_size > 5000
+    )
