@@ -176,6 +176,76 @@ READ: list[tuple[str, str | bytes, dict[str, Any], list[str], list[str], str]] =
     ("months from the 15th with a gap",
      table("t,y", [(f"2024-{m:02}-15", 1) for m in range(1, 9) if m != 3]),
      {"resample": True}, ["y"], ["2024-09-15", "2024-10-15"], "missing: 1"),
+    # thousands and decimals of other columns
+    ("thousands beside decimal commas", "t;n;y\n1.1.2024;1.000;0,5\n2.1.2024;1.001;1,5\n", {},
+     ["n", "y"], ["3.1.2024", "4.1.2024"], "semicolons"),
+    ("thousands beside decimal points", 't,n,y\n2024-01-01,"1,000",0.5\n2024-01-02,"1,010",1.5\n',
+     {}, ["n", "y"], ["2024-01-03", "2024-01-04"], ""),
+    # more headings
+    ("a heading of the World Bank", "What,Code,Land,2000 [YR2000],2001 [YR2001],2002 [YR2002]\n"
+     "GDP,N,Peru,1,2,..\nGDP,N,Chad,1,2,4\n", {}, ["Peru", "Chad"], ["2003", "2004"], "'..'"),
+    ("a heading of R", "land,X1960,X1961,X1962\nPeru,1,2,3\n", {}, ["Peru"], ["1963", "1964"], ""),
+    ("a column after the years", "land,2019,2020,2021,Total\nPeru,1,2,3,6\n", {}, ["Peru"],
+     ["2022", "2023"], "Total (after the times of the heading)"),
+    ("years that descend", "land,2021,2020,2019\nPeru,3,2,1\n", {}, ["Peru"], ["2022", "2023"],
+     "reversed"),
+    ("empty rows at the end", "t;y\n2024-01-01;1\n2024-01-02;2\n;\n;\n", {}, ["y"],
+     ["2024-01-03", "2024-01-04"], "2 rows without any cell"),
+    ("an index of floats", table(",t,y", [(float(k), t, k) for k, t in enumerate(dates(4))]), {},
+     ["y"], ["2024-01-05", "2024-01-06"], "row numbers"),
+    ("row names without a heading", '"t" "y"\n"1" "2024-01-01" 1\n"2" "2024-01-02" 2\n', {}, ["y"],
+     ["2024-01-03", "2024-01-04"], "row numbers"),
+    ("lines that end as on old Macintoshs", "# c\rt,y\r2024-01-01,1\r2024-01-02,2\r", {}, ["y"],
+     ["2024-01-03", "2024-01-04"], ""),
+    ("a column name with a comma", 't,"Load, MW",z\n2024-01-01,1,2\n2024-01-02,2,3\n',
+     {"target": "Load, MW"}, ["Load, MW"], ["2024-01-03", "2024-01-04"], "z (not a --target)"),
+    ("columns of one name", table("t,n,n,y", [(t, n, n, 1) for n in "ab" for t in dates(4)]), {},
+     ["a", "b"], ["2024-01-05", "2024-01-06"], "n (words)"),
+    ("four id columns", table("t,a,b,c,d,y", [
+        (t, a, b, c, d, 1) for a in "p" for b in "rs" for c in "tu" for d in "vw" for t in dates(4)
+    ]), {}, ["r/t/v", "r/t/w", "r/u/v", "r/u/w", "s/t/v", "s/t/w", "s/u/v", "s/u/w"],
+     ["2024-01-05", "2024-01-06"], "ids in b, c, d"),
+    # more times
+    ("times with points", table("Date;Time;y", [
+        (t[:10], t[11:], "2,6") for t in dates(30, "h", "%d/%m/%Y %H.%M.%S", start="2004-03-10")
+    ], ";"), {}, ["y"], ["11/03/2004 06.00.00", "11/03/2004 07.00.00"], "Date, Time"),
+    ("intervals", table("MTU,y", [(f"{t} - {u}", 1) for t, u in zip(
+        dates(5, "h", "%d.%m.%Y %H:%M"), dates(6, "h", "%d.%m.%Y %H:%M")[1:], strict=True)]), {},
+     ["y"], ["01.01.2024 05:00", "01.01.2024 06:00"], "MTU has intervals"),
+    ("a web server's log", dated(4, "h", "%d/%b/%Y:%H:%M:%S +0000"), {}, ["y"],
+     ["01/Jan/2024:04:00:00 +0000", "01/Jan/2024:05:00:00 +0000"], "UTC"),
+    ("days of a spreadsheet with commas", "Datum;y\n45292,0416666667;1\n45292,0833333333;2\n"
+     "45292,125;3\n", {}, ["y"], ["45292.166666667", "45292.208333333"], ""),
+    ("digits of hours", table("MESS_DATUM;y", [(t, 1) for t in dates(30, "h", "%Y%m%d%H")], ";"),
+     {}, ["y"], ["2024010206", "2024010207"], ""),
+    ("seconds since 1970 with a zone", table("t,y", [(1704067200 + 3600 * k, 1) for k in range(5)]),
+     {"zone": "Europe/Berlin"}, ["y"], ["1704085200", "1704088800"], "--zone"),
+    ("a date and an hour", table("day,hr,y", [(t[:10], int(t[11:]), 1) for t in
+                                              dates(30, "h", "%Y-%m-%d %H")]), {}, ["y"],
+     ["2024-01-02 6", "2024-01-02 7"], "day, hr"),
+    ("no-break spaces", dated(40, "h", "%m/%d/%Y\u00a0%I:%M\u202f%p"), {}, ["y"],
+     ["01/02/2024 04:00 PM", "01/02/2024 05:00 PM"], ""),
+    ("a column of one time", table("LAST UPDATE,TIME_PERIOD,y", [
+        ("2024-05-01T00:00:00", f"2020-{m:02}", m) for m in range(1, 9)]), {}, ["y"],
+     ["2020-09", "2020-10"], "LAST UPDATE (other times)"),
+    ("an unknown form of times", table("t,y", [(f"{t} CEST", 1) for t in dates(4)]), {}, ["y"],
+     ["4", "5"], "no column of times was found"),
+    ("ids without times", table("store_id,item_id,p", [(s, i, 1.5) for s in ("CA", "TX")
+                                                       for i in ("h1", "h2") for _ in range(9)]),
+     {}, ["h1/CA", "h2/CA", "h1/TX", "h2/TX"], ["9", "10"], "item_id, store_id"),
+    ("working days with holidays", table("t,y", [(t, 1) for k, t in enumerate(dates(60, "B"))
+                                                 if k not in (10, 30)]), {"resample": True}, ["y"],
+     ["2024-03-25", "2024-03-26"], "missing: 2"),
+    ("the newest first", table("t,y", [(t, 1) for t in reversed(dates(9))]), {"resample": True},
+     ["y"], ["2024-01-10", "2024-01-11"], ""),
+    ("counts with a gap", table("t,y", [(k, 1) for k in range(30) if k != 5]), {"resample": True},
+     ["y"], ["30", "31"], "missing: 1"),
+    ("a logger that is not exact", table("t,y", [(f"{t}.{7 * k * k % 97 + 1:03}", 1) for k, t in
+                                                 enumerate(dates(60, "min", "%Y-%m-%d %H:%M:%S"))]),
+     {"resample": True}, ["y"], ["2024-01-01 01:00:00.000", "2024-01-01 01:01:00.000"], ""),
+    ("ends of business months with a gap", table("t,y", [
+        (t, 1) for k, t in enumerate(dates(20, "BME")) if k != 5]), {"resample": True}, ["y"],
+     ["2025-09-30", "2025-10-31"], "missing: 1"),
 ]  # fmt: skip
 
 
@@ -230,7 +300,7 @@ REFUSED: list[tuple[str, str | bytes, dict[str, Any], str]] = [
      "series a appears twice"),
     ("a zone that is none", dated(5), {"zone": "Mars"}, "--zone Mars"),
     ("an hour that the zone lacks", dated(9, "h", "%Y-%m-%d %H:%M", start="2024-03-10"),
-     {"zone": "America/New_York"}, "not times of the zone"),
+     {"zone": "America/New_York"}, "row 4: 2024-03-10 02:00:00 is no time of the zone"),
     ("offsets in some rows", "t,y\n2024-01-01T00:00,1\n2024-01-01T01:00+02:00,2\n", {},
      "some have none|another form"),
     ("a row without an id", table("id,t,y", [("a", t, 1) for t in dates(3)]) + ",2024-01-01,1\n",
@@ -238,6 +308,24 @@ REFUSED: list[tuple[str, str | bytes, dict[str, Any], str]] = [
     ("a row without a time", dated(4).replace("2024-01-03", ""), {}, "row 4 has no readable time"),
     ("times of day named as times", "time,y\n00:00,1\n00:15,2\n", {"time": "time"},
      "times of day without dates"),
+    ("thousands or decimals, dotted", "t;y\n2024-01-01;950\n2024-01-02;1.000\n", {},
+     "'1.000' is 1000 or 1; use --decimal"),
+    ("stores written as floats", table("t,store,y", [(t, f"{s}.0", s) for s in (1, 2)
+                                                     for t in dates(9)]), {"resample": True},
+     "--id store"),
+    ("years with a gap", "land,2010,2015,2016,2017\nPeru,1,2,3,4\n", {}, "2015-01-01 .*--resample"),
+    ("the newest first", table("t,y", [(t, 1) for t in reversed(dates(9))]), {}, "newest row"),
+    ("counts with a gap", table("t,y", [(k, 1) for k in range(30) if k != 5]), {},
+     "row 7: 6 is not 1 after the row before"),
+    ("a title above the heading", "Sales\n\nt,store,y\n2024-01-01,a,1\n", {}, "delete them"),
+    ("prices in dollars", 't,y\n2024-01-01,"$1,200.50"\n2024-01-02,$3\n', {},
+     r"'\$1,200.50' is no number"),
+    ("ids that are equal when joined", table("a,b,t,y", [
+        (a, b, t, 1) for a, b in (("x/y", "z"), ("x", "y/z")) for t in dates(4)]),
+     {"id": "a,b"}, "equal when joined"),
+    ("a workbook", b"PK\x03\x04....", {}, "Excel workbook"),
+    ("JSON", b'[{"a": 1}]', {}, "JSON; write"),
+    ("two columns of one time", table("t,t,y", [(t, t, 1) for t in dates(4)]), {}, "rename one"),
     ("no values at all", "t,y\n2024-01-01,\n2024-01-02,\n", {}, "no series with a value"),
 ]  # fmt: skip
 

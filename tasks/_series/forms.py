@@ -68,12 +68,26 @@ _PERIODS = [
     *("%G-W%V-%u", "%GW%V%u"),
     "%Y",
 ]
-_CLOCKS = ["%H:%M", "%H:%M:%S", "%H:%M:%S.%f", "%I:%M %p", "%I:%M:%S %p", "%I:%M%p", "%H.%M", "%H"]
+_CLOCKS = [
+    "%H:%M",
+    "%H:%M:%S",
+    "%H:%M:%S.%f",
+    "%H:%M:%S,%f",
+    "%H.%M.%S",
+    "%I:%M %p",
+    "%I:%M:%S %p",
+    "%I:%M%p",
+    "%H.%M",
+    "%H",
+]
 _ZONES = ["", "%z", "Z", " %z", " UTC", " GMT"]
 _COMPACT = ["%Y%m%d%H", "%Y%m%d%H%M", "%Y%m%d%H%M%S", "%Y%m%dT%H%M%S", "%Y%m%dT%H%M%SZ"]
 _DIRECTIVE = re.compile(r"%(-?)(\d?)([A-Za-z])")
 _WHOLE = (*_FULL_DATES, *_PERIODS, *_COMPACT)
-TIME_OF_DAY = re.compile(r"\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?(\s?[ap]m)?", re.IGNORECASE)
+TIME_OF_DAY = re.compile(
+    r"\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?(\s?[ap]m)?|\d{1,2}\.\d{2}\.\d{2}", re.IGNORECASE
+)
+INTERVAL = re.compile(r"(.*\d.*?)\s*(?: - | \u2013 |/)\s*(.*\d.*)")
 
 
 @lru_cache(maxsize=65536)
@@ -83,7 +97,7 @@ def forms_of(cell: str) -> tuple[str, ...]:
         return ()
     letters = any(c.isalpha() for c in cell)
     found = [f for f in _WHOLE if letters >= _has_letters(f) and pattern(f).fullmatch(cell)]
-    for separator in ("T", " ", ", "):
+    for separator in ("T", " ", ", ", ":"):
         for split in re.finditer(separator, cell):
             date, rest = cell[: split.start()], cell[split.end() :]
             dates = [f for f in _FULL_DATES if pattern(f).fullmatch(date)] if date else []
@@ -112,8 +126,22 @@ def matching_forms(cells: list[str]) -> list[str]:
 
 
 def looks_like_time(cell: str) -> bool:
-    """Whether a cell has the form of a date or time and is no plain number."""
-    return not re.fullmatch(r"[-+]?\d*\.?\d*", cell) and bool(forms_of(cell))
+    """Whether a cell has the form of a date or time, or of an interval, and is no plain number."""
+    cell = normal(cell)
+    if re.fullmatch(r"[-+]?\d*\.?\d*", cell):
+        return False
+    return bool(forms_of(cell)) or begin(cell) is not None
+
+
+def normal(cell: str) -> str:
+    """A cell with common blanks only."""
+    return re.sub(r"[\s\u00a0\u202f]+", " ", cell)
+
+
+def begin(cell: str) -> str | None:
+    """The begin of an interval, as in 01.01.2024 00:00 - 01.01.2024 01:00."""
+    found = INTERVAL.fullmatch(cell)
+    return found[1] if found and forms_of(found[1]) and forms_of(found[2]) else None
 
 
 def parse(cells: list[str], form: str) -> Any:
@@ -124,8 +152,12 @@ def parse(cells: list[str], form: str) -> Any:
     if form.startswith("epoch:"):
         return epochs(cells, form.removeprefix("epoch:"))
     if form == "excel":
-        days = np.array([float(cell) for cell in cells])
-        seconds = np.round(days * 86400 * 1000).astype("timedelta64[ms]")
+        seconds = np.array([float(cell) for cell in cells]) * 86400
+        # five decimals of a day are a second or so: whole minutes are meant
+        minutes = np.round(seconds / 60) * 60
+        if (np.abs(seconds - minutes) < 1).all():
+            seconds = minutes
+        seconds = np.round(seconds * 1000).astype("timedelta64[ms]")
         return pd.DatetimeIndex(np.datetime64(EXCEL_ZERO, "ms") + seconds)
     form = _plain(form)
     if "%q" in form:
@@ -173,7 +205,7 @@ def exact_form(form: str, cells: list[str], times: Any) -> str:
     bare = re.sub(r"%([mdHI])", r"%-\1", form)
     variants = [form, bare, re.sub(r"%-([HI])", r"%\1", bare), re.sub(r"%([HI])", r"%-\1", form)]
     if "%f" in form:
-        digits = max(len(m[1]) for c in cells if (m := re.search(r"\.(\d+)(?!.*\.\d)", c)))
+        digits = max(len(m[1]) for c in cells if (m := re.search(r"[.,](\d+)(?!.*[.,]\d)", c)))
         variants = [variant.replace("%f", f"%{digits}f") for variant in variants]
     if "%z" in form:
         variants += [variant.replace("%z", "%L") for variant in variants]

@@ -23,6 +23,11 @@ ADVICE = "correct it, or use --resample to sort, average and mark gaps as missin
 MAX_GAP = 1000  # steps; a longer gap, that is also ten times the series, is a typing error
 DAY = 86_400  # seconds
 UNITS = (("D", DAY), ("h", 3600), ("min", 60), ("s", 1))
+USUAL_SECONDS = tuple(
+    n * size
+    for size in (0.001, 0.01, 0.1, 1, 60, 3600, DAY)
+    for n in (1, 2, 3, 4, 5, 6, 10, 12, 15, 20, 30)
+)
 PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
@@ -75,14 +80,25 @@ class Gridder:
             row = int(np.flatnonzero(stamps.isna())[0])
             raise DataError(f"{group.where}: row {self._line(group, row)} has no readable time")
         if self.times.zone and stamps.tz is None:
-            try:
-                stamps = stamps.tz_localize(tz(self.times.zone), ambiguous="infer")
-            except ValueError as error:
-                raise DataError(
-                    f"{group.where}: not times of the zone {self.times.zone}: "
-                    f"{str(error).splitlines()[0]}"
-                ) from None
+            stamps = self._localised(group, stamps)
         return stamps
+
+    def _localised(self, group: Group, stamps: Any) -> Any:
+        """Times in `--zone`. An hour that comes twice is told apart by the order of the rows; a
+        midnight that does not exist is one o'clock."""
+        zone, days = tz(str(self.times.zone)), bool((stamps == stamps.normalize()).all())
+        missing = "shift_forward" if days else "raise"
+        first = np.ones(len(stamps), bool)  # of two hours of one name, where rows do not tell
+        for ambiguous in ("infer", first):
+            try:
+                return stamps.tz_localize(zone, ambiguous=ambiguous, nonexistent=missing)
+            except ValueError as error:
+                reason = str(error)
+        at = next((at for at, t in enumerate(stamps) if str(t) in reason), 0)
+        raise DataError(
+            f"{group.where}: row {self._line(group, at)}: {stamps[at]} is no time of the zone "
+            f"{self.times.zone}: clocks are set forward there"
+        )
 
     def _line(self, group: Group, at: int) -> int:
         return int(self.lines[group.rows[at]])
@@ -111,7 +127,18 @@ class Gridder:
                 if wrong.any():
                     at = int(np.flatnonzero(wrong)[0]) + 1
                     advice = self._advice(stamps)
-                    if what == "goes back in time" and stamps[at - 1] > stamps[at:].max():
+                    if (steps < 0).all() and len(steps) > 1:
+                        raise DataError(
+                            f"{where}: the newest row comes first; sort the rows by time, or use "
+                            "--resample, which does"
+                        )
+                    lone = at > 1 and stamps[at] > stamps[at - 2] or at == 1
+                    if (
+                        wrong[at - 1]
+                        and lone
+                        and stamps[at - 1] > stamps[at:].max()
+                        and (what == "goes back in time")
+                    ):
                         at, what = at - 1, "is later than all rows below"
                     raise DataError(
                         f"{where}: {stamps[at]} (row {self._line(group, at)}) {what}; {advice}"
@@ -174,11 +201,19 @@ class Gridder:
     def _counted(self, group: Group, values: Values) -> tuple[Values, Clock]:
         counts = self.times.counts
         assert counts is not None
-        steps = np.diff(counts[group.rows])
-        if len(steps) and not (steps[0] > 0 and np.allclose(steps, steps[0], rtol=1e-3)):
-            at = int(np.flatnonzero(~np.isclose(steps, steps[0], rtol=1e-3))[0]) + 1
+        numbers = counts[group.rows]
+        if np.isnan(numbers).any():
+            at = int(np.flatnonzero(np.isnan(numbers))[0])
+            raise DataError(f"{group.where}: row {self._line(group, at)} has no readable time")
+        if self.resample:
+            return self._resampled_counts(group, numbers, values)
+        steps = np.diff(numbers)
+        usual = _most_common(steps)
+        if len(steps) and not (usual > 0 and np.allclose(steps, usual, rtol=1e-3)):
+            at = int(np.flatnonzero(~np.isclose(steps, usual, rtol=1e-3))[0]) + 1
             raise DataError(
-                f"{group.where}: row {self._line(group, at)} does not go on at a step of {steps[0]}"
+                f"{group.where}: row {self._line(group, at)}: {self.times.cells[group.rows[at]]} "
+                f"is not {usual:g} after the row before; {ADVICE}"
             )
         first = Decimal(self.times.cells[group.rows[0]])
         if len(steps):
@@ -191,6 +226,34 @@ class Gridder:
         if self.common is None and len(steps):
             self.common = f"{step:f}"
         return values, Clock(f"{first:f}", f"{step:f}", form=COUNT)
+
+    def _resampled_counts(
+        self, group: Group, numbers: Values, values: Values
+    ) -> tuple[Values, Clock]:
+        order = np.argsort(numbers, kind="stable")
+        sorted_ = numbers[order]
+        step = _most_common(np.diff(sorted_)) or float(self.common or 1)
+        at = np.round((sorted_ - sorted_[0]) / step).astype(np.int64)
+        if len(at) and at[-1] > max(MAX_GAP, 10 * len(at)):
+            raise DataError(
+                f"{group.where}: row {self._line(group, int(order[-1]))}: {sorted_[-1]:g} is "
+                f"{at[-1]:,} steps from the first; correct it"
+            )
+        self.common = self.common or f"{Decimal(repr(step)):f}"
+        out = self._means(at, values[order])
+        first = Decimal(self.times.cells[group.rows[order[0]]])
+        return out, Clock(f"{first:f}", f"{Decimal(repr(step)).normalize():f}", form=COUNT)
+
+    def _means(self, at: Ids, values: Values) -> Values:
+        """The means of the values of each step `at` (N,); NaN for steps without one."""
+        size = int(at.max()) + 1
+        known = np.isfinite(values)
+        numbers = np.bincount(at[known], minlength=size)
+        sums = np.bincount(at[known], values[known], minlength=size)
+        self.averaged += len(at) - len(np.unique(at))
+        self.filled += size - len(np.unique(at))
+        out: Values = np.divide(sums, numbers, out=np.full(size, np.nan), where=numbers > 0)
+        return out
 
     # -- resampling ----------------------------------------------------------------------------
 
@@ -219,14 +282,7 @@ class Gridder:
         else:
             at = np.searchsorted(points.asi8, stamps.asi8, "right") - 1
         at = np.maximum(at, 0)
-        size = int(at.max()) + 1
-        known = np.isfinite(values)
-        numbers = np.bincount(at[known], minlength=size)
-        sums = np.bincount(at[known], values[known], minlength=size)
-        out = np.divide(sums, numbers, out=np.full(size, np.nan), where=numbers > 0)
-        self.averaged += len(at) - len(np.unique(at))
-        self.filled += size - len(np.unique(at))
-        return out, clock
+        return self._means(at, values), clock
 
 
 def _ends_period(step: Any) -> bool:
@@ -371,7 +427,11 @@ def approximate_frequency(stamps: Any) -> Any:
         if low <= days <= high and not (unit == "M" and _most_are(steps, 28, stamps)):
             name = unit + ("E" if at_end else "S")
             if unit == "M":
-                return offset(name)
+                business = [offset(f"B{name}") for name in ("ME", "MS")]
+                share = {o.freqstr: np.mean([o.is_on_offset(t) for t in stamps]) for o in business}
+                best = max(share, key=lambda key: float(share[key]))
+                plain = np.mean([offset(name).is_on_offset(t) for t in stamps])
+                return offset(best if share[best] > max(0.5, plain) else name)
             months = Counter(stamps.month)
             span = 3 if unit == "Q" else 12
             phase = Counter(int(m) % span for m in months.elements()).most_common(1)[0][0]
@@ -381,7 +441,26 @@ def approximate_frequency(stamps: Any) -> Any:
     if step == pd.Timedelta(7, "D"):
         weekday = Counter(stamps.strftime("%a").str.upper()).most_common(1)[0][0]
         return offset(f"W-{weekday}")
+    if step == pd.Timedelta(1, "D") and (stamps.day_of_week < 5).all() and len(stamps) > 5:
+        return offset("B")
+    if (steps[steps > 0] == step.as_unit(stamps.unit)._value).mean() < 0.5:
+        step = _usual_near(float(np.median(steps[steps > 0])) / _per_second(stamps)) or step
     return _step_frequency(step)
+
+
+def _usual_near(seconds: float) -> Any:
+    """The usual step nearest to a median one, of a logger that is not exact; None where none is
+    within a tenth."""
+    import pandas as pd
+
+    nearest = min(USUAL_SECONDS, key=lambda usual: abs(usual - seconds))
+    return pd.Timedelta(nearest, "s") if abs(nearest - seconds) <= 0.1 * nearest else None
+
+
+def _most_common(steps: Values) -> float:
+    """The most common of positive steps; 0 where there is none."""
+    known, counts = np.unique(np.round(steps[steps > 0], 9), return_counts=True)
+    return float(known[counts.argmax()]) if len(known) else 0.0
 
 
 def _most_are(steps: Any, days: int, stamps: Any) -> bool:

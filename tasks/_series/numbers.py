@@ -15,13 +15,15 @@ from .table import Column, Table
 MISSING = {
     *("", "na", "n/a", "nan", "null", "none", "nat", "<na>"),
     *("?", "-", "--", ".", "..", "...", ":", "*"),
-    *("#n/a", "#na", "#value!", "#div/0!", "#null!", "missing"),
+    *("#n/a", "#na", "#value!", "#div/0!", "#null!", "#ref!", "#num!", "#name?", "missing"),
+    *("\\n", "\u2013", "\u2014", "\u2026"),
 }
 # the numbers that float() reads, without underscores and infinities
 PLAIN = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 INFINITE = re.compile(r"[-+]?(inf|infinity)", re.IGNORECASE)
 POINT_THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}([,\u00a0\u202f '’]\d{3})+(\.\d+)?")
 COMMA_DECIMAL = re.compile(r"[-+]?(\d+|[1-9]\d{0,2}([.\u00a0\u202f '’]\d{3})+)(,\d+)?")
+_DOTTED = re.compile(r"[-+]?[1-9]\d{0,2}(\.\d{3})+")  # 1.000: thousands, or decimals
 SEPARATORS = str.maketrans("", "", "\u00a0\u202f '’")
 WORDS = 0.3  # a column with a larger share of cells that are no numbers is left out
 
@@ -55,10 +57,16 @@ def is_number(cell: str) -> bool:
 
 
 def decimal_comma(columns: list[Column]) -> bool | None:
-    """Whether commas are decimal, by the columns that can be read in one way only; None if these
-    have no commas or disagree."""
-    found = {_commas(column.cells) for column in columns} & {",", "."}
+    """Whether commas are decimal, by the columns that can be read in one way only; None if there
+    are none or they disagree."""
+    found = {_commas(column.cells) or _points(column.cells) for column in columns} & {",", "."}
     return None if len(found) != 1 else found == {","}
+
+
+def _points(cells: list[str]) -> str:
+    """ "." if numbers with decimal points are among the cells that cannot be thousands."""
+    odd = (c for c in cells if "." in c and PLAIN.fullmatch(c) and not _DOTTED.fullmatch(c))
+    return "." if next(odd, None) else ""
 
 
 def _commas(cells: list[str]) -> str:
@@ -81,7 +89,23 @@ def _commas(cells: list[str]) -> str:
 def numbers(table: Table, column: Column, decimal: str | None, comma: bool | None) -> Numbers:
     """A column as float64. decimal: of `--decimal`; comma: `decimal_comma` of the table. DataError
     names the row of a cell that is infinite or can be read in two ways."""
-    cells = column.cells
+    cells, dotted = column.cells, list[str]()
+    if any("\u2212" in cell for cell in cells):
+        cells = [cell.replace("\u2212", "-") for cell in cells]  # the minus sign of typography
+    if decimal is None and (comma or table.delimiter in (";", "\t")):
+        dotted = [cell for cell in cells if "." in cell and _DOTTED.fullmatch(cell)]
+    if dotted and comma is None:
+        rest = [c for c in cells if not is_missing(c) and c not in dotted]
+        if rest and all(re.fullmatch(r"[-+]?\d{1,3}", cell) for cell in rest):
+            whole = dotted[0].replace(".", "")
+            code = cells.index(dotted[0])
+            raise DataError(
+                f"{where(table, column, code)}: {dotted[0]!r} is {whole} or "
+                f"{float(dotted[0]):g}; use --decimal . or --decimal , to say which"
+            )
+    if comma and dotted and all(c in dotted or re.fullmatch(r"[-+]?\d+", c) or is_missing(c)
+                                for c in cells):  # fmt: skip
+        decimal = ","
     if decimal != "," and (plain := _all_plain(cells)) is not None:
         return Numbers(plain[column.codes], (), (), 0.0)
     mark = decimal or _commas(cells)

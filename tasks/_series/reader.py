@@ -22,7 +22,7 @@ from .collection import Series
 from .grid import Gridder, Group, spaced
 from .numbers import Numbers
 from .reading import Columns, Reading
-from .roles import Roles, calendar_columns, find_roles, group_rows
+from .roles import Roles, calendar_columns, find_roles, group_rows, looks_named_as_time
 from .stamps import Times, read_times
 from .table import Table, decode, from_frame, read_table
 from .transposed import is_heading, series_rows, times_of_heading
@@ -149,6 +149,12 @@ def _from_table(table: Table, columns: Columns) -> Read:
             f"{table.where}: row {table.lines[blank[0]]} has no id in {', '.join(reading.id)}"
         )
     times = None
+    if roles.time is None and table.has_heading:
+        hint = looks_named_as_time(table)
+        reading.notes.append(
+            "no column of times was found"
+            + (f"; if {hint.name} holds them, write them as 2024-01-31" if hint else "")
+        )
     if roles.time is not None:
         rows = [rows for _, rows in groups]
         times = read_times(
@@ -199,6 +205,7 @@ def _series(
         named_order = sorted(range(len(named)), key=lambda at: -len(named[at].rows))
         if times.stamps is None and named:  # the step of counts, for series of one point
             grid.regular(named[named_order[0]], np.zeros(len(named[named_order[0]].rows)))
+            grid.averaged = grid.filled = 0
     for column, numbers in targets:
         for (name, rows), group in zip(groups, named, strict=True):
             parts = (name, column.name if len(targets) > 1 or not name else "")
@@ -240,6 +247,9 @@ def _transposed(
     reading.id = tuple(column.name for column in ids)
     reading.left_out, reading.marks = left_out, marks
     points = np.arange(len(cells))
+    if times.stamps is not None and len(points) > 1 and (np.diff(times.stamps.asi8) < 0).all():
+        points = points[::-1]
+        reading.notes.append("the times of the heading descend: they were reversed")
     grid = Gridder(times, np.ones(len(cells), np.int64), columns.freq, columns.resample)
     grid.find_common([Group(points, table.where)])
     series = []
@@ -250,7 +260,7 @@ def _transposed(
                 "columns that tell rows apart with --id A,B"
             )
         where = f"{table.where}: the heading"
-        values, clock = grid.regular(Group(points, where), matrix[rows[0]])
+        values, clock = grid.regular(Group(points, where), matrix[rows[0]][points])
         series.append(Series(name, values, clock))
     return Read(series, [reading])
 

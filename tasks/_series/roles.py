@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,6 +19,15 @@ from .table import Column, Table
 
 ID_NAMES = {"id", "unique_id", "item_id", "series_id", "series", "series_name", "name"}
 STRONG_TIME_NAMES = ("ds", "datetime", "date_time", "timestamp", "date", "time", "period")
+TIME_WORDS = (
+    "date",
+    "datum",
+    "time",
+    "zeit",
+    "fecha",
+    "stamp",
+)  # in the name of a column of digits
+DIGITS_OF_TIMES = (5, 8, 10, 12, 13, 14, 16, 19)
 WEAK_TIME_NAMES = ("t", "year", "quarter", "month", "week", "day", "hour", "index", "step")
 CALENDAR = {
     "year", "month", "day", "hour", "minute", "quarter", "week", "weekofyear", "week_of_year",
@@ -32,6 +42,7 @@ MERGED = (
     ("year", "quarter"),
     ("year", "week"),
 )
+ROW_NUMBER = re.compile(r"-?\d+(\.0)?")
 REPEATED = 0.05  # the share of repeated times in a table of several series
 SAMPLE = 50
 
@@ -62,6 +73,10 @@ def is_time(column: Column) -> bool:
     return bool(cells) and 2 * sum(map(forms.looks_like_time, cells)) > len(cells)
 
 
+def is_time_of_day(cell: str) -> bool:
+    return bool(forms.TIME_OF_DAY.fullmatch(cell))
+
+
 def is_numeric(column: Column) -> bool:
     return all(map(is_number, sample(column)))
 
@@ -71,10 +86,11 @@ def find_roles(table: Table, columns: Columns) -> Roles:
     left_out: list[tuple[str, str]] = []
     table = _without_row_numbers(table, left_out, columns)
     time, time_name, rest = _find_time(table, columns, left_out)
-    ids = _find_ids(table, columns, time, rest, left_out)
+    numbering = _row_ids(table, columns, time, rest)
+    left_out += [(column.name, "a different one in each row") for column in numbering]
+    rest = [column for column in rest if column not in numbering]
+    ids = _find_ids(table, columns, time, rest)
     rest = [column for column in rest if column not in ids]
-    known = {name for name, _ in left_out}
-    rest = [column for column in rest if columns.target or column.name not in known]
     targets = _find_targets(table, columns, rest, left_out)
     return Roles(time, ids, targets, left_out, time_name)
 
@@ -86,15 +102,19 @@ def _without_row_numbers(table: Table, left_out: list[tuple[str, str]], columns:
     """The table without the unnamed index that pandas writes with a data frame."""
     if len(table.columns) < 2 or not table.has_heading:
         return table
-    first = table.columns[0]
-    unnamed = key(first.name) in ("", "unnamed:_0", "index") or first.name.startswith("Unnamed:")
+    kept = list(table.columns)
     named = {columns.time, columns.id, columns.target}
-    if unnamed and first.name not in named and all(c.isdigit() for c in first.cells if c):
-        if key(first.name) == "index" and not any(map(is_time, table.columns[1:])):
-            return table
+    while len(kept) > 1:
+        first = kept[0]
+        unnamed = key(first.name) in ("", "index", "level_0") or first.name.startswith("Unnamed:")
+        counts = first.cells and all(ROW_NUMBER.fullmatch(cell) for cell in first.cells if cell)
+        if not unnamed or not counts or first.name in named:
+            break
+        if key(first.name) == "index" and not any(map(is_time, kept[1:])):
+            break
         left_out.append((first.name, "row numbers"))
-        return replace(table, columns=table.columns[1:])
-    return table
+        kept = kept[1:]
+    return replace(table, columns=kept)
 
 
 # -- times ---------------------------------------------------------------------------------------
@@ -126,8 +146,11 @@ def _find_time(
         rest = [column for column in table.columns if column not in parts]
         merged = _merged(table, parts)
         return merged, ", ".join(part.name for part in parts), rest
-    time = _one_time(table, left_out)
-    rest = [column for column in table.columns if column is not time]
+    clocks = [c for c in table.columns if sample(c) and all(map(is_time_of_day, sample(c)))]
+    left_out += [(column.name, "times of day without a date") for column in clocks]
+    rest = [column for column in table.columns if column not in clocks]
+    time = _one_time(rest, table)
+    rest = [column for column in rest if column is not time]
     if time is None:
         return None, None, rest
     if is_numeric(time):
@@ -150,6 +173,9 @@ def _parts_of_time(table: Table) -> list[Column]:
         if sample(column) and all(map(forms.TIME_OF_DAY.fullmatch, sample(column)))
     ]
     dates = [c for c in whole if not any(":" in cell for cell in sample(c))]
+    hours = [by_name[name] for name in ("hour", "hr") if name in by_name]
+    if not clocks and len(dates) == 1 and hours and len(dates[0].cells) < len(dates[0]):
+        clocks = [column for column in hours if _is_calendar_number(column)]
     if len(clocks) == 1 and len(dates) == 1:
         return [dates[0], clocks[0]]
     if whole and not all(key(column.name) in CALENDAR for column in whole):
@@ -204,20 +230,18 @@ def _constant(like: Column, cell: str) -> Column:
     return Column("", np.zeros(len(like), np.int64), [cell])
 
 
-def _one_time(table: Table, left_out: list[tuple[str, str]]) -> Column | None:
-    for column in table.columns:
-        cells = sample(column)
-        if cells and all(map(forms.TIME_OF_DAY.fullmatch, cells)):
-            left_out.append((column.name, "times of day without a date"))
-    clocks = [name for name, _ in left_out]
-    candidates = [c for c in table.columns if is_time(c) and c.name not in clocks]
-    strong = [c for c in table.columns if key(c.name) in STRONG_TIME_NAMES and c.name not in clocks]
+def _one_time(columns: list[Column], table: Table) -> Column | None:
+    size = len(table.lines)
+    candidates = [c for c in columns if is_time(c) and not (len(c.cells) == 1 < size)]
+    strong = [c for c in columns if key(c.name) in STRONG_TIME_NAMES]
     if len(candidates) > 1:
         named = [c for c in candidates if c in strong or not c.name]
         whole = [c for c in candidates if key(c.name) not in CALENDAR]
         chosen = named if len(named) == 1 else whole if len(whole) == 1 else []
         if not chosen:
             a, b = candidates[:2]
+            if a.name == b.name:
+                raise DataError(f"{table.where}: two columns are named {a.name!r}; rename one")
             raise DataError(
                 f"{table.where}: columns {a.name!r} and {b.name!r} both hold times; use "
                 f"--time {_quoted(a.name)} or --time {_quoted(b.name)}"
@@ -227,8 +251,13 @@ def _one_time(table: Table, left_out: list[tuple[str, str]]) -> Column | None:
         return candidates[0]
     if strong:
         return strong[0]
+    for column in columns:
+        cells = [cell.split(",")[0] for cell in sample(column)]
+        if any(word in key(column.name) for word in TIME_WORDS) and cells:
+            if all(cell.isdigit() and len(cell) in DIGITS_OF_TIMES for cell in cells):
+                return column
     for name in WEAK_TIME_NAMES:
-        for column in table.columns:
+        for column in columns:
             if key(column.name) == name and sample(column) and is_numeric(column):
                 if name in ("t", "year") or _counts(column):
                     return column
@@ -264,12 +293,18 @@ def _repeats(parts: Sequence[Column]) -> int:
     return len(codes) - len(np.unique(codes))
 
 
+def _row_ids(
+    table: Table, columns: Columns, time: Column | None, rest: list[Column]
+) -> list[Column]:
+    """The columns named as ids that number the rows of a table with times, not its series."""
+    if columns.id or columns.target or time is None:
+        return []
+    size = len(table.lines)
+    return [c for c in rest if key(c.name) in ID_NAMES and len(c.cells) == size > 1]
+
+
 def _find_ids(
-    table: Table,
-    columns: Columns,
-    time: Column | None,
-    rest: list[Column],
-    left_out: list[tuple[str, str]],
+    table: Table, columns: Columns, time: Column | None, rest: list[Column]
 ) -> list[Column]:
     """The columns whose cells name the series."""
     if columns.id:
@@ -278,14 +313,12 @@ def _find_ids(
     rest = [column for column in rest if column not in targets]
     size = len(table.lines)
     named = [column for column in rest if key(column.name) in ID_NAMES]
-    for column in list(named):
-        if time is not None and len(column.cells) == size > 1:
-            left_out.append((column.name, "a different one in each row"))
-            named.remove(column)
-            rest.remove(column)
     words = [c for c in rest if sample(c) and not any(map(is_number, sample(c)))]
     if time is None:
-        return named[:1] or _names_without_times(words, rest, size)
+        words = [column for column in words if column not in named]
+        if named and len(named[0].cells) == size:
+            return named[:1]
+        return [*named[:1], *_names_without_times(words, rest, size)]
     repeated = _repeats([time])
     if named and (not _repeats([named[0], time]) or not repeated):
         return named[:1]
@@ -318,11 +351,16 @@ def _distinguishing(time: Column, some: list[Column], repeated: int) -> list[Col
     """The fewest columns that tell rows of the same time apart: none of the pairs of their cells
     and the time, or few, appears twice."""
     some = [c for c in some if 1 < len(c.cells) <= max(1, len(time) // 2) or len(c.cells) == 2]
-    some = [c for c in some if not any("." in cell for cell in sample(c)) or not is_numeric(c)]
     for count in (1, 2, 3):
         for parts in itertools.combinations(some[:12], count):
             if not _repeats([*parts, time]):
                 return list(parts)
+    words = [part for part in some if not is_numeric(part)]
+    if len(words) > 3 and not _repeats([*words, time]):
+        for part in list(words):  # those that are not needed
+            others = [other for other in words if other is not part]
+            words = others if not _repeats([*others, time]) else words
+        return words
     for part in some:
         if not is_numeric(part) and _repeats([part, time]) < repeated / 2:
             return [part]
@@ -332,13 +370,11 @@ def _distinguishing(time: Column, some: list[Column], repeated: int) -> list[Col
 def _names_without_times(words: list[Column], rest: list[Column], size: int) -> list[Column]:
     """In a table without times: a column of words with a different one in each row, beside values,
     or one whose words repeat."""
+    others = [c for c in rest if c not in words]
     for column in words:
-        others = [c for c in rest if c not in words]
         if len(column.cells) == size and (len(others) > 1 or size == 1):
             return [column]
-        if 3 * len(column.cells) <= size:
-            return [column]
-    return []
+    return [column for column in words if 3 * len(column.cells) <= size]
 
 
 # -- values --------------------------------------------------------------------------------------
@@ -366,7 +402,9 @@ def _find_targets(
         elif column.name or not values.is_empty:
             found.append((column, values))
     if not found:
-        raise DataError(f"{table.where}: no column with values; name it with --target")
+        odd = next((cell for column in chosen for cell in sample(column)), "")
+        example = f" ({odd!r} is no number)" if odd and not is_number(odd) else ""
+        raise DataError(f"{table.where}: no column with values{example}; name it with --target")
     return found
 
 
@@ -394,11 +432,22 @@ def _follows(name: str, values: Any, stamps: Any) -> bool:
     return bool((values == actual).all())
 
 
+def looks_named_as_time(table: Table) -> Column | None:
+    """The first column whose name speaks of times."""
+    words = (*TIME_WORDS, *STRONG_TIME_NAMES, "month", "year", "week", "period")
+    return next((c for c in table.columns if any(w in key(c.name) for w in words)), None)
+
+
 def group_rows(ids: list[Column], size: int) -> list[tuple[str, Ids]]:
     """(id, rows) of each series, in the order of their first rows; one unnamed without ids."""
     if not ids:
         return [("", np.arange(size))]
     name = ids[0] if len(ids) == 1 else join(ids, "/", "")
+    if len(ids) > 1 and len(name.cells) < size - _repeats(ids):
+        raise DataError(
+            f"ids of {', '.join(column.name for column in ids)} are equal when joined by /; rename "
+            "some, or join them in another column"
+        )
     order = np.argsort(name.codes, kind="stable")
     codes, first = np.unique(name.codes[order], return_index=True)
     groups = np.split(order, first[1:])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone, tzinfo
 from typing import Any
 
@@ -73,9 +73,19 @@ def read_times(
     """A column as times. dates, zone: of `--dates` and `--zone`; is_regular, has_equal_steps: of
     stamps or numbers (N,), whether the rows of each series are evenly spaced. DataError names a
     cell that is no time."""
+    if any(not cell.isascii() for cell in column.cells):
+        column = replace(column, cells=[forms.normal(cell) for cell in column.cells])
     cells = [cell for cell in column.cells if not is_missing(cell)]
     if not cells:
         raise DataError(f"{table.where}: column {column.name} has no times in it")
+    begins = [forms.begin(cell) for cell in cells[:SAMPLE]]
+    if all(begins):
+        table.notes.append(f"{column.name} has intervals: a point stands at the begin of each")
+        column = replace(column, cells=[forms.begin(cell) or cell for cell in column.cells])
+        cells = [cell for cell in column.cells if not is_missing(cell)]
+    if all(re.fullmatch(r"\d{5}(,\d+)?", cell) for cell in cells):  # days of a spreadsheet
+        column = replace(column, cells=[cell.replace(",", ".") for cell in column.cells])
+        cells = [cell.replace(",", ".") for cell in cells]
     if all(map(forms.TIME_OF_DAY.fullmatch, cells)):
         raise DataError(
             f"{table.where}: column {column.name} has times of day without dates; name the column "
@@ -132,13 +142,7 @@ def _of_numbers(
         stamps = _spread(column, cells, parsed)
         if named or is_regular(stamps):
             return Times(stamps, "excel")
-    if steady:
-        return Times(None, "count", counts=rows, cells=tuple(column.text()))
-    code = column.cells.index(cells[0])
-    raise DataError(
-        f"{where(table, column, code)}: not readable as times: {cells[0]} is neither a date nor a "
-        f"count with one step; {UNREADABLE}"
-    )
+    return Times(None, "count", counts=rows, cells=tuple(column.text()))
 
 
 def _of_text(
@@ -255,6 +259,7 @@ def _mixed(table: Table, column: Column, cells: list[str]) -> tuple[str, Any]:
             f"{where(table, column, code)}: {odd!r} is written in another form than {cells[0]!r}; "
             "write all times in one form"
         )
+    table.notes.append(f"{column.name} has a form of its own: forecasts are written as 2024-01-31")
     if any(stamp.tzinfo for stamp in stamps):
         raise DataError(
             f"{table.where}: column {column.name}: times of several forms, some with a time zone; "
@@ -295,8 +300,8 @@ def _in_zone(found: Times, column: Column, zone: str | None) -> Times:
     if stamps.tz is None:
         if zone:
             tz(zone)
-        elif found.form.startswith("epoch:"):
-            zone, zone_from = None, None
+            if found.form.startswith("epoch:"):  # instants, whatever the zone
+                stamps = stamps.tz_localize("UTC").tz_convert(tz(zone))
         return Times(stamps, found.form, zone, zone_from)
     if zone is None and column.zone:
         zone, zone_from = column.zone, "the file"

@@ -28,7 +28,7 @@ FAST_CHARACTERS = 1 << 20  # a smaller text is read before pyarrow is imported
 MAX_CELL = 1 << 20  # characters: a longer cell is an unbalanced quote
 
 
-@dataclass
+@dataclass(eq=False)
 class Column:
     """A column of N cells: `cells[codes]`. Equal cells are stored, and later parsed, only once."""
 
@@ -113,6 +113,12 @@ class Table:
 def decode(data: bytes, where: str) -> tuple[str, str]:
     """(text, name of the encoding): by its byte order mark, else UTF-8, else cp1252 (Latin-1, as
     Windows extends it). DataError for data that is not text."""
+    if data[:4] == b"PK\x03\x04":
+        raise DataError(f"{where}: a ZIP archive or an Excel workbook; save the table as CSV")
+    if data[:8] == b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1":
+        raise DataError(f"{where}: an Excel workbook; save the table as CSV")
+    if data.lstrip()[:1] in (b"{", b"[") and b'"' in data[:1000]:
+        raise DataError(f"{where}: JSON; write the series as CSV, .tsf or parquet")
     for mark, name in (
         (codecs.BOM_UTF8, "utf-8-sig"),
         (codecs.BOM_UTF32_LE, "utf-32"),
@@ -155,6 +161,8 @@ def read_table(
     """The table in delimited text. Empty lines are skipped, and lines that begin with # before the
     heading. `is_heading` decides from the first rows whether the first is one. DataError for a row
     with more cells than the first, and for an unbalanced quote."""
+    if "\n" not in text:
+        text = text.replace("\r", "\n")  # as Macintosh computers once wrote
     skipped, text = _skip_comments(text)
     delimiter = _find_delimiter(text)
     rows = _rows(text, delimiter, skipped, where)
@@ -166,6 +174,8 @@ def read_table(
     names: list[str] = []
     if heading:
         names = [cell.strip() for cell in first.pop(0)[1]]
+        if not delimiter and first and all(len(cells) == len(names) + 1 for _, cells in first):
+            names.insert(0, "")  # R's write.table: row names have no heading
     elif delimiter != ",":  # without a heading, rows may differ in length
         names = [""] * max(len(cells) for _, cells in first)
     width, unnamed = len(names) or len(first[0][1]), not heading
@@ -178,9 +188,11 @@ def read_table(
             numbers = np.arange(rows_above, rows_above + len(columns[0]))
             return Table(columns, where, numbers, delimiter, heading, notes)
     builders = [_Builder() for _ in range(width)]
-    lines, short, total = [np.zeros(0, np.int64)], list[int](), 0
+    lines, short, blank = [np.zeros(0, np.int64)], list[int](), 0
     rows = chain(first, rows)
     while chunk := list(islice(rows, CHUNK_ROWS)):
+        full = [(line, cells) for line, cells in chunk if any(map(str.strip, cells))]
+        blank, chunk = blank + len(chunk) - len(full), full
         for line, cells in chunk:
             if len(cells) != width:
                 extra = [cell for cell in cells[width:] if cell.strip()]
@@ -190,10 +202,11 @@ def read_table(
                     short.append(line)
                 cells[width:] = [""] * max(0, width - len(cells))
                 del cells[width:]
-        for builder, column in zip(builders, zip(*(c for _, c in chunk), strict=True), strict=True):
-            builder.extend(column)
+        for at, builder in enumerate(builders):
+            builder.extend(cells[at] for _, cells in chunk)
         lines.append(np.array([line for line, _ in chunk], np.int64))
-        total += len(chunk)
+    if blank:
+        notes.append(f"{blank:,} rows without any cell were skipped")
     if short:
         notes.append(
             f"{len(short):,} rows have fewer cells than the {'heading' if heading else 'first'} "
@@ -247,6 +260,8 @@ def _too_many(
     ):
         advice = "if commas are decimal, separate cells by ; or put the numbers in quotes"
     first = "the heading" if heading else "the first row"
+    if width == 1 or 2 * width < len(cells):
+        advice = "if lines of text stand above the heading, delete them"
     return DataError(f"{where}: row {line} has {len(cells)} cells, {first} has {width}; {advice}")
 
 
@@ -290,7 +305,10 @@ def _rows(text: str, delimiter: str, skipped: int, where: str) -> Iterator[tuple
     stream = io.StringIO(text, newline="")
     if not delimiter:
         for number, line in enumerate(stream, skipped + 1):
-            if line.strip():
+            if '"' in line:
+                line = re.sub(r"\s+", " ", line.strip())
+                yield number, next(csv.reader([line], delimiter=" ", skipinitialspace=True))
+            elif line.strip():
                 yield number, line.split()
         return
     limit = csv.field_size_limit(MAX_CELL)
@@ -330,7 +348,8 @@ def from_frame(frame: Any, where: str) -> Table:
             name = "/".join(str(part) for part in name if str(part))
         zone = getattr(values.dtype, "tz", None)
         if isinstance(values.dtype, pd.PeriodDtype):
-            values = values.dt.start_time
+            coarse = values.dtype.freq.name[:1] in "MQY"
+            values = values.astype(str) if coarse else values.dt.start_time
         codes, unique = pd.factorize(values)
         missing = codes < 0
         days = (

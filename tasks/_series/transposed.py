@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import numpy as np
 
 from ...core.errors import DataError
 from ...tokenizers._scales import Values
 from . import forms
-from .grid import infer_frequency
+from .grid import is_regular
 from .numbers import decimal_comma, is_missing, is_number, not_a_number, numbers
 from .reading import Columns
 from .roles import is_time, join, sample
@@ -36,24 +37,25 @@ def is_heading(rows: list[list[str]]) -> bool:
 
 
 def _times_at_end(names: list[str]) -> tuple[int, list[str]] | None:
-    """(index of the first, cells) of the times at the end of a heading after one or more words;
-    None where there are fewer than three, or they are not evenly spaced."""
-    while names and not names[-1]:
-        names = names[:-1]
-    first = len(names)
-    while first and (_is_year(names[first - 1]) or forms.looks_like_time(names[first - 1])):
-        first -= 1
-    cells = names[first:]
-    if not first or len(cells) < MIN_TIMES:
+    """(index of the first, cells) of the longest run of times in a heading that begins with a word;
+    None where there are fewer than three."""
+    cells = [heading_time(name) for name in names]
+    runs = []
+    for found, group in itertools.groupby(enumerate(cells), lambda pair: pair[1] is not None):
+        if found:
+            at = list(group)
+            runs.append((at[0][0], [cell or "" for _, cell in at]))
+    first, run = max(runs, key=lambda run: len(run[1]), default=(0, []))
+    if not first or len(run) < MIN_TIMES or len(set(run)) < len(run):
         return None
-    if all(map(_is_year, cells)):
-        steps = np.diff([int(cell) for cell in cells])
-        return (first, cells) if steps[0] > 0 and (steps == steps[0]).all() else None
-    for form in forms.matching_forms(cells):
-        times = forms.parse(cells, form)
-        if not times.hasnans and infer_frequency(times) is not None:
-            return first, cells
-    return None
+    return (first, run) if all(map(_is_year, run)) or forms.matching_forms(run) else None
+
+
+def heading_time(name: str) -> str | None:
+    """The time in a cell of a heading: 1960, 1960 [YR1960] of the World Bank, X1960 of R."""
+    name = re.sub(r"\s*\[YR\d{4}\]$", "", name.strip())
+    name = re.sub(r"^X(?=\d)", "", name)
+    return name if _is_year(name) or forms.looks_like_time(name) else None
 
 
 def _is_year(name: str) -> bool:
@@ -87,11 +89,12 @@ def series_rows(
     of a table whose times begin at column `first` of the heading."""
     labels = [column for column in table.columns[:first] if sample(column)]
     body = table.columns[first : first + len(cells)]
+    after = [column for column in table.columns[first + len(cells) :] if sample(column)]
     heading = Column.of("the heading", cells)
     lines = np.ones(len(cells), np.int64)
     times = read_times(
         Table([heading], table.where, lines), heading, columns.dates, columns.zone,
-        lambda stamps: infer_frequency(stamps) is not None, lambda counts: True,
+        is_regular, lambda counts: True,
     )  # fmt: skip
     comma = decimal_comma(body)
     parsed = [numbers(table, column, columns.decimal, comma) for column in body]
@@ -101,6 +104,7 @@ def series_rows(
     matrix = np.stack([found.values for found in parsed], axis=1)
     ids = _ids(table, columns, labels)
     left_out = [(c.name, "not needed to tell rows apart") for c in labels if c not in ids]
+    left_out += [(column.name, "after the times of the heading") for column in after]
     marks = {mark for found in parsed for mark in found.marks}
     return times, ids, matrix, left_out, marks
 

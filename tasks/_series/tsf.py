@@ -23,7 +23,7 @@ def from_tsf(text: str, where: str, columns: Columns) -> tuple[list[Series], lis
     series, in_data = list[Series](), False
     for line_number, line in enumerate(text.split("\n"), 1):
         line = line.strip()
-        if not line or (line.startswith("#") and not in_data):
+        if not line or (line.startswith("#") and not (in_data and ":" in line)):
             continue
         if not in_data:
             words = line.split()
@@ -50,8 +50,9 @@ def from_tsf(text: str, where: str, columns: Columns) -> tuple[list[Series], lis
         label, start = f"T{len(series) + 1}", None
         for (name, kind), head in zip(attributes, heads, strict=True):
             if kind == "date":
+                form = "%Y-%m-%d %H-%M-%S" if " " in head else "%Y-%m-%d"
                 try:
-                    start = pd.to_datetime(head, format="%Y-%m-%d %H-%M-%S").isoformat()
+                    start = pd.to_datetime(head, format=form).isoformat()
                 except ValueError:
                     raise DataError(
                         f"{where}: line {line_number}: {head!r} is not a time of the form "
@@ -60,6 +61,8 @@ def from_tsf(text: str, where: str, columns: Columns) -> tuple[list[Series], lis
             elif kind == "string" and name.lower() in ID_NAMES:
                 label = head
         series.append(Series(label, values, Clock(start, freq)))
+    if freq is None and any(one.clock.start for one in series):
+        notes.append("no @frequency: the points have no times; give --freq")
     names = [one.id for one in series]
     if len(set(names)) < len(names):
         raise DataError(
