@@ -323,6 +323,8 @@ REFUSED: list[tuple[str, str | bytes, dict[str, Any], str]] = [
     ("ids that are equal when joined", table("a,b,t,y", [
         (a, b, t, 1) for a, b in (("x/y", "z"), ("x", "y/z")) for t in dates(4)]),
      {"id": "a,b"}, "equal when joined"),
+    ("two points of a panel with a gap", table("id,t,y", [("a", t, 1) for t in dates(9, "MS")])
+     + "b,2024-01-01,1\nb,2024-03-01,1\n", {}, "series b: 2024-03-01 .*2024-02-01 .*expected"),
     ("a workbook", b"PK\x03\x04....", {}, "Excel workbook"),
     ("JSON", b'[{"a": 1}]', {}, "JSON; write"),
     ("two columns of one time", table("t,t,y", [(t, t, 1) for t in dates(4)]), {}, "rename one"),

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tfm.core.errors import DataError, TfmError
-from tfm.tasks._series import table as series_table
+from tfm.tasks._series import delimited
 from tfm.tasks._series.clock import Clock
 from tfm.tasks._series.reader import parse
 from tfm.tasks._series.reading import Columns
@@ -196,7 +196,7 @@ def test_the_fast_path_reads_what_the_plain_one_reads(made: dict[str, Any]) -> N
 
     plain = outcome()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(series_table, "FAST_CHARACTERS", 0)
+        patch.setattr(delimited, "FAST_CHARACTERS", 0)
         assert outcome() == plain
 
 

@@ -131,7 +131,9 @@ def test_a_column_of_words_beside_times_is_no_id() -> None:
     once_more = rows.replace("2024-01-15", "2024-01-14")
     with pytest.raises(DataError, match="appears twice"):
         text(f"date,dow,sales\n{once_more}\n")
-    assert len(text(f"date,dow,sales\n{once_more}\n", resample=True)) == 1
+    with pytest.raises(DataError, match="--id dow if .* several series, or --target sales"):
+        text(f"date,dow,sales\n{once_more}\n", resample=True)
+    assert len(text(f"date,dow,sales\n{once_more}\n", resample=True, target="sales")) == 1
     both = "\n".join(f"{t},{shop},{i}" for shop in "ab" for i, t in enumerate(times(5)))
     assert [(s.id, len(s)) for s in text(f"date,shop,sales\n{both}\n")] == [("a", 5), ("b", 5)]
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import forms
 from .frequency import DATE_STEPS, frequency_unit, offset
-from .stamps import tz
+from .zones import tz
 
 COUNT = "count"
 

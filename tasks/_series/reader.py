@@ -19,12 +19,17 @@ from ...core.protocols import Ids
 from ...tokenizers._scales import Values
 from .clock import Clock
 from .collection import Series
-from .grid import Gridder, Group, spaced
+from .delimited import read_table
+from .encoding import decode
+from .grid import Gridder, Group
+from .id_columns import group_rows
+from .inference import spaced
 from .numbers import Numbers
 from .reading import Columns, Reading
-from .roles import Roles, calendar_columns, find_roles, group_rows, looks_named_as_time
+from .roles import Roles, calendar_columns, find_roles
 from .stamps import Times, read_times
-from .table import Table, decode, from_frame, read_table
+from .table import Table, from_frame
+from .time_columns import looks_named_as_time
 from .transposed import is_heading, series_rows, times_of_heading
 from .tsf import from_tsf
 
@@ -202,10 +207,6 @@ def _series(
     if times is not None:
         grid = Gridder(times, table.lines, columns.freq, columns.resample)
         grid.find_common(named)
-        named_order = sorted(range(len(named)), key=lambda at: -len(named[at].rows))
-        if times.stamps is None and named:  # the step of counts, for series of one point
-            grid.regular(named[named_order[0]], np.zeros(len(named[named_order[0]].rows)))
-            grid.averaged = grid.filled = 0
     for column, numbers in targets:
         for (name, rows), group in zip(groups, named, strict=True):
             parts = (name, column.name if len(targets) > 1 or not name else "")

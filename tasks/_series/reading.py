@@ -96,7 +96,7 @@ def _roles(reading: Reading) -> str:
     if reading.target:
         parts.append(f"values in {_shortened(list(reading.target))}")
     if reading.delimiter not in (None, ","):
-        from .table import DELIMITER_NAMES
+        from .delimited import DELIMITER_NAMES
 
         parts.append(f"separated by {DELIMITER_NAMES[reading.delimiter or '']}")
     if reading.zone:

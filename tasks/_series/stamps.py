@@ -6,27 +6,20 @@ import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta, timezone, tzinfo
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import numpy as np
 
-from ...core.errors import ConfigError, DataError
+from ...core.errors import DataError
 from ...tokenizers._scales import Values
 from . import forms
 from .numbers import PLAIN, is_missing, where
 from .table import Column, Table
+from .zones import offset_minutes, tz, zone_of
 
 SAMPLE = 200  # cells from which a form is found
 YEARS = (1600, 2261)
-# tried first among the zones that have the same offsets, so that a well-known name is found
-COMMON_ZONES = (
-    "Europe/London", "Europe/Berlin", "Europe/Helsinki", "Europe/Moscow", "America/New_York",
-    "America/Chicago", "America/Denver", "America/Phoenix", "America/Los_Angeles",
-    "America/Halifax", "America/Sao_Paulo", "America/Santiago", "Asia/Tokyo", "Asia/Shanghai",
-    "Asia/Kolkata", "Asia/Jerusalem", "Australia/Sydney", "Australia/Adelaide",
-    "Pacific/Auckland",
-)  # fmt: skip
 DAY_ORDERS = {"day-first": "%d", "month-first": "%m"}
 UNREADABLE = "write times as 2024-01-31 or 2024-01-31T12:00:00, or name another column with --time"
 
@@ -44,22 +37,6 @@ class Times:
     zone_from: str | None = None
     counts: Values | None = None
     cells: tuple[str, ...] = ()
-
-
-def tz(zone: str) -> tzinfo:
-    """A time zone from its IANA name or an offset such as +02:00. ConfigError."""
-    from zoneinfo import ZoneInfo
-
-    found = re.fullmatch(r"([+-])(\d{2}):?(\d{2})", zone)
-    if found:
-        delta = timedelta(hours=int(found[2]), minutes=int(found[3]))
-        return timezone(-delta if found[1] == "-" else delta)
-    try:
-        return ZoneInfo(zone)
-    except (KeyError, ValueError, OSError):
-        raise ConfigError(
-            f"--zone {zone}: no time zone; give a name such as Europe/Berlin, UTC or +02:00"
-        ) from None
 
 
 def read_times(
@@ -278,21 +255,6 @@ def _odd_one(cells: list[str]) -> str | None:
     return None
 
 
-# -- zones ---------------------------------------------------------------------------------------
-
-
-def offset_minutes(cell: str) -> int | None:
-    """The offset from UTC at the end of a cell, in minutes; None where there is none."""
-    if cell.endswith(("Z", "UTC", "GMT")) and any(c.isdigit() for c in cell):
-        return 0
-    found = re.search(r"\d([+-])(\d{2}):?(\d{2})?$|:\d{2}\s([+-])(\d{2}):?(\d{2})?$", cell)
-    if not found or ":" not in cell and "T" not in cell:
-        return None
-    sign, hours, minutes = (found[1] or found[4], found[2] or found[5], found[3] or found[6])
-    value = 60 * int(hours) + int(minutes or 0)
-    return -value if sign == "-" else value
-
-
 def _in_zone(found: Times, column: Column, zone: str | None) -> Times:
     """The times in their zone: of `--zone`, of the file, or found from their offsets."""
     stamps = found.stamps
@@ -307,37 +269,5 @@ def _in_zone(found: Times, column: Column, zone: str | None) -> Times:
         zone, zone_from = column.zone, "the file"
     if zone is None:
         offsets = np.array([offset_minutes(cell) or 0 for cell in column.cells])[column.codes]
-        zone, zone_from = _zone_of(stamps, offsets), "the offsets of its times"
+        zone, zone_from = zone_of(stamps, offsets), "the offsets of its times"
     return Times(stamps.tz_convert(tz(zone)), found.form, zone, zone_from)
-
-
-def _zone_of(stamps: Any, offsets: Any) -> str:
-    """The zone with these offsets (N,), in minutes, at these times (N,), in UTC: an offset where
-    all are equal, else a zone whose clocks change at the same times, else UTC."""
-    from zoneinfo import available_timezones
-
-    known = stamps.notna()
-    different = np.unique(offsets[known])
-    if len(different) == 1:
-        minutes = int(different[0])
-        if not minutes:
-            return "UTC"
-        sign = "-" if minutes < 0 else "+"
-        return f"{sign}{abs(minutes) // 60:02}:{abs(minutes) % 60:02}"
-    import pandas as pd
-
-    instants, first = np.unique(stamps[known].asi8, return_index=True)
-    wanted = offsets[known][first]
-    changes: Any = np.flatnonzero(np.diff(wanted))
-    keep = np.unique(np.concatenate((np.linspace(0, len(wanted) - 1, 200).astype(int),
-                                     changes, np.add(changes, 1))).astype(int))  # fmt: skip
-    at = stamps[known][first][keep]
-    for name in (*COMMON_ZONES, *sorted(available_timezones())):
-        try:
-            local = at.tz_convert(name).tz_localize(None)
-        except (KeyError, ValueError, OSError, NotImplementedError):
-            continue
-        minutes_there = (local - at.tz_localize(None)) / pd.Timedelta(1, "min")
-        if (minutes_there.to_numpy() == wanted[keep]).all():
-            return name
-    return "UTC"

@@ -10,12 +10,12 @@ import numpy as np
 from ...core.errors import DataError
 from ...tokenizers._scales import Values
 from . import forms
-from .grid import is_regular
+from .inference import is_regular
 from .numbers import decimal_comma, is_missing, is_number, not_a_number, numbers
 from .reading import Columns
-from .roles import is_time, join, sample
 from .stamps import YEARS, Times, read_times
 from .table import Column, Table
+from .time_columns import is_time, join, sample
 
 MIN_TIMES = 3  # in a heading
 

@@ -8,9 +8,9 @@ from ...core.errors import DataError
 from .clock import Clock
 from .collection import Series
 from .frequency import monash_frequency, offset
+from .id_columns import ID_NAMES
 from .numbers import INFINITE, PLAIN, is_missing
 from .reading import Columns
-from .roles import ID_NAMES
 
 
 def from_tsf(text: str, where: str, columns: Columns) -> tuple[list[Series], list[str]]:
