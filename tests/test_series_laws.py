@@ -129,6 +129,7 @@ def tables(draw: st.DrawFn) -> dict[str, Any]:
         "values": values,
         "encoding": draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16"])),
         "missing": draw(st.sampled_from(["", "NA", ".", "-", "#N/A", "null"])),
+        "quoting": draw(st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL])),
         "end": draw(st.sampled_from(["\n", "\r\n"])),
         "gap": draw(st.none() | st.integers(1, count - 2)),
     }
@@ -141,7 +142,9 @@ def written(made: dict[str, Any]) -> bytes:
         return repr(value).replace(".", ",") if made["comma"] else repr(value)
 
     out = io.StringIO()
-    table = csv.writer(out, delimiter=made["delimiter"], lineterminator=made["end"])
+    table = csv.writer(
+        out, delimiter=made["delimiter"], lineterminator=made["end"], quoting=made["quoting"]
+    )
     table.writerow(made["names"])
     for row, time in enumerate(made["times"].strftime(made["form"])):
         if row != made["gap"]:

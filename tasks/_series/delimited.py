@@ -15,7 +15,7 @@ from itertools import chain, islice
 import numpy as np
 
 from ...core.errors import DataError
-from .table import Column, ColumnBuilder, Table
+from .table import ArrowCells, Column, ColumnBuilder, Table
 
 DELIMITERS = (";", "\t", "|", ",")  # in the order in which they are preferred
 DELIMITER_NAMES = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas", "": "blanks"}
@@ -89,10 +89,18 @@ def read_table(
 def _fast_columns(
     text: str, delimiter: str, names: list[str], heading: bool
 ) -> list[Column] | None:
-    """The columns of a large text without quotes and empty lines, whose rows all have one cell a
-    name, by pyarrow: the same as those of `read_table`, five times as fast. Else None."""
-    if not delimiter or '"' in text or re.search(r"\n\s*\n|\r(?!\n)", text):
+    """The columns of a large text without empty lines and lines inside cells, whose rows all have
+    one cell a name, by pyarrow: the same as those of `read_table`, faster. Else None."""
+    if not delimiter or "\n\n" in text or "\n\r\n" in text:
         return None
+    if "\r" in text and text.count("\r") != text.count("\r\n"):
+        return None
+    quoted = '"' in text
+    if quoted:  # pyarrow does not refuse a quote without its end, or inside a cell
+        edge = re.escape(delimiter)
+        cell = rf'(?<![^{edge}\n])"(?:[^"\n]|"")*"(?=[{edge}\r\n]|\Z)'
+        if '"' in re.sub(cell, "", text):
+            return None
     import pyarrow
     from pyarrow import compute, csv
 
@@ -102,7 +110,7 @@ def _fast_columns(
         table = csv.read_csv(
             io.BytesIO(text.encode()),
             csv.ReadOptions(column_names=keys, skip_rows=int(heading)),
-            csv.ParseOptions(delimiter=delimiter, quote_char=False),
+            csv.ParseOptions(delimiter=delimiter, quote_char='"' if quoted else False),
             csv.ConvertOptions(column_types=dict.fromkeys(keys, kind), strings_can_be_null=False),
         )
     except (pyarrow.ArrowInvalid, UnicodeEncodeError):
@@ -116,7 +124,7 @@ def _fast_columns(
         codes = whole.indices.to_numpy().astype(np.int64)
         merged = cells.dictionary_encode()
         codes = merged.indices.to_numpy()[codes].astype(np.int64)
-        columns.append(Column(name, codes, merged.dictionary.to_pylist()))
+        columns.append(Column(name, codes, ArrowCells(merged.dictionary)))
     return columns
 
 
@@ -150,7 +158,7 @@ def _skip_comments(text: str) -> tuple[int, str]:
 
 def _find_delimiter(text: str) -> str:
     """The delimiter that splits the first rows into most cells; blanks ("") where none splits."""
-    sample = "".join(islice(io.StringIO(text[: 1 << 20], newline=""), SAMPLE_ROWS))
+    sample = "".join(islice(_lines(text), SAMPLE_ROWS))[: 1 << 20]
     best, most, first = "", 1, 0
     for delimiter in DELIMITERS:
         try:
@@ -170,11 +178,19 @@ def _find_delimiter(text: str) -> str:
     return next((d for d in DELIMITERS if lines and d in lines[0]), ",")
 
 
+def _lines(text: str) -> Iterator[str]:
+    """The lines of a text, one at a time: io.StringIO would hold it at four bytes a character."""
+    at = 0
+    while at < len(text):
+        end = text.find("\n", at) + 1 or len(text)
+        yield text[at:end]
+        at = end
+
+
 def _rows(text: str, delimiter: str, skipped: int, where: str) -> Iterator[tuple[int, list[str]]]:
     """(line number, cells) of each row that is not empty."""
-    stream = io.StringIO(text, newline="")
     if not delimiter:
-        for number, line in enumerate(stream, skipped + 1):
+        for number, line in enumerate(_lines(text), skipped + 1):
             if '"' in line:
                 line = re.sub(r"\s+", " ", line.strip())
                 yield number, next(csv.reader([line], delimiter=" ", skipinitialspace=True))
@@ -183,7 +199,7 @@ def _rows(text: str, delimiter: str, skipped: int, where: str) -> Iterator[tuple
         return
     limit = csv.field_size_limit(MAX_CELL)
     reader = csv.reader(
-        stream, delimiter=delimiter, skipinitialspace=delimiter != "\t", strict=True
+        _lines(text), delimiter=delimiter, skipinitialspace=delimiter != "\t", strict=True
     )
     end = 0
     try:

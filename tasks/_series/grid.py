@@ -51,7 +51,8 @@ class Gridder:
     filled: int = 0  # steps without a point, marked as missing
 
     def __post_init__(self) -> None:
-        self._inferred: dict[bytes, Any] = {}
+        self._inferred: dict[bytes, Any] = {}  # by times: series of a panel often have the same
+        self._clocks: dict[bytes, Clock] = {}
         self.common: str | None = None  # the frequency of most series
 
     # -- the frequency of the whole table ------------------------------------------------------
@@ -127,6 +128,9 @@ class Gridder:
         if self.times.stamps is None:
             return self._counted(group, values)
         stamps = self._stamps(group)
+        times = stamps.asi8.tobytes()
+        if times in self._clocks and not self.resample:
+            return values, self._clocks[times]
         where, rows = group.where, np.arange(len(stamps))
         if self.resample:
             rows = np.argsort(stamps.asi8, kind="stable")
@@ -157,7 +161,8 @@ class Gridder:
                 f"{where}: {stamps[at]} (row {self._line(group, at)}) where {wanted[at]} is "
                 f"expected at a frequency of {step.freqstr}; {self._advice(stamps)}"
             )
-        return values, self._clock(stamps[0], step.freqstr)
+        self._clocks[times] = self._clock(stamps[0], step.freqstr)
+        return values, self._clocks[times]
 
     def _check_order(self, group: Group, stamps: Any) -> None:
         """DataError for a time that appears twice, or before the one of the row above."""

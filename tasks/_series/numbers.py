@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from ...core.errors import DataError
 from ...tokenizers._scales import Values
-from .table import Column, Table
+from .table import ArrowCells, Column, Table
 
 MISSING = {
     *("", "na", "n/a", "nan", "null", "none", "nat", "<na>"),
@@ -63,15 +64,17 @@ def decimal_comma(columns: list[Column]) -> bool | None:
     return None if len(found) != 1 else found == {","}
 
 
-def _points(cells: list[str]) -> str:
+def _points(cells: Sequence[str]) -> str:
     """ "." if numbers with decimal points are among the cells that cannot be thousands."""
     odd = (c for c in cells if "." in c and PLAIN.fullmatch(c) and not _DOTTED.fullmatch(c))
     return "." if next(odd, None) else ""
 
 
-def _commas(cells: list[str]) -> str:
+def _commas(cells: Sequence[str]) -> str:
     """The decimal mark of numbers: "," or "."; "?" where both are possible; "" where no comma is
     among them."""
+    if isinstance(cells, ArrowCells) and cells.plain_numbers() is not None:
+        return ""
     joined = "\n".join(cells)
     if "," not in joined and not re.search(r"\d\.\d{3}\.", joined):
         return ""
@@ -90,6 +93,10 @@ def numbers(table: Table, column: Column, decimal: str | None, comma: bool | Non
     """A column as float64. decimal: of `--decimal`; comma: `decimal_comma` of the table. DataError
     names the row of a cell that is infinite or can be read in two ways."""
     cells, dotted = column.cells, list[str]()
+    if isinstance(cells, ArrowCells) and decimal != "," and comma is not True:
+        plain = cells.plain_numbers() if table.delimiter == "," else None
+        if plain is not None:
+            return Numbers(plain[column.codes], (), (), 0.0)
     if any("\u2212" in cell for cell in cells):
         cells = [cell.replace("\u2212", "-") for cell in cells]  # the minus sign of typography
     if decimal is None and (comma or table.delimiter in (";", "\t")):
@@ -150,8 +157,10 @@ def numbers(table: Table, column: Column, decimal: str | None, comma: bool | Non
     return Numbers(values, tuple(marks), tuple(wrong), bad / filled if filled else 0.0)
 
 
-def _all_plain(cells: list[str]) -> Values | None:
+def _all_plain(cells: Sequence[str]) -> Values | None:
     """Cells as numbers where all are plain ones or empty: the fast path."""
+    if isinstance(cells, ArrowCells):
+        return cells.plain_numbers()  # type: ignore[no-any-return]
     joined = "".join(cells)
     if not joined.isascii() or "_" in joined:
         return None

@@ -119,6 +119,7 @@ def _parse(data: bytes, where: str, columns: Columns) -> Read:
             raise DataError(f"{where}: not readable as parquet ({error})") from error
         return _from_table(from_frame(frame, where), columns)
     text, encoding = decode(data, where)
+    del data
     if re.search(r"^@data\s*$", text, re.MULTILINE | re.IGNORECASE):
         series, notes = from_tsf(text, where, columns)
         reading = Reading(where, encoding, layout="tsf", notes=notes)

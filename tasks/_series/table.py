@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,14 +18,15 @@ class Column:
 
     name: str
     codes: Ids  # (N,)
-    cells: list[str]  # distinct, without white space around them
+    cells: Sequence[str]  # distinct, without white space around them
     zone: str | None = None  # of the times in a parquet file
 
     def __len__(self) -> int:
         return len(self.codes)
 
     def text(self) -> list[str]:
-        return [self.cells[code] for code in self.codes]
+        cells = list(self.cells)
+        return [cells[code] for code in self.codes]
 
     def row_of(self, code: int) -> int:
         """The first row with this cell."""
@@ -40,6 +41,39 @@ class Column:
         builder = ColumnBuilder()
         builder.extend(cells)
         return builder.column(name, zone)
+
+
+class ArrowCells(Sequence[str]):
+    """The cells of a column in a pyarrow array, which are made Python strings when they are used:
+    a million numbers never are."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, at: Any) -> Any:
+        return self.array[at].to_pylist() if isinstance(at, slice) else self.array[at].as_py()
+
+    def __iter__(self) -> Iterator[str]:
+        for start in range(0, len(self.array), 65_536):
+            yield from self.array[start : start + 65_536].to_pylist()
+
+    def plain_numbers(self) -> Any:
+        """(len,) float64, NaN for an empty cell; None where one is not a plain, finite number."""
+        import pyarrow
+        from pyarrow import compute
+
+        empty = compute.equal(self.array, "")
+        filled = compute.if_else(empty, pyarrow.scalar(None, self.array.type), self.array)
+        try:
+            found = compute.cast(filled, pyarrow.float64())
+        except pyarrow.ArrowInvalid:
+            return None
+        values = found.to_numpy(zero_copy_only=False)
+        known = np.isfinite(values).sum() == len(values) - compute.sum(empty).as_py()
+        return values if known else None
 
 
 class ColumnBuilder:
