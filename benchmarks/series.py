@@ -1,7 +1,7 @@
 """Forecasts against seasonal naive and published figures: M4 hourly, ETTh1 24 and 96 hours ahead.
 
 python benchmarks/series.py [--budget 15m] [--only m4|etth1|rolling|ltsf] [--size tiny]
-                            [--seed 0] [--stride 24]
+                            [--seed 0] [--seeds 1] [--stride 24]
 
 m4, etth1: the last window of each series, as in Ansari et al. 2024 (Chronos): MASE scaled by the
 seasonal error of the history, WQL over the quantiles 0.1 ... 0.9. The forecast data (M4's test file
@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from _common import DATA, heading, table, tfm, tfm_json, workspace
@@ -74,6 +75,7 @@ def main() -> None:
     parser.add_argument("--only", choices=[*TASKS, "ltsf"])
     parser.add_argument("--size", default="tiny")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=1, help="of m4, etth1, rolling: the median")
     parser.add_argument(
         "--stride", type=int, default=24, help="of the windows of rolling and ltsf, in hours"
     )
@@ -89,12 +91,22 @@ def main() -> None:
         if rolling:
             lines = (SERIES / "ETTh1.csv").read_text().splitlines()
             (folder / "before.csv").write_text("\n".join(lines[:-24]) + "\n")
-        seconds = trained(folder, args, *task["args"])
-        scores = tfm_json("eval", "run", *rolling, folder=folder)
-        print(f"{task['title']}; trained for {seconds:.0f} s in all, {scores['step']} steps\n")
-        floor = scores["floor"]
         rows: list[list[object]] = [["", "MASE", "WQL"]]
-        rows.append([f"tfm, {args.size}", f"{scores['mase']:.4f}", f"{scores['wql']:.4f}"])
+        found: list[dict[str, Any]] = []
+        for seed in range(args.seed, args.seed + args.seeds):
+            seconds = trained(folder, args, *task["args"], seed=seed)
+            scores = tfm_json("eval", f"run-{seed}", *rolling, folder=folder)
+            print(
+                f"{task['title']}; seed {seed} trained for {seconds:.0f} s in all, "
+                f"{scores['step']} steps"
+            )
+            found.append(scores)
+            rows.append([f"tfm, {args.size}, seed {seed}", *_figures(scores)])
+        if len(found) > 1:
+            medians = {name: median(s[name] for s in found) for name in ("mase", "wql")}
+            rows.append([f"median of {len(found)} seeds", *_figures(medians)])
+        print()
+        floor = found[0]["floor"]
         for label in dict.fromkeys(key.rpartition("_")[0] for key in floor):
             figures = [f"{floor[f'{label}_{metric}']:.4f}" for metric in ("mase", "wql")]
             rows.append([label.replace("_", " "), *figures])
@@ -104,8 +116,12 @@ def main() -> None:
             print(weights())
 
 
-def trained(folder: Path, args: argparse.Namespace, *data: object) -> float:
-    """Trains, and returns the seconds that it took."""
+def _figures(scores: dict[str, Any]) -> list[str]:
+    return [f"{scores[name]:.4f}" for name in ("mase", "wql")]
+
+
+def trained(folder: Path, args: argparse.Namespace, *data: object, seed: int) -> float:
+    """Trains run-SEED, and returns the seconds that it took."""
     began = time.monotonic()
     tfm(
         "train",
@@ -117,9 +133,9 @@ def trained(folder: Path, args: argparse.Namespace, *data: object) -> float:
         "--size",
         args.size,
         "--seed",
-        args.seed,
+        seed,
         "--run",
-        "run",
+        f"run-{seed}",
         "-q",
         folder=folder,
     )
@@ -143,8 +159,9 @@ def ltsf(folder: Path, args: argparse.Namespace) -> None:
         for flag, part in (("data", "train"), ("valid", "valid"), ("test", "test"))
     ]
     data = [word for pair in files for word in pair]
-    seconds = trained(folder, args, *data, "--season", 24, "--horizon", 96)
-    found = tfm_json("eval", "run", "--protocol", "rolling", "--stride", args.stride, folder=folder)
+    seconds = trained(folder, args, *data, "--season", 24, "--horizon", 96, seed=args.seed)
+    run = f"run-{args.seed}"
+    found = tfm_json("eval", run, "--protocol", "rolling", "--stride", args.stride, folder=folder)
     print(
         f"ETTh1, 7 series, horizon 96, rolling; trained for {seconds:.0f} s in all, "
         f"{found['step']} steps\n"
@@ -152,7 +169,7 @@ def ltsf(folder: Path, args: argparse.Namespace) -> None:
     stride = f"{found['windows']:,} windows {args.stride} h apart"
     rows_: list[list[object]] = [["", "windows", "MSE", "MAE"]]
     rows_.append([f"tfm, {args.size}", stride, f"{found['mse']:.3f}", f"{found['mae']:.3f}"])
-    count, every = every_hour(folder / "run")
+    count, every = every_hour(folder / run)
     for windows, floor in ((stride, found["floor"]), (f"{count:,} windows, every hour", every)):
         for label in dict.fromkeys(key.rpartition("_")[0] for key in floor):
             figures = [f"{floor[f'{label}_{metric}']:.3f}" for metric in ("mse", "mae")]

@@ -75,6 +75,9 @@ def command(
     if data:
         split = "data"
         items = None if as_coded else task.items(opened.source_like(data, column))
+        description = task.describe(items) if items is not None else None
+        for line in description.lines if description else ():
+            say(line, quiet)
         sequences = [] if items is None else list(task.sequences(items, tokenizer))
     else:
         split = split or final

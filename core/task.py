@@ -107,6 +107,11 @@ class Task(ABC):
         """The number of units in these sequences: `unit` first, then others that `metrics` uses."""
 
     @abstractmethod
+    def floor(self, train: OwnItems, held: OwnItems) -> dict[str, float]:
+        """The scores of trivial baselines on the held-out items by name, in `floor_unit`. It is not
+        used where `window_floor` has baselines on the windows of the model."""
+
+    @abstractmethod
     def write(
         self, items: list[Any], prompt: Sequence | None, sampling: OwnOptions, out: BinaryIO
     ) -> None:
@@ -168,11 +173,6 @@ class Task(ABC):
         return {}
 
     # -- scores --------------------------------------------------------------------------------
-
-    def floor(self, train: OwnItems, held: OwnItems) -> dict[str, float]:
-        """The scores of trivial baselines on the held-out items by name, in `floor_unit`; see
-        `window_floor` for baselines that are scored on the windows of the model."""
-        return {}
 
     @property
     def floor_unit(self) -> str:

@@ -252,6 +252,10 @@ class SeriesTask(task.Task):
 
     # -- scores --------------------------------------------------------------------------------
 
+    def floor(self, train: Collection, held: Collection) -> dict[str, float]:
+        """None: baselines are scored on the windows of the model, by `window_floor`."""
+        return {}
+
     def window_floor(
         self,
         read_train: Callable[[], Collection | None],

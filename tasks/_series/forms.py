@@ -18,6 +18,15 @@ MONTHS = ("January February March April May June July August September October N
           "December").split()  # fmt: skip
 WEEKDAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 EPOCHS = {10: "s", 13: "ms", 16: "us", 19: "ns"}  # number of digits -> unit
+MAX_EPOCH = {"s": 9.2e9, "ms": 9.2e12, "us": 9.2e15, "ns": 9.2e18}  # the year 2261
+DIGITS = {  # number of digits -> form
+    4: "%Y",
+    6: "%Y%m",
+    8: "%Y%m%d",
+    10: "%Y%m%d%H",
+    12: "%Y%m%d%H%M",
+    14: "%Y%m%d%H%M%S",
+}
 EXCEL_DAYS = (10_000, 80_000)  # 1927 to 2119, as days since the last day of 1899
 EXCEL_ZERO = "1899-12-30"
 PIVOT = 2049  # two digits of a year are at most this one

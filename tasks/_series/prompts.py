@@ -43,12 +43,12 @@ class Prompt:
 def prompts_of_file(
     data: bytes, columns: Columns, heldout: Iterable[Sequence], note: Callable[[str], None]
 ) -> list[Prompt]:
-    """The series of a file's bytes; `note` receives those that cannot be forecast. Series of one or
-    two points take the frequency of `heldout`."""
+    """The series of a file's bytes. `note` receives what was left out, and series that cannot be
+    forecast. Series of one or two points take the frequency of `heldout`."""
     read = parse(data, "the prompt", columns)
-    for line in lines([replace(r, left_out=[]) for r in read.readings if r.dropped]):
-        if line.startswith("not used"):
-            note(line)
+    _, *notable = lines(read.readings)  # the first line only has the roles of the columns
+    for line in notable:
+        note(line)
     clock = next((Clock.of(s.side) for s in heldout if s.side["freq"]), Clock())
     series = [at_frequency(one, clock) if len(one) < 3 else one for one in read.series]
     return [Prompt(one, len(one), not (one.values < 0).any()) for one in series]

@@ -28,7 +28,7 @@ class Columns:
 
 @dataclass
 class Reading:
-    """How one file was read. Where files differ, a `Summary` has what is common to them."""
+    """How one file was read."""
 
     where: str
     encoding: str | None = None
@@ -38,7 +38,6 @@ class Reading:
     id: tuple[str, ...] = ()
     target: tuple[str, ...] = ()
     left_out: list[tuple[str, str]] = field(default_factory=list)  # column, reason
-    freq_from: str | None = None
     zone: str | None = None
     zone_from: str | None = None
     marks: set[str] = field(default_factory=set)  # cells that stand for missing values

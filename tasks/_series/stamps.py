@@ -97,8 +97,7 @@ def _of_numbers(
     digits = [len(cell) for cell in whole]
     size = max(digits)
     if all(cell.isdigit() for cell in whole) and min(digits) == size:
-        form = {4: "%Y", 6: "%Y%m", 8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M"}.get(size)
-        form = form or {14: "%Y%m%d%H%M%S"}.get(size)
+        form = forms.DIGITS.get(size)
         if form and all(YEARS[0] <= int(cell[:4]) <= YEARS[1] for cell in whole):
             parsed = forms.parse(whole, form)
             if not parsed.hasnans:
@@ -107,6 +106,11 @@ def _of_numbers(
     size = max(map(len, integers))
     if size in forms.EPOCHS and min(map(len, integers)) >= size - 1:
         unit = forms.EPOCHS[size]
+        if max(map(float, whole)) >= forms.MAX_EPOCH[unit]:
+            raise DataError(
+                f"{table.where}: column {column.name}: {max(whole, key=float)} is too late for a "
+                f"time in {unit} since 1970; name another column with --time"
+            )
         return Times(_spread(column, cells, forms.epochs(whole, unit)), f"epoch:{unit}")
     numbers = np.array([float(cell) for cell in cells])
     order = {cell: number for cell, number in zip(cells, numbers, strict=True)}
