@@ -148,9 +148,11 @@ class SeriesTask(task.Task):
         season = options.season or (known[0] if known else find_season([s.values for s in series]))
         horizon = options.horizon or (known[1] if known else 2 * season if season > 1 else 24)
         season_from = "--season" if options.season else "the frequency" if known else "the values"
+        of_file = any(reading.layout == "tsf" for reading in found.readings)
+        freq_from = "--freq" if options.freq else "the file" if of_file else "the times"
         facts = {
             "frequency": freq,
-            "frequency_from": "--freq" if options.freq else "the times" if freq else None,
+            "frequency_from": freq_from if freq else None,
             "season": season,
             "season_from": season_from if season > 1 else None,
             "horizon": horizon,

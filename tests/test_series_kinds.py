@@ -16,9 +16,11 @@ import pandas as pd
 import pytest
 from conftest import Tfm
 
+from tfm.core.data.source import Source
 from tfm.core.errors import DataError, TfmError
-from tfm.tasks._series.reader import Read, parse
+from tfm.tasks._series.reader import Read, parse, read
 from tfm.tasks._series.reading import Columns, lines
+from tfm.tasks.series import SeriesOptions, SeriesTask
 
 FAULTS = Path(__file__).parent.parent.parent / "shared" / "faults" / "make.py"
 
@@ -459,34 +461,34 @@ def test_files_that_went_wrong_are_refused_with_advice(faults: Path) -> None:
     assert "row 2 has 3 cells, the heading has 2" in comma and "commas are decimal" in comma
 
 
+def test_files_of_one_name_have_ids_that_differ(faults: Path) -> None:
+    found = read(Source((str(faults / "a/data.csv"), str(faults / "b/data.csv"))), Columns())
+    assert [one.id for one in found.series] == ["a/data/y", "b/data/y"]
+
+
 def test_files_that_went_wrong_at_the_command_line(faults: Path, tmp_path: Path) -> None:
     tfm = Tfm(tmp_path)
-    train = ("train", "--task", "series", "--steps", 1, "--size", "nano", "-q")
-    train = (*train, "--history", 24, "--horizon", 6)
-    tfm(*train, "--data", faults / "a/data.csv", "--data", faults / "b/data.csv", "--run", "two")
-    ids = {row["id"] for row in csv.DictReader(io.StringIO(tfm("sample", "two").text))}
-    assert ids == {"a/data/y", "b/data/y"}
-
-    tfm(*train, "--data", faults / "s-year-months.csv", "--run", "monthly")
-    ends = (faults / "s-ends-missing.csv").read_bytes()
-    tfm("sample", "monthly", "--horizon", 3, "--out", "o.csv", stdin=ends)
-    rows = list(csv.DictReader(io.StringIO((tmp_path / "o.csv").read_text())))
-    assert [row["time"] for row in rows] == ["2025-01-01", "2025-02-01", "2025-03-01"]
-
-    tfm(*train, "--data", faults / "s-dollar.csv", "--run", "dollar")
-    text = tfm("sample", "dollar", "--plot", "p.png").text
-    assert {row["id"] for row in csv.DictReader(io.StringIO(text))} == {"US$/EUR$", r"cost $\foo$"}
-    assert (tmp_path / "p.png").read_bytes()[:4] == b"\x89PNG"
-
-    scores = tfm(*train, "--data", faults / "s-constant.csv", "--run", "constant", "--json").json()
-    for name, value in scores["floor"].items():
-        assert (
-            value <= scores["floor"].get("seasonal_naive_" + name.rpartition("_")[2], value) + 1e-9
-        )
-
-    loud = ("train", "--task", "series", "--steps", 1, "--size", "nano", "--horizon", 6)
-    done = tfm(*loud, "--data", faults / "s-dead.csv", "--run", "dead", "--json")
+    train = ("train", "--task", "series", "--steps", 1, "--size", "nano", "--horizon", 6)
+    done = tfm(*train, "--data", faults / "s-dead.csv", "--history", 24, "--run", "dead", "--json")
     assert done.err.count("dead: no value in it") == 1
     assert done.json()["data"]["files"][0]["dropped"] == [
         {"series": "dead", "reason": "no value in it"}
     ]
+    ends = (faults / "s-ends-missing.csv").read_bytes()
+    tfm("sample", "dead", "--horizon", 3, "--out", "o.csv", stdin=ends)
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "o.csv").read_text())))
+    assert [row["time"] for row in rows] == ["2025-01-01", "2025-02-01", "2025-03-01"]
+    text = tfm("sample", "dead", "-p", faults / "s-dollar.csv", "--plot", "p.png").text
+    assert {row["id"] for row in csv.DictReader(io.StringIO(text))} == {"US$/EUR$", r"cost $\foo$"}
+    assert (tmp_path / "p.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_no_baseline_of_a_constant_is_above_the_seasonal_naive(faults: Path) -> None:
+    task = SeriesTask(SeriesOptions(history=24, horizon=6))
+    items = task.items(Source((str(faults / "s-constant.csv"),)))
+    train, held = task.split(items, 0.1)
+    tokenizer = task.fit_tokenizer("bins:16", train)
+    floor = task.window_floor(lambda: train, task.sequences(held, tokenizer), tokenizer, None)
+    assert floor is not None and floor["theta_mae"] == floor["seasonal_naive_mae"] == 0
+    for name, value in floor.items():
+        assert value <= floor.get("seasonal_naive_" + name.rpartition("_")[2], value) + 1e-9

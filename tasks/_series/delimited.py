@@ -25,9 +25,7 @@ FAST_CHARACTERS = 1 << 20  # a smaller text is read before pyarrow is imported
 MAX_CELL = 1 << 20  # characters: a longer cell is an unbalanced quote
 
 
-def read_table(
-    text: str, where: str, is_heading: Callable[[list[list[str]]], bool], no_fill: bool = True
-) -> Table:
+def read_table(text: str, where: str, is_heading: Callable[[list[list[str]]], bool]) -> Table:
     """The table in delimited text. Empty lines are skipped, and lines that begin with # before the
     heading. `is_heading` decides from the first rows whether the first is one. DataError for a row
     with more cells than the first, and for an unbalanced quote."""
@@ -91,6 +89,7 @@ def _fast_columns(
 ) -> list[Column] | None:
     """The columns of a large text without empty lines and lines inside cells, whose rows all have
     one cell a name, by pyarrow: the same as those of `read_table`, faster. Else None."""
+    text = text.rstrip("\r\n")
     if not delimiter or "\n\n" in text or "\n\r\n" in text:
         return None
     if "\r" in text and text.count("\r") != text.count("\r\n"):
@@ -115,7 +114,7 @@ def _fast_columns(
         )
     except (pyarrow.ArrowInvalid, UnicodeEncodeError):
         return None  # the slow path says what is wrong, and where
-    columns = []
+    columns, blank = [], np.ones(len(table), bool)
     for name, column in zip(names, table.columns, strict=True):
         whole = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
         if isinstance(whole, pyarrow.ChunkedArray):
@@ -125,7 +124,8 @@ def _fast_columns(
         merged = cells.dictionary_encode()
         codes = merged.indices.to_numpy()[codes].astype(np.int64)
         columns.append(Column(name, codes, ArrowCells(merged.dictionary)))
-    return columns
+        blank &= codes == compute.index(merged.dictionary, "").as_py()
+    return None if blank.any() else columns
 
 
 def _too_many(
