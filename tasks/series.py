@@ -31,6 +31,7 @@ from ._series.reader import Read, common_frequency, read
 from ._series.reading import Columns, lines, record
 from ._series.stamps import DAY_ORDERS
 from ._series.windows import adjacent_windows, forecast_cases, forecast_cost, forecast_scores, slide
+from ._series.zones import tz
 
 DEFAULT_HOLDOUT = 0.1  # the fraction of each series that is held out
 SMALL_DATA_DROPOUT = 0.1  # where `Collection.is_small`
@@ -62,7 +63,7 @@ class SeriesOptions:
     resample: bool = _option("Sort times, average duplicates, mark gaps as missing.", False)
     skip_bad: bool = _option("Leave out series and files that cannot be read.", False)
     min_points: int = _option("Leave out series with fewer values.", 1)
-    allow_negative: bool = _option("Score negative forecasts of series without negatives.", False)
+    allow_negative: bool = _option("Let forecasts be negative where no value was.", False)
 
     def __post_init__(self) -> None:
         for name in ("season", "horizon", "history", "min_points"):
@@ -71,6 +72,8 @@ class SeriesOptions:
                 raise ConfigError(f"--{name.replace('_', '-')} {value}: must be at least 1")
         if self.freq is not None:
             frequency_unit(self.freq)
+        if self.zone is not None:
+            tz(self.zone)
 
     @property
     def columns(self) -> Columns:
@@ -84,9 +87,7 @@ class SeriesSampleOptions:
     horizon: int | None = _option("Points to forecast; default: the horizon of training.")
     paths: int = _option("Sample paths from which quantiles are computed.", 100)
     plot: str | None = _option("Plot history and forecast to a file: .png, .svg or .pdf.")
-    allow_negative: bool = _option(
-        "Let series that never were negative have negative forecasts.", False
-    )
+    allow_negative: bool = _option("Let forecasts be negative where no value was.", False)
     guard_formulas: bool = _option(
         "Write ' before ids that a spreadsheet would take for a formula.", False
     )

@@ -301,6 +301,8 @@ REFUSED: list[tuple[str, str | bytes, dict[str, Any], str]] = [
     ("two columns of one name", table("t,a,a", [(t, 1, 2) for t in dates(3)]), {},
      "series a appears twice"),
     ("a zone that is none", dated(5), {"zone": "Mars"}, "--zone Mars"),
+    ("a zone of counts", table("t,y", [(k, 1) for k in range(9)]), {"zone": "UTC"},
+     "--zone: there are no times"),
     ("an hour that the zone lacks", dated(9, "h", "%Y-%m-%d %H:%M", start="2024-03-10"),
      {"zone": "America/New_York"}, "row 4: 2024-03-10 02:00:00 is no time of the zone"),
     ("offsets in some rows", "t,y\n2024-01-01T00:00,1\n2024-01-01T01:00+02:00,2\n", {},
@@ -330,7 +332,7 @@ REFUSED: list[tuple[str, str | bytes, dict[str, Any], str]] = [
     ("a workbook", b"PK\x03\x04....", {}, "Excel workbook"),
     ("JSON", b'[{"a": 1}]', {}, "JSON; write"),
     ("two columns of one time", table("t,t,y", [(t, t, 1) for t in dates(4)]), {}, "rename one"),
-    ("no values at all", "t,y\n2024-01-01,\n2024-01-02,\n", {}, "no series with a value"),
+    ("no values at all", "t,y\n2024-01-01,\n2024-01-02,\n", {}, "no usable series"),
 ]  # fmt: skip
 
 

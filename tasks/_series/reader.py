@@ -104,7 +104,7 @@ def _checked(read: Read, columns: Columns) -> Read:
     if not kept:
         reasons = [f"{name}: {why}" for r in read.readings for name, why in r.dropped]
         why = f" ({reasons[0]})" if reasons else ""
-        raise DataError(f"{reading.where}: no series with a value in it{why}")
+        raise DataError(f"{reading.where}: no usable series{why}")
     read.series = kept
     return read
 
@@ -172,6 +172,8 @@ def _from_table(table: Table, columns: Columns) -> Read:
             for column in calendar_columns(roles.targets, times.stamps):
                 reading.left_out.append((column.name, "a part of the time"))
                 roles.targets = [t for t in roles.targets if t[0] is not column]
+    if columns.zone and (times is None or times.stamps is None):
+        raise DataError(f"{table.where}: --zone: there are no times that could be in a time zone")
     reading.layout = "long" if roles.ids else "wide"
     reading.target = tuple(column.name for column, _ in roles.targets)
     for _, values in roles.targets:
