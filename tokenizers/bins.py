@@ -124,7 +124,7 @@ class BinsTokenizer:
             bins = np.searchsorted(self.edges[1:-1], steps, side="right")
             missing = np.isnan(now)
             ids[:, at] = np.where(missing, MISSING_ID, bins + FIRST_BIN_ID)
-            known[:] = np.where(missing, known, base + self.centres[bins] * scale)
+            known[:] = np.where(missing, known, finite_sum(base, self.centres[bins], scale))
         return ids
 
     def decode_rows(self, ids: Ids, scales: Scales, within: Values | None = None) -> Values:
@@ -143,11 +143,11 @@ class BinsTokenizer:
         for at, base, scale, known in iterate_seasons(ids.shape, scales, lag):
             missing = ids[:, at] < FIRST_BIN_ID
             bins = np.maximum(ids[:, at] - FIRST_BIN_ID, 0)
-            decoded = base + self.centres[bins] * scale
+            decoded = finite_sum(base, self.centres[bins], scale)
             known[:] = np.where(missing, known, decoded)
             if within is not None:
                 low, high = self.edges[bins], self.edges[bins + 1]
-                decoded = base + (low + within[:, at] * (high - low)) * scale
+                decoded = finite_sum(base, low + within[:, at] * (high - low), scale)
             values[:, at] = np.where(missing, np.nan, decoded)
         return values
 
@@ -252,6 +252,14 @@ def iterate_seasons(
         first = np.isnan(here)
         base = np.where(first, scales.location[:, None], here)
         yield at, base, np.where(first, scales.scale[:, None], scales.lag_scale[:, None]), here
+
+
+def finite_sum(base: Values, steps: Values, scale: Values) -> Values:
+    """base + steps * scale; the largest float where that overflows, and NaN where base is."""
+    with np.errstate(over="ignore"):
+        found = base + steps * scale
+    largest = np.finfo(np.float64).max
+    return np.clip(found, -largest, largest)
 
 
 def borders(centres: Values) -> Values:

@@ -154,6 +154,7 @@ def _normalise(past: Values, season: int, horizon: int) -> tuple[Values, Values,
     return np.clip((past - level) / scale, -40, 40), scale, base
 
 
+@np.errstate(over="ignore", invalid="ignore")  # of values near the largest float
 def floors(
     train: Collection | None, cases: Sequence[Case], season: int, history: int
 ) -> dict[str, float]:
