@@ -6,7 +6,7 @@ import csv
 import importlib.util
 import io
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,90 +15,27 @@ import numpy as np
 from ..core import task
 from ..core.config import SampleConfig
 from ..core.data.source import Source
-from ..core.errors import ConfigError, DataError, UsageError
+from ..core.errors import DataError, UsageError
 from ..core.protocols import Dataset, Sequence
 from ..core.task import Description
 from ..tokenizers._scales import Values
 from ..tokenizers.bins import BinsTokenizer, Window, parse
 from ._series.baselines import floors
 from ._series.collection import Collection, Windows, fingerprint, follow, halves, split
-from ._series.frequency import find_season, frequency_unit, season_and_horizon
+from ._series.frequency import find_season, season_and_horizon
 from ._series.metrics import QUANTILES
+from ._series.options import SeriesOptions, SeriesSampleOptions
 from ._series.output import Forecast, escape_formula, write_values
 from ._series.plot import fan, plot
 from ._series.prompts import Prompt, prompts_of_file, prompts_of_heldout
 from ._series.reader import Read, common_frequency, read
-from ._series.reading import Columns, lines, record
-from ._series.stamps import DAY_ORDERS
+from ._series.reading import lines, record, summary
 from ._series.windows import adjacent_windows, forecast_cases, forecast_cost, forecast_scores, slide
-from ._series.zones import tz
 
 DEFAULT_HOLDOUT = 0.1  # the fraction of each series that is held out
 SMALL_DATA_DROPOUT = 0.1  # where `Collection.is_small`
 HISTORY_SEASONS = 8  # in the history of a window
 MIN_HISTORY, MAX_HISTORY = 64, 512  # points of history by default
-
-
-def _option(text: str, default: Any = None) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
-@dataclass(frozen=True)
-class SeriesOptions:
-    time: str | None = _option("Column of the times; of a date and a time of day: DATE,TIME.")
-    target: str | None = _option("Columns of the values, separated by commas.")
-    id: str | None = _option("Columns of the series ids, separated by commas, in long tables.")
-    freq: str | None = _option("Time between points, as a pandas frequency: h, D, W, MS, 15min ...")
-    zone: str | None = _option("Time zone of times without an offset, such as Europe/Berlin.")
-    dates: str | None = field(
-        default=None,
-        metadata={"help": "Order of dates such as 3/4/2024.", "choices": tuple(DAY_ORDERS)},
-    )
-    decimal: str | None = field(
-        default=None, metadata={"help": "Decimal mark of numbers: . or ,", "choices": (".", ",")}
-    )
-    season: int | None = _option("Points in a season, such as 24 for hourly data.")
-    horizon: int | None = _option("Points that a window forecasts.")
-    history: int | None = _option("Points of history before the horizon that the model sees.")
-    resample: bool = _option("Sort times, average duplicates, mark gaps as missing.", False)
-    skip_bad: bool = _option("Leave out series and files that cannot be read.", False)
-    min_points: int = _option("Leave out series with fewer values.", 1)
-    allow_negative: bool = _option("Let forecasts be negative where no value was.", False)
-
-    def __post_init__(self) -> None:
-        for name in ("season", "horizon", "history", "min_points"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"--{name.replace('_', '-')} {value}: must be at least 1")
-        if self.freq is not None:
-            frequency_unit(self.freq)
-        if self.zone is not None:
-            tz(self.zone)
-
-    @property
-    def columns(self) -> Columns:
-        names = ("time", "target", "id", "freq", "zone", "dates", "decimal", "resample",
-                 "skip_bad", "min_points")  # fmt: skip
-        return Columns(**{name: getattr(self, name) for name in names})
-
-
-@dataclass(frozen=True)
-class SeriesSampleOptions:
-    horizon: int | None = _option("Points to forecast; default: the horizon of training.")
-    paths: int = _option("Sample paths from which quantiles are computed.", 100)
-    plot: str | None = _option("Plot history and forecast to a file: .png, .svg or .pdf.")
-    allow_negative: bool = _option("Let forecasts be negative where no value was.", False)
-    guard_formulas: bool = _option(
-        "Write ' before ids that a spreadsheet would take for a formula.", False
-    )
-
-    def __post_init__(self) -> None:
-        if self.paths < 1:
-            raise ConfigError(f"--paths {self.paths}: must be at least 1")
-        if self.horizon is not None and self.horizon < 1:
-            raise ConfigError(f"--horizon {self.horizon}: must be at least 1")
-        if self.plot is not None and Path(self.plot).suffix not in (".png", ".svg", ".pdf"):
-            raise ConfigError(f"--plot {self.plot}: must end in .png, .svg or .pdf")
 
 
 class SeriesTask(task.Task):
@@ -163,7 +100,7 @@ class SeriesTask(task.Task):
             "too_short_to_score": sum(len(one) <= 2 * horizon for one in series),
         }
         said = Description(
-            (*lines(found.readings), _summary(facts)), {**facts, "files": record(found.readings)}
+            (*lines(found.readings), summary(facts)), {**facts, "files": record(found.readings)}
         )
         return Collection(
             tuple(series), (0,) * len(series), season, horizon, fingerprint(series), about, said
@@ -256,7 +193,7 @@ class SeriesTask(task.Task):
     # -- scores --------------------------------------------------------------------------------
 
     def floor(self, train: Collection, held: Collection) -> dict[str, float]:
-        """None: baselines are scored on the windows of the model, by `window_floor`."""
+        """No scores: baselines are scored on the windows of the model, by `window_floor`."""
         return {}
 
     def window_floor(
@@ -382,24 +319,6 @@ class SeriesTask(task.Task):
 
     def write_decoded(self, decoded: Iterable[tuple[Window, Sequence]], out: BinaryIO) -> None:
         write_values(((window, sequence.side) for window, sequence in decoded), out)
-
-
-def _summary(facts: dict[str, Any]) -> str:
-    """The numbers of what was read, in a line."""
-    missing, short = facts["missing"], facts["too_short_to_score"]
-    parts = [
-        f"{facts['series']:,} series, {facts['points']:,} points"
-        + (f", {missing:,} missing" if missing else "")
-        + (f", {short:,} too short to score" if short else ""),
-        f"frequency {facts['frequency']} (from {facts['frequency_from']})"
-        if facts["frequency"]
-        else "no frequency",
-        f"season {facts['season']} (from {facts['season_from']})"
-        if facts["season_from"]
-        else "no season",
-        f"horizon {facts['horizon']}",
-    ]
-    return "; ".join(parts)
 
 
 Task = SeriesTask

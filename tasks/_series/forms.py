@@ -18,7 +18,8 @@ MONTHS = ("January February March April May June July August September October N
           "December").split()  # fmt: skip
 WEEKDAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 EPOCHS = {10: "s", 13: "ms", 16: "us", 19: "ns"}  # number of digits -> unit
-MAX_EPOCH = {"s": 9.2e9, "ms": 9.2e12, "us": 9.2e15, "ns": 9.2e18}  # the year 2261
+NANOSECONDS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
+MAX_NANOSECONDS = 9.2e18  # the year 2261, the last that pandas has in nanoseconds
 DIGITS = {  # number of digits -> form
     4: "%Y",
     6: "%Y%m",
@@ -27,7 +28,7 @@ DIGITS = {  # number of digits -> form
     12: "%Y%m%d%H%M",
     14: "%Y%m%d%H%M%S",
 }
-EXCEL_DAYS = (10_000, 80_000)  # 1927 to 2119, as days since the last day of 1899
+EXCEL_DAYS = (10_000, 80_000)  # 1927 to 2119, in days since EXCEL_ZERO
 EXCEL_ZERO = "1899-12-30"
 PIVOT = 2049  # two digits of a year are at most this one
 
@@ -198,7 +199,7 @@ def epochs(cells: Iterable[str], unit: str) -> Any:
 
     import pandas as pd
 
-    each = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}[unit]
+    each = NANOSECONDS[unit]
     numbers = np.array([int(Decimal(cell) * each) for cell in cells], "datetime64[ns]")
     return pd.DatetimeIndex(numbers)
 
@@ -228,7 +229,7 @@ def exact_form(form: str, cells: list[str], times: Any) -> str:
 def write(times: Any, form: str) -> list[str]:
     """Times (a DatetimeIndex) in a form."""
     if form.startswith("epoch:"):
-        return _numbers(times, {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}[form[6:]], 0)
+        return _numbers(times, NANOSECONDS[form.removeprefix("epoch:")], 0)
     if form == "excel":
         return _numbers(times, 86400 * 10**9, -_ns(np.datetime64(EXCEL_ZERO)))
     pieces = re.split(r"(%-?\d?[A-Za-z])", form)

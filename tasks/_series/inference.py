@@ -34,14 +34,12 @@ def infer_frequency(stamps: Any) -> Any:
     Days and longer steps are judged in local time. Two times are one step apart."""
     if len(stamps) < 2:
         return None
-    readings = [stamps]
-    if stamps.tz is not None:
-        readings = [stamps.tz_convert("UTC").tz_localize(None)]
-        local = stamps.tz_localize(None)
-        step = _infer_naive(local)
-        if step is not None and (step.rule_code not in ("h", "min", "s", "ms", "us", "ns")):
-            return step
-    return _infer_naive(readings[0])
+    if stamps.tz is None:
+        return _infer_naive(stamps)
+    local = _infer_naive(stamps.tz_localize(None))
+    if local is not None and local.rule_code not in ("h", "min", "s", "ms", "us", "ns"):
+        return local
+    return _infer_naive(stamps.tz_convert("UTC").tz_localize(None))
 
 
 def _infer_naive(stamps: Any) -> Any:

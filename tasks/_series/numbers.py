@@ -150,7 +150,7 @@ def numbers(table: Table, column: Column, decimal: str | None, comma: bool | Non
                 f"{where(table, column, code)}: infinite; leave it empty if it is missing"
             )
     counts = column.counts()
-    unknown = {cell for cell in wrong}
+    unknown = set(wrong)
     bad = sum(int(n) for n, cell in zip(counts, cells, strict=True) if cell in unknown)
     filled = bad + int(counts[np.isfinite(parsed)].sum())
     values: npt.NDArray[np.float64] = parsed[column.codes] if len(cells) else np.empty(0)

@@ -20,6 +20,8 @@ def ends_period(step: Any) -> bool:
 
 def aligned_start(stamps: Any, step: Any) -> Any:
     """The first step of a grid that holds the first time, in phase with most of the times."""
+    import pandas as pd
+
     unit, multiple = frequency_unit(step.freqstr)
     first = stamps[0]
     if unit in DATE_STEPS and unit != "W":
@@ -34,7 +36,7 @@ def aligned_start(stamps: Any, step: Any) -> Any:
         months = {"M": 1, "Q": 3, "Y": 12}[unit] * multiple
         start = same[0]
         while start > first:
-            start -= _months(months)
+            start -= pd.DateOffset(months=months)
         return start
     seconds = _step_seconds(unit, multiple)
     if seconds is None:  # business days and the like: at the time of day of most times
@@ -51,8 +53,6 @@ def aligned_start(stamps: Any, step: Any) -> Any:
     if not shared and size % (7 * day) == 0:
         phase = int(ticks[0] // day * day % size)
     back = int((ticks[0] - phase) % size)
-    import pandas as pd
-
     start = local[0] - pd.Timedelta(back, local.unit)
     if local.tz is None and stamps.tz is not None:
         start = start.tz_localize(stamps.tz)
@@ -66,9 +66,3 @@ def _step_seconds(unit: str, multiple: int) -> Fraction | None:
     small = {name: Fraction(1, size) for name, size in PER_SECOND.items() if name != "s"}
     known = {"W": Fraction(7 * DAY), **{name: Fraction(n) for name, n in UNITS}, **small}
     return known[unit] * multiple if unit in known else None
-
-
-def _months(number: int) -> Any:
-    import pandas as pd
-
-    return pd.DateOffset(months=number)

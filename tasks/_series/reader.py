@@ -270,7 +270,7 @@ def _transposed(
 
 
 def common_frequency(series: list[Series]) -> str | None:
-    """The frequency of most of the points that have times; None for counts and without times."""
+    """The frequency of most series; None for counts and without times."""
     found: Counter[str] = Counter()
     for one in series:
         if one.clock.freq and one.clock.form != "count":

@@ -133,3 +133,21 @@ def record(readings: Sequence[Reading]) -> list[dict[str, Any]]:
         }
         for reading in readings
     ]
+
+
+def summary(facts: dict[str, Any]) -> str:
+    """The numbers of all that was read (`SeriesTask.describe`), in a line."""
+    missing, short = facts["missing"], facts["too_short_to_score"]
+    parts = [
+        f"{facts['series']:,} series, {facts['points']:,} points"
+        + (f", {missing:,} missing" if missing else "")
+        + (f", {short:,} too short to score" if short else ""),
+        f"frequency {facts['frequency']} (from {facts['frequency_from']})"
+        if facts["frequency"]
+        else "no frequency",
+        f"season {facts['season']} (from {facts['season_from']})"
+        if facts["season_from"]
+        else "no season",
+        f"horizon {facts['horizon']}",
+    ]
+    return "; ".join(parts)

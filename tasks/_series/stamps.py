@@ -106,7 +106,7 @@ def _of_numbers(
     size = max(map(len, integers))
     if size in forms.EPOCHS and min(map(len, integers)) >= size - 1:
         unit = forms.EPOCHS[size]
-        if max(map(float, whole)) >= forms.MAX_EPOCH[unit]:
+        if max(map(float, whole)) * forms.NANOSECONDS[unit] >= forms.MAX_NANOSECONDS:
             raise DataError(
                 f"{table.where}: column {column.name}: {max(whole, key=float)} is too late for a "
                 f"time in {unit} since 1970; name another column with --time"

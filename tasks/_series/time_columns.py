@@ -14,14 +14,8 @@ from .reading import Columns
 from .table import Column, Table
 
 STRONG_TIME_NAMES = ("ds", "datetime", "date_time", "timestamp", "date", "time", "period")
-TIME_WORDS = (
-    "date",
-    "datum",
-    "time",
-    "zeit",
-    "fecha",
-    "stamp",
-)  # in the name of a column of digits
+# in the names of columns whose times are digits
+TIME_WORDS = ("date", "datum", "time", "zeit", "fecha", "stamp")
 DIGITS_OF_TIMES = (5, 8, 10, 12, 13, 14, 16, 19)
 WEAK_TIME_NAMES = ("t", "year", "quarter", "month", "week", "day", "hour", "index", "step")
 CALENDAR = {
