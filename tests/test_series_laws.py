@@ -256,3 +256,13 @@ def test_extreme_values_are_forecast_or_refused_without_warnings(values: np.ndar
         forecast_scores(model, tokenizer, sequences, None)
         task.window_floor(lambda: train, sequences, tokenizer, None)
         assert forecast_cases(sequences, "rolling", 8)
+
+
+def test_blank_rows_of_a_large_table_are_skipped_as_in_a_small_one() -> None:
+    data = b"t,y\n2024-01-01,1\n2024-01-02,2\n,\n2024-01-03,4\n,\n"
+    with pytest.MonkeyPatch.context() as patch:
+        for size in (1 << 20, 0):
+            patch.setattr(delimited, "FAST_CHARACTERS", size)
+            found = parse(data, "x", Columns())
+            assert found.series[0].values.tolist() == [1, 2, 4]
+            assert "2 rows without any cell were skipped" in found.readings[0].notes

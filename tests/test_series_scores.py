@@ -206,3 +206,41 @@ def test_series_that_are_not_drawn_are_counted(tmp_path: Path) -> None:
         plot(many[:MAX_PANELS], tmp_path / "p.svg")
     notes = [figure.get_supxlabel() for figure in drawn]
     assert notes == ["and 5 more series that are not drawn", ""]
+
+
+def test_eval_scores_no_negative_forecast_of_a_series_without_negatives() -> None:
+    from helpers import small_model
+
+    from tfm.tasks._series.collection import Collection, Series
+    from tfm.tasks._series.windows import _sample_paths, forecast_cases
+    from tfm.tasks.series import SeriesOptions, SeriesTask
+
+    values = np.maximum(0, np.arange(60.0) % 9 - 5)
+    items = Collection((Series("counts", values),), (0,), 9, 3, "test", "test")
+    task = SeriesTask(SeriesOptions(season=9, horizon=3, history=8))
+    train, held = task.split(items, 0.1)
+    tokenizer = task.fit_tokenizer("bins:64", train)
+    model = small_model(vocab_size=tokenizer.vocab_size, context=12)
+    windows = list(task.sequences(held, tokenizer))
+    lowest = []
+    for allowed in (False, True):
+        chosen, cases = forecast_cases(windows, None, tokenizer.history, allowed)
+        (paths,) = _sample_paths(model, tokenizer, chosen, cases)
+        lowest.append(float(paths.min()))
+    assert lowest[0] == 0 > lowest[1]
+
+
+def test_baselines_see_the_history_of_the_model_and_no_more() -> None:
+    from tfm.tasks._series.collection import Collection, Series
+    from tfm.tasks._series.windows import forecast_cases
+    from tfm.tasks.series import SeriesOptions, SeriesTask
+
+    items = Collection((Series("x", np.sin(np.arange(60.0))),), (0,), 4, 3, "test", "test")
+    task = SeriesTask(SeriesOptions(season=4, horizon=3, history=8))
+    train, held = task.split(items, 0.3)
+    tokenizer = task.fit_tokenizer("bins:64", train)
+    chosen, cases = forecast_cases(task.sequences(held, tokenizer), "rolling", tokenizer.history)
+    assert len(cases) == 6
+    for window, case in zip(chosen, cases, strict=True):
+        first = window.side["first"]
+        np.testing.assert_array_equal(case.past, items.series[0].values[first - 8 : first])
