@@ -14,7 +14,7 @@ import click
 from ..core.errors import AnswerNo, UsageError
 from . import options as opt
 from .names import complete_run
-from .render import columns
+from .render import columns, say
 
 if TYPE_CHECKING:
     from ..core.runs.run import Run
@@ -83,7 +83,9 @@ def command(
     for run, task, tokenizer in zip(opened, tasks, tokenizers, strict=True):
         sequences: Any = run.heldout(run.config["final_split"])
         if data:
-            sequences = task.sequences(task.items(run.source_like(data, column)), tokenizer)
+            read = task.items(run.source_like(data, column))
+            read = task.conform(read, tokenizer, lambda text: say(text, quiet))
+            sequences = task.sequences(read, tokenizer)
         model = run.load_model("last", torch_device)
         of_bytes = task.byte_tokenizer(tokenizer)
         pieces = of_bytes.pieces if of_bytes is not None else None

@@ -62,6 +62,9 @@ def command(
     from ..core.score.report import report
     from ..core.train.prepare import training_items
 
+    def note(text: str) -> None:
+        say(text, quiet)
+
     use_threads(0)
     model = opened.load_model(checkpoint, pick_device(device))
     if dtype not in (None, "float32"):
@@ -77,7 +80,9 @@ def command(
         items = None if as_coded else task.items(opened.source_like(data, column))
         description = task.describe(items) if items is not None else None
         for line in description.lines if description else ():
-            say(line, quiet)
+            note(line)
+        if items is not None:
+            items = task.conform(items, tokenizer, note)
         sequences = [] if items is None else list(task.sequences(items, tokenizer))
     else:
         split = split or final
@@ -108,7 +113,7 @@ def command(
         stride=stride,
         floor=floor,
         training=lambda: training_items(opened, task),
-        note=lambda text: say(text, quiet),
+        note=note,
         run=str(opened.path),
         step=opened.checkpoint(checkpoint).step,
         split=split,

@@ -17,13 +17,14 @@ from ..core.errors import DataError, TfmError, UsageError
 from . import options as opt
 from .names import complete_run
 from .prompts import RecordReader
-from .render import printable
+from .render import printable, say
 
 if TYPE_CHECKING:
     from ..core.data.source import Source
     from ..core.protocols import ByteTokenizer, Sequence, Tokenizer
     from ..core.runs.run import Run
     from ..core.task import Task
+    from ..core.train.request import Note
 
 MAX_PIECE_BYTES = 1 << 18  # a longer line is scored in several pieces
 MAX_GROUP_BYTES = 1 << 17  # of lines that are scored together
@@ -110,7 +111,8 @@ def command(
         items = _heldout_items(run, task, tokenizer, split)
     elif len(names) > 1 or of_bytes is None:
         paths = names[1:] or ("-",)
-        items = _files(task, tokenizer, [run.source_like((path,), column) for path in paths])
+        sources = [run.source_like((path,), column) for path in paths]
+        items = _files(task, tokenizer, sources, lambda text: say(text, quiet))
     else:
         separator = b"\0" if null else b"\n"
         reader = RecordReader(sys.stdin.buffer, separator, MAX_PIECE_BYTES)
@@ -161,12 +163,14 @@ def _lines(task: Task, tokenizer: ByteTokenizer, reader: RecordReader) -> Iterat
             number, name = number + 1, None
 
 
-def _files(task: Task, tokenizer: Tokenizer, sources: Iterable[Source]) -> Iterator[Item | None]:
+def _files(
+    task: Task, tokenizer: Tokenizer, sources: Iterable[Source], note: Note
+) -> Iterator[Item | None]:
     """The items that the task finds in each file; a running text is one item."""
     for source in sources:
         try:
             previous: Item | None = None
-            for item in _source_items(task, tokenizer, source):
+            for item in _source_items(task, tokenizer, source, note):
                 if previous is not None:
                     continued = task.running and item.name == previous.name
                     yield Item(previous.name, previous.sequence, not continued)
@@ -177,10 +181,10 @@ def _files(task: Task, tokenizer: Tokenizer, sources: Iterable[Source]) -> Itera
             raise DataError(str(error).replace("--data ", "", 1)) from error
 
 
-def _source_items(task: Task, tokenizer: Tokenizer, source: Source) -> Iterator[Item]:
+def _source_items(task: Task, tokenizer: Tokenizer, source: Source, note: Note) -> Iterator[Item]:
     from ..core.data.source import standard_input
 
-    items = task.items(source)
+    items = task.conform(task.items(source), tokenizer, note)
     names = task.names(items)
     for sequence in task.sequences(items, tokenizer):
         name = next(names) if names else sequence.side.get("id", source.describe())

@@ -14,6 +14,7 @@ import click
 from ..core.errors import ConfigError, DataError, UsageError
 from . import options as opt
 from .names import complete_run
+from .render import say
 
 if TYPE_CHECKING:
     from ..core.protocols import ByteTokenizer, Tokenizer
@@ -111,6 +112,7 @@ def command(
     from ..core.data.source import Source
 
     items = coder.task.items(Source(files or ("-",)))
+    items = coder.task.conform(items, coder.tokenizer, lambda text: say(text, quiet))
     for sequence in coder.task.tokenize(items, coder.tokenizer):
         out.write(format_line(sequence.ids, sequence.side, as_json))
         out.flush()

@@ -267,17 +267,22 @@ def _kind_name(kind: Any) -> str:
     return {int: "a whole number", float: "a number", str: "text"}.get(kind, str(kind))
 
 
-def with_fields(config: T, section: str, values: Mapping[str, object]) -> T:
-    """`config` with the fields `values`, parsed by `parse_value`. ConfigError for unknown names."""
-    hints = get_type_hints(type(config))
-    known = {f.name for f in fields(config)}  # type: ignore[arg-type]
+def parse_fields(kind: type, section: str, values: Mapping[str, object]) -> dict[str, Any]:
+    """The values of fields of the dataclass `kind`, parsed by `parse_value`. ConfigError for
+    unknown names."""
+    hints = get_type_hints(kind)
+    known = {f.name for f in fields(kind)}
     for name in values:
         if name not in known:
             raise ConfigError(f"--set {section}.{name}: no such field; {nearest(name, known)}")
-    parsed = {
+    return {
         name: parse_value(text, hints[name], f"{section}.{name}") for name, text in values.items()
     }
-    return replace(config, **parsed)  # type: ignore[type-var]
+
+
+def with_fields(config: T, section: str, values: Mapping[str, object]) -> T:
+    """`config` with the fields `values`, parsed. ConfigError for unknown names and values."""
+    return replace(config, **parse_fields(type(config), section, values))  # type: ignore[type-var]
 
 
 def from_json(kind: type[T], values: Mapping[str, Any], where: str) -> T:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from .errors import ConfigError, DamagedError, UsageError, writing
+from .errors import ConfigError, DamagedError, TfmError, UsageError, writing
 
 FORMAT = 1
 
@@ -47,6 +49,38 @@ def write_out(path: Path, data: bytes) -> None:
             path.write_bytes(data)
         else:
             write_durably(path, data)
+
+
+def mapped(path: Path, shape: tuple[int, ...]) -> Any:
+    """A new file as an array of bytes (uint8) of this shape, its space on the disk reserved first:
+    writing to a map on a full disk would kill the process (SIGBUS). TfmError names the file and the
+    bytes it needs."""
+    import numpy as np
+
+    size = max(1, math.prod(shape))
+    try:
+        with path.open("wb") as file:
+            _reserve(file, size)
+    except OSError as error:
+        raise TfmError(
+            f"{path}: needs {size:,} bytes ({error.strerror}); set TMPDIR to a folder with room"
+        ) from error
+    if not math.prod(shape):
+        return np.empty(shape, np.uint8)
+    return np.memmap(path, np.uint8, "r+", shape=shape)
+
+
+def _reserve(file: BinaryIO, size: int) -> None:
+    """Gives an empty file `size` bytes of the disk. OSError if there is no room."""
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+            return
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+                raise
+    for start in range(0, size, 1 << 20):  # a file system that cannot reserve
+        file.write(bytes(min(1 << 20, size - start)))
 
 
 def sync_folder(folder: Path) -> None:

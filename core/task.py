@@ -144,6 +144,11 @@ class Task(ABC):
         """How the data was read and what was found in it, if there is anything to say."""
         return None
 
+    def parts(self, items: OwnItems) -> Mapping[str, Items]:
+        """The parts that the data itself names: `train`, with `valid`, `test` or both. Empty if it
+        names none."""
+        return {}
+
     def names(self, items: OwnItems) -> Iterator[str] | None:
         """The names that `tfm score` prints for `sequences(items)`. None: the `id` in the side
         information, else the file name."""
@@ -152,13 +157,23 @@ class Task(ABC):
     # -- training ------------------------------------------------------------------------------
 
     @classmethod
-    def init_options(cls, tokenizer: OwnTokenizer) -> dict[str, object]:
-        """The options that a run started from another (--init) keeps from the tokenizer of that
-        run, unless they are set."""
+    def init_options(cls, options: OwnOptions, tokenizer: OwnTokenizer) -> dict[str, object]:
+        """The options that a run started from another (--init) keeps from that run, with these
+        options and this tokenizer, unless they are set. An option whose metadata has `inherited`
+        is kept in any case: setting it is an error."""
         return {}
 
+    def conform(
+        self, items: OwnItems, tokenizer: OwnTokenizer, note: Callable[[str], None]
+    ) -> Items:
+        """Data that is new to a run (of --init, of `eval --data`), in the form that the tokenizer
+        of the run has. note: receives what was changed. DataError if that is impossible."""
+        same: Items = items
+        return same
+
     def adapt(self, tokenizer: OwnTokenizer) -> Tokenizer:
-        """The tokenizer of another run, for data read with this task's options."""
+        """The tokenizer of another run, for data read with this task's options. ConfigError if they
+        do not fit together."""
         same: Tokenizer = tokenizer
         return same
 

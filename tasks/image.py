@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,55 +13,23 @@ import numpy as np
 from ..core import task
 from ..core.data.datasets import too_long
 from ..core.data.source import Source, scratch_file
-from ..core.errors import ConfigError, DataError, UsageError
+from ..core.errors import DataError, UsageError
 from ..core.protocols import Sequence
+from ..core.task import Description
 from ..tokenizers.patches import PatchTokenizer, Picture
+from ._image.baselines import histogram, png
 from ._image.completion import prompt_rows
 from ._image.dataset import PictureRows, accuracy
 from ._image.display import grid, terminal_picture
-from ._image.pictures import Pictures, choose_form, describe, histogram, inspect_all, png, read_all
-from ._image.reader import MAGIC, SUFFIXES, find_pictures, parse_size
+from ._image.find import listed
+from ._image.options import ImageOptions, ImageSampling
+from ._image.pictures import Pictures
+from ._image.reader import SUFFIXES, is_picture_file, parse_size
+from ._image.reading import form_text, read_pictures
 from ._image.tokenizer import fit
 
 HOLDOUT = 0.1
 DROPOUT = ((500_000, 0.3), (4_000_000, 0.1))  # (training ids at most, dropout rate)
-
-
-def option(help: str, default: Any = None, **more: Any) -> Any:
-    return field(default=default, metadata={"help": help, **more})
-
-
-@dataclass(frozen=True)
-class ImageOptions:
-    pixels: str | None = option("Resize every picture to HEIGHTxWIDTH.")
-    grey: bool = option("Convert every picture to grey.", False)
-    levels: int | None = option(
-        "Values of a channel of a pixel; by default as many as the data has."
-    )
-    binarise: str | None = option(
-        "Reduce pixels to two levels: by a threshold at half, or 1 with probability grey value.",
-        choices=("threshold", "stochastic"),
-    )
-    patch: str | None = option("Patch size in pixels, P or HEIGHTxWIDTH; by default by the levels.")
-    stages: int | None = option("Residual stages of a codebook, one id a patch each; 2 by default.")
-    labels: str = option(
-        "Position of labels: before the pixels (for sample --label), after them (for accuracy), or "
-        "none; auto: first if all pictures have one.",
-        "auto",
-        choices=("auto", "first", "last", "none"),
-    )
-    label_weight: float | None = option(
-        "Loss weight of a label, relative to 1 an id of a patch. By default 1 for first labels, a "
-        "tenth of the ids of a picture for last ones."
-    )
-    skip_bad: bool = option("Skip pictures that cannot be read.", False)
-
-
-@dataclass(frozen=True)
-class ImageSampling:
-    label: str | None = option("The label to sample pictures of.")
-    rows: int | None = option("Rows of the prompt picture, from its top, that samples start with.")
-    scale: int | None = option("Factor to enlarge by; by default only small grids are enlarged.")
 
 
 class ImageTask(task.Task):
@@ -75,19 +42,10 @@ class ImageTask(task.Task):
     SampleOptions = ImageSampling
     options: ImageOptions
 
-    def __init__(self, options: ImageOptions) -> None:
-        super().__init__(options)
-        if options.patch is not None:
-            parse_size(options.patch, "--patch")
-        if options.stages is not None and options.stages < 1:
-            raise ConfigError(f"--stages: must be at least 1, got {options.stages}")
-        if options.label_weight is not None and options.label_weight < 0:
-            raise ConfigError(f"--label-weight: must be at least 0, got {options.label_weight}")
-
     @classmethod
     def claims(cls, path: Path, head: bytes) -> float:
         name = path.name.lower()
-        if name.endswith(SUFFIXES) or head.startswith(MAGIC[:3]) or "idx3-ubyte" in name:
+        if name.endswith(SUFFIXES) or is_picture_file(head[:16]) or "idx3-ubyte" in name:
             return 0.9
         return 0.6 if name.endswith((".npz", ".npy", ".npy.gz")) else 0.0
 
@@ -104,23 +62,39 @@ class ImageTask(task.Task):
     # -- items -------------------------------------------------------------------------------
 
     def items(self, source: Source) -> Pictures:
-        options = self.options
-        found, looks, bad = inspect_all(find_pictures(source), options.skip_bad)
-        if not found:
-            raise DataError(f"--data {source.describe()}: contains no readable picture")
-        size = parse_size(options.pixels, "--pixels") if options.pixels else None
-        form = choose_form(found, looks, size, options.grey, options.levels, options.binarise)
-        raw, good = read_all(found, form, options.skip_bad)
-        if not good:
-            raise DataError(f"--data {source.describe()}: contains no readable picture")
-        bad += len(looks) - len(good)
-        found, looks = [found[i] for i in good], [looks[i] for i in good]
-        labels = tuple(each.label for each in found)
-        digest = hashlib.sha256(repr((form, labels)).encode())
-        digest.update(np.ascontiguousarray(raw).data)
-        kinds = len({label for label in labels if label is not None})
-        about = describe(form, looks, kinds, bad)
-        return Pictures(raw, labels, form, tuple(found), digest.hexdigest(), about)
+        return read_pictures(source, self.options)
+
+    def describe(self, items: Pictures) -> Description:
+        return items.description
+
+    def parts(self, items: Pictures) -> dict[str, Pictures]:
+        return items.parts()
+
+    @classmethod
+    def init_options(cls, options: ImageOptions, tokenizer: PatchTokenizer) -> dict[str, object]:
+        form = tokenizer.form
+        return {
+            "pixels": f"{form.height}x{form.width}",
+            "grey": form.channels == 1,
+            "levels": None,
+            "binarise": None,
+            "labels": tokenizer.label_position,
+        }
+
+    def conform(
+        self, items: Pictures, tokenizer: PatchTokenizer, note: Callable[[str], None]
+    ) -> Pictures:
+        """The pictures in the form of the run. DataError for labels that the run does not know."""
+        if tokenizer.label_position != "none":
+            unknown = [name for name in items.names() if name not in tokenizer.labels]
+            if unknown:
+                raise DataError(
+                    f"{listed(unknown, 'labels that the run does not know')[0]}; it knows "
+                    f"{', '.join(tokenizer.labels[:12])}"
+                )
+        if items.form != tokenizer.form:
+            note(f"brought to the form of the run: {form_text(tokenizer.form)}")
+        return replace(items.converted_to(tokenizer.form), label_position=tokenizer.label_position)
 
     def split(self, items: Pictures, holdout: float | None) -> tuple[Pictures, Pictures]:
         return items.split(HOLDOUT if holdout is None else holdout)
@@ -129,7 +103,6 @@ class ImageTask(task.Task):
         return held.split(0.5, "halves")
 
     def floor(self, train: Pictures, held: Pictures) -> dict[str, float]:
-        held = held.converted_to(train.form)
         levels = train.form.levels
         return {
             "histogram": histogram(train.pixels(), held.pixels(), levels),
@@ -141,7 +114,7 @@ class ImageTask(task.Task):
     def fit_tokenizer(self, spec: str, train: Pictures) -> PatchTokenizer:
         options = self.options
         patch = parse_size(options.patch, "--patch") if options.patch else None
-        return fit(spec, train, patch, options.stages, options.labels)
+        return fit(spec, train, patch, options.stages)
 
     def longest(self, train: Pictures, tokenizer: PatchTokenizer) -> int:
         return tokenizer.length(train.form.height, train.form.width)
@@ -162,24 +135,22 @@ class ImageTask(task.Task):
         seed: int,
         cache: Path,
     ) -> PictureRows:
+        train = train.converted_to(tokenizer.form)
         length = self.longest(train, tokenizer)
         if length > context + 1:
             raise too_long(length, context)
         weight = self.options.label_weight
+        if weight is not None and tokenizer.label_position == "none":
+            raise UsageError("--label-weight: there are no labels to weigh (--labels none)")
         if weight is None:
             weight = 1.0 if tokenizer.label_position == "first" else max(1.0, (length - 2) / 10)
         return PictureRows(train, tokenizer, context, weight, seed)
 
     def sequences(self, items: Pictures, tokenizer: PatchTokenizer) -> Iterator[Sequence]:
-        """A last label has weight 0: the score covers the pixels, and `accuracy` the label."""
+        """A label counts wherever it is: first or last, the score is of pixels and label."""
         items = items.converted_to(tokenizer.form)
         for pixels, label in zip(items.pixels(), items.labels, strict=True):
-            sequence = tokenizer.encode(Picture(pixels, label))
-            if tokenizer.label_position == "last" and label is not None:
-                weight = np.ones(len(sequence), np.float32)
-                weight[-1] = 0
-                sequence = replace(sequence, weight=weight)
-            yield sequence
+            yield tokenizer.encode(Picture(pixels, label))
 
     def names(self, items: Pictures) -> Iterator[str]:
         """The name of each of `sequences`: its file or table row."""

@@ -110,7 +110,7 @@ class SeriesTask(task.Task):
         return items.description
 
     @classmethod
-    def init_options(cls, tokenizer: BinsTokenizer) -> dict[str, object]:
+    def init_options(cls, options: SeriesOptions, tokenizer: BinsTokenizer) -> dict[str, object]:
         return {name: getattr(tokenizer, name) for name in ("season", "horizon", "history")}
 
     def adapt(self, tokenizer: BinsTokenizer) -> BinsTokenizer:

@@ -21,6 +21,7 @@ from ..tokenizers.char import CharTokenizer
 from ._text.running import TOKENIZER_FIT_BYTES, Running, RunningOptions
 from ._text.spans import Spans
 
+BPE_DROPOUT = 0.1
 MIN_VARIANT_PASSES = 24  # passes over the text from which BPE-dropout adds tokenizations
 MAX_VARIANTS, MAX_VARIANT_BYTES = 64, 1 << 30  # tokenizations of a text; text bytes in all
 
@@ -34,16 +35,16 @@ class TextOptions(RunningOptions):
             "choices": ("strict", "replace"),
         },
     )
-    bpe_dropout: float = field(
-        default=0.1,
+    bpe_dropout: float | None = field(
+        default=None,
         metadata={
             "help": "BPE-dropout: share of the merges left out of every second tokenization "
-            "of the training text, if training makes 24 passes over it or more."
+            "of the training text, if training makes 24 passes over it or more; 0.1 by default."
         },
     )
 
     def __post_init__(self) -> None:
-        if not 0 <= self.bpe_dropout < 1:
+        if self.bpe_dropout is not None and not 0 <= self.bpe_dropout < 1:
             raise ConfigError(f"--bpe-dropout {self.bpe_dropout}: must be at least 0, below 1")
 
 
@@ -106,10 +107,19 @@ class TextTask(Running):
         for start, stop, _ in train.sample(size):
             yield self.value(train.stream.read(start, stop), (train.stream, start))
 
+    @property
+    def bpe_dropout(self) -> float:
+        rate = self.options.bpe_dropout
+        return BPE_DROPOUT if rate is None else rate
+
     def variant_count(self, train: Spans, tokenizer: ByteTokenizer, passes: float) -> int:
         """One tokenization a pass with BPE-dropout, from MIN_VARIANT_PASSES passes on; else 1."""
         varied = isinstance(tokenizer, BpeTokenizer) and tokenizer.merge_count
-        if not (varied and self.options.bpe_dropout) or passes < MIN_VARIANT_PASSES:
+        if self.options.bpe_dropout and not isinstance(tokenizer, BpeTokenizer):
+            raise ConfigError(
+                f"--bpe-dropout {self.options.bpe_dropout}: needs a BPE tokenizer, which has merges"
+            )
+        if not (varied and self.bpe_dropout) or passes < MIN_VARIANT_PASSES:
             return 1
         return max(1, min(round(passes), MAX_VARIANTS, MAX_VARIANT_BYTES // train.size))
 
@@ -118,7 +128,7 @@ class TextTask(Running):
         if number % 2 == 0:
             return tokenizer
         random = mix(np.arange(tokenizer.merge_count), key("merges", number)) / 2.0**64
-        return tokenizer.without(random < self.options.bpe_dropout)
+        return tokenizer.without(random < self.bpe_dropout)
 
     def counts(self, item: str, size: int) -> dict[str, Any]:
         """Words are separated by whitespace; a newline is a word too, as word perplexity counts."""

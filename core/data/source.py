@@ -6,6 +6,7 @@ Files are memory-mapped; compressed and piped data is first copied to disk.
 
 from __future__ import annotations
 
+import csv
 import functools
 import glob
 import gzip
@@ -57,7 +58,7 @@ class Source:
                 found[_piped(path)] = None
                 continue
             if path.is_dir():
-                inside = sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p, path))
+                inside = sorted(_files_below(path))
             elif path.exists():
                 inside = [path]
             else:
@@ -85,6 +86,10 @@ class Source:
                 else:
                     files = [str(p) for p in Source((name,)).files()]
                     kind = Path(name.removesuffix(".gz")).suffix[1:].replace("jsonl", "json")
+                    if kind == "csv":
+                        for path in files:
+                            yield from _csv_rows(Path(path))
+                        continue
                     data = datasets.load_dataset(
                         kind, data_files=files, split="train", streaming=True
                     )
@@ -118,8 +123,40 @@ class Source:
         return digest.hexdigest()
 
 
-def _hidden(path: Path, root: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(root).parts)
+def _files_below(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
+    """The files in a folder and its subfolders, links to folders followed, hidden ones left out.
+    DataError for a folder that cannot be read. above: the folders around it, which a link may not
+    lead back to."""
+    try:
+        stat = folder.stat()
+        inside = list(os.scandir(folder))
+    except OSError as error:
+        raise DataError(f"--data {folder}: not readable ({error.strerror})") from error
+    here = (stat.st_dev, stat.st_ino)
+    if here in above:
+        return
+    for entry in inside:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from _files_below(folder / entry.name, above | {here})
+        elif entry.is_file():
+            yield folder / entry.name
+
+
+def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a CSV file with a heading. Every cell is text as it stands in the file (007, 1e5,
+    NA); an empty one is None. DataError for a row with more cells than the heading."""
+    csv.field_size_limit(sys.maxsize)
+    with unpacked(path).open(newline="", encoding="utf-8-sig") as file:
+        rows = csv.DictReader(file, strict=True)
+        for row in rows:
+            if None in row:
+                raise DataError(
+                    f"--data {path}, line {rows.line_num}: more cells than the heading; quote "
+                    "cells that contain a comma"
+                )
+            yield {name: cell or None for name, cell in row.items()}
 
 
 def _hub_dataset(name: str, split: str) -> Any:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 from ..config import TrainConfig, with_fields
 from ..data.source import Source
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, UsageError
 from ..plugins import find, guess_task
 from ..protocols import Items, Sequence, Tokenizer
 from ..runs.run import Run
@@ -43,30 +43,64 @@ def make_task(name: str, options: Mapping[str, object]) -> Task:
     return task
 
 
+def init_options(run: Run, given: Mapping[str, object]) -> dict[str, object]:
+    """The task options of a run that starts from `run`: those its tokenizer depends on are kept,
+    `given` ones set. UsageError for a given option that would have to be kept."""
+    task = run.task()
+    kept = {
+        f.name: getattr(task.options, f.name)
+        for f in fields(task.options)
+        if f.metadata.get("inherited")
+    }
+    for name in given:
+        if name in kept:
+            raise UsageError(
+                f"--{name.replace('_', '-')} and --init exclude each other: {run.path} has its own"
+            )
+    return {**kept, **task.init_options(task.options, run.tokenizer()), **given}
+
+
 def prepare(request: Request, note: Note) -> Prepared:
     """Reads, splits and tokenizes the data. DataError or ConfigError if that is impossible."""
     source = Source(tuple(request.data), request.column) if request.data else None
     name = request.task or (guess_task(source) if source else "text")
     if request.task is None and source is not None:
         note(f"{source.describe()} looks like --task {name}")
+    init = request.init
     options = dict(request.task_options)
-    if request.init is not None:
-        options = find("tasks", name).init_options(request.init.tokenizer()) | options
+    if init is not None:
+        options = init_options(init, options)
     task = make_task(name, options)
+    own = task.adapt(init.tokenizer()) if init is not None else None
     if source is None:
         source = task.default_source()
         note(f"no --data: using {source.about}; give your own with --data FILE")
-    items = task.items(source)
-    description = task.describe(items)
-    for line in description.lines if description else ():
-        note(line)
+
+    def read(source: Source) -> tuple[Items, Description | None]:
+        items = task.items(source)
+        description = task.describe(items)
+        for line in description.lines if description else ():
+            note(line)
+        return items if own is None else task.conform(items, own, note), description
+
+    items, description = read(source)
+    parts = task.parts(items)
     held: dict[str, Items] = {}
-    if request.valid:
-        train, held["valid"] = items, task.items(Source(request.valid, request.column))
-    if request.test:
-        held["test"] = task.items(Source(request.test, request.column))
-    if not request.valid:
-        train, held["valid"] = task.split(items, request.holdout)
+    for split, paths in (("valid", request.valid), ("test", request.test)):
+        if paths:
+            held[split], _ = read(Source(paths, request.column))
+            if split in parts:
+                note(f"--{split} replaces {parts[split].about} of the data's own part {split}")
+        elif split in parts:
+            held[split] = parts[split]
+    if "valid" in held and request.holdout is not None:
+        raise UsageError(
+            f"--holdout {request.holdout}: nothing is held out where "
+            f"{'--valid names' if request.valid else 'the data has'} a validation part"
+        )
+    train = parts.get("train", items)
+    if "valid" not in held:
+        train, held["valid"] = task.split(train, request.holdout)
     config = with_fields(TrainConfig(), "train", request.sets.get("train", {}))
     if request.valid:
         held["valid"] = task.follow(train, held["valid"])
@@ -74,12 +108,12 @@ def prepare(request: Request, note: Note) -> Prepared:
         held["test"] = task.follow(train, held["test"], held["valid"])
     if (config.patience or config.until) and "test" not in held:
         held["valid"], held["report"] = task.halves(held["valid"])
-    parts = "; ".join(f"{name} {part.about}" for name, part in held.items())
-    note(f"training on {train.about}; held out: {parts.removeprefix('valid ')}")
+    held = {name: held[name] for name in ("valid", "report", "test") if name in held}
+    about = "; ".join(f"{name} {part.about}" for name, part in held.items())
+    note(f"training on {train.about}; held out: {about.removeprefix('valid ')}")
 
-    if request.init is not None:
-        spec = request.init.config["tokenizer"]["spec"]
-        tokenizer = task.adapt(request.init.tokenizer())
+    if init is not None and own is not None:
+        spec, tokenizer = init.config["tokenizer"]["spec"], own
     else:
         spec = request.tokenizer or task.default_tokenizer
         tokenizer = task.fit_tokenizer(spec, train)
@@ -105,7 +139,12 @@ def training_items(run: Run, task: Task, moved: tuple[str, ...] = ()) -> Items:
     paths = moved or tuple(str(run.path / "stdin") if p == "-" else p for p in data["paths"])
     source = Source(paths, data["column"]) if paths else task.default_source()
     items = task.items(source)
-    train = items if data["valid"] else task.split(items, data["holdout"])[0]
+    if run.config["init"]:
+        items = task.conform(items, run.tokenizer(), lambda text: None)
+    parts = task.parts(items)
+    train = parts.get("train", items)
+    if not data["valid"] and "valid" not in parts:
+        train = task.split(train, data["holdout"])[0]
     if train.fingerprint != data["fingerprint"]:
         raise DataError(
             f"{run.path}: its data ({source.describe()}) has changed since; name the old one with "

@@ -12,7 +12,15 @@ from dataclasses import replace
 
 import torch
 
-from ..config import SIZES, ModelConfig, TrainConfig, model_config, parse_value, with_fields
+from ..config import (
+    SIZES,
+    ModelConfig,
+    TrainConfig,
+    model_config,
+    parse_fields,
+    parse_value,
+    with_fields,
+)
 from ..errors import ConfigError
 from ..model.sequence_model import on_meta
 from ..ops.device import default_dtype
@@ -127,28 +135,28 @@ def make_configs(
     context = request.context
     if "context" in sets:
         context = parse_value(sets.pop("context"), int, "model.context")
+    asked = parse_fields(ModelConfig, "model", sets)
     if request.init is not None:
         model = request.init.model_config()
         context, rows = shape(size, None, model.context)
+        model = replace(model, **asked)
     else:
         context, rows = shape(size, longest, context)
         low, high = tokenizer.ordered
-        model = model_config(
-            request.arch,
-            size,
-            vocab_size=tokenizer.vocab_size,
-            axes=tokenizer.axes,
-            context=context,
-            ordered_from=low,
-            ordered_to=high,
-        )
+        own = {
+            "vocab_size": tokenizer.vocab_size,
+            "axes": tokenizer.axes,
+            "context": context,
+            "ordered_from": low,
+            "ordered_to": high,
+        }
+        model = model_config(request.arch, size, **own, **asked)
         if tokens is not None and request.steps is None:
             rows = rows_for(tokens, rows, context)
-    if tokens is not None:
+    if tokens is not None and "dropout" not in asked:
         parameters = on_meta(model).blocks_parameter_count()
         rate = dropout_for(tokens / training_tokens, parameters / training_tokens)
         model = replace(model, dropout=rate)
-    model = with_fields(model, "model", sets)
     long = tokens is not None and seconds_on_gpu(model, tokens, rows) >= COMPILE_MIN_SECONDS
     train = TrainConfig(
         batch=rows,

@@ -1,10 +1,15 @@
-"""Pictures in arrays: .npy, .npz and IDX files, and their labels."""
+"""Files of arrays (.npy, .npz, IDX): which array holds pictures, which their labels, which part.
+
+The numbers stay as they are stored: `values` and `axes` choose one meaning for a whole data set.
+"""
 
 from __future__ import annotations
 
 import gzip
+import re
 import struct
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +18,37 @@ import numpy.typing as npt
 
 from ...core.data.source import unpacked
 from ...core.errors import DataError
+from .labels import NAMES as LABEL_NAMES
+from .labels import label_array
 
 Array = npt.NDArray[Any]
 
-LABEL_NAMES = {"y", "label", "labels", "target", "targets", "class", "classes"}
+PICTURE_NAMES = ("x", "images", "image", "img", "imgs", "pictures", "pixels", "data", "features")
+PARTS = {"train": "train", "training": "train", "val": "valid", "valid": "valid", "dev": "valid",
+         "validation": "valid", "test": "test", "testing": "test", "t10k": "test"}  # fmt: skip
 NUMPY, ZIP, GZIP = b"\x93NUMPY", b"PK\x03\x04", b"\x1f\x8b"
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """One array of a file. `array`: (N, ...) if `labels` are known or it has 4 axes; else it may
+    be one picture. `labels`: one a picture. `part`: train, valid or test if its name says so, else
+    empty. `label`: of all its pictures, where there are no `labels`."""
+
+    name: str
+    array: Array
+    labels: list[str | None] | None = None
+    part: str = ""
+    label: str | None = None
+
+
+@dataclass(frozen=True)
+class ArrayFile:
+    """The pictures of one file. unused: the names of its arrays that are neither pictures nor
+    labels."""
+
+    stacks: tuple[Stack, ...]
+    unused: tuple[str, ...] = ()
 
 
 def _head(path: Path) -> bytes:
@@ -25,8 +56,8 @@ def _head(path: Path) -> bytes:
         head = file.read(8)
     if head.startswith(GZIP):
         try:
-            with gzip.open(path, "rb") as unpacked:
-                return unpacked.read(8)
+            with gzip.open(path, "rb") as content:
+                return content.read(8)
         except (OSError, EOFError, zlib.error):
             return b""
     return head
@@ -34,7 +65,8 @@ def _head(path: Path) -> bytes:
 
 def is_array(path: Path) -> bool:
     head = _head(path)
-    return head.startswith((NUMPY, ZIP)) or _idx_axes(head) > 0
+    zipped = head.startswith(ZIP) and path.suffix.lower() != ".zip"
+    return zipped or head.startswith(NUMPY) or _idx_axes(head) > 0
 
 
 def _idx_axes(head: bytes) -> int:
@@ -48,6 +80,20 @@ def label_file(path: Path) -> Path | None:
         return None
     labels_path = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
     return labels_path if labels_path.exists() else None
+
+
+def part_of(name: str) -> tuple[str, str]:
+    """(part, the rest of the name) of a name such as x_train, valImages or t10k-images."""
+    words = re.findall(r"[A-Z]?[a-z0-9]+|[A-Z]+", name)
+    for word in words:
+        if word.lower() in PARTS:
+            return PARTS[word.lower()], "_".join(w.lower() for w in words if w is not word)
+    plain = name.lower()
+    for word in sorted(PARTS, key=len, reverse=True):  # xtrain, trainx
+        for rest in (plain.removesuffix(word), plain.removeprefix(word)):
+            if rest != plain and rest in (*PICTURE_NAMES, *LABEL_NAMES):
+                return PARTS[word], rest
+    return "", plain
 
 
 def _read_array(path: Path) -> Any:
@@ -68,106 +114,97 @@ def _read_array(path: Path) -> Any:
         raise DataError(f"--data {path}: damaged or truncated array file ({line[0]})") from error
 
 
-def read_pictures(
-    path: Path, column: str | None
-) -> tuple[npt.NDArray[np.uint8], list[str | None], int]:
-    """(pixels (N, height, width, channels), the label of each, number of values of a channel)."""
+def read_file(path: Path, name: str, column: str | None, label_column: str | None) -> ArrayFile:
+    """The pictures of a file. name: for messages; column: the array of pictures in a .npz,
+    label_column: that of the labels. DataError."""
     read = _read_array(path)
-    labels: Array | None = None
     if isinstance(read, dict):
-        read, labels = _choose(read, path, column)
+        return _of_archive(read, name, column, label_column)
     labels_path = label_file(path)
+    labels = None
     if labels_path is not None:
-        labels = _read_array(labels_path)
-    pictures = as_pictures(read, str(path), None if labels is None else len(labels))
-    if labels is not None and (labels.ndim != 1 or len(labels) != len(pictures)):
-        raise DataError(f"--data {path}: {len(pictures):,} pictures, but {len(labels):,} labels")
-    pixels, depth = as_bytes(pictures, str(path))
-    named: list[str | None] = [None] * len(pixels)
-    if labels is not None:
-        named = [str(label) for label in labels]
-    return pixels, named, depth
+        labels = label_array(_read_array(labels_path), _count(read), str(labels_path))
+    return ArrayFile((Stack(name, _unflattened(read, labels), labels, part_of(path.name)[0]),))
 
 
-def _choose(arrays: dict[str, Array], path: Path, column: str | None) -> tuple[Array, Array | None]:
-    """(pictures, labels) of a .npz: `column` or the first of 3 or 4 axes (else 2); labels by name,
-    else the only array of classes."""
-    if column is not None and column not in arrays:
-        raise DataError(f"--data {path}: no array {column!r}; --column: {', '.join(arrays)}")
-    likely = [n for n in arrays if arrays[n].ndim in (3, 4)] or [
-        n for n in arrays if arrays[n].ndim == 2
-    ]
-    name = column or (likely[0] if likely else None)
-    if name is None:
-        raise DataError(f"--data {path}: no array of pictures in it, only {', '.join(arrays)}")
-    pictures = arrays[name]
-    tail = name.removeprefix("x").removeprefix("X").removeprefix("images").removeprefix("data")
-    named_labels = [n for n in arrays if n.lower().removesuffix(tail.lower()) in LABEL_NAMES]
-    named_labels.sort(key=lambda n: not n.endswith(tail))  # for x_train, y_train before y_test
-    classes = [n for n, a in arrays.items() if n != name and _are_classes(a, len(pictures))]
-    if named_labels:
-        return pictures, _as_labels(arrays[named_labels[0]], f"--data {path}: {named_labels[0]}")
-    return pictures, _as_labels(arrays[classes[0]], str(path)) if len(classes) == 1 else None
+def _count(array: Array) -> int:
+    return len(array) if array.ndim else 0
+
+
+def _of_archive(
+    arrays: dict[str, Array], name: str, column: str | None, label_column: str | None
+) -> ArrayFile:
+    """The pictures of a .npz: of each part (train, valid, test) that the names of its arrays have,
+    or of `column`."""
+    for chosen in (column, label_column):
+        if chosen is not None and chosen not in arrays:
+            flag = "--column" if chosen == column else "--label-column"
+            raise DataError(f"--data {name}: no array {chosen!r}; {flag}: {', '.join(arrays)}")
+    by_part: dict[str, dict[str, str]] = {}  # part -> rest of the name -> name
+    for each in arrays:
+        part, rest = part_of(each)
+        by_part.setdefault(part, {})[rest] = each
+    used: set[str] = set()
+    stacks: list[Stack] = []
+    for part in ("", "train", "valid", "test"):
+        members = by_part.get(part, {})
+        if column is not None and column not in members.values():
+            continue
+        pictures = column or _pictures_of(members, arrays)
+        if pictures is None:
+            continue
+        array = arrays[pictures]
+        found = label_column or _labels_of(members, arrays, pictures)
+        labels = None
+        if found is not None:
+            where = f"--data {name}: {found}"
+            labels = label_array(arrays[found], _count(array), where)
+            used.add(found)
+        used.add(pictures)
+        stack = _unflattened(array, labels)
+        stacks.append(Stack(f"{name}:{pictures}", stack, labels, "" if column else part))
+    if not stacks:
+        raise DataError(f"--data {name}: no array of pictures in it, only {', '.join(arrays)}")
+    if any(stack.part for stack in stacks):
+        stacks = [stack for stack in stacks if stack.part]
+    return ArrayFile(tuple(stacks), tuple(each for each in arrays if each not in used))
+
+
+def _pictures_of(members: dict[str, str], arrays: dict[str, Array]) -> str | None:
+    """The array of pictures: by its name, else the first of 3 or 4 axes, else of 2."""
+    named = [members[n] for n in PICTURE_NAMES if n in members and arrays[members[n]].ndim >= 2]
+    unlabelled = [each for rest, each in members.items() if rest not in LABEL_NAMES]
+    shaped = [each for each in unlabelled if arrays[each].ndim in (3, 4)]
+    flat = [each for each in unlabelled if arrays[each].ndim == 2]
+    return next(iter([*named, *shaped, *flat]), None)
+
+
+def _labels_of(members: dict[str, str], arrays: dict[str, Array], pictures: str) -> str | None:
+    """The array of labels: by its name, else the only one that can be classes."""
+    named = [members[n] for n in LABEL_NAMES if n in members and members[n] != pictures]
+    named = [n for n in named if arrays[n].ndim <= 2]  # one of more axes is masks, not labels
+    count = _count(arrays[pictures])
+    classes = [n for n in members.values() if n != pictures and _are_classes(arrays[n], count)]
+    return named[0] if named else classes[0] if len(classes) == 1 else None
 
 
 def _are_classes(array: Array, count: int) -> bool:
-    """Whether an array can be class labels: `count` whole numbers, with repeats."""
-    plain = array.ndim == 1 and len(array) == count and array.dtype.kind in "iuUb"
+    """Whether an array can be class labels: `count` whole numbers or names, with repeats."""
+    plain = array.ndim == 1 and len(array) == count and array.dtype.kind in "iuUSb"
     return plain and len(np.unique(array)) < count
 
 
-def _as_labels(array: Array, where: str) -> Array:
-    """Labels (N,), integers or names; integral floats become integers. DataError otherwise."""
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.dtype.kind == "f" and np.isfinite(array).all() and not (array % 1).any():
-        array = array.astype(np.int64)
-    if array.ndim != 1 or array.dtype.kind not in "iuUSb":
-        raise DataError(f"{where}: must be one label a picture, whole numbers or names")
+def _unflattened(array: Array, labels: list[str | None] | None) -> Array:
+    """(N, side, side) from (N, side * side) with N labels; any other array as it is."""
+    if array.ndim == 2 and labels is not None and len(labels) == len(array):
+        side = int(array.shape[1] ** 0.5)
+        if side * side == array.shape[1]:
+            return array.reshape(len(array), side, side)
     return array
 
 
-def as_pictures(array: Array, name: str, labels: int | None = None) -> Array:
-    """(N, height, width, channels) from an array of one or more pictures.
-
-    (H, W): one grey picture, or with H labels, H flattened square ones. (H, W, 3 or 4): one colour
-    picture. (N, H, W): grey pictures. (N, H, W, C) or (N, C, H, W): C is 1, 3 or 4.
-    """
-    if array.ndim == 2 and labels == len(array):
-        side = int(array.shape[1] ** 0.5)
-        if side * side == array.shape[1]:
-            return array.reshape(len(array), side, side, 1)
-    if array.ndim == 2:
-        return array[None, :, :, None]
-    if array.ndim == 3:
-        one = array.shape[2] in (3, 4) and array.shape[1] != array.shape[2] and labels != len(array)
-        return array[None] if one else array[..., None]
-    if array.ndim == 4 and array.shape[3] in (1, 3, 4):
-        return array
-    if array.ndim == 4 and array.shape[1] in (1, 3, 4):
-        return array.transpose(0, 2, 3, 1)
-    shape = " x ".join(map(str, array.shape))
-    raise DataError(f"--data {name}: an array of {shape} is no picture (N x H x W [x 1, 3 or 4])")
-
-
-def as_bytes(array: Array, name: str) -> tuple[npt.NDArray[np.uint8], int]:
-    """(uint8 pixels, number of levels): 2 for bool; 256 if some value is above 127 or a fraction
-    of 1; else the maximum plus one. 16-bit values keep their upper 8 bits."""
-    if array.dtype == bool:
-        return array.astype(np.uint8), 2
-    if array.dtype.kind not in "iuf":
-        raise DataError(f"--data {name}: an array of {array.dtype} holds no pixels")
-    if not array.size:
-        return array.astype(np.uint8), 256
-    low, high = array.min(), array.max()
-    if not np.isfinite(array).all() if array.dtype.kind == "f" else False:
-        raise DataError(f"--data {name}: pixels that are not finite")
-    if low < 0 or high > 65535:
-        raise DataError(f"--data {name}: pixels from {low} to {high}; must be 0 to 255 (or to 1)")
-    integral = array.dtype.kind in "iu" or not (array % 1).any()
-    if not integral and high <= 1:
-        return np.rint(array * 255).astype(np.uint8), 256
-    if high > 255:
-        return (array.astype(np.uint32) >> 8).astype(np.uint8), 256
-    pixels = np.rint(array).astype(np.uint8)
-    return pixels, 256 if high > 127 else max(2, int(pixels.max()) + 1)
+def smallest(array: Array) -> Array:
+    """Whole numbers from 0 on in the smallest type that holds them; any other array as it is."""
+    if array.dtype.kind in "iu" and array.size and array.min() >= 0:
+        return array.astype(np.min_scalar_type(array.max()), copy=False)
+    return array

@@ -32,21 +32,27 @@ class PictureRows:
         side = tokenizer.side(form.height, form.width)
         length = tokenizer.length(form.height, form.width)
         self.context, self.pad = context, context + 1 - length
+        self.label_at = 1 if label_position == "first" else length - 1
         self.weight: Floats = np.ones(context + 1, np.float32)
         self.weight[0] = 0
         self.weight[length:] = 0
         if label_position != "none":
-            self.weight[1 if label_position == "first" else length - 1] = label_weight
+            self.weight[self.label_at] = label_weight
         self.positions = tokenizer.positions(context + 1, side)
         support = tokenizer.support(length, side)
         if isinstance(support, np.ndarray):
             any_id = [[0, tokenizer.vocab_size]]  # padding may be any id, as its weight is 0
             support = np.concatenate((support, np.repeat(any_id, self.pad, axis=0)))
         self.support = support
-        self.labels = [
-            tokenizer.label_id(label) if label_position != "none" and label is not None else -1
-            for label in items.labels
-        ]
+        self.labels: Ids = np.zeros(len(items), np.int64)
+        self.unlabelled = np.zeros(len(items), bool)
+        if label_position != "none":
+            ids = {label: tokenizer.label_id(label) for label in items.labels if label is not None}
+            self.unlabelled = np.array([label is None for label in items.labels])
+            # the id of a missing label has no weight, so any label does
+            self.labels = np.array(
+                [tokenizer.patch_ids if label is None else ids[label] for label in items.labels]
+            )
         # codebook ids are computed once, exact ids (cheap) for each batch
         self.codes: Ids | None = None
         if not tokenizer.lossless:
@@ -70,13 +76,15 @@ class PictureRows:
         rows = len(indices)
         parts = [np.full((rows, 1), self.tokenizer.begin), patches]
         if self.tokenizer.label_position != "none":
-            labels = np.array([self.labels[i] for i in which.tolist()])[:, None]
+            labels = self.labels[which][:, None]
             parts.insert(1 if self.tokenizer.label_position == "first" else 2, labels)
         parts.append(np.zeros((rows, self.pad), np.int64))
         support = self.support
+        weight = np.tile(self.weight, (rows, 1))
+        weight[self.unlabelled[which], self.label_at] = 0
         return Batch(
             np.concatenate(parts, axis=1).astype(np.int64),
-            np.tile(self.weight, (rows, 1)),
+            weight,
             positions=np.tile(self.positions, (rows, 1, 1)),
             support=np.tile(support, (rows, 1, 1)) if isinstance(support, np.ndarray) else support,
         )

@@ -11,23 +11,24 @@ MAX_DEFAULT_IDS = 256  # vocabulary of exact patches, at most, at the default pa
 TARGET_TOKENS = 256  # of a picture: larger patches are tried until it is as short
 DEFAULT_CODES, DEFAULT_STAGES = 512, 2  # of a codebook
 FIT_DIMS = 20_000_000  # channels of pixels, at most, that a codebook is learned from
-MAX_AUTO_LABELS = 1000  # distinct labels, at most, that --labels auto uses
 
 
 def fit(
-    spec: str,
-    train: Pictures,
-    patch_size: tuple[int, int] | None,
-    stages: int | None,
-    label_position: str,
+    spec: str, train: Pictures, patch_size: tuple[int, int] | None, stages: int | None
 ) -> PatchTokenizer:
     """The tokenizer for `spec`: patches:exact, patches:CODES (a codebook), or patches (exact if a
     picture then has at most MAX_PICTURE_TOKENS ids). `patch_size`: (height, width), None for the
-    default. `label_position`: as in `--labels`. ConfigError for any other spec."""
+    default. ConfigError for any other spec, DataError if there are no labels to put anywhere."""
     kind, _, argument = spec.partition(":")
     if kind != "patches" or not (argument in ("", "exact") or argument.isdecimal()):
         raise ConfigError(f"--tokenizer {spec}: known: patches, patches:exact, patches:CODES")
-    labels, label_position = resolve_labels(label_position, train)
+    label_position = train.label_position
+    labels = train.names() if label_position != "none" else ()
+    if label_position != "none" and not labels:
+        raise DataError(
+            f"--labels {label_position}: none of {len(train):,} pictures has a label; use "
+            "subfolders, a label column or a labels file, or --labels none"
+        )
     form = train.form
     patch = patch_size or exact_patch(form)
     learned = argument.isdecimal() or stages is not None
@@ -46,21 +47,6 @@ def fit(
         raise ConfigError(f"--tokenizer {spec}: a codebook has at least 2 codes")
     some = train.pixels()[:: max(1, -(-train.size // FIT_DIMS))]
     return PatchTokenizer.fit(some, form, patch, codes, stages, labels, label_position)
-
-
-def resolve_labels(label_position: str, train: Pictures) -> tuple[tuple[str, ...], str]:
-    """(label names, label position) for `--labels`, with auto resolved. DataError if pictures
-    have no labels."""
-    names = train.names()
-    if label_position == "auto":
-        label_position = "first" if 1 < len(names) <= MAX_AUTO_LABELS else "none"
-    if label_position != "none" and not names:
-        missing = sum(label is None for label in train.labels)
-        raise DataError(
-            f"--labels {label_position}: {missing:,} of {len(train):,} pictures have none; use "
-            "subfolders, a label column or a labels file, or --labels none"
-        )
-    return (names, label_position) if label_position != "none" else ((), "none")
 
 
 def exact_patch(form: Form) -> tuple[int, int]:

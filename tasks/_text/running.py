@@ -20,7 +20,7 @@ import numpy as np
 from ...core.data.datasets import Packed, Windows
 from ...core.data.sequence_store import cached_store
 from ...core.data.source import ByteStream, Source, scratch_file
-from ...core.errors import DataError, UsageError
+from ...core.errors import ConfigError, DataError, UsageError
 from ...core.protocols import ByteTokenizer, Dataset, Sequence
 from ...core.task import Task
 from .decoder import TextDecoder
@@ -59,6 +59,19 @@ class Running(Task):
     @abstractmethod
     def value(self, data: bytes, where: tuple[ByteStream, int] | None = None) -> Any:
         """The item as the tokenizer takes it; `where`: stream and offset, for error messages."""
+
+    @classmethod
+    def init_options(cls, options: RunningOptions, tokenizer: ByteTokenizer) -> dict[str, object]:
+        return {"each": options.each}
+
+    def adapt(self, tokenizer: ByteTokenizer) -> ByteTokenizer:
+        """ConfigError if only one of the run and the data has items with an end."""
+        if tokenizer.ends == self.running:
+            known = "line, file or record" if tokenizer.ends else "stream"
+            raise ConfigError(
+                f"--each {self.options.each}: the run of --init was trained with --each {known}"
+            )
+        return tokenizer
 
     # -- items -------------------------------------------------------------------------------
 

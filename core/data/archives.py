@@ -1,0 +1,56 @@
+"""Archives (.zip, .tar and its compressed forms), unpacked to a temporary folder."""
+
+from __future__ import annotations
+
+import functools
+import lzma
+import shutil
+import tarfile
+import zipfile
+import zlib
+from pathlib import Path
+
+from ..errors import DataError, TfmError
+from .source import scratch_file
+
+SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+
+
+def is_archive(path: Path) -> bool:
+    """Whether the name is that of an archive."""
+    return path.name.lower().endswith(SUFFIXES)
+
+
+@functools.cache
+def extracted(path: Path) -> Path:
+    """The temporary folder with the content of an archive; deleted when the process ends. Nothing
+    is written outside it. DataError for a damaged archive."""
+    folder = scratch_file("archive")
+    try:
+        if path.name.lower().endswith(".zip"):
+            with zipfile.ZipFile(path) as archive:
+                _check_room(path, folder, sum(each.file_size for each in archive.infolist()))
+                archive.extractall(folder)
+        else:
+            with tarfile.open(path) as tar:
+                _check_room(path, folder, sum(each.size for each in tar))
+                tar.extractall(folder, filter="data")
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
+        raise DataError(f"--data {path}: a damaged archive ({error})") from error
+    except (RuntimeError, NotImplementedError) as error:  # encrypted, unknown compression
+        raise DataError(f"--data {path}: cannot be unpacked ({error})") from error
+    except OSError as error:
+        if error.errno is None:  # a checksum of gzip
+            raise DataError(f"--data {path}: a damaged archive ({error})") from error
+        raise TfmError(f"{folder}: cannot be written ({error.strerror})") from error
+    return folder
+
+
+def _check_room(path: Path, folder: Path, size: int) -> None:
+    """TfmError if the disk of `folder` has no room for `size` bytes: before any is written."""
+    free = shutil.disk_usage(folder.parent).free
+    if size > free:
+        raise TfmError(
+            f"--data {path}: unpacks to {size:,} bytes, but {folder.parent} has {free:,} left; set "
+            "TMPDIR to a larger disk"
+        )

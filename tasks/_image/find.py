@@ -1,0 +1,248 @@
+"""Finds the pictures of a source, unread: files in folders and archives, arrays, rows of tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...core.data.archives import extracted, is_archive
+from ...core.data.source import Source
+from ...core.errors import DataError, UsageError
+from .arrays import PARTS, Stack, is_array, label_file, read_file, smallest
+from .axes import arranged
+from .labels import NAMES, SHOWN, label_text
+from .pixel_table import read_pixel_table
+from .reader import SUFFIXES, Found, is_picture_file
+from .values import Values, see
+
+JUNK = "__MACOSX"  # a folder that macOS adds to archives
+
+
+@dataclass
+class Finding:
+    """The pictures of a source. numbers: the values of its arrays; said: what was chosen; left:
+    what was left out, and why."""
+
+    found: list[Found] = field(default_factory=list)
+    numbers: Values | None = None
+    said: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Pending:
+    """Pictures in the order of the source, arrays not yet arranged."""
+
+    entries: list[Found | Stack] = field(default_factory=list)
+    single: list[bool] = field(default_factory=list)  # of the stacks
+    left: list[str] = field(default_factory=list)
+
+    def add_stack(self, stack: Stack, single: bool = False) -> None:
+        self.entries.append(stack)
+        self.single.append(single)
+
+
+def find_pictures(source: Source, label_column: str | None = None) -> Finding:
+    """All pictures of a source. DataError if a folder, file or table has none."""
+    pending = _Pending()
+    tables = source.is_table()
+    for name in source.paths:
+        if tables:
+            paths = [None] if name.startswith("hf:") else Source((name,)).files()
+            for path in paths:
+                _table(source, name, path, label_column, pending)
+            continue
+        folder = Path(name)
+        if name != "-" and folder.is_dir():
+            _folder(folder, name, source.column, label_column, pending)
+            continue
+        for path in Source((name,)).files():
+            if is_archive(path) and not is_array(path):
+                _folder(extracted(path), str(path), source.column, label_column, pending)
+            elif is_array(path):
+                _array_file(path, str(path), "", None, source.column, label_column, pending)
+            else:
+                pending.entries.append(Found(str(path), path))
+    archives = any(isinstance(e, Stack) and e.labels is not None for e in pending.entries)
+    if label_column is not None and not tables and not archives:
+        raise UsageError(f"--label-column {label_column}: is for tables and .npz files")
+    return _finding(pending)
+
+
+def _finding(pending: _Pending) -> Finding:
+    """The stacks arranged by one rule, and taken apart into pictures."""
+    out = Finding(left=pending.left)
+    stacks = [entry for entry in pending.entries if isinstance(entry, Stack)]
+    arrays, said = arranged(stacks, pending.single)
+    out.said += [said] if said else []
+    numbers = [
+        (stack.name, array)
+        for stack, array in zip(stacks, arrays, strict=True)
+        if array.dtype.kind in "iuf" and array.size
+    ]
+    out.numbers = see(numbers)
+    rest = iter(zip(arrays, pending.single, strict=True))
+    for entry in pending.entries:
+        if isinstance(entry, Found):
+            out.found.append(entry)
+            continue
+        array, single = next(rest)
+        for number, pixels in enumerate(array):
+            label = entry.label if entry.labels is None else entry.labels[number]
+            name = entry.name if single else f"{entry.name}[{number}]"
+            out.found.append(Found(name, pixels, label, entry.part))
+    return out
+
+
+# -- folders -------------------------------------------------------------------------------------
+
+
+def _folder(
+    root: Path, shown: str, column: str | None, label_column: str | None, pending: _Pending
+) -> None:
+    """The pictures and arrays below a folder. A subfolder is a label, below `train`, `val` and
+    `test` if those are its folders. shown: the name of the folder in messages."""
+    files = [p for p in Source((str(root),)).files() if JUNK not in p.relative_to(root).parts]
+    arrays = {p for p in files if p.suffix.lower() not in SUFFIXES and is_array(p)}
+    label_files = {label_file(path) for path in arrays} - {None}
+    pictures = [p for p in files if p.suffix.lower() in SUFFIXES or p in arrays - label_files]
+    if not pictures:
+        raise DataError(
+            f"--data {shown}: contains no pictures (known: {', '.join(SUFFIXES)}, .npy, .npz, IDX)"
+        )
+    inside = {path: path.relative_to(root).parts for path in pictures}
+    parts = _are_parts(inside.values())
+    stray = []
+    for path, where in inside.items():
+        name = f"{shown.rstrip('/')}/{'/'.join(where)}"
+        part = ""
+        if parts:
+            if len(where) == 1:
+                stray.append(name)
+                continue
+            part, where = PARTS[where[0].lower()], where[1:]
+        label = "/".join(where[:-1]) or None
+        if path in arrays:
+            _array_file(path, name, part, label, column, label_column, pending)
+        else:
+            pending.entries.append(Found(name, path, label, part))
+    pending.left += listed(stray, "beside the folders of train and test")
+    others = [
+        "/".join(p.relative_to(root).parts)
+        for p in files
+        if p not in inside and p not in label_files
+    ]
+    pending.left += listed(others, "no picture")
+
+
+def _are_parts(inside: Iterable[tuple[str, ...]]) -> bool:
+    """Whether the folders at the top are parts of a data set (train, val, test) and not labels."""
+    paths = list(inside)
+    tops = {where[0].lower() for where in paths if len(where) > 1}
+    parts = {PARTS.get(top) for top in tops}
+    deeper = any(len(where) > 2 for where in paths)
+    return "train" in parts and None not in parts and (len(parts) > 1 or deeper)
+
+
+def _array_file(
+    path: Path,
+    name: str,
+    part: str,
+    label: str | None,
+    column: str | None,
+    label_column: str | None,
+    pending: _Pending,
+) -> None:
+    """The pictures of a file of arrays; `part` and `label` are those of its folder."""
+    file = read_file(path, name, column, label_column)
+    for stack in file.stacks:
+        pending.add_stack(replace(stack, part=part or stack.part, label=label))
+    pending.left += listed([f"{name}:{unused}" for unused in file.unused], "another array")
+
+
+def listed(names: list[str], why: str) -> list[str]:
+    """[] or one text: `3 no picture: a, b, c ...`."""
+    if not names:
+        return []
+    more = " ..." if len(names) > SHOWN else ""
+    return [f"{len(names):,} {why}: {', '.join(names[:SHOWN])}{more}"]
+
+
+# -- tables --------------------------------------------------------------------------------------
+
+
+def _table(
+    source: Source, name: str, path: Path | None, label_column: str | None, pending: _Pending
+) -> None:
+    """The pictures of one table. Paths in it are relative to its folder, else to this one."""
+    if path is not None and path.name.removesuffix(".gz").endswith(".csv") and not source.column:
+        stack = read_pixel_table(path, label_column)
+        if stack is not None:
+            pending.add_stack(stack)
+            return
+    one = Source((name,) if path is None else (str(path),), source.column, split=source.split)
+    column, missing = source.column, []
+    for number, row in enumerate(one.rows(), 1):
+        where = f"{one.describe()}, row {number}"
+        if column is None:
+            column = next((each for each, value in row.items() if _is_picture(value)), None)
+            if column is None:
+                raise DataError(
+                    f"--data {one.describe()}: no column of pictures; name it with --column: "
+                    f"{', '.join(map(str, row))}"
+                )
+        for chosen, flag in ((column, "--column"), (label_column, "--label-column")):
+            if chosen is not None and chosen not in row:
+                raise DataError(
+                    f"--data {one.describe()}: no column {chosen!r} in row {number}; "
+                    f"choose one with {flag}: {', '.join(map(str, row))}"
+                )
+        named = label_column or next((n for n in NAMES if n in row and n != column), None)
+        label = label_text(row[named], where) if named else None
+        value = row[column]
+        if isinstance(value, dict):
+            value = value.get("bytes") or value.get("path")
+        if value is None:
+            missing.append(f"row {number}")
+        elif isinstance(value, list):
+            array = smallest(_numbers(value, where))
+            pending.add_stack(Stack(where, array, label=label), single=True)
+        else:
+            if isinstance(value, str):
+                value = _beside(Path(value), path)
+                where = str(value)
+            pending.entries.append(Found(where, value, label))
+    pending.left += listed(missing, "without a picture")
+
+
+def _numbers(value: list[Any], where: str) -> Any:
+    try:
+        array = np.array(value)
+    except ValueError:
+        raise DataError(f"{where}: the rows of a picture must be equally long") from None
+    if array.dtype.kind not in "iufb":
+        raise DataError(f"{where}: a picture must be nested lists of numbers")
+    return array
+
+
+def _beside(path: Path, table: Path | None) -> Path:
+    """A path that a table names: relative to the table's folder, else to the working folder."""
+    if table is None or path.is_absolute():
+        return path
+    beside = table.parent / path
+    return beside if beside.exists() or not path.exists() else path
+
+
+def _is_picture(value: Any) -> bool:
+    if isinstance(value, bytes):
+        return is_picture_file(value)
+    if isinstance(value, dict):
+        return "bytes" in value or "path" in value
+    if isinstance(value, str):
+        return value.lower().endswith(SUFFIXES)
+    nested = isinstance(value, list) and bool(value) and isinstance(value[0], list)
+    return nested or hasattr(value, "getexif")

@@ -1,0 +1,76 @@
+"""The options of the image task in training and in sampling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...core.errors import ConfigError
+from .labels import POSITIONS
+from .reader import parse_size
+from .values import parse_range
+
+
+def option(help: str, default: Any = None, **more: Any) -> Any:
+    return field(default=default, metadata={"help": help, **more})
+
+
+def inherited(help: str, default: Any = None, **more: Any) -> Any:
+    """An option that --init takes from the run: its tokenizer depends on it."""
+    return option(help, default, inherited=True, **more)
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    pixels: str | None = inherited("Resize every picture to HEIGHTxWIDTH.")
+    grey: bool = inherited("Convert every picture to grey.", False)
+    range: str | None = option(
+        "LOW,HIGH of the values in arrays and in pictures of more than 8 bits; by default 0 to 1, "
+        "-1 to 1, or 8, 12 or 16 bits, by the values of all of them."
+    )
+    levels: int | None = inherited(
+        "Values of a channel of a pixel; by default as many as the data has."
+    )
+    binarise: str | None = inherited(
+        "Reduce pixels to two levels: by a threshold at half, or 1 with probability grey value.",
+        choices=("threshold", "stochastic"),
+    )
+    patch: str | None = inherited(
+        "Patch size in pixels, P or HEIGHTxWIDTH; by default by the levels."
+    )
+    stages: int | None = inherited(
+        "Residual stages of a codebook, one id a patch each; 2 by default."
+    )
+    labels: str = inherited(
+        "Position of labels: before the pixels (for sample --label), after them (for accuracy), or "
+        "none; auto: first if nearly all pictures have one.",
+        "auto",
+        choices=POSITIONS,
+    )
+    label_column: str | None = option(
+        "Column of a table, or array of a .npz, with the labels; by default label, class, y ..."
+    )
+    label_weight: float | None = option(
+        "Loss weight of a label, relative to 1 an id of a patch. By default 1 for first labels, a "
+        "tenth of the ids of a picture for last ones."
+    )
+    skip_bad: bool = option("Skip pictures that cannot be read.", False)
+
+    def __post_init__(self) -> None:
+        if self.pixels is not None:
+            parse_size(self.pixels, "--pixels")
+        if self.patch is not None:
+            parse_size(self.patch, "--patch")
+        if self.range is not None:
+            parse_range(self.range)
+        if self.stages is not None and self.stages < 1:
+            raise ConfigError(f"--stages: must be at least 1, got {self.stages}")
+        if self.label_weight is not None and self.label_weight < 0:
+            raise ConfigError(f"--label-weight: must be at least 0, got {self.label_weight}")
+
+
+@dataclass(frozen=True)
+class ImageSampling:
+    label: str | None = option("The label to sample pictures of.")
+    rows: int | None = option("Rows of the prompt picture, from its top, that samples start with.")
+    scale: int | None = option("Factor to enlarge by; by default only small grids are enlarged.")
