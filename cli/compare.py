@@ -72,6 +72,10 @@ def command(
             "not comparable"
         )
 
+    why = tasks[0].incomparable(*tokenizers)
+    if why:
+        raise UsageError(f"{a} and {b} are not comparable: {why}")
+
     import numpy as np
 
     from ..core.ops.device import pick_device, use_threads

@@ -10,6 +10,7 @@ import click
 
 from ..core.errors import UsageError
 from . import options as opt
+from .predictions import confusion, confusion_text, predictions_option, write_predictions
 from .render import columns, say
 
 
@@ -30,6 +31,7 @@ from .render import columns, say
 @opt.option(
     "--protocol", metavar="NAME", help="Evaluation protocol of the task: last, rolling (series)."
 )
+@predictions_option
 @opt.checkpoint_option
 @opt.dtype_option("float32")
 @opt.device_option
@@ -43,6 +45,7 @@ def command(
     stride: int | None,
     as_coded: bool,
     protocol: str | None,
+    predictions: str | None,
     checkpoint: str,
     dtype: str | None,
     device: str,
@@ -118,7 +121,18 @@ def command(
         step=opened.checkpoint(checkpoint).step,
         split=split,
     )
+    matrix = None
+    if predictions is not None:
+        found = list(task.predict(model, tokenizer, sequences))
+        names = [s.side.get("id", str(number)) for number, s in enumerate(sequences, 1)]
+        write_predictions(Path(predictions), names, found)
+        scores["confusion"] = matrix = confusion(found)
+    if predictions == "-":
+        say(json.dumps(scores) if as_json else table(scores), quiet)
+        return
     click.echo(json.dumps(scores) if as_json else table(scores))
+    if matrix is not None and not as_json:
+        click.echo("\n" + confusion_text(matrix))
 
 
 def table(scores: dict[str, Any]) -> str:
@@ -134,7 +148,7 @@ def table(scores: dict[str, Any]) -> str:
         rows = [["", f"bits per {unit}"], [scores["run"], _number(scores[f"bits_per_{unit}"])]]
         rows += [[name, _number(value)] for name, value in floor.items()]
     head = columns(rows, numbers=True)
-    shown = {"schema", "task", "run", "floor", f"bits_per_{unit}", "unit"}
+    shown = {"schema", "task", "run", "floor", f"bits_per_{unit}", "unit", "confusion"}
     rest = [[name, _number(value)] for name, value in scores.items() if name not in shown]
     return f"{head}\n\n{columns(rest)}"
 

@@ -18,6 +18,7 @@ from ..core.errors import TfmError, UsageError
 from . import kernels, settings
 from . import options as opt
 from .drawing import Job, Sample, Sampler
+from .outputs import Output
 from .prompts import Prompt, PromptReader, single_prompt
 from .render import printable, say
 
@@ -51,7 +52,12 @@ from .render import printable, say
 )
 @opt.option("--greedy", is_flag=True, help="Always take the most likely token.")
 @opt.option("--stop", metavar="TEXT", help="Stop before this text (it is not written).")
-@opt.option("--out", type=click.Path(), metavar="FILE", help="Write to FILE instead of stdout.")
+@opt.option(
+    "--out",
+    type=click.Path(),
+    metavar="FILE",
+    help="Write to FILE instead of stdout; with {n} in its name, each sample to its own file.",
+)
 @opt.option(
     "--stream/--no-stream",
     default=True,
@@ -103,8 +109,8 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
     options = with_fields(
         task.SampleOptions(), "sample", {k: v for k, v in values.items() if v is not None}
     )
-    to_file = flags["out"] not in (None, "-")
-    if task.binary and not to_file and not as_json and sys.stdout.isatty():
+    out = Output(flags["out"], task, as_json, options)
+    if task.binary and not as_json and out.on_terminal:
         raise UsageError(f"--task {task.name} writes binary data: use --out FILE or a pipe")
     if task.draws_files and flags["draws"] > 1:
         raise UsageError(f"-n: not for --task {task.name}; see tfm sample RUN --help")
@@ -131,32 +137,39 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
         flags["dtype"],
         kernels.compiled(),
     )
-    out: BinaryIO = io.BytesIO() if to_file else sys.stdout.buffer
-    on_terminal = sys.stdout.isatty() and not to_file
     width = shutil.get_terminal_size().columns
 
     def show(items: list[Any], sequence: Any) -> None:
-        out.flush()
+        out.stream.flush()
         preview = task.preview(items, sequence, options, width)
         if preview and sys.stderr.isatty():
             say(preview, quiet)
 
-    def write_job(job: Job, by_line: bool, written: bool = False) -> None:
+    def write_job(job: Job, by_line: bool, live: bool = False) -> None:
+        """live: what could be decoded while sampling is written."""
         items = [sample.item() for sample in job.samples]
-        if as_json:
-            out.write(b"".join(_json_record(job.prompt, s, config.seed) for s in job.samples))
+        records = [
+            {**_record(job.prompt, sample, config.seed), **task.record(item)}
+            for sample, item in zip(job.samples, items, strict=True)
+        ]
+        if task.file_types and not job.length:
+            raise UsageError("nothing to draw: the prompt is complete, or --length is 0")
+        if out.separate:
+            out.add(items, job.sequence, records)
+        elif as_json:
+            out.stream.write(b"".join(json.dumps(each).encode() + b"\n" for each in records))
         elif isinstance(items[0], bytes) and (
             flags["null"] or (not task.binary and (by_line or flags["draws"] > 1))
         ):
             for item in items:
-                text = printable_bytes(item) if on_terminal else item
+                text = printable_bytes(item) if out.on_terminal else item
                 if not flags["raw"] and not flags["null"]:
                     text = text.replace(b"\r", b"\\r").replace(b"\n", b"\\n")
-                out.write(text + (b"\0" if flags["null"] else b"\n"))
-        elif not written:
-            escape = on_terminal and isinstance(items[0], bytes)
+                out.stream.write(text + (b"\0" if flags["null"] else b"\n"))
+        elif not live or any(each.ids and not each.data for each in job.samples):
+            escape = out.on_terminal and isinstance(items[0], bytes)
             shown = [printable_bytes(item) for item in items] if escape else items
-            task.write(shown, job.sequence, options, out)
+            task.write(shown, job.sequence, options, out.stream)
         show(items, job.sequence)
 
     if reader and reader.has_prompt():
@@ -172,28 +185,26 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
 
         items = task.draw(model, tokenizer, prompt.data, heldout, config, options, note)
         if as_json:
-            out.write(b"".join(json.dumps(item.record()).encode() + b"\n" for item in items))
+            out.stream.write(b"".join(json.dumps(each.record()).encode() + b"\n" for each in items))
         else:
             buffer = io.BytesIO()
             task.write(items, None, options, buffer)
             data = buffer.getvalue()
-            out.write(printable_bytes(data) if on_terminal and not task.binary else data)
-        out.flush()
+            escape = out.on_terminal and not task.binary
+            out.stream.write(printable_bytes(data) if escape else data)
+        out.stream.flush()
     else:
         prompt = prompt or Prompt(None)
-        live = flags["stream"] and not (as_json or flags["stop"] or flags["null"])
+        live = flags["stream"] and not (as_json or flags["stop"] or flags["null"] or out.separate)
         live = live and flags["draws"] == 1
-        if on_terminal and live and prompt.data and not quiet:
+        if out.on_terminal and live and prompt.data and not quiet:
             say_prompt(prompt.data)
-        job = sampler.sample(prompt, flags["draws"], _writer(out, on_terminal) if live else None)
-        # an item that cannot be streamed, such as an image, is written at its end
-        write_job(job, False, live and all(s.data or not s.ids for s in job.samples))
-        if on_terminal and live:
+        writer = _writer(out.stream, out.on_terminal) if live else None
+        job = sampler.sample(prompt, flags["draws"], writer)
+        write_job(job, False, live)
+        if out.on_terminal and live:
             click.echo()
-    if isinstance(out, io.BytesIO):
-        from ..core.files import write_out
-
-        write_out(Path(flags["out"]), out.getvalue())
+    out.close()
     if task.draws_files:  # pictures come last: what they lack must not cost the data
         try:
             task.plot(items, options)
@@ -219,8 +230,8 @@ def printable_bytes(data: bytes) -> bytes:
     return printable(data.decode("utf-8", "replace")).encode()
 
 
-def _json_record(prompt: Prompt, sample: Sample, seed: int) -> bytes:
-    record = {
+def _record(prompt: Prompt, sample: Sample, seed: int) -> dict[str, Any]:
+    return {
         "id": prompt.id,
         "prompt": None if prompt.data is None else prompt.data.decode("utf-8", "replace"),
         "text": sample.data.decode("utf-8", "replace"),
@@ -229,4 +240,3 @@ def _json_record(prompt: Prompt, sample: Sample, seed: int) -> bytes:
         "finish_reason": sample.finish_reason,
         "seed": seed,
     }
-    return json.dumps(record).encode() + b"\n"

@@ -16,6 +16,7 @@ import click
 from ..core.errors import DataError, TfmError, UsageError
 from . import options as opt
 from .names import complete_run
+from .predictions import predictions_option
 from .prompts import RecordReader
 from .render import printable, say
 
@@ -64,6 +65,7 @@ by_token_option = click.option("--tokens", "by_token", is_flag=True, help="Add e
 @opt.option("--tsv", is_flag=True, help="Print nll, bits per unit and item as sortable TSV.")
 @opt.option("-0", "--null", is_flag=True, help="NUL, not newline, ends the items of stdin.")
 @opt.option("--column", help="The column of a table with the items.  [default: the run's]")
+@predictions_option
 @opt.checkpoint_option
 @opt.device_option
 @opt.runs_option
@@ -76,6 +78,7 @@ def command(
     tsv: bool,
     null: bool,
     column: str | None,
+    predictions: str | None,
     checkpoint: str,
     device: str,
     runs: str,
@@ -124,11 +127,28 @@ def command(
     model = run.load_model(checkpoint, pick_device(device))
     on_terminal = sys.stdout.isatty()
     formatter = _Formatter(task, tokenizer, by_token, tsv)
+    scored: list[tuple[str, Sequence]] = []
+    if predictions is not None:
+        task.predict(model, tokenizer, ())  # fails before anything is scored
+        items = _kept(items, scored)
     for total, flush in _totals(task, tokenizer, model, items, by_token):
         line = formatter.line(total)
         sys.stdout.buffer.write((printable(line) if on_terminal else line).encode() + b"\n")
         if flush:
             sys.stdout.buffer.flush()
+    if predictions is not None:
+        from .predictions import write_predictions
+
+        found = list(task.predict(model, tokenizer, (sequence for _, sequence in scored)))
+        write_predictions(Path(predictions), [name for name, _ in scored], found)
+
+
+def _kept(items: Iterator[Item | None], kept: list[tuple[str, Sequence]]) -> Iterator[Item | None]:
+    """The same items, whose names and sequences are appended to `kept`."""
+    for item in items:
+        if item is not None:
+            kept.append((item.name, item.sequence))
+        yield item
 
 
 # -- items ---------------------------------------------------------------------------------------
@@ -182,15 +202,11 @@ def _files(
 
 
 def _source_items(task: Task, tokenizer: Tokenizer, source: Source, note: Note) -> Iterator[Item]:
-    from ..core.data.source import standard_input
-
     items = task.conform(task.items(source), tokenizer, note)
     names = task.names(items)
     for sequence in task.sequences(items, tokenizer):
         name = next(names) if names else sequence.side.get("id", source.describe())
-        yield Item(
-            "-" if source.paths == ("-",) and name == str(standard_input()) else name, sequence
-        )
+        yield Item("-" if source.paths == ("-",) and name == "standard input" else name, sequence)
 
 
 def _heldout_items(

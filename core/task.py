@@ -43,6 +43,15 @@ class Description:
     record: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """The label that a model predicts for an item. label: the true one, None if it is unknown."""
+
+    label: str | None
+    predicted: str
+    probability: float
+
+
 class Task(ABC):
     """A domain. An instance is built from its options: `TextTask(TextTask.Options(...))`.
 
@@ -60,6 +69,9 @@ class Task(ABC):
     # whether `eval --stride N` moves the task's own windows by N units (see `slide`); otherwise it
     # moves the model's context by N tokens
     slides: ClassVar[bool] = False
+    # suffixes of the files that `write_as` can make, the default first; empty: samples are bytes or
+    # text that can follow one another in one file of any name
+    file_types: ClassVar[tuple[str, ...]] = ()
     # whether prompts are files and `draw` generates all samples of one; otherwise the core samples
     # id by id, from `prompt` to `end_token`
     draws_files: ClassVar[bool] = False
@@ -218,6 +230,17 @@ class Task(ABC):
         """The cost of `model_metrics`, as the number of ids that could be scored in its time."""
         return 0
 
+    def predict(
+        self, model: SequenceModel, tokenizer: OwnTokenizer, sequences: Iterable[Sequence]
+    ) -> Iterator[Prediction]:
+        """The most likely label of each sequence. UsageError if the run predicts no labels."""
+        raise UsageError(f"--predictions: the {self.name} task has no labels")
+
+    def incomparable(self, one: OwnTokenizer, other: OwnTokenizer) -> str | None:
+        """Why the likelihoods of two runs with these tokenizers are of different things; None if
+        they can be compared."""
+        return None
+
     def slide(
         self, sequences: Iterable[Sequence], tokenizer: OwnTokenizer, stride: int
     ) -> Collection[Sequence]:
@@ -273,6 +296,22 @@ class Task(ABC):
         items of the run. A `config.length` of 0 means the task's default. note: receives what the
         user should know."""
         raise NotImplementedError(f"the {self.name} task samples id by id")
+
+    def write_as(
+        self,
+        suffix: str,
+        items: list[Any],
+        prompt: Sequence | None,
+        sampling: OwnOptions,
+        out: BinaryIO,
+    ) -> None:
+        """Writes samples of one prompt or of several in the format of a suffix of `file_types`; the
+        default format if it is empty."""
+        self.write(items, prompt, sampling, out)
+
+    def record(self, item: Any) -> dict[str, Any]:
+        """What a sample is, beside its ids, in the JSON records of `sample`."""
+        return {}
 
     def plot(self, items: list[Any], sampling: OwnOptions) -> None:
         """Draws the file of a plotting option, if it is set: after all samples are written."""

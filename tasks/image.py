@@ -15,15 +15,16 @@ from ..core.data.datasets import too_long
 from ..core.data.source import Source, scratch_file
 from ..core.errors import DataError, UsageError
 from ..core.protocols import Sequence
-from ..core.task import Description
+from ..core.task import Description, Prediction
 from ..tokenizers.patches import PatchTokenizer, Picture
 from ._image.baselines import histogram, png
 from ._image.completion import prompt_rows
-from ._image.dataset import PictureRows, accuracy
-from ._image.display import grid, terminal_picture
+from ._image.dataset import PictureRows
+from ._image.display import FILE_TYPES, grid, terminal_picture, write_arrays
 from ._image.find import listed
 from ._image.options import ImageOptions, ImageSampling
 from ._image.pictures import Pictures
+from ._image.prediction import accuracy, predictions
 from ._image.reader import SUFFIXES, is_picture_file, parse_size
 from ._image.reading import form_text, read_pictures
 from ._image.tokenizer import fit
@@ -38,6 +39,7 @@ class ImageTask(task.Task):
     unit = "dim"  # one channel of one pixel
     default_tokenizer = "patches"
     binary = True
+    file_types = FILE_TYPES
     Options = ImageOptions
     SampleOptions = ImageSampling
     options: ImageOptions
@@ -149,12 +151,9 @@ class ImageTask(task.Task):
     def sequences(self, items: Pictures, tokenizer: PatchTokenizer) -> Iterator[Sequence]:
         """A label counts wherever it is: first or last, the score is of pixels and label."""
         items = items.converted_to(tokenizer.form)
-        for pixels, label in zip(items.pixels(), items.labels, strict=True):
-            yield tokenizer.encode(Picture(pixels, label))
-
-    def names(self, items: Pictures) -> Iterator[str]:
-        """The name of each of `sequences`: its file or table row."""
-        return (found.name for found in items.found)
+        for pixels, found in zip(items.pixels(), items.found, strict=True):
+            sequence = tokenizer.encode(Picture(pixels, found.label))
+            yield replace(sequence, side={**sequence.side, "id": found.name})
 
     # -- scores ------------------------------------------------------------------------------
 
@@ -193,8 +192,27 @@ class ImageTask(task.Task):
         found = super().model_metrics(model, tokenizer, sequences, protocol)
         found["levels"] = tokenizer.form.levels
         if tokenizer.label_position == "last":
-            found["accuracy"] = accuracy(model, tokenizer, sequences)
+            found["accuracy"] = accuracy(predictions(model, tokenizer, sequences))
         return found
+
+    def predict(
+        self, model: Any, tokenizer: PatchTokenizer, sequences: Iterable[Sequence]
+    ) -> Iterator[Prediction]:
+        if tokenizer.label_position != "last":
+            raise UsageError(
+                f"--predictions: this run has labels {tokenizer.label_position}; one trained with "
+                "--labels last predicts them"
+            )
+        return predictions(model, tokenizer, sequences)
+
+    def incomparable(self, one: PatchTokenizer, other: PatchTokenizer) -> str | None:
+        """Pictures of another form are other pictures; a label costs bits wherever it is."""
+        if one.form != other.form:
+            return f"{form_text(one.form)} against {form_text(other.form)}"
+        if one.labels != other.labels:
+            counts = [f"{len(t.labels)} labels ({t.label_position})" for t in (one, other)]
+            return " against ".join(counts)
+        return None
 
     # -- samples -----------------------------------------------------------------------------
 
@@ -234,6 +252,25 @@ class ImageTask(task.Task):
         self, items: list[Picture], prompt: Sequence | None, sampling: ImageSampling, out: BinaryIO
     ) -> None:
         out.write(grid([i.pixels for i in items], _levels(prompt), sampling.scale))
+
+    def write_as(
+        self,
+        suffix: str,
+        items: list[Picture],
+        prompt: Sequence | None,
+        sampling: ImageSampling,
+        out: BinaryIO,
+    ) -> None:
+        """A grid of all pictures, or with .npz their values as `images` (and `labels`)."""
+        if suffix == ".npz":
+            if sampling.scale is not None:
+                raise UsageError("--scale: a .npz has the pictures as they are")
+            write_arrays(items, out)
+        else:
+            out.write(grid([i.pixels for i in items], _levels(prompt), sampling.scale, suffix))
+
+    def record(self, item: Picture) -> dict[str, Any]:
+        return {"label": item.label}
 
     def preview(
         self, items: list[Picture], prompt: Sequence | None, sampling: ImageSampling, width: int

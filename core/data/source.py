@@ -184,6 +184,14 @@ def scratch_file(name: str) -> Path:
     return folder / f"{name}-{len(list(folder.iterdir()))}"
 
 
+def shown(path: Path) -> str:
+    """The name of a file for people: of a temporary one without the folder, which differs from
+    process to process."""
+    if _scratch.cache_info().currsize and Path(_scratch().name) in path.parents:
+        return "standard input" if path.name.startswith("stdin-") else path.name
+    return str(path)
+
+
 def _spool(stream: BinaryIO, name: str) -> Path:
     """Copies a stream to a temporary file."""
     path = scratch_file(name)

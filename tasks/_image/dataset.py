@@ -1,18 +1,13 @@
-"""Batch rows of pictures for training, and the accuracy of labels predicted after the pixels."""
+"""Batch rows of pictures for training."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
-from itertools import islice
 
 import numpy as np
 
 from ...core.data.keyed_random import key, mix
-from ...core.protocols import Array, Batch, Floats, Ids, Sequence
+from ...core.protocols import Array, Batch, Floats, Ids
 from ...tokenizers.patches import PatchTokenizer
 from .pictures import Pictures, quantised
-
-ACCURACY_BATCH_ROWS = 64
 
 
 class PictureRows:
@@ -88,33 +83,3 @@ class PictureRows:
             positions=np.tile(self.positions, (rows, 1, 1)),
             support=np.tile(support, (rows, 1, 1)) if isinstance(support, np.ndarray) else support,
         )
-
-
-def accuracy(model: object, tokenizer: PatchTokenizer, sequences: Iterable[Sequence]) -> float:
-    """Share of pictures whose most likely label, predicted after the pixels, is correct; nan if
-    none has a label."""
-    import torch
-
-    from ...core.data.datasets import collate
-    from ...core.model.loss import hidden_states
-    from ...core.model.sequence_model import SequenceModel
-    from ...core.score.likelihood import as_tensors
-
-    assert isinstance(model, SequenceModel)
-    low, high = tokenizer.patch_ids, tokenizer.begin
-    labelled = (s for s in sequences if low <= s.ids[-1] < high)
-    correct = total = 0
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
-        while chunk := list(islice(labelled, ACCURACY_BATCH_ROWS)):
-            width = max(map(len, chunk))
-            batch = collate([[(s, 0, len(s))] for s in chunk], tokenizer, width)
-            hidden = hidden_states(model, as_tensors(batch, model.head.weight.device))
-            ends = torch.tensor([len(s) - 2 for s in chunk], device=hidden.device)
-            last = hidden[torch.arange(len(chunk), device=hidden.device), ends]
-            predicted = model.logits(last, low, high).argmax(-1).cpu().numpy() + low
-            correct += int((predicted == np.array([s.ids[-1] for s in chunk])).sum())
-            total += len(chunk)
-    model.train(was_training)
-    return correct / total if total else float("nan")

@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import io
 import math
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from ...tokenizers.patches import Pixels
+from ...tokenizers.patches import Picture, Pixels
 from .pictures import to_8_bit
 
+FORMATS = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".bmp": "BMP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+}
+FILE_TYPES = (*FORMATS, ".npz")
 GAP_GREY = 64  # grey value of the lines between pictures
 GRID_PIXELS = 320  # side that a grid is enlarged to, about
 SHADES = " ░▒▓█"
 MAX_WIDE_PIXELS = 16  # width of pictures, at most, whose pixels are two characters wide
 
 
-def grid(pictures: list[Pixels], levels: int, scale: int | None = None) -> bytes:
-    """A PNG: one picture as it is, or a grid of several, enlarged if small and `scale` is None."""
+def grid(pictures: list[Pixels], levels: int, scale: int | None = None, suffix: str = "") -> bytes:
+    """A picture file in the format of a suffix, PNG if it is empty: one picture as it is, or a grid
+    of several, enlarged if small and `scale` is None."""
     from PIL import Image
 
     images = [to_8_bit(pixels, levels) for pixels in pictures]
@@ -37,8 +49,21 @@ def grid(pictures: list[Pixels], levels: int, scale: int | None = None) -> bytes
         scale = max(1, GRID_PIXELS // max(sheet.shape[:2])) if len(images) > 1 else 1
     sheet = sheet.repeat(scale, axis=0).repeat(scale, axis=1)
     out = io.BytesIO()
-    Image.fromarray(sheet.squeeze(-1) if channels == 1 else sheet).save(out, "PNG", optimize=True)
+    whole = Image.fromarray(sheet.squeeze(-1) if channels == 1 else sheet)
+    whole.save(out, FORMATS[suffix or ".png"], optimize=True, quality=95)
     return out.getvalue()
+
+
+def write_arrays(pictures: list[Picture], out: BinaryIO) -> None:
+    """A .npz: `images` (N, height, width[, channels]) of 0 ... levels - 1, and `labels` if all have
+    one."""
+    images = np.stack([each.pixels for each in pictures])
+    arrays: dict[str, Any] = {"images": images.squeeze(-1) if images.shape[-1] == 1 else images}
+    if all(each.label is not None for each in pictures):
+        labels = [each.label or "" for each in pictures]
+        whole = all(label.isdecimal() for label in labels)
+        arrays["labels"] = np.array([int(label) for label in labels] if whole else labels)
+    np.savez(out, **arrays)
 
 
 def terminal_picture(pictures: list[Pixels], levels: int, width: int) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...core.data.archives import extracted, is_archive
-from ...core.data.source import Source
+from ...core.data.source import Source, shown
 from ...core.errors import DataError, UsageError
 from .arrays import PARTS, Stack, is_array, label_file, read_file, smallest
 from .axes import arranged
@@ -64,9 +64,9 @@ def find_pictures(source: Source, label_column: str | None = None) -> Finding:
             if is_archive(path) and not is_array(path):
                 _folder(extracted(path), str(path), source.column, label_column, pending)
             elif is_array(path):
-                _array_file(path, str(path), "", None, source.column, label_column, pending)
+                _array_file(path, shown(path), "", None, source.column, label_column, pending)
             else:
-                pending.entries.append(Found(str(path), path))
+                pending.entries.append(Found(shown(path), path))
     archives = any(isinstance(e, Stack) and e.labels is not None for e in pending.entries)
     if label_column is not None and not tables and not archives:
         raise UsageError(f"--label-column {label_column}: is for tables and .npz files")
