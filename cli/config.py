@@ -48,7 +48,8 @@ def all_settings(ctx: click.Context) -> list[dict[str, Any]]:
         inner.meta.update(ctx.meta)
         inner.default_map = ctx.default_map
         other_args: list[str] = []
-        click.Command.parse_args(other, inner, other_args)
+        with settings.located(inner):
+            click.Command.parse_args(other, inner, other_args)
         options = {p.name for p in other.params if isinstance(p, click.Option)}
         for option, value in inner.params.items():
             if option in options and option not in ("settings", "as_json", "quiet"):

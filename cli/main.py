@@ -117,7 +117,8 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """Runs a command. Every error becomes one line on stderr and an exit code."""
-    debug = "--debug" in sys.argv or bool(os.environ.get("TFM_DEBUG"))
+    off = ("", "0", "false", "no", "off")
+    debug = "--debug" in sys.argv or os.environ.get("TFM_DEBUG", "").lower() not in off
     try:
         code = _run()
     except BaseException as error:

@@ -65,7 +65,8 @@ COMPLETIONS: Mapping[str, Callable[[click.Context, str], Iterable[str]]] = {
     "checkpoint": checkpoints,
     "device": lambda ctx, incomplete: ("auto", "cpu", "cuda", "mps"),
 }
-PATH_OPTIONS = ("data", "valid", "test", "config", "prompt", "out", "plot", "run_name", "runs")
+PATHS = ("data", "valid", "test", "config", "out", "plot", "predictions", "run_name", "runs",
+         "init", "resume")  # fmt: skip
 
 
 def complete_option(
@@ -74,7 +75,7 @@ def complete_option(
     """Completions of an option's value; None for an option whose values are not known."""
     from click.shell_completion import CompletionItem
 
-    if name in PATH_OPTIONS:
+    if name in (*PATHS, "prompt") and name not in COMPLETIONS:
         return [CompletionItem(incomplete, type="dir" if name in ("run_name", "runs") else "file")]
     if name is None or name not in COMPLETIONS:
         return None

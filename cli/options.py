@@ -13,7 +13,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from . import names
-from .settings import SECTIONS, check_settings, read_settings
+from .settings import SECTIONS, check_settings, located, parameter, read_settings, typed
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -47,13 +47,24 @@ class Count(click.ParamType[int]):
         return int(number)
 
 
+def expanded(value: Any) -> Any:
+    """A path, or several, with ~ as the home folder, also where no shell has replaced it."""
+    if isinstance(value, tuple):
+        return tuple(map(expanded, value))
+    return os.path.expanduser(value) if isinstance(value, str) else value
+
+
 class Option(click.Option):
-    """An option that also reads TFM_<NAME>."""
+    """An option that also reads TFM_<NAME>. In a path, ~ is the home folder."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.envvar is None and self.name:
             self.envvar = f"TFM_{self.name.upper()}"
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        value = super().type_cast_value(ctx, value)
+        return expanded(value) if self.name in names.PATHS else value
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
         found = names.complete_option(self.name, ctx, incomplete)
@@ -87,10 +98,20 @@ class Command(click.Command):
             return self._parse_for_completion(ctx, args)
         settings, origins = read_settings(_peek(args, "config"))
         ctx.meta["tfm.settings"], ctx.meta["tfm.origins"] = settings, origins
-        ctx.default_map = {k.replace("-", "_"): v for k, v in settings.items() if k not in SECTIONS}
+        ctx.default_map = {parameter(k): v for k, v in settings.items() if k not in SECTIONS}
         self._add_task_options(ctx, args)
         check_settings(ctx)
-        return super().parse_args(ctx, args)
+        for param in self.params:
+            if param.name in ctx.default_map:
+                path = origins[param.name]
+                key = param.name.removesuffix("_name")
+                ctx.default_map[param.name] = typed(param, ctx.default_map[param.name], key, path)
+        with located(ctx):
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with located(ctx):
+            return super().invoke(ctx)
 
     def _parse_for_completion(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Imports a task only if the line contains one of its options; reads no config file."""
@@ -128,7 +149,7 @@ class TaskCommand(Command):
         from ..core.plugins import find, guess_task
         from ..core.runs.catalogue import open_run
 
-        data = [value for name, value in _option_pairs(args) if name == "--data"]
+        data = [expanded(value) for name, value in _option_pairs(args) if name == "--data"]
         name = _peek(args, "task") or (ctx.default_map or {}).get("task")
         init = _peek(args, "init")
         root = _peek(args, "runs") or (ctx.default_map or {}).get("runs") or "runs"
@@ -210,8 +231,9 @@ def _peek(args: list[str], name: str) -> str | None:
     """An option's value from the raw arguments or the environment, before click parses them."""
     for option, value in _option_pairs(args):
         if option == f"--{name}":
-            return value
-    return os.environ.get(f"TFM_{name.upper()}")
+            return str(expanded(value))
+    variable = os.environ.get(f"TFM_{name.upper()}")
+    return None if variable is None else str(expanded(variable))
 
 
 run_argument = click.argument(

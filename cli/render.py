@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -15,7 +17,19 @@ PRINT_SECONDS = 10  # between progress lines, if stderr is not a terminal
 def say(text: str, quiet: bool = False) -> None:
     """Prints a note on stderr, unless `quiet`."""
     if not quiet:
-        click.echo(text, err=True)
+        with closed_terminal_ignored():
+            click.echo(text, err=True)
+
+
+@contextmanager
+def closed_terminal_ignored() -> Iterator[None]:
+    """A terminal that was closed takes no output: its process is told so by SIGHUP, and must still
+    be able to save."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
 
 
 def columns(rows: Sequence[Sequence[str]], numbers: bool = False) -> str:
@@ -75,10 +89,10 @@ def curve(values: Sequence[float], width: int = 60, height: int = 8) -> str:
 class TrainingProgress:
     """A live progress bar on a terminal; otherwise a plain line every PRINT_SECONDS."""
 
-    def __init__(self, steps: int, start: int, unit: str, quiet: bool) -> None:
-        self.steps, self.start, self.unit, self.quiet = steps, start, unit, quiet
+    def __init__(self, steps: int, start: int, quiet: bool) -> None:
+        self.steps, self.start, self.quiet = steps, start, quiet
         self.began = self.printed = time.monotonic()
-        self.heldout_bits: float | None = None
+        self.heldout = ""  # the last score of held-out items
         self.loss: float | None = None
         self.rate: float | None = None
         self.bar: Any = None
@@ -105,7 +119,8 @@ class TrainingProgress:
 
     def __exit__(self, *_: object) -> None:
         if self.bar is not None:
-            self.bar.stop()
+            with closed_terminal_ignored():
+                self.bar.stop()
 
     def step(self, step: Any) -> None:
         decay = 0.9 if step.index - self.start > 10 else 0.5
@@ -115,19 +130,19 @@ class TrainingProgress:
         now = time.monotonic()
         if self.bar is not None:
             at = f"step {step.index:,}/{self.steps:,}"
-            self.bar.update(
-                self.task,
-                completed=step.index,
-                total=self.steps,
-                at=at,
-                numbers=self._numbers(step.index, now),
-            )
+            with closed_terminal_ignored():
+                self.bar.update(
+                    self.task,
+                    completed=step.index,
+                    total=self.steps,
+                    at=at,
+                    numbers=self._numbers(step.index, now),
+                )
         elif not self.quiet and (now - self.printed > PRINT_SECONDS or step.index == self.steps):
             self.printed = now
             say(f"step {step.index:,}/{self.steps:,}  {self._numbers(step.index, now)}")
 
     def _numbers(self, index: int, now: float) -> str:
         left = (now - self.began) / max(index - self.start, 1) * (self.steps - index)
-        bits = self.heldout_bits
-        heldout = f"  held-out {bits:.3f} bits/{self.unit}" if bits is not None else ""
+        heldout = f"  {self.heldout}" if self.heldout else ""
         return f"loss {self.loss:.3f}{heldout}  {self.rate:,.0f} tokens/s  ETA {clock(left)}"

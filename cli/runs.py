@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import click
@@ -66,7 +67,7 @@ def summary(run: Any) -> dict[str, Any]:
     unfinished = status["state"] in ("interrupted", "empty")
     return {
         **about,
-        "resume": f"tfm train --resume {run.path}" if unfinished else None,
+        "resume": f"tfm train --resume {quote(str(run.path))}" if unfinished else None,
         "state": status["state"],
         "step": status["step"],
         "unit": unit,

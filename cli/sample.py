@@ -54,7 +54,6 @@ from .render import printable, say
 @opt.option("--stop", metavar="TEXT", help="Stop before this text (it is not written).")
 @opt.option(
     "--out",
-    type=click.Path(),
     metavar="FILE",
     help="Write to FILE instead of stdout; with {n} in its name, each sample to its own file.",
 )

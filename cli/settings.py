@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,16 @@ from ..core.errors import ConfigError, UsageError, nearest
 SECTIONS = ("model", "train", "sample", "task")  # the prefixes of --set, the tables of a file
 
 
+# names of parameters that differ from those of their flags, which files and `tfm config` use
+PARAMETERS = {"run": "run_name"}
+
+
+def parameter(key: str) -> str:
+    """The name of the parameter that a key of a config file sets."""
+    name = key.replace("-", "_")
+    return PARAMETERS.get(name, name)
+
+
 def user_file() -> Path:
     base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
     return Path(base) / "tfm" / "config.toml"
@@ -28,7 +40,8 @@ def read_settings(file: str | None) -> tuple[dict[str, Any], dict[str, str]]:
     """(settings, the file that each comes from): `file` overrides the user's config file."""
     settings: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for path, required in ((user_file(), False), (Path(file) if file else None, True)):
+    given = Path(file).expanduser() if file else None
+    for path, required in ((user_file(), False), (given, True)):
         if path is None or (not required and not path.exists()):
             continue
         for key, value in _toml(path).items():
@@ -40,8 +53,78 @@ def read_settings(file: str | None) -> tuple[dict[str, Any], dict[str, str]]:
                 origins.update({f"{key}.{name}": str(path) for name in value})
             else:
                 settings[key] = value
-                origins[key.replace("-", "_")] = str(path)
+                origins[parameter(key)] = str(path)
     return settings, origins
+
+
+def line_of(path: str, key: str) -> str:
+    """`path, line N` of a key (`seed`, `model.layers`) in a TOML file; `path` if it has none."""
+    section, _, field = key.rpartition(".")
+    names = {key, field} if section else {key, key.replace("_", "-"), key.removesuffix("_name")}
+    table = ""
+    lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, line in enumerate(lines, 1):
+        text = line.strip()
+        if text.startswith("["):
+            table = text.partition("]")[0].strip('[] "')
+            continue
+        name = text.partition("=")[0].strip().replace('"', "")
+        if name in names and table == ("" if name == key else section):
+            return f"{path}, line {number}"
+    return path
+
+
+def typed(param: click.Parameter, value: object, key: str, path: str) -> object:
+    """A value of a config file, checked against the type of its option: TOML has types, and 1.5 is
+    no seed. ConfigError names file and line."""
+    kind, number = param.type, isinstance(value, (int, float)) and not isinstance(value, bool)
+    whole = number and isinstance(value, int)
+    if isinstance(param, click.Option) and param.multiple:
+        value = [value] if isinstance(value, str) else value
+        ok, must = isinstance(value, list) and all(isinstance(v, str) for v in value), "text"
+    elif isinstance(param, click.Option) and param.is_flag:
+        ok, must = isinstance(value, bool), "true or false"
+    elif isinstance(kind, (click.types.IntParamType, click.IntRange)):
+        ok, must = whole, "a whole number"
+    elif isinstance(kind, (click.types.FloatParamType, click.FloatRange)):
+        ok, must = number, "a number"
+    elif kind.name in ("duration", "count"):
+        ok, must = number or isinstance(value, str), "a number or text such as 90s or 10k"
+    else:
+        ok, must = isinstance(value, str), "text"
+    if not ok:
+        raise ConfigError(f"{line_of(path, key)}: {key} must be {must}, got {value!r}")
+    return value
+
+
+FLAG = re.compile(r"(?:Invalid value for '--|--set |--)([a-z][a-z0-9_.-]*)")
+
+
+@contextmanager
+def located(ctx: click.Context) -> Iterator[None]:
+    """Adds to errors about an option the file and line or the variable that set it."""
+    try:
+        yield
+    except click.BadParameter as error:
+        message = error.format_message().rstrip(".")
+        if _with_origin(ctx, message) == message:
+            raise
+        raise ConfigError(_with_origin(ctx, message)) from error
+    except UsageError as error:
+        error.args = (_with_origin(ctx, str(error)),)
+        raise
+
+
+def _with_origin(ctx: click.Context, message: str) -> str:
+    found = FLAG.match(message)
+    if not found:
+        return message
+    name = parameter(found[1].rstrip("."))
+    path = ctx.meta["tfm.origins"].get(name)
+    if path is not None and ("." in name or origin(ctx, name) == path):
+        return f"{message} ({line_of(path, name)})"
+    source = origin(ctx, name)
+    return f"{message} (set by {source})" if source.startswith("TFM_") else message
 
 
 def _toml(path: Path) -> dict[str, Any]:
@@ -64,18 +147,23 @@ def check_settings(ctx: click.Context) -> None:
     from ..core.plugins import find, names
     from .main import COMMANDS
 
-    keys = {key.replace("-", "_") for key in ctx.meta["tfm.settings"]} - set(SECTIONS)
+    keys = {parameter(key) for key in ctx.meta["tfm.settings"]} - set(SECTIONS)
     if not keys - {param.name for param in ctx.command.params}:
         return
     known: set[str] = set()
     for name in COMMANDS:
         command: click.Command = importlib.import_module(f"tfm.cli.{name}").command
-        known |= {param.name for param in command.params if param.name}
+        options = (param for param in command.params if isinstance(param, click.Option))
+        known |= {param.name for param in options if param.name}
     for name in names("tasks"):
         known |= {f.name for f in fields(find("tasks", name).Options)}
+    fields_of = {"model": ModelConfig, "train": TrainConfig, "sample": SampleConfig}
     for key in sorted(keys - known):
-        where = ctx.meta["tfm.origins"][key]
-        raise ConfigError(f"{where}: unknown setting {key}; {nearest(key, known)}")
+        where = line_of(ctx.meta["tfm.origins"][key], key)
+        inside = [s for s, kind in fields_of.items() if key in {f.name for f in fields(kind)}]
+        similar = nearest(key, {name.replace("_", "-") for name in known - {"config", "debug"}})
+        hint = f"it is a field of the table [{inside[0]}]" if inside else similar
+        raise ConfigError(f"{where}: unknown setting {key.replace('_', '-')}; {hint}")
 
 
 def sets(ctx: click.Context, assignments: tuple[str, ...]) -> dict[str, dict[str, object]]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -65,9 +65,9 @@ if TYPE_CHECKING:
 @opt.option("--save-every", type=opt.Count(), metavar="STEPS", help="Steps between checkpoints.")
 @opt.option(
     "--patience",
-    type=click.IntRange(1),
+    type=click.IntRange(0),
     metavar="N",
-    help="Early stopping: stop after N evaluations without improvement.",
+    help="Early stopping: stop after N evaluations without improvement; 0: do not.",
 )
 @opt.option(
     "--until",
@@ -171,7 +171,7 @@ def _request(ctx: click.Context, flags: dict[str, Any]) -> Any:
         if flags[name] is not None
     }
     for name in ("save_every", "patience", "until"):
-        if flags[name]:
+        if flags[name] is not None:
             sets["train"][name] = flags[name]
     bound_of(str(sets["train"].get("until") or "plateau"))
     if "seed" in sets["train"] or "steps" in sets["train"]:
@@ -236,8 +236,16 @@ def _start(
     state = fresh_state(plan, request.init)
     origins = {name: settings.origin(ctx, name) for name in sorted(ctx.params)}
     config = describe_config(request, prepared, plan, sys.argv[1:], origins)
-    path = path or _unused_path(Path(flags["runs"]), prepared.task.name)
-    run = Run.create(path, config, prepared.tokenizer, prepared.heldout)
+    if path is not None:
+        run = Run.create(path, config, prepared.tokenizer, prepared.heldout)
+    else:
+        for path in _default_paths(Path(flags["runs"]), prepared.task.name):
+            try:
+                run = Run.create(path, config, prepared.tokenizer, prepared.heldout)
+                break
+            except UsageError:  # another process has taken the name
+                if not path.exists():
+                    raise
     if "-" in request.data:  # keep piped data: no other copy of it exists
         shutil.copyfile(standard_input(), run.path / "stdin")
     m, t = plan.model, plan.train
@@ -251,20 +259,22 @@ def _start(
     return run, prepared.task, plan, state
 
 
-def _unused_path(root: Path, task: str) -> Path:
-    """runs/TIME-TASK; with the process id appended if another run started in the same second."""
-    name = f"{datetime.now(timezone.utc):%Y%m%d-%H%M%S}-{task}"
-    return root / (f"{name}-{os.getpid()}" if (root / name).exists() else name)
+def _default_paths(root: Path, task: str) -> Iterator[Path]:
+    """runs/TIME-TASK, then runs/TIME-TASK-2 and so on, for runs that start in the same second."""
+    path = root / f"{datetime.now(timezone.utc):%Y%m%d-%H%M%S}-{task}"
+    yield path
+    for number in itertools.count(2):
+        yield path.with_name(f"{path.name}-{number}")
 
 
 def _resume(
     ctx: click.Context, flags: dict[str, Any], note: Callable[[str], None]
 ) -> tuple[Run, Task, Plan, State]:
-    """Reopens a run. UsageError for flags that would change it: only --steps (to train longer)
-    and --data (for data that has moved) apply; the run's own settings hold for the rest."""
-    allowed = {"resume", "steps", "data", "device", "runs", "quiet", "as_json", "save_every"}
+    """Reopens a run. UsageError for flags that would change it: only --steps and --patience (to
+    train longer) and --data (for data that has moved) apply; else the run's own settings hold."""
+    allowed = {"resume", "steps", "patience", "data", "device", "runs", "quiet", "as_json"}
     for name in ctx.params:
-        if name not in allowed and settings.origin(ctx, name) == "flag":
+        if name not in {*allowed, "save_every"} and settings.origin(ctx, name) == "flag":
             flag = next(p.opts[0] for p in ctx.command.params if p.name == name)
             raise UsageError(
                 f"{flag} and --resume exclude each other: "
@@ -279,18 +289,32 @@ def _resume(
     run.lock()
     kernels.use_kernels()
     task, plan, state = resume(run, note, flags["device"], kernels.cache_folder(), flags["data"])
-    steps = flags["steps"] if settings.origin(ctx, "steps") == "flag" else None
-    if steps and steps != state.config.steps:
-        if steps <= state.step:
-            raise UsageError(f"--steps {steps}: {run.path} is at step {state.step} already")
-        note(
-            f"new plan: {steps:,} steps in total instead of {state.config.steps:,}; "
-            "the learning-rate schedule is adapted"
+    steps, patience = (
+        flags[name] if settings.origin(ctx, name) == "flag" else None
+        for name in ("steps", "patience")
+    )
+    planned, ended = state.config.steps, run.status()["final"] is not None
+    if steps and steps <= state.step:
+        raise UsageError(f"--steps {steps}: {run.path} is at step {state.step} already")
+    if patience and run.config["final_split"] == "valid":
+        raise UsageError(
+            f"--patience {patience}: {run.path} keeps no items for it; start a new run with --init"
         )
-        run.cut(state.step)  # removes the partial last line that a kill can leave in the log
-        RunLog(run).take(replanned(state, steps))
-    elif run.status()["final"] is not None:
+    if ended and state.step >= (steps or planned):
         raise UsageError(f"{run.path}: done at step {state.step}; train it longer with --steps N")
+    if ended and steps is None and patience is None:
+        raise UsageError(
+            f"{run.path}: stopped early at step {state.step} of {planned}; go on with --patience 0 "
+            "or --steps N"
+        )
+    if patience is not None or (steps and (ended or steps != planned)):
+        if steps and steps != planned:
+            note(
+                f"new plan: {steps:,} steps in total instead of {planned:,}; the learning-rate "
+                "schedule is adapted"
+            )
+        run.cut(state.step)  # removes the partial last line that a kill can leave in the log
+        RunLog(run).take(replanned(state, steps or planned, patience))
     if flags["save_every"]:
         state.config = replace(state.config, save_every=flags["save_every"])
     note(f"{run.path}: resuming from step {state.step:,} of {state.config.steps:,}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from ..core.train.controls import Controls
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from ..core.runs.run import Run
     from ..core.task import Task
     from ..core.train.budget import Deadline, Plan
-    from ..core.train.events import Event, Sink
+    from ..core.train.events import Evaluated, Event, Sink
     from ..core.train.fit import Replay
     from ..core.train.state import State
 
@@ -24,7 +25,7 @@ MAX_PROMPT_ITEMS = 3  # held-out items that a sample can continue
 
 
 class Signals:
-    """The signal handlers of a training. The first SIGINT or SIGTERM stops after the current step,
+    """The signal handlers of a training. SIGINT, SIGTERM or SIGHUP stops after the current step,
     a second one exits at once. Before the first step a signal exits and the run is deleted; after
     the last save it exits. SIGUSR1 requests a checkpoint and a sample after the current step."""
 
@@ -35,6 +36,9 @@ class Signals:
         self.saved = False  # the last step is saved
         signal.signal(signal.SIGINT, self._stop)
         signal.signal(signal.SIGTERM, self._stop)
+        hangup = getattr(signal, "SIGHUP", None)
+        if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:  # not by nohup
+            signal.signal(hangup, self._stop)
         if hasattr(signal, "SIGUSR1"):
             signal.signal(signal.SIGUSR1, self._save)
 
@@ -64,7 +68,7 @@ class Progress:
 
     def __init__(self, run: Run, task: Task, state: State, quiet: bool) -> None:
         self.run, self.task, self.state, self.losses = run, task, state, list[float]()
-        self.line = TrainingProgress(state.config.steps, state.step, task.unit, quiet)
+        self.line = TrainingProgress(state.config.steps, state.step, quiet)
         self.line.__enter__()
 
     def take(self, event: Event) -> None:
@@ -74,7 +78,7 @@ class Progress:
             self.losses.append(event.step.loss)
             self.line.step(event.step)
         elif isinstance(event, Evaluated):
-            self.line.heldout_bits = event.bits
+            self.line.heldout = heldout_text(event, self.task.unit)
         elif isinstance(event, Replanned):
             self.line.steps = event.steps
         elif isinstance(event, Saved) and event.requested:
@@ -85,6 +89,17 @@ class Progress:
 
     def close(self) -> None:
         self.line.__exit__()
+
+
+def heldout_text(evaluated: Evaluated, unit: str) -> str:
+    """The score of a part of the held-out items with its standard error: bits per unit, or nats per
+    token if the tokenizer is not lossless."""
+    factor, name = evaluated.bits_per_nat, f"bits/{unit}"
+    if factor is None:
+        factor, name = 1.0, "nats/token"
+    error = evaluated.standard_error
+    spread = f" ± {error * factor:.3f}" if error is not None else ""
+    return f"held-out {evaluated.nats_per_token * factor:.3f}{spread} {name}"
 
 
 def train_to_end(
@@ -118,7 +133,7 @@ def train_to_end(
         for sink in sinks:
             sink.close()
     if signals.number and not scores:
-        say(f"saved at step {state.step:,}; resume with: tfm train --resume {run.path}")
+        say(f"saved at step {state.step:,}; resume with: tfm train --resume {quote(str(run.path))}")
         run.unlock()
         exit_process(128 + signals.number)
     if scores and not quiet:
@@ -144,7 +159,8 @@ def show_scores(
         say(f"the best score was at step {scores['best_step']:,}: use it with --checkpoint best")
     say(score_line(task.unit, scores, task.headline))
     show_sample(run, task, state)
-    say(f"trained in {clock(time.monotonic() - COMMAND_START)}; next: tfm sample {run.path}")
+    seconds = time.monotonic() - COMMAND_START
+    say(f"trained in {clock(seconds)}; next: tfm sample {quote(str(run.path))}")
 
 
 def show_sample(run: Run, task: Task, state: State) -> None:
@@ -165,7 +181,8 @@ def show_sample(run: Run, task: Task, state: State) -> None:
 def score_line(unit: str, scores: dict[str, Any], headline: tuple[str, ...] = ()) -> str:
     """One line: the headline metrics, bits per unit (else nats per token), the baselines."""
     value = scores[f"bits_per_{unit}"]
-    floor = scores["floor"] or {}
+    # without bits per unit there is nothing that baselines in that unit could be compared with
+    floor = (scores["floor"] or {}) if value is not None or headline else {}
     ends = tuple(f"_{name}" for name in headline if scores.get(name) is not None)
     shown = {name: bits for name, bits in floor.items() if not ends or name.endswith(ends)}
     baselines = ", ".join(f"{name} {bits:.4g}" for name, bits in shown.items())

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DamagedError, DivergedError, TfmError, UsageError
@@ -59,7 +60,9 @@ def choose(run: Path, which: str) -> Checkpoint:
     """The checkpoint `which`: `last`, `best` or a step. UsageError if it does not exist."""
     saved = checkpoints(run)
     if not saved:
-        raise UsageError(f"{run}: no checkpoint yet; continue it with tfm train --resume {run}")
+        raise UsageError(
+            f"{run}: no checkpoint yet; continue it with tfm train --resume {quote(str(run))}"
+        )
     if which == "last":
         return saved[-1]
     if which == "best":
@@ -97,7 +100,8 @@ def save(
         if not bool(weight.isfinite().all()):
             raise DivergedError(
                 f"step {step}: {name} is not finite, so nothing is saved; go on from the last "
-                f"checkpoint with tfm train --resume {run}, or anew with a lower --set train.lr"
+                f"checkpoint with tfm train --resume {quote(str(run))}, or anew with a lower "
+                "--set train.lr"
             )
     root = run / "checkpoints"
     folder = root / f"{step:06d}"

@@ -29,12 +29,13 @@ def fresh_copy(run: Run, path: Path, **train: object) -> Run:
     return copy
 
 
-def replans(run: Run) -> dict[int, list[int]]:
-    """Step -> the total step counts that the run's budget was replanned to after that step."""
-    found: dict[int, list[int]] = {}
+def replans(run: Run) -> dict[int, list[tuple[int, int | None]]]:
+    """Step -> the total step counts, and the patience or None, that the run was replanned to after
+    that step."""
+    found: dict[int, list[tuple[int, int | None]]] = {}
     for entry in run.log():
         if entry.get("event") == "replan":
-            found.setdefault(entry["step"], []).append(entry["steps"])
+            found.setdefault(entry["step"], []).append((entry["steps"], entry.get("patience")))
     return found
 
 

@@ -21,27 +21,37 @@ class Stepped:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A part of the held-out tokens was scored. bits: per unit of the task, converted by the
-    average number of tokens per unit; best: whether it is the best score of early stopping."""
+    """A part of the held-out items was scored. standard_error: of `nats_per_token`, over items;
+    None for one item. bits_per_nat: bits per unit of the task for one nat per token; None if the
+    tokenizer is not lossless. best: whether it is the best score of early stopping."""
 
     step: int
     nats_per_token: float
-    bits: float
+    standard_error: float | None
+    bits_per_nat: float | None
     best: bool
 
     def record(self) -> dict[str, Any] | None:
-        return {"event": "eval", "step": self.step, "nats_per_token": self.nats_per_token}
+        return {
+            "event": "eval",
+            "step": self.step,
+            "nats_per_token": self.nats_per_token,
+            "standard_error": self.standard_error,
+        }
 
 
 @dataclass(frozen=True)
 class Replanned:
-    """The total number of steps was changed to `steps`, and with it the learning-rate schedule."""
+    """The total number of steps was changed to `steps`, and with it the learning-rate schedule;
+    and the patience of early stopping, unless it is None."""
 
     step: int
     steps: int
+    patience: int | None = None
 
     def record(self) -> dict[str, Any] | None:
-        return {"event": "replan", "step": self.step, "steps": self.steps}
+        more = {} if self.patience is None else {"patience": self.patience}
+        return {"event": "replan", "step": self.step, "steps": self.steps, **more}
 
 
 @dataclass(frozen=True)

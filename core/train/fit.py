@@ -26,10 +26,11 @@ MIN_REPLAN_CHANGE = 0.015  # of the steps; smaller changes are not worth a new s
 
 @dataclass
 class Replay:
-    """How to repeat a run. replans: step -> the total numbers of steps that it was replanned to
-    after that step; end: the step after which to stop without a final score, None to finish."""
+    """How to repeat a run. replans: step -> the total numbers of steps, and the patience or None,
+    that it was replanned to after that step; end: the step after which to stop without a final
+    score, None to finish."""
 
-    replans: Mapping[int, list[int]] = field(default_factory=dict)
+    replans: Mapping[int, list[tuple[int, int | None]]] = field(default_factory=dict)
     end: int | None = None
 
 
@@ -104,14 +105,14 @@ def fit(
         yield Finished(state.step, validation.final())
 
 
-def replanned(state: State, steps: int) -> Replanned:
-    """Sets the total number of steps."""
-    state.replan(steps)
-    return Replanned(state.step, steps)
+def replanned(state: State, steps: int, patience: int | None = None) -> Replanned:
+    """Sets the total number of steps, and the patience unless it is None."""
+    state.replan(steps, patience)
+    return Replanned(state.step, steps, patience)
 
 
 def _replayed(state: State, replay: Replay) -> Iterator[Replanned]:
-    yield from (replanned(state, steps) for steps in replay.replans.get(state.step, ()))
+    yield from (replanned(state, *plan) for plan in replay.replans.get(state.step, ()))
 
 
 def _replan_steps(steps: int) -> set[int]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 
 from ..config import TrainConfig, with_fields
 from ..data.source import Source
@@ -138,6 +140,13 @@ def training_items(run: Run, task: Task, moved: tuple[str, ...] = ()) -> Items:
     # standard input was copied into the run
     paths = moved or tuple(str(run.path / "stdin") if p == "-" else p for p in data["paths"])
     source = Source(paths, data["column"]) if paths else task.default_source()
+    gone = [
+        p for p in paths if not p.startswith("hf:") and not glob.glob(p) and not Path(p).exists()
+    ]
+    if gone:
+        raise DataError(
+            f"{run.path}: its data {gone[0]} is not there any more; name its new place with --data"
+        )
     items = task.items(source)
     if run.config["init"]:
         items = task.conform(items, run.tokenizer(), lambda text: None)

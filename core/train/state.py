@@ -48,11 +48,14 @@ class State:
     def is_unfinished(self) -> bool:
         return self.step < self.config.steps and not self.early_stopping.is_over(self.config)
 
-    def replan(self, steps: int) -> None:
-        """Sets the number of steps in all; a run that had ended continues."""
+    def replan(self, steps: int, patience: int | None = None) -> None:
+        """Sets the number of steps in all, and the patience of early stopping unless None; a run
+        that had ended continues."""
         if self.early_stopping.is_over(self.config):
             self.early_stopping = replace(self.early_stopping, waited=0, reached=False)
         self.config = replace(self.config, steps=steps)
+        if patience is not None:
+            self.config = replace(self.config, patience=patience)
 
     def save(self, run: Run) -> Checkpoint:
         """Writes a checkpoint of this step, see `checkpoints.save`."""
@@ -147,7 +150,7 @@ def _restored(
         raise DamagedError(f"{path}: not the optimiser of this run ({error})") from error
     state = State(model, optimizers, config, step, skipped, early_stopping)
     if plans and plans[-1]["step"] == step:  # logged after the checkpoint was saved
-        state.replan(plans[-1]["steps"])
+        state.replan(plans[-1]["steps"], plans[-1].get("patience"))
     return state
 
 

@@ -15,7 +15,8 @@ from .budget import Plan
 from .events import Evaluated
 from .state import State
 
-PROGRESS_TOKENS = 16384  # scored at each evaluation while training
+PROGRESS_TOKENS = 16384  # scored at each evaluation while training, about
+MIN_PROGRESS_ITEMS = 64  # scored at each evaluation, if they have at most 4 * PROGRESS_TOKENS
 
 
 class Validation:
@@ -27,7 +28,9 @@ class Validation:
         valid = run.heldout("valid")
         units = task.units(valid).get(task.unit, 0)
         tokens = sum(int((s.target_weight() > 0).sum()) for s in valid)
-        self.bits_per_nat = tokens / max(units, 1) / math.log(2)
+        # a code of a codebook has no bits of a unit
+        exact = self.tokenizer.lossless and units > 0
+        self.bits_per_nat = tokens / units / math.log(2) if exact else None
         self.progress = _evenly_chosen(list(valid), PROGRESS_TOKENS, state.model.config.context)
 
     @property
@@ -48,12 +51,14 @@ class Validation:
         """Scores some of the held-out tokens, with averaged weights if there are any."""
         with in_use(self.state.optimizers):
             scores = list(evaluate(self.state.model, self.tokenizer, self.progress))
-        nats = sum(s.nll for s in scores) / max(1, sum(s.tokens for s in scores))
-        bits, best = nats * self.bits_per_nat, False
+        nats, error = mean_and_error([s.nll for s in scores], [s.tokens for s in scores])
+        best = False
         if self.selects:
-            measured = {f"bits_per_{self.task.unit}": bits, "nats_per_token": nats}
+            measured = {"nats_per_token": nats}
+            if self.bits_per_nat is not None:
+                measured[f"bits_per_{self.task.unit}"] = nats * self.bits_per_nat
             best = self.state.early_stopping.see(step, nats, measured, self.state.config)
-        return Evaluated(step, nats, bits, best)
+        return Evaluated(step, nats, error, self.bits_per_nat, best)
 
     def final(self) -> dict[str, Any]:
         """The `report` of the final weights. If the budget is too short for all held-out items, it
@@ -81,15 +86,28 @@ class Validation:
         return {**scores, "part": len(chosen) / len(store)} if len(chosen) < len(store) else scores
 
 
+def mean_and_error(nats: list[float], tokens: list[int]) -> tuple[float, float | None]:
+    """Nats per token over items, and its standard error: of a ratio estimate (Cochran 1977, 6.3),
+    None for fewer than two items."""
+    total, count = sum(tokens), len(nats)
+    mean = sum(nats) / max(1, total)
+    if count < 2 or not total:
+        return mean, None
+    squares = sum((n - mean * t) ** 2 for n, t in zip(nats, tokens, strict=True))
+    return mean, math.sqrt(squares * count / (count - 1)) / total
+
+
 def _evenly_chosen(sequences: list[Sequence], tokens: int, context: int) -> list[Sequence]:
-    """Items of about `tokens` ids in all, evenly spread. An item longer than the context counts as
+    """Items of about `tokens` ids in all, at least MIN_PROGRESS_ITEMS if they are not much longer,
+    evenly spread. An item longer than the context counts as
     windows, each scored as an item."""
     pieces = [
         (s, start)
         for s in sequences
         for start in (range(0, max(1, len(s) - 1), context) if len(s) > context + 1 else (0,))
     ]
-    count = max(1, min(len(pieces), tokens // context))
+    few = min(MIN_PROGRESS_ITEMS, 4 * tokens // context)
+    count = max(1, min(len(pieces), max(few, tokens // context)))
     some = []
     for s, start in pieces[:: -(-len(pieces) // count)]:
         cut = slice(start, start + context + 1)
