@@ -24,7 +24,8 @@ from .training import Signals, train_to_end
 if TYPE_CHECKING:
     from ..core.runs.run import Run
     from ..core.task import Task
-    from ..core.train.budget import Deadline, Plan
+    from ..core.train.budget import Plan
+    from ..core.train.request import Deadline
     from ..core.train.state import State
 
 
@@ -147,8 +148,7 @@ def _deadline(ctx: click.Context, flags: dict[str, Any]) -> Deadline | None:
             flags[name] = None
     if chosen in ("steps", "tokens"):
         return None
-    from ..core.train.budget import Deadline
-    from ..core.train.request import DEFAULT_BUDGET
+    from ..core.train.request import DEFAULT_BUDGET, Deadline
 
     flags["budget"] = flags["budget"] or DEFAULT_BUDGET
     return Deadline(COMMAND_START + flags["budget"])
@@ -164,6 +164,8 @@ def _request(ctx: click.Context, flags: dict[str, Any]) -> Any:
     model_config(flags["arch"], flags["size"] or "tiny")
     if flags["task"]:
         find("tasks", flags["task"])
+    if not flags["data"] and not flags["init"]:
+        find("tasks", flags["task"] or "text").prefetch()
     sets = settings.sets(ctx, flags["settings"])
     task_options = {
         name: flags[name]

@@ -15,12 +15,14 @@ from .render import TrainingProgress, clock, curve, say
 if TYPE_CHECKING:
     from ..core.runs.run import Run
     from ..core.task import Task
-    from ..core.train.budget import Deadline, Plan
+    from ..core.train.budget import Plan
     from ..core.train.events import Evaluated, Event, Sink
     from ..core.train.fit import Replay
+    from ..core.train.request import Deadline
     from ..core.train.state import State
 
 SAMPLE_TOKENS = 160
+MAX_LATE = 0.01  # of the budget; a training that ends later shows no sample, which takes time
 MAX_PROMPT_ITEMS = 3  # held-out items that a sample can continue
 
 
@@ -137,12 +139,20 @@ def train_to_end(
         run.unlock()
         exit_process(128 + signals.number)
     if scores and not quiet:
-        show_scores(run, task, state, scores, progress.losses)
+        late = deadline is not None and deadline.left() < -MAX_LATE * run.config["plan"].get(
+            "budget_seconds", 0.0
+        )
+        show_scores(run, task, state, scores, progress.losses, with_sample=not late)
     return scores
 
 
 def show_scores(
-    run: Run, task: Task, state: State, scores: dict[str, Any], losses: list[float]
+    run: Run,
+    task: Task,
+    state: State,
+    scores: dict[str, Any],
+    losses: list[float],
+    with_sample: bool = True,
 ) -> None:
     """Prints the loss curve, the score next to the baselines, and a sample."""
     if sys.stderr.isatty() and len(losses) > 20:
@@ -158,7 +168,8 @@ def show_scores(
     if scores.get("best_step") not in (None, state.step):
         say(f"the best score was at step {scores['best_step']:,}: use it with --checkpoint best")
     say(score_line(task.unit, scores, task.headline))
-    show_sample(run, task, state)
+    if with_sample:
+        show_sample(run, task, state)
     seconds = time.monotonic() - COMMAND_START
     say(f"trained in {clock(seconds)}; next: tfm sample {quote(str(run.path))}")
 

@@ -130,12 +130,23 @@ class Task(ABC):
         """Writes all samples of one prompt (None if from `draw`) to a file or a pipe: texts one
         after another, images as a grid, sample paths as a forecast."""
 
+    def shortened(self, sequence: Sequence, length: int, tokenizer: OwnTokenizer) -> Sequence:
+        """The first `length` ids of a sequence as one that can be scored, for a task whose items
+        can be cut; else the sequence as it is."""
+        return sequence
+
     # -- data ----------------------------------------------------------------------------------
 
     @classmethod
     def claims(cls, path: Path, head: bytes) -> float:
         """How certainly (0 to 1) a file of this name and first bytes belongs to this domain."""
         return 0.0
+
+    @classmethod
+    def prefetch(cls) -> None:
+        """Starts to make the data of `default_source` in a process of its own, while this one
+        imports torch. By default nothing."""
+        return
 
     def default_source(self) -> Source:
         """Data that every machine has, for `train` without --data."""
@@ -253,9 +264,11 @@ class Task(ABC):
         windows: Iterable[Sequence],
         tokenizer: OwnTokenizer,
         protocol: str | None,
+        quick: bool = False,
     ) -> dict[str, float] | None:
         """The scores of baselines on the same windows as the model, for a task that forecasts; else
-        None. read_train: reads the training items, None if they are not available any more."""
+        None. read_train: reads the training items, None if they are not available any more; quick:
+        leaves out baselines that take seconds."""
         return None
 
     # -- samples -------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -53,12 +54,14 @@ class ImageTask(task.Task):
 
     def default_source(self) -> Source:
         """The UCI digits that ship with scikit-learn: 1,797 of 8 x 8 pixels in 17 levels."""
-        from sklearn.datasets import load_digits
-
-        digits = load_digits()
+        # the file itself, as the import of scikit-learn takes a second
+        found = importlib.util.find_spec("sklearn")
+        assert found is not None and found.submodule_search_locations
+        file_name = Path(found.submodule_search_locations[0]) / "datasets/data/digits.csv.gz"
+        digits = np.loadtxt(file_name, delimiter=",", dtype=np.uint8)
         path = scratch_file("digits")
         with path.open("wb") as file:
-            np.savez(file, images=digits.images.astype(np.uint8), labels=digits.target)
+            np.savez(file, images=digits[:, :-1].reshape(-1, 8, 8), labels=digits[:, -1])
         return Source((str(path),), about="1,797 handwritten digits (UCI, from scikit-learn)")
 
     # -- items -------------------------------------------------------------------------------

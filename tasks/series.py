@@ -202,13 +202,14 @@ class SeriesTask(task.Task):
         windows: Iterable[Sequence],
         tokenizer: BinsTokenizer,
         protocol: str | None,
+        quick: bool = False,
     ) -> dict[str, float]:
         train = read_train()
         if train is not None:
             train = replace(train, season=tokenizer.season, horizon=tokenizer.horizon)
         negative = self.options.allow_negative
         _, cases = forecast_cases(windows, protocol, tokenizer.history, negative)
-        return floors(train, cases, tokenizer.season, tokenizer.history)
+        return floors(train, cases, tokenizer.season, tokenizer.history, quick)
 
     def units(self, sequences: Iterable[Sequence]) -> dict[str, float]:
         return {"point": sum(int((s.target_weight() > 0).sum()) for s in sequences)}

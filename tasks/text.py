@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import ast
-import sysconfig
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from subprocess import Popen
 from typing import Any
 
 import numpy as np
@@ -18,12 +17,15 @@ from ..core.protocols import ByteTokenizer, Sequence
 from ..tokenizers.bpe import BpeTokenizer
 from ..tokenizers.byte import SingleByteTokenizer
 from ..tokenizers.char import CharTokenizer
+from ._text.python_docs import start_writing, write
 from ._text.running import TOKENIZER_FIT_BYTES, Running, RunningOptions
 from ._text.spans import Spans
 
 BPE_DROPOUT = 0.1
 MIN_VARIANT_PASSES = 24  # passes over the text from which BPE-dropout adds tokenizations
 MAX_VARIANTS, MAX_VARIANT_BYTES = 64, 1 << 30  # tokenizations of a text; text bytes in all
+# processes that write the default text, started early, and their files
+_prefetched: list[tuple[Popen[bytes], Path]] = []
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,22 @@ class TextTask(Running):
                 return 0.0
         return 0.0 if b"\0" in head else 0.5
 
+    @classmethod
+    def prefetch(cls) -> None:
+        path = scratch_file("python-docs-early.txt")
+        process = start_writing(path)
+        if process is not None:
+            _prefetched.append((process, path))
+
     def default_source(self) -> Source:
         """The documentation text that ships with CPython, written to a scratch file."""
         path = scratch_file("python-docs.txt")
-        path.write_text("\n\n".join(_python_docs()), encoding="utf-8")
+        if _prefetched:
+            process, written = _prefetched.pop()
+            if process.wait() == 0:
+                path = written
+        if not path.exists():
+            write(path)
         about = "Python's language reference and the docstrings of its standard library"
         return Source((str(path),), about=about)
 
@@ -130,6 +144,9 @@ class TextTask(Running):
         random = mix(np.arange(tokenizer.merge_count), key("merges", number)) / 2.0**64
         return tokenizer.without(random < self.bpe_dropout)
 
+    def readable(self, data: bytes) -> str:
+        return data.decode("utf-8", "ignore")
+
     def counts(self, item: str, size: int) -> dict[str, Any]:
         """Words are separated by whitespace; a newline is a word too, as word perplexity counts."""
         return {"byte": size, "char": len(item), "word": len(item.split()) + item.count("\n")}
@@ -167,46 +184,6 @@ def bpe_size(train_bytes: int) -> int:
     costs more time than it gains in loss (benchmarks/sweep.py)."""
     power = round(np.log2(1024 * (max(train_bytes, 1) / 1e6) ** 0.5))
     return max(320, int(2 ** min(power, 12)))
-
-
-LIBRARY_FOLDERS = (
-    "",
-    "asyncio",
-    "collections",
-    "concurrent",
-    "email",
-    "html",
-    "http",
-    "importlib",
-    "json",
-    "logging",
-    "multiprocessing",
-    "unittest",
-    "urllib",
-    "xml",
-)
-
-
-def _python_docs() -> Iterator[str]:
-    """The language reference of `pydoc_data.topics`, then the docstrings of the standard library,
-    in order of file and line. Files are parsed, never imported."""
-    from pydoc_data.topics import topics
-
-    yield from (topics[name].strip() for name in sorted(topics))
-    root = Path(sysconfig.get_paths()["stdlib"])
-    for folder in LIBRARY_FOLDERS:
-        for path in sorted((root / folder).glob("*.py")):
-            try:
-                tree = ast.parse(path.read_bytes())
-            except (SyntaxError, OSError, ValueError):
-                continue
-            for node in ast.walk(tree):
-                if isinstance(
-                    node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-                ):
-                    doc = ast.get_docstring(node)
-                    if doc:
-                        yield f"{getattr(node, 'name', path.stem)}\n\n{doc}"
 
 
 Task = TextTask

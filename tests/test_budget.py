@@ -12,12 +12,12 @@ from helpers import prose
 
 from tfm.core.config import TrainConfig
 from tfm.core.runs.run import Run
-from tfm.core.train.budget import Deadline, Plan, Speed, make_plan
+from tfm.core.train.budget import Plan, Speed, make_plan
 from tfm.core.train.controls import Controls
 from tfm.core.train.events import Evaluated, Event, Finished, Replanned, RunLog, Saved, Stepped
 from tfm.core.train.fit import SAVE_SECONDS, fit
 from tfm.core.train.prepare import Prepared, prepare
-from tfm.core.train.request import Request
+from tfm.core.train.request import Deadline, Request
 from tfm.core.train.run_config import describe_config
 from tfm.core.train.state import State, fresh_state
 

@@ -24,26 +24,17 @@ from .backend import warmup_steps
 from .loop import train
 from .optim import make_optimizers
 from .prepare import Prepared
-from .request import Note, Request
+from .request import Deadline, Note, Request
 from .sizing import choose_size, fit_context, make_configs, steps_for, tokens_seen
 
 MEASURING_SHARE = 0.02  # of the budget, for measuring one size; `fit` corrects the steps later
 MAX_MEASURING_SECONDS = 5.0
+MEASURED_STEPS = 3
+HARDLY_SECONDS = 0.05  # for measuring, in a budget of two seconds after all preparation
 EVALUATION_SHARE = 0.05  # of the budget, at most, for the final score
-TEARDOWN_SECONDS = 0.5  # from the final score to the exit: saving, printing a sample
+TEARDOWN_SECONDS = 0.2  # from the final score to the exit: saving, printing a sample
+SHORT_SECONDS = 10.0  # a budget for which measuring a large size would cost too much
 SAMPLE_BATCHES = 64  # batches of training data that are prepared for measuring
-
-
-@dataclass(frozen=True)
-class Deadline:
-    """The time by which the command must end. end: as read from `clock`, in seconds."""
-
-    end: float
-    clock: Callable[[], float] = time.monotonic
-
-    def left(self) -> float:
-        """The seconds that are left."""
-        return self.end - self.clock()
 
 
 @dataclass(frozen=True)
@@ -72,7 +63,9 @@ def measure(
     device: torch.device,
     seconds: float,
 ) -> Speed:
-    """Trains a new model for about `seconds`, and returns its mean speed after the warm-up."""
+    """Trains a new model for about `seconds`, and returns its mean speed after the warm-up: of at
+    least MEASURED_STEPS steps, or of one if there is hardly any time."""
+    enough = MEASURED_STEPS if seconds >= HARDLY_SECONDS else 1
     model = SequenceModel(model_config).to(device)
     times: list[float] = []
     until = time.perf_counter() + seconds
@@ -80,7 +73,7 @@ def measure(
     for step in train(model, data, config, make_optimizers(model, config)):
         if step.index > warmup_steps(device):
             times.append(step.seconds)
-        if len(times) >= 3 and time.perf_counter() > until:
+        if len(times) >= enough and time.perf_counter() > until:
             break
     batch = step_batch(data, 0, config.batch, 0)
     model.eval()
@@ -105,6 +98,8 @@ def make_plan(
     use_threads(parse_value(request.sets.get("train", {}).get("threads", 0), int, "train.threads"))
     planner = _Planner(request, prepared, device, cache)
     size = request.size or "tiny"
+    if deadline is not None and request.size is None and deadline.left() < SHORT_SECONDS:
+        size = "nano"
     if deadline is None:
         return planner.by_steps(size, note)
     return planner.by_budget(size, deadline, note, measure)

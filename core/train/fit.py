@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 
 from ..runs.run import Run
 from ..task import Task
-from .budget import Deadline, Plan
+from .budget import Plan
 from .controls import Controls
 from .events import Event, Finished, Replanned, Saved, Stepped
 from .loop import train
+from .request import Deadline
 from .state import State
 from .validation import Validation
 

@@ -17,6 +17,8 @@ from ..task import Description, Task
 from .early_stopping import check_until
 from .request import Note, Request
 
+QUICK_SECONDS = 5.0  # a budget too short for baselines that take seconds; `tfm eval` has them
+
 
 @dataclass
 class Prepared:
@@ -32,6 +34,7 @@ class Prepared:
     floor: dict[str, float]  # baselines on the final split
     final_split: str  # of the final score: test, report or valid
     description: Description | None = None  # of the training data
+    quick_floor: bool = False  # slow baselines are left out of `floor`
 
 
 def make_task(name: str, options: Mapping[str, object]) -> Task:
@@ -122,15 +125,18 @@ def prepare(request: Request, note: Note) -> Prepared:
     check_until(config.until, task.unit, tokenizer.lossless)
     heldout = {split: list(task.sequences(part, tokenizer)) for split, part in held.items()}
     final = next(name for name in ("test", "report", "valid") if name in held)
-    floor = task.window_floor(lambda: train, heldout[final], tokenizer, None)
+    quick = request.budget is not None and request.budget < QUICK_SECONDS
+    floor = task.window_floor(lambda: train, heldout[final], tokenizer, None, quick)
     if floor is None:
-        floor = task.floor(train, held[final])
+        floor, quick = task.floor(train, held[final]), False
     if floor:
         ends = tuple(f"_{name}" for name in task.headline)
         first = {name: value for name, value in floor.items() if not ends or name.endswith(ends)}
         values = ", ".join(f"{name} {value:.4g}" for name, value in first.items())
         note(f"baselines{' in ' if task.floor_unit else ''}{task.floor_unit}: {values}")
-    return Prepared(task, source, train, held, tokenizer, spec, heldout, floor, final, description)
+    return Prepared(
+        task, source, train, held, tokenizer, spec, heldout, floor, final, description, quick
+    )
 
 
 def training_items(run: Run, task: Task, moved: tuple[str, ...] = ()) -> Items:

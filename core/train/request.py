@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -33,3 +34,15 @@ class Request:
     device: str = "auto"
     init: Run | None = None
     sets: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """The time by which the command must end. end: as read from `clock`, in seconds."""
+
+    end: float
+    clock: Callable[[], float] = time.monotonic
+
+    def left(self) -> float:
+        """The seconds that are left."""
+        return self.end - self.clock()

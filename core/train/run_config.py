@@ -54,6 +54,7 @@ def describe_config(
         },
         "final_split": prepared.final_split,
         "floor": prepared.floor,
+        "quick_floor": prepared.quick_floor,
         "init": str(request.init.path.absolute()) if request.init else None,
         "device": plan.device.type,
         "origins": origins,

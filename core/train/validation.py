@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ..data.sequence_store import Store
 from ..protocols import Sequence
 from ..runs.run import Run
 from ..score.likelihood import evaluate
@@ -16,6 +17,8 @@ from .events import Evaluated
 from .state import State
 
 PROGRESS_TOKENS = 16384  # scored at each evaluation while training, about
+MIN_FINAL_TOKENS = 2048  # of a final score of a part of the held-out items
+MAX_FINAL_EXCESS = 1.2  # times the tokens that there is time for; then long items are cut
 MIN_PROGRESS_ITEMS = 64  # scored at each evaluation, if they have at most 4 * PROGRESS_TOKENS
 
 
@@ -65,17 +68,16 @@ class Validation:
         covers a fraction of them, `part`."""
         split = self.run.config["final_split"]
         store = self.run.heldout(split)
-        chosen = range(len(store))
         part = self.plan.about.get("final_part", 1.0)
+        sequences: Store | list[Sequence] = store
         if part < 1:
-            count = max(1, int(part * len(store)))
-            chosen = range(0, len(store), -(-len(store) // count))
+            sequences, part = self._part_of(store, part)
         with in_use(self.state.optimizers):
             scores = report(
                 self.task,
                 self.tokenizer,
                 self.state.model,
-                store if len(chosen) == len(store) else [store[i] for i in chosen],
+                sequences,
                 floor=self.run.config["floor"],
                 run=str(self.run.path),
                 step=self.state.step,
@@ -83,7 +85,19 @@ class Validation:
             )
         if self.selects:
             scores.update(self.state.early_stopping.summary(self.state.config))
-        return {**scores, "part": len(chosen) / len(store)} if len(chosen) < len(store) else scores
+        return {**scores, "part": part} if part < 1 else scores
+
+    def _part_of(self, store: Store, part: float) -> tuple[list[Sequence], float]:
+        """About this part of the held-out tokens, evenly spread over items, and the part that it
+        is. Few long items are cut."""
+        count = max(1, int(part * len(store)))
+        chosen = [store[i] for i in range(0, len(store), -(-len(store) // count))]
+        total = sum(store.length(i) for i in range(len(store)))
+        wanted = max(MIN_FINAL_TOKENS, part * total)
+        if sum(map(len, chosen)) > MAX_FINAL_EXCESS * wanted:
+            length = int(wanted / len(chosen)) + 1
+            chosen = [self.task.shortened(s, length, self.tokenizer) for s in chosen]
+        return chosen, min(1.0, sum(map(len, chosen)) / total)
 
 
 def mean_and_error(nats: list[float], tokens: list[int]) -> tuple[float, float | None]:

@@ -156,14 +156,15 @@ def _normalise(past: Values, season: int, horizon: int) -> tuple[Values, Values,
 
 @np.errstate(over="ignore", invalid="ignore")  # of values near the largest float
 def floors(
-    train: Collection | None, cases: Sequence[Case], season: int, history: int
+    train: Collection | None, cases: Sequence[Case], season: int, history: int, quick: bool = False
 ) -> dict[str, float]:
     """Every metric of every baseline over `cases`, named as in `ridge_mase`. Slow baselines are
-    left out where there are many cases, the ridge where no training series is long enough."""
+    left out where there are many cases or with `quick` (the import of statsmodels alone takes a
+    second), the ridge where no training series is long enough."""
     methods: dict[str, Method] = {"seasonal_naive": seasonal_naive}
-    if len(cases) <= MAX_THETA_WINDOWS:
+    if len(cases) <= MAX_THETA_WINDOWS and not quick:
         methods["theta"] = theta
-    if len(cases) <= MAX_ETS_WINDOWS and season <= 60:
+    if len(cases) <= MAX_ETS_WINDOWS and season <= 60 and not quick:
         methods["ets"] = ets
     if train is not None and any(len(s) > history + train.horizon for s in train.series):
         methods["ridge"] = ridge(train, history, season)

@@ -32,6 +32,23 @@ def _grams(data: npt.NDArray[np.uint8], size: int) -> Grams:
     return grams
 
 
+def _counted(data: npt.NDArray[np.uint8], size: int) -> list[tuple[Grams, npt.NDArray[np.int64]]]:
+    """The distinct grams of 1 ... `size` bytes, sorted, and their counts; [] without data. Shorter
+    grams are counted from the distinct longer ones, as sorting them all takes most of the time."""
+    if not len(data):
+        return []
+    grams, counts = np.unique(_grams(data, size), return_counts=True)
+    found = [(grams, counts)]
+    for length in range(size - 1, 0, -1):
+        shorter = grams & np.uint64((1 << 8 * length) - 1)
+        order = np.argsort(shorter, kind="stable")
+        shorter = shorter[order]
+        first = np.flatnonzero(np.append(True, shorter[1:] != shorter[:-1]))
+        grams, counts = shorter[first], np.add.reduceat(counts[order], first)
+        found.append((grams, counts))
+    return found[::-1]
+
+
 def ngram(train: bytes, held: bytes, context_bytes: int = CONTEXT_BYTES) -> float:
     """Bits per byte of `held` under an interpolated Witten-Bell n-gram counted on `train`.
 
@@ -43,8 +60,7 @@ def ngram(train: bytes, held: bytes, context_bytes: int = CONTEXT_BYTES) -> floa
     if not len(targets):
         return 0.0
     p = np.full(len(targets), 1 / 256)
-    for length in range(context_bytes + 1 if len(train_bytes) else 0):
-        grams, counts = np.unique(_grams(train_bytes, length + 1), return_counts=True)
+    for length, (grams, counts) in enumerate(_counted(train_bytes, context_bytes + 1)):
         histories, first = np.unique(grams >> np.uint64(8), return_index=True)
         followers = np.diff(np.append(first, len(grams)))
         totals = np.add.reduceat(counts, first)

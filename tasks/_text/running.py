@@ -11,7 +11,7 @@ import hashlib
 import json
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
@@ -271,6 +271,15 @@ class Running(Task):
 
     def counts(self, item: Any, size: int) -> dict[str, Any]:
         return {"byte": size}
+
+    def shortened(self, sequence: Sequence, length: int, tokenizer: ByteTokenizer) -> Sequence:
+        ids = sequence.ids[:length]
+        data = tokenizer.decode_bytes(ids)
+        return replace(sequence, ids=ids, side=self.counts(self.readable(data), len(data)))
+
+    def readable(self, data: bytes) -> Any:
+        """The value of bytes that can end within a character."""
+        return data
 
     def units(self, sequences: Iterable[Sequence]) -> dict[str, float]:
         total: dict[str, float] = {self.unit: 0}
