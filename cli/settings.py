@@ -22,7 +22,7 @@ SECTIONS = ("model", "train", "sample", "task")  # the prefixes of --set, the ta
 
 
 # names of parameters that differ from those of their flags, which files and `tfm config` use
-PARAMETERS = {"run": "run_name"}
+PARAMETERS = {"run": "run_name", "task_name": "task"}
 
 
 def parameter(key: str) -> str:
@@ -45,10 +45,11 @@ def read_settings(file: str | None) -> tuple[dict[str, Any], dict[str, str]]:
         if path is None or (not required and not path.exists()):
             continue
         for key, value in _toml(path).items():
-            if key in SECTIONS:
+            if key == "task" and isinstance(value, str):  # --task, not the table of its options
+                settings["task_name"], origins["task"] = value, str(path)
+            elif key in SECTIONS:
                 if not isinstance(value, Mapping):
-                    hint = "; choose the task by --task or TFM_TASK" if key == "task" else ""
-                    raise ConfigError(f"{path}: [{key}] must be a table{hint}")
+                    raise ConfigError(f"{line_of(str(path), key)}: [{key}] must be a table")
                 settings[key] = {**settings.get(key, {}), **value}
                 origins.update({f"{key}.{name}": str(path) for name in value})
             else:

@@ -44,7 +44,7 @@ def test_names_are_completed(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         "tfm train --size ": {"nano", "tiny", "small", "base", "large"},
         "tfm train --tokenizer b": {"byte", "bpe", "bins"},
         "tfm train --budg": {"--budget"},
-        "tfm train --task image --label": {"--labels", "--label-weight"},
+        "tfm train --task image --label-": {"--label-column", "--label-weight"},
         "tfm train --task text --each ": {"stream", "line", "file", "record"},
         "tfm train --init sm": {"small", "smaller"},
         "tfm train --data ": {"<file>"},

@@ -3,6 +3,7 @@ scored on the other."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -86,7 +87,16 @@ def test_patience_chooses_on_one_half_and_reports_on_the_other(tfm: Tfm, text: P
     assert sum(halves["report"]) == scores["units"]
     chosen = tfm("eval", "run", "--checkpoint", "best", "--json").json()
     assert (chosen["step"], chosen["split"], chosen["units"]) == (best, "report", scores["units"])
-    assert "done" in tfm.error("train", "--resume", "run")
+    said = tfm.error("train", "--resume", "run")
+    assert f"stopped early at step {last} of 40; go on with --patience 0 or --steps N" in said
+    # without patience, or with as many steps as planned, it goes on from there to its end
+    shutil.copytree(tfm.folder / "run", tfm.folder / "copy")
+    more = tfm("train", "--resume", "run", "--patience", 0, "--json", "-q").json()
+    assert (more["step"], more["ended_by"]) == (40, "steps")
+    assert run.log()[-2]["step"] == 40 and Run(run.path).status()["state"] == "done"
+    more = tfm("train", "--resume", "copy", "--steps", 40, "--json", "-q").json()
+    assert last < more["step"] <= 40
+    assert "done at step 40" in tfm.error("train", "--resume", "run", "--patience", 0)
 
 
 def test_a_goal_that_is_not_reached_is_exit_code_5(tfm: Tfm, text: Path) -> None:

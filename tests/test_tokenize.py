@@ -150,7 +150,7 @@ def test_pictures_and_series_come_back_by_their_side_information(tfm: Tfm) -> No
         again = tfm("tokenize", name, f"back-{file}", "--json").lines()
         (first,) = [json.loads(line) for line in lines.splitlines()]
         if name == "a":
-            assert again == [first]
+            assert again == [{**first, "side": {**first["side"], "id": "back-0.png"}}]
         else:
             assert back.startswith(b"id,time,value\nv,2000-01-02,") and back.count(b"\n") == 301
             assert len(first["ids"]) == 301

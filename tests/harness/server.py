@@ -1,0 +1,181 @@
+"""A process that has imported everything and runs tfm commands in forks of itself.
+
+Most of the time of a small command is the import of torch. Each command is a process of its own
+all the same, with its own files, folder, environment and signals. POSIX only.
+
+Used by `Server`; as a script it serves the socket whose number is its argument.
+"""
+
+from __future__ import annotations
+
+import array
+import importlib
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+import warm
+
+LIBRARIES = ("pandas", "PIL.Image", "statsmodels.tsa.forecasting.theta", "huggingface_hub")
+TIMEOUT = 120  # seconds
+START_MODULES = ("cli.main", "cli.train", "cli.training")  # have the time of the command's start
+
+
+# -- the server ----------------------------------------------------------------------------------
+
+
+def serve(connection: socket.socket) -> None:
+    """Runs one command after another, until the other side closes the connection."""
+    warm.warm()
+    for name in LIBRARIES:
+        importlib.import_module(name)
+    while True:
+        head, files = _receive(connection)
+        if not head:
+            return
+        request = json.loads(_read(connection, *struct.unpack("!Q", head)))
+        child = os.fork()
+        if not child:
+            connection.close()
+            _run(request, files)
+        for each in files:
+            os.close(each)
+        connection.sendall(struct.pack("!q", child))
+        _, status = os.waitpid(child, 0)
+        connection.sendall(struct.pack("!q", os.waitstatus_to_exitcode(status)))
+
+
+def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
+    numbers = array.array("i")
+    head, ancillary, _, _ = connection.recvmsg(8, socket.CMSG_SPACE(3 * numbers.itemsize))
+    for _, _, data in ancillary:
+        numbers.frombytes(data)
+    return head, numbers.tolist()
+
+
+def _read(connection: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        data += connection.recv(size - len(data))
+    return data
+
+
+def _run(request: dict[str, Any], files: list[int]) -> NoReturn:
+    """The child: the command, with the request's standard files, folder and environment."""
+    code = 1
+    try:
+        for number, file in enumerate(files):
+            os.dup2(file, number)
+            os.close(file)
+        os.chdir(request["folder"])
+        os.environ.clear()
+        os.environ.update(request["env"])
+        sys.argv = ["tfm", *request["args"]]
+        for name in START_MODULES:
+            importlib.import_module(f"tfm.{name}").COMMAND_START = time.monotonic()
+        from tfm.cli.main import main
+
+        main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+# -- the client ----------------------------------------------------------------------------------
+
+
+class Server:
+    """Starts the server process at the first command."""
+
+    def __init__(self) -> None:
+        self.connection: socket.socket | None = None
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def __call__(
+        self, args: list[str], folder: Path, env: dict[str, str], stdin: bytes | None
+    ) -> tuple[int, bytes, bytes]:
+        """Exit code (negative for a signal), stdout and stderr of a command. TimeoutError after
+        TIMEOUT seconds."""
+        connection = self.connection = self.connection or self._started()
+        request = json.dumps({"args": args, "folder": str(folder), "env": env}).encode()
+        ours: list[BinaryIO] = []
+        theirs: list[int] = []
+        for writable in (False, True, True):
+            read, write = os.pipe()
+            if writable:
+                ours.append(os.fdopen(read, "rb"))
+                theirs.append(write)
+            else:
+                ours.append(os.fdopen(write, "wb"))
+                theirs.append(read)
+        if stdin is None:
+            os.close(theirs[0])
+            theirs[0] = os.open(os.devnull, os.O_RDONLY)
+        socket.send_fds(connection, [struct.pack("!Q", len(request))], theirs)
+        connection.sendall(request)
+        for each in theirs:
+            os.close(each)
+        threads = [threading.Thread(target=_feed, args=(ours[0], stdin or b""))]
+        out: list[bytes] = [b"", b""]
+        for number in (0, 1):
+            threads.append(threading.Thread(target=_drain, args=(ours[number + 1], out, number)))
+        for thread in threads:
+            thread.start()
+        (child,) = struct.unpack("!q", _read(connection, 8))
+        alarm = threading.Timer(TIMEOUT, os.kill, (child, 9))
+        alarm.start()
+        (code,) = struct.unpack("!q", _read(connection, 8))
+        late = not alarm.is_alive()
+        alarm.cancel()
+        for thread in threads:
+            thread.join()
+        if late:
+            raise TimeoutError(f"tfm {args}: longer than {TIMEOUT} seconds")
+        return code, out[0], out[1]
+
+    def _started(self) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, str(theirs.fileno())],
+            pass_fds=(theirs.fileno(),),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        theirs.close()
+        return ours
+
+    def close(self) -> None:
+        if self.connection is not None and self.process is not None:
+            self.connection.close()
+            self.process.wait()
+
+
+def _feed(file: BinaryIO, data: bytes) -> None:
+    try:
+        with file:
+            file.write(data)
+    except BrokenPipeError:  # the command has ended without reading it all
+        pass
+
+
+def _drain(file: BinaryIO, out: list[bytes], number: int) -> None:
+    with file:
+        out[number] = file.read()
+
+
+if __name__ == "__main__":
+    serve(socket.socket(fileno=int(sys.argv[1])))
