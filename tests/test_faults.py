@@ -9,6 +9,7 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -288,3 +289,49 @@ def test_a_signal_ends_a_draw_at_once(tfm: Tfm, trained: Trained, number: int) -
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err.strip()) == (-number, b"")
+
+
+@posix
+def test_a_terminal_that_is_closed_stops_a_training_after_a_save(tfm: Tfm, text: Path) -> None:
+    """The terminal of the process goes away while the progress bar is drawn on it."""
+    import pty
+
+    args = ("train", "--data", text, "--tokenizer", "byte", "--size", "nano", "--steps", 100_000)
+    child, terminal = pty.fork()
+    if not child:
+        try:
+            os.chdir(tfm.folder)
+            os.execv(sys.executable, tfm.command(*args, "--run", "run"))
+        finally:
+            os._exit(1)
+    shown = b""
+    while b"tokens/s" not in shown:
+        shown += os.read(terminal, 1 << 16)
+    os.close(terminal)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGHUP
+    run = Run(tfm.folder / "run")
+    assert run.status()["state"] == "interrupted" and run.status()["step"] > 0
+    assert len([e for e in run.log() if "loss" in e]) == run.status()["step"]
+
+
+@posix
+def test_a_small_temporary_folder_is_one_line(tfm: Tfm) -> None:
+    """Pixels are mapped from a file in TMPDIR: on a file system of 100 kB, and under a limit on
+    the size of files. A map without space would end the process by SIGBUS."""
+    import numpy as np
+
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 32, 32)).astype(np.uint8)
+    np.save(tfm.folder / "a.npy", pixels)
+    train = tfm.command("train", "--data", "a.npy", "--steps", 1, "--size", "nano", "-q")
+    (tfm.folder / "small").mkdir()
+    mounted = "mount -t tmpfs -o size=100k tmpfs small && exec env TMPDIR=small "
+    cases = [["bash", "-c", 'ulimit -f 50; exec "$@"', "-"]]
+    if not subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
+        cases.append(["unshare", "-m", "sh", "-c", mounted + '"$@"', "-"])
+    for case in cases:
+        done = subprocess.run([*case, *train], cwd=tfm.folder, capture_output=True, text=True)
+        assert done.returncode == 1 and done.stdout == "", done
+        assert "needs 204,800 bytes" in done.stderr and "TMPDIR" in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert not (tfm.folder / "runs").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -52,7 +53,7 @@ def whole(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_the_end_is_the_same(tfm: Tfm, text: Path, whole: Path, number: int) -> None:
     path = tfm.folder / "run"
     # --save-every is no part of what is learned
@@ -201,3 +202,42 @@ def test_fine_tuning_starts_from_the_weights_of_a_run(tfm: Tfm, whole: Path) -> 
     (tfm.folder / "noise.bin").write_bytes(bytes(range(256)) * 20)
     error = tfm.error("train", "--init", whole, "--data", "noise.bin", "--steps", 2)
     assert "noise.bin: not UTF-8" in error, "the task is that of the run"
+
+
+def test_data_that_moved_is_asked_for_by_name(tfm: Tfm) -> None:
+    (tfm.folder / "old.txt").write_text(prose(4000))
+    tfm(*training(Path("old.txt"), "run", "-q", steps=2))
+    (tfm.folder / "old.txt").rename(tfm.folder / "new.txt")
+    said = tfm.error("train", "--resume", "run", "--steps", 3)
+    old = tfm.folder / "old.txt"
+    assert said == (
+        f"Error: run: its data {old} is not there any more; name its new place with --data"
+    )
+    tfm("train", "--resume", "run", "--steps", 3, "--data", "new.txt", "-q")
+    assert Run(tfm.folder / "run").status()["step"] == 3
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell of POSIX")
+def test_commands_that_are_printed_can_be_pasted(tfm: Tfm) -> None:
+    """A name with a space and a quote, in what `train`, `runs` and errors print."""
+    (tfm.folder / "a b'c").mkdir()
+    (tfm.folder / "data.txt").write_text(prose(4000))
+    path = "a b'c/run"
+    done = tfm(*training(Path("data.txt"), path, steps=2))
+    pasted = next(line for line in done.err.splitlines() if "next: " in line).partition("next: ")[2]
+    assert shlex.split(pasted) == ["tfm", "sample", path]
+    Run(tfm.folder / path).cut(1)  # as if it had been interrupted
+    (record,) = tfm("runs", "--runs", "a b'c", "--json").json()["runs"]
+    assert shlex.split(record["resume"]) == ["tfm", "train", "--resume", path]
+    tfm(*shlex.split(record["resume"])[1:], "-q")
+
+
+def test_four_trainings_of_one_second_are_four_runs(tfm: Tfm) -> None:
+    (tfm.folder / "data.txt").write_text(prose(4000))
+    flags = [
+        f for f in training(Path("data.txt"), "run", "-q", steps=2) if f not in ("--run", "run")
+    ]
+    started = [tfm.start(*flags) for _ in range(4)]
+    paths = {process.communicate(timeout=120)[0].decode().strip() for process in started}
+    assert [process.returncode for process in started] == [0] * 4
+    assert len(paths) == 4 and all((tfm.folder / path / "config.json").exists() for path in paths)
