@@ -140,6 +140,8 @@ class ImageTask(task.Task):
         seed: int,
         cache: Path,
     ) -> PictureRows:
+        if train.useless:
+            raise UsageError(train.useless[0])
         train = train.converted_to(tokenizer.form)
         length = self.longest(train, tokenizer)
         if length > context + 1:

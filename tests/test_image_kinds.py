@@ -155,8 +155,7 @@ def test_a_range_that_cannot_be_is_refused(tmp_path: Path) -> None:
             read(tmp_path / "a.npy", range=option)
     with pytest.raises(DataError, match=r"a\.npy.*outside the range 0 to 100"):
         read(tmp_path / "a.npy", range="0,100")
-    with pytest.raises(UsageError, match="--range 0,100: is for arrays"):
-        read(tmp_path / "a.png", range="0,100")
+    assert read(tmp_path / "a.png", range="0,100").useless[0].startswith("--range 0,100: is for")
 
 
 # -- axes ----------------------------------------------------------------------------------------
@@ -252,8 +251,10 @@ def test_the_label_column_of_an_npz_and_of_a_table(tmp_path: Path) -> None:
     ):
         read(rows, label_column="sort")
     np.save(tmp_path / "a.npy", GREY)
-    with pytest.raises(UsageError, match="--label-column x: is for tables and .npz"):
-        read(tmp_path / "a.npy", label_column="x")
+    said = "--label-column x: is for tables and .npz files"
+    assert read(tmp_path / "a.npy", label_column="x").useless == (said,)
+    train = ("train", "--data", "a.npy", "--steps", 1, "--label-column", "x", "--task", "image")
+    assert said in Tfm(tmp_path).error(*train)
 
 
 @pytest.mark.parametrize(

@@ -244,3 +244,11 @@ def test_baselines_see_the_history_of_the_model_and_no_more() -> None:
     for window, case in zip(chosen, cases, strict=True):
         first = window.side["first"]
         np.testing.assert_array_equal(case.past, items.series[0].values[first - 8 : first])
+
+
+def test_slow_baselines_are_left_to_eval_if_the_budget_is_short(tfm: Tfm) -> None:
+    tfm("train", "--task", "series", "--budget", "0.5s", "--run", "run", "-q")
+    kept = json.loads((tfm.folder / "run" / "config.json").read_text())
+    assert kept["quick_floor"] and {"seasonal_naive_mase", "ridge_mase"} <= set(kept["floor"])
+    assert "theta_mase" not in kept["floor"]
+    assert {*kept["floor"], "theta_mase"} <= set(tfm("eval", "run", "--json").json()["floor"])

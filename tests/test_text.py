@@ -3,10 +3,13 @@ scored, and the floors are what other tools say they are."""
 
 from __future__ import annotations
 
+import argparse
+import ast
 import bz2
 import gzip
 import lzma
 import math
+import typing
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from hypothesis import strategies as st
 
 from tfm.core.data.source import Source
 from tfm.core.errors import DataError
+from tfm.tasks._text import python_docs
 from tfm.tasks._text.baselines import compressors, ngram
 from tfm.tasks._text.running import RunningOptions
 from tfm.tasks._text.spans import PIECE_BYTES, Spans
@@ -339,3 +343,39 @@ def test_lines_read_often_are_cut_in_other_ways_too(tmp_path: Path) -> None:
         assert [tokenizer.decode(ids, {}) for ids in here] == text.split("\n")
         same = all(np.array_equal(a, b) for a, b in zip(here, once, strict=True))
         assert same == (number % 2 == 0)
+
+
+# -- a budget of seconds -------------------------------------------------------------------------
+
+
+def test_docstrings_are_found_as_by_walking_the_whole_tree() -> None:
+    for module in (ast, argparse, typing):
+        tree = ast.parse(Path(module.__file__).read_bytes())
+        walked = [node for node in ast.walk(tree) if isinstance(node, python_docs.WITH_DOCSTRING)]
+        assert list(python_docs.definitions(tree)) == walked
+
+
+def test_the_default_text_is_the_same_from_a_process_of_its_own(tmp_path: Path) -> None:
+    process = python_docs.start_writing(tmp_path / "early.txt")
+    python_docs.write(tmp_path / "now.txt")
+    assert process is not None and process.wait() == 0
+    text = (tmp_path / "now.txt").read_text(encoding="utf-8")
+    assert (tmp_path / "early.txt").read_text(encoding="utf-8") == text and len(text) > 10**6
+
+
+@pytest.mark.parametrize("spec", ["byte", "char", "bpe:300"])
+def test_the_beginning_of_a_text_counts_its_own_units(tmp_path: Path, spec: str) -> None:
+    """As a text of those bytes alone, up to a character that is cut."""
+    text = "naïve wörds, ﬁnal £ signs\n" * 40
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    task = TextTask(TextOptions())
+    items = task.items(Source((str(tmp_path / "a.txt"),)))
+    tokenizer = task.fit_tokenizer(spec, items)
+    (whole,) = task.sequences(items, tokenizer)
+    for length in (2, 17, 100, len(whole)):
+        part = task.shortened(whole, length, tokenizer)
+        data = tokenizer.decode_bytes(part.ids)
+        assert len(part) == length and text.encode().startswith(data)
+        read = data.decode("utf-8", "ignore")
+        assert part.side == {**task.counts(read, len(data))}
+    assert task.shortened(whole, len(whole), tokenizer).side == whole.side

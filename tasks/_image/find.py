@@ -11,7 +11,7 @@ import numpy as np
 
 from ...core.data.archives import extracted, is_archive
 from ...core.data.source import Source, shown
-from ...core.errors import DataError, UsageError
+from ...core.errors import DataError
 from .arrays import PARTS, Stack, is_array, label_file, read_file, smallest
 from .axes import arranged
 from .labels import NAMES, SHOWN, label_text
@@ -67,9 +67,6 @@ def find_pictures(source: Source, label_column: str | None = None) -> Finding:
                 _array_file(path, shown(path), "", None, source.column, label_column, pending)
             else:
                 pending.entries.append(Found(shown(path), path))
-    archives = any(isinstance(e, Stack) and e.labels is not None for e in pending.entries)
-    if label_column is not None and not tables and not archives:
-        raise UsageError(f"--label-column {label_column}: is for tables and .npz files")
     return _finding(pending)
 
 

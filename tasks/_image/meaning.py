@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from ...core.errors import DataError, UsageError
+from ...core.errors import DataError
 from ...tokenizers.patches import Form
 from .arrays import Array
 from .reader import Found, Look, stored
@@ -42,16 +42,11 @@ def survey(
 ) -> Meaning:
     """The meaning of the values of all pictures. numbers: the values of all arrays; range_option:
     of `--range`, for arrays and files of more than 8 bits. DataError if values are in no usual
-    range; UsageError if the option cannot apply."""
+    range."""
     given = parse_range(range_option) if range_option else None
     kinds = {seen.kind for seen in looks}
     ranges = {"bytes": EIGHT_BITS, "bool": TWO_LEVELS}
     said: list[str] = []
-    if given is not None and not kinds & {"numbers", "wide"}:
-        raise UsageError(
-            f"--range {range_option}: is for arrays and pictures of more than 8 bits; these are of "
-            "8 bits"
-        )
     wide = [each for each, seen in zip(found, looks, strict=True) if seen.kind == "wide"]
     seen_values = {
         "numbers": numbers if "numbers" in kinds else None,

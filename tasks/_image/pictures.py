@@ -38,6 +38,7 @@ class Pictures:
     about: str
     description: Description
     label_position: str = "none"
+    useless: tuple[str, ...] = ()  # options that cannot apply to these, as errors
     classes: tuple[str, ...] = ()  # of the data set that these are a split of
     cache: dict[str, Any] = field(default_factory=dict)  # computed arrays by name
 
@@ -161,7 +162,7 @@ def inspect_all(
             if not seen.height or not seen.width:
                 raise DataError(f"{each.name}: has no pixels")
             looks.append(seen)
-            kept.append(each)
+            kept.append(replace(each, kind=seen.kind))
         except DataError:
             if not skip_bad:
                 raise
@@ -179,7 +180,7 @@ def read_all(
     good: list[int] = []
     for number, each in enumerate(found):
         try:
-            range = meaning.ranges[look(each).kind]
+            range = meaning.ranges[each.kind or look(each).kind]
             pixels = decode(each, range, form.height, form.width, form.channels)
         except DataError:
             if not skip_bad:

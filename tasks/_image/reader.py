@@ -52,6 +52,7 @@ class Found:
     data: Any
     label: str | None = None
     part: str = ""
+    kind: str = ""  # as `Look.kind`, once it has been looked at
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -71,7 +71,20 @@ def read_pictures(source: Source, options: ImageOptions) -> Pictures:
         counted(len(found)),
         description,
         position,
+        tuple(_useless(options, found, source)),
     )
+
+
+def _useless(options: ImageOptions, found: list[Found], source: Source) -> Iterator[str]:
+    """Options that cannot apply to the pictures. Training refuses them; other data that a run is
+    evaluated on can be of another kind."""
+    if options.range is not None and not {each.kind for each in found} & {"numbers", "wide"}:
+        yield (
+            f"--range {options.range}: is for arrays and pictures of more than 8 bits; these have 8"
+        )
+    named = source.is_table() or any(str(p).endswith(".npz") for p in source.files())
+    if options.label_column is not None and not named:
+        yield f"--label-column {options.label_column}: is for tables and .npz files"
 
 
 def _divided(

@@ -52,9 +52,9 @@ def workspace() -> Iterator[Path]:
         shutil.rmtree(root, ignore_errors=True)
 
 
-def start(folder: Path, *args: object) -> int:
+def start(folder: Path, *args: object, stdin: bytes = b"") -> int:
     """Starts `tfm args` in `folder` and returns its process id. Its stdout and stderr go to the
-    files out and err there."""
+    files .out and .err there."""
 
     def work() -> None:
         from tfm.cli.main import main
@@ -62,12 +62,13 @@ def start(folder: Path, *args: object) -> int:
         sys.argv = ["tfm", *map(str, args)]
         main()
 
-    return fork(folder, work)
+    return fork(folder, work, stdin)
 
 
-def fork(folder: Path, work: Callable[[], object]) -> int:
-    """Starts a child that calls `work` in `folder` and exits 0, or 1 with a traceback in err."""
-    for name in ("out", "err"):
+def fork(folder: Path, work: Callable[[], object], stdin: bytes = b"") -> int:
+    """Starts a child that calls `work` in `folder` and exits 0, or 1 with a traceback in .err."""
+    (folder / ".in").write_bytes(stdin)
+    for name in (".out", ".err"):
         (folder / name).unlink(missing_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -83,7 +84,7 @@ def _child(folder: Path, work: Callable[[], object]) -> NoReturn:
         os.chdir(folder)
         os.setpgid(0, 0)
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-        for name, number in (("/dev/null", 0), ("out", 1), ("err", 2)):
+        for name, number in ((".in", 0), (".out", 1), (".err", 2)):
             handle = os.open(name, flags if number else os.O_RDONLY, 0o644)
             os.dup2(handle, number)
             os.close(handle)
@@ -117,7 +118,7 @@ class Ended:
 def ended(pid: int, folder: Path, began: float) -> Ended:
     _, status, usage = os.wait4(pid, 0)
     code = os.waitstatus_to_exitcode(status)
-    files = [folder / name for name in ("out", "err")]
+    files = [folder / name for name in (".out", ".err")]
     out, err = (f.read_text(errors="replace") if f.exists() else "" for f in files)
     return Ended(code, out, err, time.perf_counter() - began, usage.ru_maxrss)
 

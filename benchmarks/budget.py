@@ -1,0 +1,51 @@
+"""How well `tfm train --budget` keeps its time: seconds from the start of the process to its exit.
+
+    python benchmarks/budget.py [--budgets 3 5 8 20]
+
+Each command is a process of its own, with nothing else running. A first run, which fills the caches
+of the system, is not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+
+from _common import heading, table
+
+COMMANDS = {
+    "text": ("--task", "text"),
+    "byte": ("--task", "byte"),
+    "image": ("--task", "image"),
+    "image, labels last": ("--task", "image", "--labels", "last"),
+    "series": ("--task", "series"),
+}
+
+
+def seconds(folder: str, flags: tuple[str, ...], budget: float) -> float:
+    """The wall time of one training, with its progress and its sample."""
+    command = [sys.executable, "-m", "tfm", "train", *flags, "--budget", f"{budget}s"]
+    began = time.monotonic()
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return time.monotonic() - began
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--budgets", type=float, nargs="+", default=[3, 5, 8, 20])
+    asked = parser.parse_args()
+    heading()
+    rows = [("seconds taken", *(f"--budget {b:g}s" for b in asked.budgets))]
+    with tempfile.TemporaryDirectory() as folder:
+        for name, flags in COMMANDS.items():
+            seconds(folder, flags, asked.budgets[0])
+            times = [seconds(folder, flags, budget) for budget in asked.budgets]
+            rows.append((name, *(f"{value:.2f}" for value in times)))
+    table(rows)
+
+
+if __name__ == "__main__":
+    main()
