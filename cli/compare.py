@@ -72,7 +72,7 @@ def command(
             "not comparable"
         )
 
-    why = tasks[0].incomparable(*tokenizers)
+    why = tasks[0].incomparable(*tokenizers) if tasks[0].name == tasks[1].name else None
     if why:
         raise UsageError(f"{a} and {b} are not comparable: {why}")
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..core.errors import UsageError
+from ..core.errors import UsageError, writing
 from ..core.task import Task
 
 NUMBER = re.compile(r"\{n(?::0?(\d+)d?)?\}")  # {n}, {n:4}, {n:04d}
@@ -27,6 +27,7 @@ class Output:
         self.task, self.as_json, self.sampling = task, as_json, sampling
         self.path = Path(target) if target not in (None, "-") else None
         self.pattern = target if target and NUMBER.search(target) else None
+        self.new_folder = False  # the folder is made with the first file
         self.count = 0  # samples so far
         self.items: list[Any] = []  # of one file, until it is written
         self.prompt: Any = None  # of the first of them
@@ -34,8 +35,7 @@ class Output:
         types = task.file_types
         if types and self.path is not None and (self.path.is_dir() or str(target).endswith("/")):
             self.pattern = str(self.path / f"{{n:0{DIGITS}d}}{types[0]}")
-            if not self.path.is_dir():
-                self.path.mkdir()
+            self.new_folder = not self.path.is_dir()
         if self.pattern and task.draws_files:
             raise UsageError(f"--out {target}: all series are one file; name it without {{n}}")
         self.to_json_file = (
@@ -85,6 +85,9 @@ class Output:
             self.pattern,
         )
         self.count += 1
+        if self.new_folder:
+            with writing(Path(name).parent):
+                Path(name).parent.mkdir(exist_ok=True)
         self._write([item], prompt, Path(name))
         return name
 

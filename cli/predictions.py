@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import options as opt
+from .render import printable
 
 if TYPE_CHECKING:
     from ..core.task import Prediction
@@ -68,7 +69,7 @@ def confusion(found: Iterable[Prediction]) -> dict[str, Any]:
 def confusion_text(matrix: dict[str, Any]) -> str:
     """The matrix for people, shaded by the share of each true label; or the most frequent
     confusions of many labels."""
-    labels, counts = matrix["labels"], matrix["counts"]
+    labels, counts = [printable(label) for label in matrix["labels"]], matrix["counts"]
     if not any(map(sum, counts)):
         return "no item has a label"
     if len(labels) > MAX_CLASSES:

@@ -55,7 +55,7 @@ from .render import printable, say
 @opt.option(
     "--out",
     metavar="FILE",
-    help="Write to FILE instead of stdout; with {n} in its name, each sample to its own file.",
+    help="Write to FILE. With {n} in its name, or to a folder, each sample is a file of its own.",
 )
 @opt.option(
     "--stream/--no-stream",

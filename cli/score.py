@@ -99,6 +99,8 @@ def command(
         raise UsageError("--tokens: needs JSON output, not --tsv")
     if heldout and len(names) > 1:
         raise UsageError("--heldout: scores the run's held-out items; omit FILE")
+    if predictions == "-":
+        raise UsageError("--predictions -: the scores go to stdout; name a file")
     if split is not None and not heldout:
         raise UsageError("--split: needs --heldout")
 
