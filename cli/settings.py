@@ -137,7 +137,9 @@ def _toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"--config {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--config {path}: not UTF-8 text at byte {error.start}") from error
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"--config {path}: not TOML ({error})") from error
 
 

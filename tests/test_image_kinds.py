@@ -570,3 +570,51 @@ def test_a_csv_of_pixels(tmp_path: Path, heading: str) -> None:
         (tmp_path / "b.csv").write_text("\n".join(line.rpartition(",")[0] for line in text))
         with pytest.raises(DataError, match="63 columns of numbers are not .* a square"):
             read(tmp_path / "b.csv")
+
+
+def test_a_table_of_flat_lists(tmp_path: Path) -> None:
+    path = table(tmp_path / "a.jsonl", [each.reshape(-1) for each in GREY], label=[1] * 24)
+    assert (read(path).raw[..., 0] == GREY).all()
+    uneven = table(tmp_path / "b.jsonl", [each.reshape(-1)[:60] for each in GREY])
+    with pytest.raises(DataError, match="no column of pictures"):
+        read(uneven)
+
+
+# -- more of parts and labels --------------------------------------------------------------------
+
+
+def test_pictures_without_a_part_beside_parts(tmp_path: Path) -> None:
+    """Without one for training, they are it; else they are left out by name."""
+    np.savez(tmp_path / "a.npz", X=GREY, Y=LABELS, X_valid=GREY[:3], Y_valid=LABELS[:3])
+    assert parts(read(tmp_path / "a.npz")) == {"train": 24, "valid": 3}
+    np.savez(tmp_path / "b.npz", images=GREY, x_train=GREY[:9], x_test=GREY[:3])
+    found = read(tmp_path / "b.npz")
+    assert parts(found) == {"train": 9, "test": 3} and f"{tmp_path}/b.npz:images" in said(found)
+
+
+def test_one_hot_labels_are_labels_and_several_a_picture_are_not(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=GREY, y=np.eye(3)[LABELS])
+    assert read(tmp_path / "a.npz").labels == TEXT_LABELS
+    np.savez(tmp_path / "b.npz", x=GREY, y=np.ones((24, 3)))
+    with pytest.raises(DataError, match="y: must be one label a picture"):
+        read(tmp_path / "b.npz")
+
+
+def test_labels_are_used_if_the_training_part_has_them(tmp_path: Path) -> None:
+    """Tests of competitions have none: they are left out by name where labels come first."""
+    np.savez(tmp_path / "a.npz", x_train=GREY[:6], y_train=LABELS[:6], x_test=GREY)
+    found = read(tmp_path / "a.npz")
+    assert found.label_position == "first" and len(found) == 6 and parts(found) == {}
+    assert "24 without a label" in said(found)
+    assert parts(read(tmp_path / "a.npz", labels="last")) == {"train": 6, "test": 24}
+
+
+def test_a_folder_around_all_is_no_label(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        write_classes(tmp_path / "set" / "inner" / part, "cat", "dog")
+    found = read(tmp_path)
+    assert parts(found) == {"train": 12, "valid": 12} and found.names() == ("cat", "dog")
+    shutil.rmtree(tmp_path / "set" / "inner" / "val")
+    assert read(tmp_path).names() == ("cat", "dog")
+    shutil.rmtree(tmp_path / "set" / "inner" / "train" / "dog")
+    assert read(tmp_path).names() == ("cat",)

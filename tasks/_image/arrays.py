@@ -6,10 +6,11 @@ The numbers stay as they are stored: `values` and `axes` choose one meaning for 
 from __future__ import annotations
 
 import gzip
+import math
 import re
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -165,9 +166,14 @@ def _of_archive(
         stacks.append(Stack(f"{name}:{pictures}", stack, labels, "" if column else part))
     if not stacks:
         raise DataError(f"--data {name}: no array of pictures in it, only {', '.join(arrays)}")
-    if any(stack.part for stack in stacks):
+    parts = {stack.part for stack in stacks}
+    if parts > {""} and "train" not in parts:  # x beside x_test
+        stacks = [replace(stack, part=stack.part or "train") for stack in stacks]
+    unused = [each for each in arrays if each not in used]
+    if "train" in parts:
+        unused += [stack.name.rpartition(":")[2] for stack in stacks if not stack.part]
         stacks = [stack for stack in stacks if stack.part]
-    return ArrayFile(tuple(stacks), tuple(each for each in arrays if each not in used))
+    return ArrayFile(tuple(stacks), tuple(unused))
 
 
 def _pictures_of(members: dict[str, str], arrays: dict[str, Array]) -> str | None:
@@ -197,10 +203,14 @@ def _are_classes(array: Array, count: int) -> bool:
 def _unflattened(array: Array, labels: list[str | None] | None) -> Array:
     """(N, side, side) from (N, side * side) with N labels; any other array as it is."""
     if array.ndim == 2 and labels is not None and len(labels) == len(array):
-        side = int(array.shape[1] ** 0.5)
-        if side * side == array.shape[1]:
-            return array.reshape(len(array), side, side)
+        return squares(array)
     return array
+
+
+def squares(array: Array) -> Array:
+    """(N, side, side) from (N, side * side); any other array as it is."""
+    side = math.isqrt(array.shape[1])
+    return array.reshape(len(array), side, side) if side * side == array.shape[1] else array
 
 
 def smallest(array: Array) -> Array:

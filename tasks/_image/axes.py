@@ -47,7 +47,8 @@ def arranged(stacks: Sequence[Stack], single: Sequence[bool]) -> tuple[list[Arra
 
 def _may_be_one_picture(stack: Stack) -> bool:
     array = stack.array
-    return array.ndim == 3 and stack.labels is None and bool({*CHANNELS} & {*array.shape[::2]})
+    plain = array.ndim == 3 and stack.labels is None and not stack.part
+    return plain and bool({*CHANNELS} & {*array.shape[::2]})
 
 
 def _channels(array: Array) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,10 +13,10 @@ import numpy as np
 from ...core.data.archives import extracted, is_archive
 from ...core.data.source import Source, shown
 from ...core.errors import DataError
-from .arrays import PARTS, Stack, is_array, label_file, read_file, smallest
+from .arrays import PARTS, Stack, is_array, label_file, read_file, smallest, squares
 from .axes import arranged
 from .labels import NAMES, SHOWN, label_text
-from .pixel_table import read_pixel_table
+from .pixel_table import MIN_PIXELS, read_pixel_table
 from .reader import SUFFIXES, Found, is_picture_file
 from .values import Values, see
 
@@ -112,11 +113,12 @@ def _folder(
             f"--data {shown}: contains no pictures (known: {', '.join(SUFFIXES)}, .npy, .npz, IDX)"
         )
     inside = {path: path.relative_to(root).parts for path in pictures}
-    parts = _are_parts(inside.values())
+    wrapper = _wrapper(inside.values())
+    parts = _are_parts([where[wrapper:] for where in inside.values()])
     stray = []
     for path, where in inside.items():
         name = f"{shown.rstrip('/')}/{'/'.join(where)}"
-        part = ""
+        part, where = "", where[wrapper:]
         if parts:
             if len(where) == 1:
                 stray.append(name)
@@ -134,6 +136,15 @@ def _folder(
         if p not in inside and p not in label_files
     ]
     pending.left += listed(others, "no picture")
+
+
+def _wrapper(inside: Iterable[tuple[str, ...]]) -> int:
+    """How many folders at the top hold all pictures in folders below them, as in an archive of one
+    folder: they are no labels."""
+    paths, depth = list(inside), 0
+    while min(map(len, paths)) > depth + 2 and len({where[depth] for where in paths}) == 1:
+        depth += 1
+    return depth
 
 
 def _are_parts(inside: Iterable[tuple[str, ...]]) -> bool:
@@ -219,6 +230,8 @@ def _table(
 def _numbers(value: list[Any], where: str) -> Any:
     try:
         array = np.array(value)
+        if array.ndim == 1:
+            array = squares(array[None])[0]
     except ValueError:
         raise DataError(f"{where}: the rows of a picture must be equally long") from None
     if array.dtype.kind not in "iufb":
@@ -241,5 +254,12 @@ def _is_picture(value: Any) -> bool:
         return "bytes" in value or "path" in value
     if isinstance(value, str):
         return value.lower().endswith(SUFFIXES)
-    nested = isinstance(value, list) and bool(value) and isinstance(value[0], list)
-    return nested or hasattr(value, "getexif")
+    if isinstance(value, list) and value:
+        return isinstance(value[0], list) or _is_flat_square(value)
+    return hasattr(value, "getexif")
+
+
+def _is_flat_square(value: list[Any]) -> bool:
+    """Whether a list can be the pixels of a square picture, row after row."""
+    square = len(value) >= MIN_PIXELS and math.isqrt(len(value)) ** 2 == len(value)
+    return square and isinstance(value[0], (int, float))

@@ -36,9 +36,12 @@ def label_text(value: Any, where: str) -> str | None:
 
 
 def label_array(array: npt.NDArray[Any], count: int, where: str) -> list[str | None]:
-    """The labels of `count` pictures from an array (count,) or (count, 1). DataError otherwise."""
+    """The labels of `count` pictures from an array (count,), (count, 1), or (count, classes) of one
+    1 a row. DataError otherwise."""
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
+    elif _is_one_hot(array):
+        array = array.argmax(axis=1)
     if array.ndim != 1 or array.dtype.kind not in "iufUSb":
         raise DataError(f"{where}: must be one label a picture, whole numbers or names")
     if array.dtype.kind == "f" and (array[np.isfinite(array)] % 1).any():
@@ -46,6 +49,11 @@ def label_array(array: npt.NDArray[Any], count: int, where: str) -> list[str | N
     if len(array) != count:
         raise DataError(f"{where}: {count:,} pictures, but {len(array):,} labels")
     return [label_text(value, where) for value in array]
+
+
+def _is_one_hot(array: npt.NDArray[Any]) -> bool:
+    numbers = array.ndim == 2 and array.dtype.kind in "iufb" and len(array) > 0
+    return numbers and bool(np.isin(array, (0, 1)).all() and (array.sum(axis=1) == 1).all())
 
 
 def label_names(labels: Iterable[str | None]) -> tuple[str, ...]:

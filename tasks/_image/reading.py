@@ -33,7 +33,8 @@ def read_pictures(source: Source, options: ImageOptions) -> Pictures:
     if {"train"} < {each.part for each in found}:
         pairs, outside = _divided(pairs, lambda each: bool(each.part))
         left += listed(outside, "in no part of the data set")
-    position = resolve_position(options.labels, tuple(each.label for each, _ in pairs))
+    counted_on = [each for each, _ in pairs if each.part in ("", "train")] or found
+    position = resolve_position(options.labels, tuple(each.label for each in counted_on))
     if position == "first":
         pairs, unlabelled = _divided(pairs, lambda each: each.label is not None)
         left += listed(unlabelled, "without a label")
@@ -124,7 +125,8 @@ def _describe(
         first += f" ({', '.join(f'{name} {parts[name]:,}' for name in in_order)})"
     if names:
         shown = ", ".join(names[:SHOWN_LABELS]) + (" ..." if len(names) > SHOWN_LABELS else "")
-        first += f", {len(names):,} labels ({shown}) {PLACES[position]}"
+        plural = "" if len(names) == 1 else "s"
+        first += f", {len(names):,} label{plural} ({shown}) {PLACES[position]}"
         if missing:
             unlabelled = [each.name for each in found if each.label is None]
             first += "; " + listed(unlabelled, "without a label")[0]
