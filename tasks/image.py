@@ -97,8 +97,12 @@ class ImageTask(task.Task):
                     f"{listed(unknown, 'labels that the run does not know')[0]}; it knows "
                     f"{', '.join(tokenizer.labels[:12])}"
                 )
-        if items.form != tokenizer.form:
-            note(f"brought to the form of the run: {form_text(tokenizer.form)}")
+        own, form = items.form, tokenizer.form
+        if own != form or (own.range and form.range and own.range != form.range):
+            text = f"brought to the form of the run: {form_text(form)}"
+            if form.range and items.meaning.like(form) != items.meaning:
+                text += f", values of its {form.range[0]:g} to {form.range[1]:g} (or --range)"
+            note(text)
         return replace(items.converted_to(tokenizer.form), label_position=tokenizer.label_position)
 
     def split(self, items: Pictures, holdout: float | None) -> tuple[Pictures, Pictures]:
@@ -108,6 +112,7 @@ class ImageTask(task.Task):
         return held.split(0.5, "halves")
 
     def floor(self, train: Pictures, held: Pictures) -> dict[str, float]:
+        held = held.converted_to(train.form)
         levels = train.form.levels
         return {
             "histogram": histogram(train.pixels(), held.pixels(), levels),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers import prose
 
@@ -20,6 +21,7 @@ from tfm.core.train.prepare import Prepared, prepare
 from tfm.core.train.request import Deadline, Request
 from tfm.core.train.run_config import describe_config
 from tfm.core.train.state import State, fresh_state
+from tfm.core.train.validation import mean_and_error
 
 
 @dataclass
@@ -251,3 +253,15 @@ def test_events_come_in_the_order_in_which_they_are_logged(
     log = found.run.log()
     assert [entry.get("event") for entry in log] == [*[None] * 4, "eval", *[None] * 4, "final"]
     assert log[-1]["scores"] == found.of(Finished)[0].scores
+
+
+def test_the_standard_error_of_a_ratio() -> None:
+    """By hand, and as the spread of many samples."""
+    assert mean_and_error([2.0, 4.0], [1, 1]) == (3.0, 1.0)
+    assert mean_and_error([3.0], [2]) == (1.5, None)
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(1, 9, (2000, 50))
+    nats = tokens * (1 + 0.1 * rng.standard_normal((2000, 50)))
+    found = [mean_and_error(n, t) for n, t in zip(nats.tolist(), tokens.tolist(), strict=True)]
+    means, errors = np.array(found, float).T
+    assert errors.mean() == pytest.approx(means.std(), rel=0.05)

@@ -275,7 +275,9 @@ def test_the_label_column_of_an_npz_and_of_a_table(tmp_path: Path) -> None:
         (float("nan"), None),
         ("", None),
         ("  ", None),
-        ("None", "None"),
+        ("None", None),
+        ("nan", None),
+        ("NA", "NA"),
     ],
 )
 def test_labels_are_text(value: Any, label: str | None) -> None:
@@ -516,6 +518,9 @@ def test_an_archive_writes_nothing_outside(tmp_path: Path) -> None:
         tar.addfile(entry, io.BytesIO(png.getvalue()))
     with pytest.raises(TfmError):
         read(tmp_path / "a.tar")
+    from tfm.core.data.source import scratch_file
+
+    assert not (scratch_file("any").parent / "escaped.png").exists()
 
 
 # -- tables --------------------------------------------------------------------------------------
@@ -618,3 +623,132 @@ def test_a_folder_around_all_is_no_label(tmp_path: Path) -> None:
     assert read(tmp_path).names() == ("cat", "dog")
     shutil.rmtree(tmp_path / "set" / "inner" / "train" / "dog")
     assert read(tmp_path).names() == ("cat",)
+
+
+# -- what looks like something else --------------------------------------------------------------
+
+
+def test_other_data_of_a_run_means_what_its_arrays_meant(tmp_path: Path) -> None:
+    """A darker validation set is darker; numbers between 0 and 1 are not of 0 to 255."""
+    np.save(tmp_path / "train.npy", GREY)
+    np.save(tmp_path / "dark.npy", GREY // 4)
+    np.save(tmp_path / "shares.npy", GREY / 255)
+    np.save(tmp_path / "signed.npy", GREY / 127.5 - 1)
+    np.save(tmp_path / "above.npy", (GREY // 2 + 128) / 255)
+    form = read(tmp_path / "train.npy").form
+    dark = read(tmp_path / "dark.npy")
+    assert dark.form.levels == 64
+    assert (dark.converted_to(form).raw[..., 0] == GREY // 4).all()
+    assert (read(tmp_path / "shares.npy").converted_to(form).raw[..., 0] == GREY).all()
+    signed = read(tmp_path / "signed.npy").form
+    upper = read(tmp_path / "above.npy").converted_to(signed).raw[..., 0]
+    assert upper.min() > 190  # 0.5 of -1 to 1
+    asked = read(tmp_path / "dark.npy", range="0,63").converted_to(form).raw
+    assert asked.max() == 255
+
+
+def test_what_rounding_left_beyond_a_range_is_clipped(tmp_path: Path) -> None:
+    for scaled in (GREY / 255 * 1.0000001, GREY / 255 - 1e-7, GREY / 127.5 - 1.0000001):
+        np.save(tmp_path / "a.npy", scaled)
+        assert (read(tmp_path / "a.npy").raw[..., 0] == GREY).all()
+    np.save(tmp_path / "a.npy", GREY / 255 * 1.05)
+    with pytest.raises(DataError, match="no usual range"):
+        read(tmp_path / "a.npy")
+
+
+def test_two_ranges_in_one_data_set_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x_train=GREY, x_test=GREY[:5] / 255)
+    with pytest.raises(DataError, match="x_test has fractions up to 1, and .*x_train whole"):
+        read(tmp_path / "a.npz")
+
+
+def test_flat_pictures_of_every_part(tmp_path: Path) -> None:
+    flat = GREY.reshape(24, 64)
+    np.savez(tmp_path / "a.npz", x_train=flat, y_train=LABELS, x_test=flat[:9])
+    assert parts(read(tmp_path / "a.npz", labels="last")) == {"train": 24, "test": 9}
+    np.save(tmp_path / "b.npy", flat)
+    assert "b.npy taken as one picture, not as 24 flat ones" in said(read(tmp_path / "b.npy"))
+
+
+def test_labels_that_are_not_wanted_refuse_nothing(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=GREY, y=np.ones((24, 14)))
+    assert len(read(tmp_path / "a.npz", labels="none")) == 24
+    path = table(tmp_path / "a.jsonl", list(GREY), label=[[1, 2]] * 24)
+    assert len(read(path, labels="none")) == 24
+
+
+@pytest.mark.parametrize("heading", ["image,Label", "filename,category", "image, label "])
+def test_headings_of_any_case(tmp_path: Path, heading: str) -> None:
+    write_classes(tmp_path, "cat")
+    rows = "".join(f"cat/{n}.png,{n % 2}\n" for n in range(6))
+    (tmp_path / "a.csv").write_text(f"{heading}\n{rows}")
+    assert read(tmp_path / "a.csv").names() == ("0", "1")
+    (tmp_path / "A.CSV").write_text(f"{heading}\n{rows}")
+    assert len(read(tmp_path / "A.CSV")) == 6
+    (tmp_path / "b.csv").write_text(rows)
+    with pytest.raises(DataError, match="first row is a picture, so it has no heading"):
+        read(tmp_path / "b.csv")
+
+
+def test_the_column_of_pictures_is_found_and_said(tmp_path: Path) -> None:
+    rows = [{"image": None, "label": 1}] + [
+        {"mask": [[0, 1]], "image": each.tolist(), "label": 0} for each in GREY
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = read(tmp_path / "a.jsonl")
+    assert len(found) == 24 and found.raw.shape[1:3] == (8, 8)
+    assert "pictures of the column image" in said(found)
+    assert "1 without a picture: row 1" in said(found)
+
+
+def test_the_label_of_natural_pictures_in_a_csv_without_a_heading(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    pixels = np.clip(
+        rng.integers(60, 200, (90, 1)) + rng.integers(-3, 4, (90, 64)).cumsum(1), 0, 255
+    )
+    lines = [[n % 5, *row] for n, row in enumerate(pixels.tolist())]
+    (tmp_path / "a.csv").write_text("\n".join(",".join(map(str, line)) for line in lines))
+    found = read(tmp_path / "a.csv")
+    assert found.names() == ("0", "1", "2", "3", "4")
+    assert (found.raw.reshape(90, 64) == pixels).all()
+
+
+def test_files_of_x_and_y(tmp_path: Path) -> None:
+    for part, count in (("train", 24), ("test", 6)):
+        np.save(tmp_path / f"x_{part}.npy", GREY[:count])
+        np.save(tmp_path / f"y_{part}.npy", LABELS[:count])
+    for paths in ((tmp_path,), (f"{tmp_path}/*.npy",)):
+        found = read(*paths)
+        assert parts(found) == {"train": 24, "test": 6} and found.labels[:24] == TEXT_LABELS
+
+
+def test_folders_beside_parts_and_parts_without_training(tmp_path: Path) -> None:
+    for part in ("training_set", "test_set", "extra"):
+        write_classes(tmp_path / part, "cat", "dog")
+    found = read(tmp_path)
+    assert parts(found) == {"train": 12, "test": 12} and found.names() == ("cat", "dog")
+    assert "12 beside the folders of train and test" in said(found)
+    np.savez(tmp_path / "a.npz", x_val=GREY, x_test=GREY)
+    with pytest.raises(DataError, match="parts for validation and test, and none for training"):
+        read(tmp_path / "a.npz").parts()
+
+
+def test_masks_of_both_modes(tmp_path: Path) -> None:
+    for n in range(4):
+        mask = GREY[n] > 99
+        image = Image.fromarray(mask) if n % 2 else Image.fromarray(mask.astype(np.uint8))
+        image.save(tmp_path / f"{n}.png")
+    found = read(tmp_path)
+    assert found.form.levels == 2 and (found.raw[..., 0] == (GREY[:4] > 99)).all()
+
+
+def test_a_missing_label_has_no_weight_in_training(tmp_path: Path) -> None:
+    labels: list[Any] = [None if n % 4 == 0 else n % 3 for n in range(24)]
+    task = ImageTask(ImageOptions(labels="last"))
+    items = task.items(Source((str(table(tmp_path / "a.jsonl", list(GREY), label=labels)),)))
+    tokenizer = task.fit_tokenizer("patches", items)
+    length = tokenizer.length(8, 8)
+    batch = task.dataset(items, tokenizer, length - 1, None, 0, tmp_path).batch(np.arange(24))
+    missing = [label is None for label in labels]
+    assert ((batch.weight[:, length - 1] == 0) == missing).all()
+    assert (batch.weight[:, 1 : length - 1] == 1).all()

@@ -96,6 +96,9 @@ def test_several_prompts_are_never_two_pictures_in_one_file(folder: Path, tmp_pa
         (("--out", "x-{n}.txt"), "must end in .png"),
         (("--out", "no/x.png"), "there is no folder no"),
         (("--scale", 2, "--out", "x.npz"), "--scale: a .npz has the pictures as they are"),
+        (("--scale", 0), "--scale 0: must be 1 to 64"),
+        (("--scale", -1), "--scale -1: must be 1 to 64"),
+        (("--scale", 100000), "must be 1 to 64"),
         (("--label", 1), "--labels first"),
     ],
 )

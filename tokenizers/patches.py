@@ -8,7 +8,7 @@ residual stages (Gray 1984; Juang & Gray 1982), for patches with too many possib
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,8 @@ class Form:
     depth: int = 256
     levels: int = 256
     binarise: str | None = None  # threshold, stochastic
+    # (low, high) of the numbers in arrays, which become 0 ... depth - 1; None without arrays
+    range: tuple[float, float] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -305,9 +307,10 @@ class PatchTokenizer:
     ) -> PatchTokenizer:
         books = tuple(arrays[f"codebook{n}"] for n in range(state["stages"]))
         height, width = state["patch"]
-        return cls(
-            Form(**state["form"]), (height, width), tuple(state["labels"]), state["place"], books
-        )
+        form = Form(**state["form"])
+        if form.range is not None:
+            form = replace(form, range=(form.range[0], form.range[1]))
+        return cls(form, (height, width), tuple(state["labels"]), state["place"], books)
 
     # -- learning ----------------------------------------------------------------------------
 

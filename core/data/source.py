@@ -42,7 +42,8 @@ class Source:
     def is_table(self) -> bool:
         """Whether the data is rows with columns rather than files of bytes."""
         return all(
-            p.startswith("hf:") or p.removesuffix(".gz").endswith(TABLES) for p in self.paths
+            p.startswith("hf:") or p.lower().removesuffix(".gz").endswith(TABLES)
+            for p in self.paths
         )
 
     def files(self) -> list[Path]:
@@ -85,7 +86,9 @@ class Source:
                     data = _hub_dataset(name.removeprefix("hf:"), self.split)
                 else:
                     files = [str(p) for p in Source((name,)).files()]
-                    kind = Path(name.removesuffix(".gz")).suffix[1:].replace("jsonl", "json")
+                    kind = (
+                        Path(name.lower().removesuffix(".gz")).suffix[1:].replace("jsonl", "json")
+                    )
                     if kind == "csv":
                         for path in files:
                             yield from _csv_rows(Path(path))

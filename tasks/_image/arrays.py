@@ -25,6 +25,8 @@ from .labels import label_array
 Array = npt.NDArray[Any]
 
 PICTURE_NAMES = ("x", "images", "image", "img", "imgs", "pictures", "pixels", "data", "features")
+# of the names of files: of pictures, of their labels
+LABEL_FILES = (("images", "labels"), (r"(?<![A-Za-z0-9])[xX](?![A-Za-z0-9])", "y"))
 PARTS = {"train": "train", "training": "train", "val": "valid", "valid": "valid", "dev": "valid",
          "validation": "valid", "test": "test", "testing": "test", "t10k": "test"}  # fmt: skip
 NUMPY, ZIP, GZIP = b"\x93NUMPY", b"PK\x03\x04", b"\x1f\x8b"
@@ -76,11 +78,13 @@ def _idx_axes(head: bytes) -> int:
 
 
 def label_file(path: Path) -> Path | None:
-    """The label file of a file of pictures, found by its name (MNIST's convention), or None."""
-    if "images" not in path.name:
-        return None
-    labels_path = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
-    return labels_path if labels_path.exists() else None
+    """The label file of a file of pictures, found by its name (MNIST's, or x and y), or None."""
+    for pictures, labels in LABEL_FILES:
+        if re.search(pictures, path.name):
+            name = re.sub(pictures, labels, path.name).replace("idx3", "idx1")
+            if path.with_name(name).exists():
+                return path.with_name(name)
+    return None
 
 
 def part_of(name: str) -> tuple[str, str]:
@@ -115,12 +119,14 @@ def _read_array(path: Path) -> Any:
         raise DataError(f"--data {path}: damaged or truncated array file ({line[0]})") from error
 
 
-def read_file(path: Path, name: str, column: str | None, label_column: str | None) -> ArrayFile:
+def read_file(
+    path: Path, name: str, column: str | None, label_column: str | None, labelled: bool
+) -> ArrayFile:
     """The pictures of a file. name: for messages; column: the array of pictures in a .npz,
-    label_column: that of the labels. DataError."""
+    label_column: that of the labels; labelled: a .npz with its labels. DataError."""
     read = _read_array(path)
     if isinstance(read, dict):
-        return _of_archive(read, name, column, label_column)
+        return _of_archive(read, name, column, label_column, labelled)
     labels_path = label_file(path)
     labels = None
     if labels_path is not None:
@@ -133,7 +139,11 @@ def _count(array: Array) -> int:
 
 
 def _of_archive(
-    arrays: dict[str, Array], name: str, column: str | None, label_column: str | None
+    arrays: dict[str, Array],
+    name: str,
+    column: str | None,
+    label_column: str | None,
+    labelled: bool,
 ) -> ArrayFile:
     """The pictures of a .npz: of each part (train, valid, test) that the names of its arrays have,
     or of `column`."""
@@ -155,14 +165,14 @@ def _of_archive(
         if pictures is None:
             continue
         array = arrays[pictures]
-        found = label_column or _labels_of(members, arrays, pictures)
+        found = label_column or _labels_of(members, arrays, pictures) if labelled else None
         labels = None
         if found is not None:
             where = f"--data {name}: {found}"
             labels = label_array(arrays[found], _count(array), where)
             used.add(found)
         used.add(pictures)
-        stack = _unflattened(array, labels)
+        stack = squares(array) if part and array.ndim == 2 else _unflattened(array, labels)
         stacks.append(Stack(f"{name}:{pictures}", stack, labels, "" if column else part))
     if not stacks:
         raise DataError(f"--data {name}: no array of pictures in it, only {', '.join(arrays)}")

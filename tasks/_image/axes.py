@@ -6,6 +6,7 @@ tell, so the rule is chosen from the shapes of all of them, and said.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from ...core.errors import DataError
@@ -30,6 +31,8 @@ def arranged(stacks: Sequence[Stack], single: Sequence[bool]) -> tuple[list[Arra
     for stack, one in zip(stacks, single, strict=True):
         array = stack.array
         if array.ndim == 2 and stack.labels is None:
+            if not one and math.isqrt(array.shape[1]) ** 2 == array.shape[1]:
+                said.append(f"{stack.name} taken as one picture, not as {len(array):,} flat ones")
             array = array[None]
         elif array.ndim == 3 and (one or (stack in ambiguous and (one_each or _channels(array)))):
             array = array[None]

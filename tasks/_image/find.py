@@ -13,13 +13,15 @@ import numpy as np
 from ...core.data.archives import extracted, is_archive
 from ...core.data.source import Source, shown
 from ...core.errors import DataError
-from .arrays import PARTS, Stack, is_array, label_file, read_file, smallest, squares
+from .arrays import Stack, is_array, label_file, part_of, read_file, smallest, squares
 from .axes import arranged
 from .labels import NAMES, SHOWN, label_text
 from .pixel_table import MIN_PIXELS, read_pixel_table
 from .reader import SUFFIXES, Found, is_picture_file
-from .values import Values, see
+from .values import Values, see, together
 
+PICTURE_COLUMNS = ("image", "img", "picture", "file_name", "filename", "file", "path", "pixels")
+MAX_SEARCHED = 100  # rows without a picture before the first one
 JUNK = "__MACOSX"  # a folder that macOS adds to archives
 
 
@@ -30,6 +32,7 @@ class Finding:
 
     found: list[Found] = field(default_factory=list)
     numbers: Values | None = None
+    conflict: tuple[str, str] | None = None  # two arrays that no range fits
     said: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
 
@@ -41,31 +44,41 @@ class _Pending:
     entries: list[Found | Stack] = field(default_factory=list)
     single: list[bool] = field(default_factory=list)  # of the stacks
     left: list[str] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
 
     def add_stack(self, stack: Stack, single: bool = False) -> None:
         self.entries.append(stack)
         self.single.append(single)
 
 
-def find_pictures(source: Source, label_column: str | None = None) -> Finding:
-    """All pictures of a source. DataError if a folder, file or table has none."""
+def find_pictures(
+    source: Source, label_column: str | None = None, labelled: bool = True
+) -> Finding:
+    """All pictures of a source. labelled: with the labels of tables and .npz files. DataError if a
+    folder, file or table has none."""
     pending = _Pending()
     tables = source.is_table()
     for name in source.paths:
         if tables:
             paths = [None] if name.startswith("hf:") else Source((name,)).files()
             for path in paths:
-                _table(source, name, path, label_column, pending)
+                _table(source, name, path, label_column, labelled, pending)
             continue
         folder = Path(name)
         if name != "-" and folder.is_dir():
-            _folder(folder, name, source.column, label_column, pending)
+            _folder(folder, name, source.column, label_column, labelled, pending)
             continue
-        for path in Source((name,)).files():
+        files = Source((name,)).files()
+        label_files = {label_file(path) for path in files} - {None}
+        for path in files:
+            if path in label_files:
+                continue
             if is_archive(path) and not is_array(path):
-                _folder(extracted(path), str(path), source.column, label_column, pending)
+                _folder(extracted(path), str(path), source.column, label_column, labelled, pending)
             elif is_array(path):
-                _array_file(path, shown(path), "", None, source.column, label_column, pending)
+                _array_file(
+                    path, shown(path), "", None, source.column, label_column, labelled, pending
+                )
             else:
                 pending.entries.append(Found(shown(path), path))
     return _finding(pending)
@@ -73,16 +86,16 @@ def find_pictures(source: Source, label_column: str | None = None) -> Finding:
 
 def _finding(pending: _Pending) -> Finding:
     """The stacks arranged by one rule, and taken apart into pictures."""
-    out = Finding(left=pending.left)
+    out = Finding(left=pending.left, said=pending.said)
     stacks = [entry for entry in pending.entries if isinstance(entry, Stack)]
     arrays, said = arranged(stacks, pending.single)
     out.said += [said] if said else []
-    numbers = [
-        (stack.name, array)
+    seen = [
+        (stack.name, see([(stack.name, array)]))
         for stack, array in zip(stacks, arrays, strict=True)
         if array.dtype.kind in "iuf" and array.size
     ]
-    out.numbers = see(numbers)
+    out.numbers, out.conflict = together((name, values) for name, values in seen if values)
     rest = iter(zip(arrays, pending.single, strict=True))
     for entry in pending.entries:
         if isinstance(entry, Found):
@@ -100,7 +113,12 @@ def _finding(pending: _Pending) -> Finding:
 
 
 def _folder(
-    root: Path, shown: str, column: str | None, label_column: str | None, pending: _Pending
+    root: Path,
+    shown: str,
+    column: str | None,
+    label_column: str | None,
+    labelled: bool,
+    pending: _Pending,
 ) -> None:
     """The pictures and arrays below a folder. A subfolder is a label, below `train`, `val` and
     `test` if those are its folders. shown: the name of the folder in messages."""
@@ -120,13 +138,14 @@ def _folder(
         name = f"{shown.rstrip('/')}/{'/'.join(where)}"
         part, where = "", where[wrapper:]
         if parts:
-            if len(where) == 1:
+            part = part_of(where[0])[0] if len(where) > 1 else ""
+            if not part:
                 stray.append(name)
                 continue
-            part, where = PARTS[where[0].lower()], where[1:]
+            where = where[1:]
         label = "/".join(where[:-1]) or None
         if path in arrays:
-            _array_file(path, name, part, label, column, label_column, pending)
+            _array_file(path, name, part, label, column, label_column, labelled, pending)
         else:
             pending.entries.append(Found(name, path, label, part))
     pending.left += listed(stray, "beside the folders of train and test")
@@ -142,7 +161,11 @@ def _wrapper(inside: Iterable[tuple[str, ...]]) -> int:
     """How many folders at the top hold all pictures in folders below them, as in an archive of one
     folder: they are no labels."""
     paths, depth = list(inside), 0
-    while min(map(len, paths)) > depth + 2 and len({where[depth] for where in paths}) == 1:
+    while (
+        max(map(len, paths)) > depth + 2
+        and min(map(len, paths)) > depth + 1
+        and len({where[depth] for where in paths}) == 1
+    ):
         depth += 1
     return depth
 
@@ -150,10 +173,11 @@ def _wrapper(inside: Iterable[tuple[str, ...]]) -> int:
 def _are_parts(inside: Iterable[tuple[str, ...]]) -> bool:
     """Whether the folders at the top are parts of a data set (train, val, test) and not labels."""
     paths = list(inside)
-    tops = {where[0].lower() for where in paths if len(where) > 1}
-    parts = {PARTS.get(top) for top in tops}
+    tops = {where[0] for where in paths if len(where) > 1}
+    parts = {part_of(top)[0] for top in tops}
     deeper = any(len(where) > 2 for where in paths)
-    return "train" in parts and None not in parts and (len(parts) > 1 or deeper)
+    known = parts - {""}
+    return "train" in known and (len(known) > 1 or (deeper and "" not in parts))
 
 
 def _array_file(
@@ -163,10 +187,11 @@ def _array_file(
     label: str | None,
     column: str | None,
     label_column: str | None,
+    labelled: bool,
     pending: _Pending,
 ) -> None:
     """The pictures of a file of arrays; `part` and `label` are those of its folder."""
-    file = read_file(path, name, column, label_column)
+    file = read_file(path, name, column, label_column, labelled)
     for stack in file.stacks:
         pending.add_stack(replace(stack, part=part or stack.part, label=label))
     pending.left += listed([f"{name}:{unused}" for unused in file.unused], "another array")
@@ -184,7 +209,12 @@ def listed(names: list[str], why: str) -> list[str]:
 
 
 def _table(
-    source: Source, name: str, path: Path | None, label_column: str | None, pending: _Pending
+    source: Source,
+    name: str,
+    path: Path | None,
+    label_column: str | None,
+    labelled: bool,
+    pending: _Pending,
 ) -> None:
     """The pictures of one table. Paths in it are relative to its folder, else to this one."""
     if path is not None and path.name.removesuffix(".gz").endswith(".csv") and not source.column:
@@ -196,21 +226,34 @@ def _table(
     column, missing = source.column, []
     for number, row in enumerate(one.rows(), 1):
         where = f"{one.describe()}, row {number}"
+        if number == 1 and any(name.lower().endswith(SUFFIXES) for name in row):
+            raise DataError(
+                f"--data {one.describe()}: its first row is a picture, so it has no heading; add "
+                "one such as image,label"
+            )
         if column is None:
-            column = next((each for each, value in row.items() if _is_picture(value)), None)
+            columns = [each for each, value in row.items() if _is_picture(value)]
+            named_so = [each for each in columns if each.strip().lower() in PICTURE_COLUMNS]
+            column = next(iter(named_so + columns), None)
+            if column is None and number < MAX_SEARCHED and None in row.values():
+                missing.append(f"row {number}")
+                continue
             if column is None:
                 raise DataError(
                     f"--data {one.describe()}: no column of pictures; name it with --column: "
                     f"{', '.join(map(str, row))}"
                 )
+            if len(columns) > 1:
+                pending.said.append(f"pictures of the column {column}")
         for chosen, flag in ((column, "--column"), (label_column, "--label-column")):
             if chosen is not None and chosen not in row:
                 raise DataError(
                     f"--data {one.describe()}: no column {chosen!r} in row {number}; "
                     f"choose one with {flag}: {', '.join(map(str, row))}"
                 )
-        named = label_column or next((n for n in NAMES if n in row and n != column), None)
-        label = label_text(row[named], where) if named else None
+        plain = {name.strip().lower(): name for name in row if name != column}
+        named = label_column or next((plain[n] for n in NAMES if n in plain), None)
+        label = label_text(row[named], where) if named and labelled else None
         value = row[column]
         if isinstance(value, dict):
             value = value.get("bytes") or value.get("path")

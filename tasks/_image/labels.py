@@ -11,7 +11,11 @@ import numpy.typing as npt
 
 from ...core.errors import DataError
 
-NAMES = ("label", "labels", "class", "classes", "target", "targets", "fine_label", "digit", "y")
+NAMES = (
+    *("label", "labels", "class", "classes", "target", "targets", "fine_label", "digit", "y"),
+    *("category", "species"),
+)
+MISSING = ("", "None", "nan", "NaN", "<NA>")  # what programs write for a missing value
 POSITIONS = ("auto", "first", "last", "none")
 MIN_LABELLED = 0.9  # share of pictures with a label from which --labels auto uses labels
 SHOWN = 3  # names in a message
@@ -32,7 +36,8 @@ def label_text(value: Any, where: str) -> str | None:
         value = int(value)
     if isinstance(value, (dict, list, tuple)):
         raise DataError(f"{where}: a label must be one number or name, not {str(value)[:40]}")
-    return str(value).strip() or None
+    text = str(value).strip()
+    return None if text in MISSING else text
 
 
 def label_array(array: npt.NDArray[Any], count: int, where: str) -> list[str | None]:

@@ -9,7 +9,7 @@ from ...core.errors import DataError
 from ...tokenizers.patches import Form
 from .arrays import Array
 from .reader import Found, Look, stored
-from .values import EIGHT_BITS, MAX_FEW, TWO_LEVELS, Range, Values, choose_range, parse_range, see
+from .values import EIGHT_BITS, TWO_LEVELS, Range, Values, choose_range, parse_range, see
 
 
 @dataclass(frozen=True)
@@ -20,17 +20,28 @@ class Meaning:
     ranges: dict[str, Range]
     grey: bool = False
     said: tuple[str, ...] = ()
+    fixed: bool = False  # the range is that of `--range`
+
+    def stored(self) -> tuple[float, float] | None:
+        """The numbers, lowest and highest, that arrays or files of more than 8 bits store."""
+        found = self.ranges.get("numbers") or self.ranges.get("wide")
+        return (found.low, found.high) if found else None
 
     def like(self, form: Form) -> Meaning:
-        """The same, for the form of an existing run: few whole numbers stay as they are if the
-        run's few levels include them."""
-        own = self.ranges.get("numbers")
-        few = own is not None and own.low == 0 and own.high == own.depth - 1
-        if own is None or not few or not 2 < own.depth < form.depth <= MAX_FEW + 1:
+        """The same, for the form of an existing run: numbers within the run's range mean what they
+        mean there. Masks of 0 and 1, fractions up to 1 in a run of larger numbers, numbers outside
+        its range, and a range that was set keep their own."""
+        if form.range is None or self.fixed:
             return self
-        return replace(
-            self, ranges={**self.ranges, "numbers": Range(0, form.depth - 1, form.depth)}
-        )
+        low, high = form.range
+        ranges = dict(self.ranges)
+        for kind in ("numbers", "wide"):
+            own = ranges.get(kind)
+            if own is None or own.depth == 2 or (own.high <= 1) != (high <= 1):
+                continue
+            if low <= own.low and own.high <= high:
+                ranges[kind] = Range(low, high, form.depth)
+        return replace(self, ranges=ranges)
 
 
 def survey(
@@ -69,7 +80,7 @@ def survey(
     grey = any(seen.colour for seen in looks) and _are_grey(found, looks, skip_bad)
     if grey:
         said.append("grey, stored in colour")
-    return Meaning(ranges, grey, tuple(said))
+    return Meaning(ranges, grey, tuple(said), given is not None)
 
 
 def _stored(found: Sequence[Found], skip_bad: bool) -> Iterator[tuple[Found, Array]]:
@@ -84,7 +95,7 @@ def _stored(found: Sequence[Found], skip_bad: bool) -> Iterator[tuple[Found, Arr
 
 def _are_masks(found: Sequence[Found], looks: Sequence[Look], skip_bad: bool) -> bool:
     """Whether all pictures are grey with no values but 0 and 1, and some have both."""
-    if any(seen.mode != "L" for seen in looks):
+    if {seen.mode for seen in looks} not in ({"L"}, {"L", "1"}):
         return False
     both = False
     for _, pixels in _stored(found, skip_bad):  # the first ordinary picture ends the search

@@ -10,6 +10,8 @@ from .labels import POSITIONS
 from .reader import parse_size
 from .values import parse_range
 
+MAX_SCALE = 64
+
 
 def option(help: str, default: Any = None, **more: Any) -> Any:
     return field(default=default, metadata={"help": help, **more})
@@ -74,3 +76,9 @@ class ImageSampling:
     label: str | None = option("The label to sample pictures of.")
     rows: int | None = option("Rows of the prompt picture, from its top, that samples start with.")
     scale: int | None = option("Factor to enlarge by; by default only small grids are enlarged.")
+
+    def __post_init__(self) -> None:
+        if self.scale is not None and not 1 <= self.scale <= MAX_SCALE:
+            raise ConfigError(f"--scale {self.scale}: must be 1 to {MAX_SCALE}")
+        if self.rows is not None and self.rows < 0:
+            raise ConfigError(f"--rows {self.rows}: must be at least 0")

@@ -77,10 +77,11 @@ class Pictures:
 
     def converted_to(self, form: Form) -> Pictures:
         """The same pictures in another format, decoded again if size, channels or depth differ."""
-        if form == self.form:
+        if form == self.form and form.range == self.form.range:
             return self
-        wanted = (form.height, form.width, form.channels, form.depth)
-        current = (self.form.height, self.form.width, self.form.channels, self.form.depth)
+        wanted = (form.height, form.width, form.channels, form.depth, form.range)
+        own = self.form
+        current = (own.height, own.width, own.channels, own.depth, own.range)
         raw = self.raw
         if wanted != current:
             raw = read_all(self.found, self.meaning.like(form), form)[0]
@@ -89,6 +90,8 @@ class Pictures:
     def parts(self) -> dict[str, Pictures]:
         """The parts that the data names, train and valid or test or both; {} if it does not."""
         names = {each.part for each in self.found}
+        if {"valid", "test"} <= names and "train" not in names:
+            raise DataError("--data: has parts for validation and test, and none for training")
         if not {"train"} < names:
             return {}
         numbers = {
@@ -148,7 +151,7 @@ def choose_form(
     if binarise and levels not in (None, 2):
         raise UsageError(f"--binarise {binarise}: makes two levels, not --levels {levels}")
     wanted = 2 if binarise else levels or depth
-    return Form(height, width, 3 if colour else 1, depth, wanted, binarise)
+    return Form(height, width, 3 if colour else 1, depth, wanted, binarise, meaning.stored())
 
 
 def inspect_all(

@@ -73,12 +73,9 @@ def _is_number(cell: str) -> bool:
 
 
 def _label_at_an_end(table: Array) -> int:
-    """0 or the last column, whichever has the rarer most common value: labels are about equally
-    common, the corner of a picture is mostly background."""
+    """0 or the last column, whichever has fewer distinct values, but more than one: labels are few,
+    pixels are many, and the corner of a picture is often background alone. The first in doubt."""
     import numpy as np
 
-    def commonest(at: int) -> int:
-        return int(np.unique(table[:, at], return_counts=True)[1].max())
-
-    last = table.shape[1] - 1
-    return last if commonest(last) < commonest(0) else 0
+    first, last = (len(np.unique(table[:, at])) for at in (0, -1))
+    return table.shape[1] - 1 if 1 < last and (first == 1 or last < first) else 0

@@ -25,7 +25,7 @@ PLACES = {"first": "before the pixels", "last": "after the pixels", "none": "not
 
 def read_pictures(source: Source, options: ImageOptions) -> Pictures:
     """All pictures of a source in one form. DataError if it has none."""
-    finding = find_pictures(source, options.label_column)
+    finding = find_pictures(source, options.label_column, options.labels != "none")
     found, looks, bad = inspect_all(finding.found, options.skip_bad)
     left = listed(bad, "unreadable")
     pairs = list(zip(found, looks, strict=True))
@@ -47,6 +47,12 @@ def read_pictures(source: Source, options: ImageOptions) -> Pictures:
         raise DataError(f"--data {source.describe()}: contains no readable picture")
 
     found, looks = [each for each, _ in pairs], [seen for _, seen in pairs]
+    if finding.conflict and options.range is None:
+        shares, wholes = finding.conflict
+        raise DataError(
+            f"--data: {shares} has fractions up to 1, and {wholes} whole numbers above; bring them "
+            "to one range, or name it with --range LOW,HIGH"
+        )
     meaning = survey(found, looks, finding.numbers, options.range, options.skip_bad)
     size = parse_size(options.pixels, "--pixels") if options.pixels else None
     form = choose_form(looks, meaning, size, options.grey, options.levels, options.binarise)

@@ -17,6 +17,8 @@ from ...core.errors import DataError, UsageError
 
 MAX_FEW = 127  # largest value of whole numbers that are levels of their own, not 8 bits
 BITS = {255: 8, 4095: 12, 65535: 16}  # largest value: bits
+TOLERANCE = 1e-3  # of a range, that rounding may leave values beyond it
+MIN_HIGH = 2.0  # largest value of fractions that are of 0 to 255: a little above 1 is neither
 CHUNK = 1 << 24  # values looked at together
 
 
@@ -34,11 +36,14 @@ class Range:
             return values.view(np.uint8)
         shifted = values.astype(np.float64) - self.low
         width = self.high - self.low
-        if shifted.size and not (0 <= shifted.min() and shifted.max() <= width):  # NaN too
+        beyond = TOLERANCE * width
+        inside = not shifted.size or (-beyond <= shifted.min() and shifted.max() <= width + beyond)
+        if not inside:  # NaN is not either
             raise DataError(
                 f"{name}: pixels from {values.min():g} to {values.max():g} lie outside the range "
                 f"{self.low:g} to {self.high:g}; set --range LOW,HIGH"
             )
+        shifted = np.clip(shifted, 0, width)  # what rounding has left beyond
         out: npt.NDArray[np.uint8] = np.rint(shifted * ((self.depth - 1) / width)).astype(np.uint8)
         return out
 
@@ -75,6 +80,22 @@ def see(arrays: Iterable[tuple[str, npt.NDArray[np.generic]]]) -> Values | None:
     return Values(low, high, whole) if low <= high else None
 
 
+def together(found: Iterable[tuple[str, Values]]) -> tuple[Values | None, tuple[str, str] | None]:
+    """The extremes of all arrays; and the names of two that no range fits, one of fractions up to 1
+    and one of whole numbers above."""
+    low, high, whole = np.inf, -np.inf, True
+    shares = wholes = ""
+    for name, values in found:
+        low, high = min(low, values.low), max(high, values.high)
+        whole = whole and values.whole
+        if not values.whole and values.high <= 1 + TOLERANCE:
+            shares = shares or name
+        if values.whole and values.high > 1:
+            wholes = wholes or name
+    conflict = (shares, wholes) if shares and wholes else None
+    return (Values(low, high, whole) if low <= high else None), conflict
+
+
 def parse_range(text: str) -> Range:
     """The range of `--range LOW,HIGH`: as many values as whole numbers lie in it, at most 256."""
     parts = text.split(",")
@@ -101,11 +122,11 @@ def choose_range(values: Values, alone: bool) -> tuple[Range, str]:
         for top, bits in BITS.items():
             if high <= top:
                 return Range(0, top, 256), f"values {values} taken as {bits} bits (0 to {top:,})"
-    elif low >= 0 and high <= 1:
+    elif low >= -TOLERANCE and high <= 1 + TOLERANCE:
         return Range(0, 1, 256), f"values {values} taken as 0 to 1"
-    elif low >= -1 and high <= 1:
+    elif low >= -1 - TOLERANCE and high <= 1 + TOLERANCE:
         return Range(-1, 1, 256), f"values {values} taken as -1 to 1"
-    elif low >= 0 and high <= 255:
+    elif low >= -TOLERANCE and MIN_HIGH <= high <= 255 * (1 + TOLERANCE):
         return EIGHT_BITS, f"values {values} taken as 0 to 255"
     raise DataError(
         f"--data: pixels from {low:,.5g} to {high:,.5g} are in no usual range (0 to 1, -1 to 1, 8, "
