@@ -36,7 +36,7 @@ DROPOUT = ((500_000, 0.3), (4_000_000, 0.1))  # (training ids at most, dropout r
 
 class ImageTask(task.Task):
     name = "image"
-    about = "pictures: files in folders, NumPy and IDX arrays, columns of tables"
+    about = "pictures: files in folders and archives, NumPy and IDX arrays, columns of tables"
     unit = "dim"  # one channel of one pixel
     default_tokenizer = "patches"
     binary = True

@@ -23,6 +23,7 @@ def arranged(stacks: Sequence[Stack], single: Sequence[bool]) -> tuple[list[Arra
         s for s, one in zip(stacks, single, strict=True) if not one and _may_be_one_picture(s)
     ]
     shapes = [s.array.shape for s in ambiguous]
+    unsure = set(map(id, ambiguous))
     one_each = len(shapes) > 1 and any(
         all(shape[axis] in CHANNELS for shape in shapes) for axis in (0, 2)
     )
@@ -34,7 +35,7 @@ def arranged(stacks: Sequence[Stack], single: Sequence[bool]) -> tuple[list[Arra
             if not one and math.isqrt(array.shape[1]) ** 2 == array.shape[1]:
                 said.append(f"{stack.name} taken as one picture, not as {len(array):,} flat ones")
             array = array[None]
-        elif array.ndim == 3 and (one or (stack in ambiguous and (one_each or _channels(array)))):
+        elif array.ndim == 3 and (one or (id(stack) in unsure and (one_each or _channels(array)))):
             array = array[None]
         stacked.append(array)
     if ambiguous and not one_each:
