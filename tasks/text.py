@@ -98,8 +98,22 @@ class TextTask(Running):
                 "text run trained with --errors replace accepts any bytes too"
             ) from None
 
+    def adapt(self, tokenizer: ByteTokenizer) -> ByteTokenizer:
+        return self._with_merges(super().adapt(tokenizer))
+
+    def _with_merges(self, tokenizer: ByteTokenizer) -> ByteTokenizer:
+        """The tokenizer. ConfigError if merges are to be left out and it has none."""
+        if self.options.bpe_dropout and not isinstance(tokenizer, BpeTokenizer):
+            raise ConfigError(
+                f"--bpe-dropout {self.options.bpe_dropout}: needs a BPE tokenizer, which has merges"
+            )
+        return tokenizer
+
     def fit_tokenizer(self, spec: str, train: Spans) -> ByteTokenizer:
         """`spec`: byte, char, bpe, bpe:SIZE or hf:PATH_OR_NAME. ConfigError for any other."""
+        return self._with_merges(self._fitted(spec, train))
+
+    def _fitted(self, spec: str, train: Spans) -> ByteTokenizer:
         kind, _, argument = spec.partition(":")
         ends = not self.running
         if kind == "byte" and not argument:
@@ -129,10 +143,6 @@ class TextTask(Running):
     def variant_count(self, train: Spans, tokenizer: ByteTokenizer, passes: float) -> int:
         """One tokenization a pass with BPE-dropout, from MIN_VARIANT_PASSES passes on; else 1."""
         varied = isinstance(tokenizer, BpeTokenizer) and tokenizer.merge_count
-        if self.options.bpe_dropout and not isinstance(tokenizer, BpeTokenizer):
-            raise ConfigError(
-                f"--bpe-dropout {self.options.bpe_dropout}: needs a BPE tokenizer, which has merges"
-            )
         if not (varied and self.bpe_dropout) or passes < MIN_VARIANT_PASSES:
             return 1
         return max(1, min(round(passes), MAX_VARIANTS, MAX_VARIANT_BYTES // train.size))

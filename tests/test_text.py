@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tfm.core.data.source import Source
-from tfm.core.errors import DataError
+from tfm.core.errors import ConfigError, DataError
 from tfm.tasks._text import python_docs
 from tfm.tasks._text.baselines import compressors, ngram
 from tfm.tasks._text.running import RunningOptions
@@ -379,3 +379,17 @@ def test_the_beginning_of_a_text_counts_its_own_units(tmp_path: Path, spec: str)
         read = data.decode("utf-8", "ignore")
         assert part.side == {**task.counts(read, len(data))}
     assert task.shortened(whole, len(whole), tokenizer).side == whole.side
+
+
+def test_bpe_dropout_needs_merges(tmp_path: Path) -> None:
+    """Where it is asked for: a run of an older version has it in its config with any tokenizer."""
+    (tmp_path / "a.txt").write_text("some text of some words\n" * 40)
+    task = TextTask(TextOptions(bpe_dropout=0.1))
+    items = task.items(Source((str(tmp_path / "a.txt"),)))
+    with pytest.raises(ConfigError, match="--bpe-dropout 0.1: needs a BPE tokenizer"):
+        task.fit_tokenizer("byte", items)
+    plain = TextTask(TextOptions()).fit_tokenizer("byte", items)
+    with pytest.raises(ConfigError, match="needs a BPE tokenizer"):
+        task.adapt(plain)
+    assert len(task.dataset(items, plain, 16, None, 0, tmp_path / "cache"))
+    assert task.fit_tokenizer("bpe:300", items)
