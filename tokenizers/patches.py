@@ -35,7 +35,7 @@ class Form:
     levels: int = 256
     binarise: str | None = None  # threshold, stochastic
     # (low, high) of the numbers in arrays, which become 0 ... depth - 1; None without arrays
-    range: tuple[float, float] | None = field(default=None, compare=False)
+    range: tuple[float, float] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, eq=False)

@@ -64,7 +64,8 @@ def read_pictures(source: Source, options: ImageOptions) -> Pictures:
     found, looks = [found[i] for i in good], [looks[i] for i in good]
 
     labels = tuple(each.label for each in found)
-    digest = hashlib.sha256(repr((form, labels, [each.part for each in found])).encode())
+    parts = tuple(each.part for each in found)
+    digest = hashlib.sha256(repr((form, labels, parts) if any(parts) else (form, labels)).encode())
     digest.update(np.ascontiguousarray(raw).data)
     description = _describe(
         form, found, looks, meaning, position, finding.said, left + finding.left
