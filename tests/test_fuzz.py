@@ -9,7 +9,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="forks of POSIX")
 
 
 def test_no_input_of_a_user_is_unexpected() -> None:
-    """Ten minutes of it are run by hand: docs/reliability.md."""
+    """Longer runs are made by hand: docs/reliability.md."""
     report = run_harness("fuzz.py", "--examples", 60, "--minutes", 1)
     assert report["commands"] >= 40 and len(report["verbs"]) > 8
     assert not report["failures"], "\n\n".join(report["failures"])
