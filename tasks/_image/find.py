@@ -114,28 +114,29 @@ def _finding(pending: _Pending) -> Finding:
 
 def _folder(
     root: Path,
-    shown: str,
+    display: str,
     column: str | None,
     label_column: str | None,
     labelled: bool,
     pending: _Pending,
 ) -> None:
     """The pictures and arrays below a folder. A subfolder is a label, below `train`, `val` and
-    `test` if those are its folders. shown: the name of the folder in messages."""
+    `test` if those are its folders. display: the name of the folder in messages."""
     files = [p for p in Source((str(root),)).files() if JUNK not in p.relative_to(root).parts]
     arrays = {p for p in files if p.suffix.lower() not in SUFFIXES and is_array(p)}
     label_files = {label_file(path) for path in arrays} - {None}
     pictures = [p for p in files if p.suffix.lower() in SUFFIXES or p in arrays - label_files]
     if not pictures:
         raise DataError(
-            f"--data {shown}: contains no pictures (known: {', '.join(SUFFIXES)}, .npy, .npz, IDX)"
+            f"--data {display}: contains no pictures (known: {', '.join(SUFFIXES)}, .npy, .npz, "
+            "IDX)"
         )
     inside = {path: path.relative_to(root).parts for path in pictures}
     wrapper = _wrapper(inside.values())
     parts = _are_parts([where[wrapper:] for where in inside.values()])
     stray = []
     for path, where in inside.items():
-        name = f"{shown.rstrip('/')}/{'/'.join(where)}"
+        name = f"{display.rstrip('/')}/{'/'.join(where)}"
         part, where = "", where[wrapper:]
         if parts:
             part = part_of(where[0])[0] if len(where) > 1 else ""

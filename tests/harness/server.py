@@ -69,8 +69,8 @@ def _read(connection: socket.socket, size: int) -> bytes:
 
 def _run(request: dict[str, Any], files: list[int]) -> NoReturn:
     """The child: the command, with the request's standard files, folder and environment."""
-    code = 1
-    try:
+
+    def work() -> None:
         for number, file in enumerate(files):
             os.dup2(file, number)
             os.close(file)
@@ -83,16 +83,8 @@ def _run(request: dict[str, Any], files: list[int]) -> NoReturn:
         from tfm.cli.main import main
 
         main()
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 1
-    except BaseException:
-        import traceback
 
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    warm.run_and_exit(work)
 
 
 # -- the client ----------------------------------------------------------------------------------

@@ -79,8 +79,7 @@ def fork(folder: Path, work: Callable[[], object], stdin: bytes = b"") -> int:
 
 
 def _child(folder: Path, work: Callable[[], object]) -> NoReturn:
-    code = 1
-    try:
+    def settled() -> None:
         os.chdir(folder)
         os.setpgid(0, 0)
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
@@ -89,7 +88,19 @@ def _child(folder: Path, work: Callable[[], object]) -> NoReturn:
             os.dup2(handle, number)
             os.close(handle)
         work()
+
+    run_and_exit(settled)
+
+
+def run_and_exit(work: Callable[[], object]) -> NoReturn:
+    """Ends this process after `work`: with the code of its SystemExit, with 0, or with 1 and a
+    traceback."""
+    code = 1
+    try:
+        work()
         code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
     except BaseException:
         import traceback
 
