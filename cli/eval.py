@@ -104,7 +104,8 @@ def command(
             raise UsageError("--stride: --as-coded sets the stride itself")
         if data:
             sequences = [
-                arithmetic_coding.item(of_bytes, p.read_bytes()) for p in Source(data).files()
+                arithmetic_coding.item(of_bytes, p.read_bytes())
+                for p in Source(data).files(archives=False)
             ]
         sequences = [part for s in sequences for part in arithmetic_coding.segments(s)]
         stride = arithmetic_coding.stride(model.config.context)

@@ -147,9 +147,9 @@ def main() -> NoReturn:
 def exit_process(code: int) -> NoReturn:
     """Exits. With a code above 128 the process kills itself by that signal (code - 128), so that
     shells see a death by signal."""
-    from ..core.data import source
+    from ..core.data import scratch
 
-    source.clean()
+    scratch.clean()
     if code > 128 and os.name == "posix":
         signal.signal(code - 128, signal.SIG_DFL)
         os.kill(os.getpid(), code - 128)

@@ -156,7 +156,8 @@ class TaskCommand(Command):
         try:
             if not name and init:
                 name = open_run(init, Path(root)).config["task"]
-            name = name or (guess_task(Source(tuple(data))) if data else "text")
+            source = Source(tuple(data), _peek(args, "column"))
+            name = name or (guess_task(source).task if data else "text")
             task = find("tasks", name)
             return task.name, task.Options
         except (TfmError, OSError):

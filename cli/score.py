@@ -7,7 +7,7 @@ import math
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -192,23 +192,26 @@ def _files(
     for source in sources:
         try:
             previous: Item | None = None
-            for item in _source_items(task, tokenizer, source, note):
+            for name, sequence in _source_items(task, tokenizer, source, note):
                 if previous is not None:
-                    continued = task.running and item.name == previous.name
-                    yield Item(previous.name, previous.sequence, not continued)
-                previous = item
+                    yield replace(previous, is_last=name is not None)
+                    name = name or previous.name
+                previous = Item(name or source.describe(), sequence)
             if previous is not None:
                 yield previous
         except DataError as error:
             raise DataError(str(error).replace("--data ", "", 1)) from error
 
 
-def _source_items(task: Task, tokenizer: Tokenizer, source: Source, note: Note) -> Iterator[Item]:
+def _source_items(
+    task: Task, tokenizer: Tokenizer, source: Source, note: Note
+) -> Iterator[tuple[str | None, Sequence]]:
+    """(name, sequence) of each; the name is None where a sequence goes on with the item before."""
     items = task.conform(task.items(source), tokenizer, note)
     names = task.names(items)
     for sequence in task.sequences(items, tokenizer):
         name = next(names) if names else sequence.side.get("id", source.describe())
-        yield Item("-" if source.paths == ("-",) and name == "standard input" else name, sequence)
+        yield "-" if source.paths == ("-",) and name == "standard input" else name, sequence
 
 
 def _heldout_items(

@@ -224,11 +224,11 @@ def _start(
     if path is not None:
         check_free(path)
 
-    from ..core.data.source import standard_input
+    from ..core.data.scratch import streamed
     from ..core.ops.device import pick_device
     from ..core.train.budget import make_plan
     from ..core.train.prepare import prepare
-    from ..core.train.run_config import describe_config
+    from ..core.train.run_config import describe_config, stream_copies
     from ..core.train.state import fresh_state
 
     pick_device(request.device)
@@ -238,18 +238,17 @@ def _start(
     state = fresh_state(plan, request.init)
     origins = {name: settings.origin(ctx, name) for name in sorted(ctx.params)}
     config = describe_config(request, prepared, plan, sys.argv[1:], origins)
+    streams = {name: streamed(path) for path, name in stream_copies(request.data).items()}
     if path is not None:
-        run = Run.create(path, config, prepared.tokenizer, prepared.heldout)
+        run = Run.create(path, config, prepared.tokenizer, prepared.heldout, streams)
     else:
         for path in _default_paths(Path(flags["runs"]), prepared.task.name):
             try:
-                run = Run.create(path, config, prepared.tokenizer, prepared.heldout)
+                run = Run.create(path, config, prepared.tokenizer, prepared.heldout, streams)
                 break
             except UsageError:  # another process has taken the name
                 if not path.exists():
                     raise
-    if "-" in request.data:  # keep piped data: no other copy of it exists
-        shutil.copyfile(standard_input(), run.path / "stdin")
     m, t = plan.model, plan.train
     note(
         f"model: {request.arch} {plan.size}, {state.model.parameter_count():,} parameters, "

@@ -7,14 +7,20 @@ register theirs in the entry-point groups `tfm.tasks` and `tfm.tokenizers`.
 from __future__ import annotations
 
 import importlib
+from bisect import bisect_left
+from collections import Counter
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from .data.source import Source, unpacked
+from .data.compressed import plain_name, unpacked
+from .data.source import Source
 from .errors import ConfigError, nearest
 
 ROOT = Path(__file__).parent.parent
+GUESSED_FILES = 100  # of a folder, at most, are looked at to guess its task
 CLASS_NAMES = {"tasks": "Task", "tokenizers": "Tokenizer"}  # what a file of each kind defines
 
 
@@ -63,14 +69,41 @@ def name_of(group: str, kind: type) -> str:
     )
 
 
-def guess_task(source: Source) -> str:
-    """The task whose `claims` is highest for the first file. Hub datasets, and tables with
-    --column, count as text."""
-    if source.is_table() and (source.column or source.paths[0].startswith("hf:")):
-        return "text"
-    path = source.files()[0]
+@dataclass(frozen=True)
+class Guess:
+    """A task, and what speaks for it. share: of the bytes, about."""
+
+    task: str
+    files: int
+    share: float
+
+
+def guess_task(source: Source) -> Guess:
+    """The task that most bytes of the data belong to, by the `claims` on all files, or on
+    GUESSED_FILES spread evenly over the bytes. Hub datasets, and tables with --column, count as
+    text."""
+    if any(path.startswith("hf:") for path in source.paths) or (
+        source.column and source.is_table()
+    ):
+        return Guess("text", len(source.paths), 1.0)
+    files = source.files()
+    chosen = [(path, max(1, path.stat().st_size)) for path in files]
+    if len(files) > GUESSED_FILES:
+        ends = list(accumulate(size for _, size in chosen))
+        step = ends[-1] / GUESSED_FILES
+        at = (bisect_left(ends, (number + 0.5) * step) for number in range(GUESSED_FILES))
+        chosen = [(files[number], 1) for number in at]
+    votes: Counter[str] = Counter()
+    for path, weight in chosen:
+        votes[_claimed(path)] += weight
+    best = max(sorted(votes), key=lambda name: votes[name])
+    return Guess(best, len(files), votes[best] / votes.total())
+
+
+def _claimed(path: Path) -> str:
+    """The task whose claim on a file is highest."""
     with unpacked(path).open("rb") as file:
         head = file.read(1 << 16)
-    path = path.with_suffix("") if path.suffix == ".gz" else path
-    claims = {name: find("tasks", name).claims(path, head) for name in names("tasks")}
+    named = path.with_name(plain_name(path))
+    claims = {name: find("tasks", name).claims(named, head) for name in names("tasks")}
     return max(sorted(claims), key=lambda name: claims[name])

@@ -172,9 +172,10 @@ class Task(ABC):
         names none."""
         return {}
 
-    def names(self, items: OwnItems) -> Iterator[str] | None:
-        """The names that `tfm score` prints for `sequences(items)`. None: the `id` in the side
-        information, else the file name."""
+    def names(self, items: OwnItems) -> Iterator[str | None] | None:
+        """The names that `tfm score` prints for `sequences(items)`; None for one that goes on with
+        the item before it. Without names at all: the `id` in the side information, else the file
+        name."""
         return None
 
     # -- training ------------------------------------------------------------------------------

@@ -6,7 +6,8 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
-from ..core.data.source import ByteStream, Source
+from ..core.data.byte_stream import ByteStream
+from ..core.data.source import Source
 from ..core.errors import ConfigError
 from ..core.protocols import Sequence
 from ..tokenizers.byte import SingleByteTokenizer

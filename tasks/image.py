@@ -13,7 +13,8 @@ import numpy as np
 
 from ..core import task
 from ..core.data.datasets import too_long
-from ..core.data.source import Source, scratch_file
+from ..core.data.scratch import scratch_file
+from ..core.data.source import Source
 from ..core.errors import DataError, UsageError
 from ..core.protocols import Sequence
 from ..core.task import Description, Prediction

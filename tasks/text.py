@@ -10,8 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from ..core.data.byte_stream import ByteStream
+from ..core.data.compressed import plain_name
 from ..core.data.keyed_random import key, mix
-from ..core.data.source import TABLES, ByteStream, Source, scratch_file
+from ..core.data.scratch import scratch_file
+from ..core.data.source import Source
+from ..core.data.tables import KINDS
 from ..core.errors import ConfigError, DataError
 from ..core.protocols import ByteTokenizer, Sequence
 from ..tokenizers.bpe import BpeTokenizer
@@ -58,7 +62,7 @@ class TextTask(Running):
 
     @classmethod
     def claims(cls, path: Path, head: bytes) -> float:
-        if path.suffix in TABLES:
+        if Path(plain_name(path)).suffix in KINDS:
             return 0.5
         try:
             head[: max(0, len(head) - 3)].decode()

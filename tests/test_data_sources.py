@@ -14,8 +14,10 @@ import pytest
 from conftest import Tfm
 from helpers import prose
 
-from tfm.core.data.source import ByteStream, Source
+from tfm.core.data.byte_stream import ByteStream
+from tfm.core.data.source import Source
 from tfm.core.errors import DataError, UsageError
+from tfm.tasks._text.reading import read as read_text
 from tfm.tasks.text import TextOptions, TextTask
 
 
@@ -47,6 +49,12 @@ def files(tmp_path: Path) -> Path:
     with gzip.open(folder / "z.txt.gz", "wb") as packed:
         packed.write(b"<z.txt>")
     return folder
+
+
+def values(source: Source) -> list[str]:
+    """The items of a table."""
+    items = read_text(source, "record")
+    return [items.read(index).decode() for index in range(len(items.spans))]
 
 
 def write_table(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -137,7 +145,7 @@ def test_a_column_of_a_table(tmp_path: Path, name: str) -> None:
     path = write_table(tmp_path / name, [{"id": i, "said": line} for i, line in enumerate(LINES)])
     source = Source((str(path),), "said")
     assert source.is_table()
-    assert list(source.column_values()) == LINES
+    assert values(source) == LINES
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -145,34 +153,34 @@ def test_a_wrong_column_names_those_there_are(tmp_path: Path, name: str) -> None
     path = write_table(tmp_path / name, [{"id": 1, "said": "a"}, {"id": 2, "said": "b"}])
     for column in ("text", None):
         with pytest.raises(DataError, match=r"no column 'text' in row 1; .*--column: id, said"):
-            list(Source((str(path),), column).column_values())
+            values(Source((str(path),), column))
 
 
 def test_the_column_text_or_the_only_one_needs_no_name(tmp_path: Path) -> None:
     one = write_table(tmp_path / "one.csv", [{"said": "a"}, {"said": "b"}])
     two = write_table(tmp_path / "two.jsonl", [{"id": 1, "text": "c"}, {"id": 2, "text": "d"}])
-    assert list(Source((str(one),)).column_values()) == ["a", "b"]
-    assert list(Source((str(two),)).column_values()) == ["c", "d"]
-    assert list(Source((str(two), str(one))).column_values()) == ["c", "d", "a", "b"]
+    assert values(Source((str(one),))) == ["a", "b"]
+    assert values(Source((str(two),))) == ["c", "d"]
+    assert values(Source((str(two), str(one)))) == ["c", "d", "a", "b"]
 
 
 def test_an_empty_cell_is_no_item(tmp_path: Path) -> None:
     path = write_table(tmp_path / "t.jsonl", [{"text": "a"}, {"text": None}, {"text": "b"}])
-    assert list(Source((str(path),)).column_values()) == ["a", "b"]
+    assert values(Source((str(path),))) == ["a", "b"]
 
 
 def test_a_hub_dataset_may_be_a_folder_here(tmp_path: Path) -> None:
     write_table(tmp_path / "train.parquet", [{"said": line} for line in LINES])
     source = Source((f"hf:{tmp_path}",), "said")
     assert source.is_table()
-    assert list(source.column_values()) == LINES
+    assert values(source) == LINES
 
 
 @pytest.mark.parametrize("name", ["t.jsonl", "t.parquet", "t.csv"])
 def test_a_file_that_is_no_table_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b'\xff\xfe{"text": "a\x00')
-    with pytest.raises(DataError, match=rf"{name}: not readable as a table"):
-        list(Source((str(tmp_path / name),)).column_values())
+    with pytest.raises(DataError, match=rf"{name}(, line 1)?: not (readable as a table|JSON)"):
+        values(Source((str(tmp_path / name),)))
 
 
 # -- through the command line --------------------------------------------------------------------
@@ -222,15 +230,15 @@ def test_the_column_of_a_run_is_its_column_for_all(tfm: Tfm, tmp_path: Path) -> 
     write_table(tmp_path / "a.csv", [{"id": i, "said": f"fish {i:04}"} for i in range(100)])
     trained_on(tfm, "--data", "a.csv", "--column", "said", "--run", "run")
     assert tfm("eval", "run", "--data", "a.csv", "--json").json()["units"] == 900
-    scored = tfm("score", "run", "a.csv").out
-    assert json.loads(scored.splitlines()[0])["item"] == "a.csv", "not the file that is read from"
+    scored = tfm("score", "run", "a.csv").out.splitlines()
+    assert [json.loads(line)["item"] for line in scored[:2]] == ["fish 0000", "fish 0001"]
     assert "no column 'what'" in tfm.error("eval", "run", "--data", "a.csv", "--column", "what")
 
 
 def test_a_table_that_is_none_is_one_line(tfm: Tfm, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "a b"}\n{bad\n')
     result = tfm("train", "--data", "a.jsonl", *QUICK, code=2)
-    assert result.err.count("\n") == 1 and "a.jsonl: not readable as a table" in result.err
+    assert result.err.count("\n") == 1 and "a.jsonl, line 2: not JSON" in result.err
 
 
 def test_trains_on_a_hub_dataset_that_is_here(tfm: Tfm, tmp_path: Path) -> None:
@@ -257,5 +265,5 @@ def test_a_damaged_gzip_file_trains_nothing(tfm: Tfm, tmp_path: Path) -> None:
 
 
 def test_a_column_of_no_table_is_refused(text: Path) -> None:
-    with pytest.raises(UsageError, match="--column said: needs a table"):
+    with pytest.raises(UsageError, match="--column said: needs rows"):
         TextTask(TextOptions()).items(Source((str(text),), "said"))

@@ -518,7 +518,7 @@ def test_an_archive_writes_nothing_outside(tmp_path: Path) -> None:
         tar.addfile(entry, io.BytesIO(png.getvalue()))
     with pytest.raises(TfmError):
         read(tmp_path / "a.tar")
-    from tfm.core.data.source import scratch_file
+    from tfm.core.data.scratch import scratch_file
 
     assert not (scratch_file("any").parent / "escaped.png").exists()
 

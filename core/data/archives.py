@@ -11,9 +11,15 @@ import zlib
 from pathlib import Path
 
 from ..errors import DataError, TfmError
-from .source import scratch_file
+from .compressed import unpacked
+from .scratch import scratch_file, shown
 
-SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+SUFFIXES = (
+    ".zip",
+    ".tar",
+    *(".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst"),
+)
+JUNK = "__MACOSX"  # a folder that macOS adds to archives
 
 
 def is_archive(path: Path) -> bool:
@@ -25,32 +31,32 @@ def is_archive(path: Path) -> bool:
 def extracted(path: Path) -> Path:
     """The temporary folder with the content of an archive; deleted when the process ends. Nothing
     is written outside it. DataError for a damaged archive."""
-    folder = scratch_file("archive")
+    folder, name = scratch_file("archive", shown(path)), shown(path)
     try:
         if path.name.lower().endswith(".zip"):
             with zipfile.ZipFile(path) as archive:
-                _check_room(path, folder, sum(each.file_size for each in archive.infolist()))
+                _check_room(name, folder, sum(each.file_size for each in archive.infolist()))
                 archive.extractall(folder)
         else:
-            with tarfile.open(path) as tar:
-                _check_room(path, folder, sum(each.size for each in tar))
+            with tarfile.open(unpacked(path) if name.lower().endswith("zst") else path) as tar:
+                _check_room(name, folder, sum(each.size for each in tar))
                 tar.extractall(folder, filter="data")
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
-        raise DataError(f"--data {path}: a damaged archive ({error})") from error
+        raise DataError(f"--data {name}: a damaged archive ({error})") from error
     except (RuntimeError, NotImplementedError) as error:  # encrypted, unknown compression
-        raise DataError(f"--data {path}: cannot be unpacked ({error})") from error
+        raise DataError(f"--data {name}: cannot be unpacked ({error})") from error
     except OSError as error:
         if error.errno is None:  # a checksum of gzip
-            raise DataError(f"--data {path}: a damaged archive ({error})") from error
+            raise DataError(f"--data {name}: a damaged archive ({error})") from error
         raise TfmError(f"{folder}: cannot be written ({error.strerror})") from error
     return folder
 
 
-def _check_room(path: Path, folder: Path, size: int) -> None:
+def _check_room(name: str, folder: Path, size: int) -> None:
     """TfmError if the disk of `folder` has no room for `size` bytes: before any is written."""
     free = shutil.disk_usage(folder.parent).free
     if size > free:
         raise TfmError(
-            f"--data {path}: unpacks to {size:,} bytes, but {folder.parent} has {free:,} left; set "
+            f"--data {name}: unpacks to {size:,} bytes, but {folder.parent} has {free:,} left; set "
             "TMPDIR to a larger disk"
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,9 @@ def fresh_copy(run: Run, path: Path, **train: object) -> Run:
     config = {k: v for k, v in run.config.items() if k != "created"}
     config["train"] = {**config["train"], **train}
     splits = sorted(p.name for p in (run.path / "heldout").iterdir())
-    copy = Run.create(path, config, run.tokenizer(), {s: run.heldout(s) for s in splits})
-    if (run.path / "stdin").exists():
-        shutil.copyfile(run.path / "stdin", copy.path / "stdin")
-    return copy
+    names = run.config["data"].get("streams", {"-": "stdin"}).values()
+    streams = {name: run.path / name for name in names if (run.path / name).exists()}
+    return Run.create(path, config, run.tokenizer(), {s: run.heldout(s) for s in splits}, streams)
 
 
 def replans(run: Run) -> dict[int, list[tuple[int, int | None]]]:

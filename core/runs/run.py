@@ -1,6 +1,7 @@
 """`Run`: the directory of one training run.
 
 config.json  tokenizer.json (+ .safetensors)  heldout/  log.jsonl  checkpoints/NNNNNN/
+stdin  pipe-N (training data that was piped)
 
 Runs and checkpoints are written atomically: to a temporary folder, fsynced, then renamed. A
 manifest lists every file with its sha256, which is checked before use. Nothing is ever unpickled.
@@ -78,9 +79,14 @@ class Run:
 
     @staticmethod
     def create(
-        path: Path, config: dict[str, Any], tokenizer: Any, heldout: Mapping[str, Any]
+        path: Path,
+        config: dict[str, Any],
+        tokenizer: Any,
+        heldout: Mapping[str, Any],
+        streams: Mapping[str, Path] | None = None,
     ) -> Run:
-        """Writes a new run atomically. heldout: split name -> sequences.
+        """Writes a new run atomically. heldout: split name -> sequences; streams: name in the run
+        -> file, for data of which no other copy exists.
 
         UsageError if `path` exists, TfmError if it cannot be written.
         """
@@ -107,6 +113,9 @@ class Run:
                 for split, sequences in heldout.items():
                     write_store(fresh / "heldout" / split, sequences, tokenizer.vocab_size)
                 write_manifest(fresh, {})
+                # not in the manifest, as it can be large; resuming compares its fingerprint
+                for name, data in (streams or {}).items():
+                    shutil.copyfile(data, fresh / name)
                 (fresh / "checkpoints").mkdir()
                 (fresh / "log.jsonl").touch()
                 try:

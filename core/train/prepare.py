@@ -68,9 +68,12 @@ def init_options(run: Run, given: Mapping[str, object]) -> dict[str, object]:
 def prepare(request: Request, note: Note) -> Prepared:
     """Reads, splits and tokenizes the data. DataError or ConfigError if that is impossible."""
     source = Source(tuple(request.data), request.column) if request.data else None
-    name = request.task or (guess_task(source) if source else "text")
+    name = request.task or "text"
     if request.task is None and source is not None:
-        note(f"{source.describe()} looks like --task {name}")
+        guess = guess_task(source)
+        name = guess.task
+        most = "" if guess.share == 1 else f" ({guess.share:.0%} of its bytes)"
+        note(f"{source.describe()} looks like --task {name}{most}")
     init = request.init
     options = dict(request.task_options)
     if init is not None:
@@ -143,8 +146,8 @@ def training_items(run: Run, task: Task, moved: tuple[str, ...] = ()) -> Items:
     """The training items of a run, read again from their files, or from the files `moved` if they
     are elsewhere now. DataError if their content has changed."""
     data = run.config["data"]
-    # standard input was copied into the run
-    paths = moved or tuple(str(run.path / "stdin") if p == "-" else p for p in data["paths"])
+    copies = data.get("streams", {"-": "stdin"})  # older runs keep standard input only
+    paths = moved or tuple(str(run.path / copies[p]) if p in copies else p for p in data["paths"])
     source = Source(paths, data["column"]) if paths else task.default_source()
     gone = [
         p for p in paths if not p.startswith("hf:") and not glob.glob(p) and not Path(p).exists()

@@ -11,11 +11,28 @@ from typing import Any
 import torch
 
 from ..config import tfm_version
+from ..data.scratch import STANDARD_INPUT, is_stream
 from ..ops.native_calls import version as kernels_version
 from ..plugins import name_of
 from .budget import Plan
 from .prepare import Prepared
 from .request import Request
+
+
+def stream_copies(paths: tuple[str, ...]) -> dict[str, str]:
+    """The streams among `paths` (`-` for standard input), each with the name of its copy in the
+    run: no other copy of their data exists."""
+    streams = [_lasting(path) for path in paths if is_stream(path)]
+    pipes = [path for path in dict.fromkeys(streams) if path != "-"]
+    names = {path: f"pipe-{number}" for number, path in enumerate(pipes, 1)}
+    return names | ({"-": "stdin"} if "-" in streams else {})
+
+
+def _lasting(path: str) -> str:
+    """A path that does not depend on the working folder; `-` for every name of standard input."""
+    if path.startswith("hf:"):
+        return path
+    return "-" if path in STANDARD_INPUT else str(Path(path).absolute())
 
 
 def describe_config(
@@ -34,10 +51,8 @@ def describe_config(
         "train": asdict(plan.train),
         "plan": plan.about,
         "data": {
-            "paths": [
-                p if p == "-" or p.startswith("hf:") else str(Path(p).absolute())
-                for p in request.data
-            ],
+            "paths": [_lasting(path) for path in request.data],
+            "streams": stream_copies(request.data),
             "default": not request.data,
             "about": prepared.source.describe(),
             "column": request.column,

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...core.data.source import unpacked
+from ...core.data.compressed import unpacked
 from ...core.errors import DataError
 from .labels import NAMES as LABEL_NAMES
 from .labels import label_array

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from ...core.data.archives import extracted, is_archive
-from ...core.data.source import Source, shown
+from ...core.data.archives import JUNK, extracted, is_archive
+from ...core.data.scratch import shown
+from ...core.data.source import Source
+from ...core.data.tables import TableSource
 from ...core.errors import DataError
 from .arrays import Stack, is_array, label_file, part_of, read_file, smallest, squares
 from .axes import arranged
@@ -22,7 +24,6 @@ from .values import Values, see, together
 
 PICTURE_COLUMNS = ("image", "img", "picture", "file_name", "filename", "file", "path", "pixels")
 MAX_SEARCHED = 100  # rows without a picture before the first one
-JUNK = "__MACOSX"  # a folder that macOS adds to archives
 
 
 @dataclass
@@ -58,17 +59,18 @@ def find_pictures(
     folder, file or table has none."""
     pending = _Pending()
     tables = source.is_table()
-    for name in source.paths:
+    for one in source.each():
+        name = one.paths[0]
         if tables:
-            paths = [None] if name.startswith("hf:") else Source((name,)).files()
-            for path in paths:
-                _table(source, name, path, label_column, labelled, pending)
+            for part in one.parts():
+                assert isinstance(part, TableSource)
+                _table(source, part, label_column, labelled, pending)
             continue
         folder = Path(name)
         if name != "-" and folder.is_dir():
             _folder(folder, name, source.column, label_column, labelled, pending)
             continue
-        files = Source((name,)).files()
+        files = one.files(archives=False)
         label_files = {label_file(path) for path in files} - {None}
         for path in files:
             if path in label_files:
@@ -122,7 +124,11 @@ def _folder(
 ) -> None:
     """The pictures and arrays below a folder. A subfolder is a label, below `train`, `val` and
     `test` if those are its folders. display: the name of the folder in messages."""
-    files = [p for p in Source((str(root),)).files() if JUNK not in p.relative_to(root).parts]
+    files = [
+        p
+        for p in Source((str(root),)).files(archives=False)
+        if JUNK not in p.relative_to(root).parts
+    ]
     arrays = {p for p in files if p.suffix.lower() not in SUFFIXES and is_array(p)}
     label_files = {label_file(path) for path in arrays} - {None}
     pictures = [p for p in files if p.suffix.lower() in SUFFIXES or p in arrays - label_files]
@@ -210,26 +216,21 @@ def listed(names: list[str], why: str) -> list[str]:
 
 
 def _table(
-    source: Source,
-    name: str,
-    path: Path | None,
-    label_column: str | None,
-    labelled: bool,
-    pending: _Pending,
+    source: Source, table: TableSource, label_column: str | None, labelled: bool, pending: _Pending
 ) -> None:
     """The pictures of one table. Paths in it are relative to its folder, else to this one."""
-    if path is not None and path.name.removesuffix(".gz").endswith(".csv") and not source.column:
+    path = table.path if isinstance(table.path, Path) else None
+    if path is not None and table.kind == "csv" and not source.column:
         stack = read_pixel_table(path, label_column)
         if stack is not None:
             pending.add_stack(stack)
             return
-    one = Source((name,) if path is None else (str(path),), source.column, split=source.split)
     column, missing = source.column, []
-    for number, row in enumerate(one.rows(), 1):
-        where = f"{one.describe()}, row {number}"
+    for number, row in table.rows():
+        where = f"{table.name}, row {number}"
         if number == 1 and any(name.lower().endswith(SUFFIXES) for name in row):
             raise DataError(
-                f"--data {one.describe()}: its first row is a picture, so it has no heading; add "
+                f"--data {table.name}: its first row is a picture, so it has no heading; add "
                 "one such as image,label"
             )
         if column is None:
@@ -241,7 +242,7 @@ def _table(
                 continue
             if column is None:
                 raise DataError(
-                    f"--data {one.describe()}: no column of pictures; name it with --column: "
+                    f"--data {table.name}: no column of pictures; name it with --column: "
                     f"{', '.join(map(str, row))}"
                 )
             if len(columns) > 1:
@@ -249,7 +250,7 @@ def _table(
         for chosen, flag in ((column, "--column"), (label_column, "--label-column")):
             if chosen is not None and chosen not in row:
                 raise DataError(
-                    f"--data {one.describe()}: no column {chosen!r} in row {number}; "
+                    f"--data {table.name}: no column {chosen!r} in row {number}; "
                     f"choose one with {flag}: {', '.join(map(str, row))}"
                 )
         plain = {name.strip().lower(): name for name in row if name != column}

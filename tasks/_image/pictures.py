@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...core.data.keyed_random import key, mix, uniform
-from ...core.data.source import scratch_file
+from ...core.data.scratch import scratch_file
 from ...core.errors import DataError, UsageError
 from ...core.files import mapped
 from ...core.task import Description

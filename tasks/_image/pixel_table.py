@@ -6,7 +6,7 @@ import csv
 import math
 from pathlib import Path
 
-from ...core.data.source import unpacked
+from ...core.data.compressed import unpacked
 from ...core.errors import DataError
 from .arrays import Array, Stack, smallest
 from .labels import NAMES, label_array

@@ -13,7 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from ...core.data.source import Source, unpacked
+from ...core.data.compressed import unpacked
+from ...core.data.scratch import shown
+from ...core.data.source import Source
+from ...core.data.tables import TableSource
 from ...core.errors import DataError
 from ...core.protocols import Ids
 from ...tokenizers._scales import Values
@@ -47,17 +50,24 @@ def read(source: Source, columns: Columns) -> Read:
     if any(path.startswith("hf:") for path in source.paths):
         import pandas as pd
 
-        table = from_frame(pd.DataFrame(list(source.rows())), source.describe())
+        rows = [
+            row
+            for part in source.parts()
+            if isinstance(part, TableSource)
+            for _, row in part.rows()
+        ]
+        table = from_frame(pd.DataFrame(rows), source.describe())
         return _checked(_from_table(table, columns), columns)
     files = source.files()
     out = Read()
     for path, prefix in zip(files, _prefixes(files), strict=True):
         try:
-            found = _parse(unpacked(path).read_bytes(), str(path), columns)
+            found = _parse(unpacked(path).read_bytes(), shown(path), columns)
         except DataError as error:
             if not (columns.skip_bad and len(files) > 1):
                 raise
-            found = Read([], [Reading(str(path), dropped=[(str(path), str(error))])])
+            name = shown(path)
+            found = Read([], [Reading(name, dropped=[(name, str(error))])])
         if prefix:
             found.series = [replace(s, id=f"{prefix}/{s.id}") for s in found.series]
             for reading in found.readings:

@@ -17,14 +17,16 @@ from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
+from ...core.data.byte_stream import ByteStream
 from ...core.data.datasets import Packed, Windows
 from ...core.data.sequence_store import cached_store
-from ...core.data.source import ByteStream, Source, scratch_file
-from ...core.errors import ConfigError, DataError, UsageError
+from ...core.data.source import Source
+from ...core.errors import ConfigError, UsageError
 from ...core.protocols import ByteTokenizer, Dataset, Sequence
-from ...core.task import Task
+from ...core.task import Description, Task
 from .decoder import TextDecoder
-from .spans import PIECE_BYTES, Spans, beginning, lines
+from .reading import read
+from .spans import PIECE_BYTES, Spans, beginning
 from .split import split_by_hash, split_by_position
 
 TOKENIZER_FIT_BYTES = 8 << 20  # of text, at most, that a tokenizer is trained on
@@ -76,44 +78,10 @@ class Running(Task):
     # -- items -------------------------------------------------------------------------------
 
     def items(self, source: Source) -> Spans:
-        if source.is_table() or self.options.each == "record":
-            if not source.is_table():
-                source.files()  # raises if a file is missing
-                raise UsageError(
-                    "--each record: needs rows (.jsonl, .csv, .parquet or hf:); "
-                    f"{source.describe()} is none; use --each line or file"
-                )
-            return self._records(source)
-        if source.column is not None:
-            raise UsageError(
-                f"--column {source.column}: needs a table (.jsonl, .csv, .parquet or hf:); "
-                f"{source.describe()} is none"
-            )
-        files = source.files()
-        stream = ByteStream(files)
-        if not len(stream):
-            raise DataError(f"--data {source.describe()}: empty, need at least 2 bytes")
-        spans = np.stack((stream.starts[:-1], stream.starts[1:]), axis=1).astype(np.int64)
-        spans = spans[spans[:, 1] > spans[:, 0]]
-        if self.options.each == "line":
-            spans = lines(stream, spans)
-        return Spans(stream, spans, self.running, source.fingerprint(files), source.describe())
+        return read(source, self.options.each)
 
-    def _records(self, source: Source) -> Spans:
-        """Items from the chosen column of a table, concatenated in one scratch file."""
-        path, ends, digest = scratch_file("records"), [0], hashlib.sha256()
-        with path.open("wb") as out:
-            for value in source.column_values():
-                data = value if isinstance(value, bytes) else str(value).encode()
-                digest.update(data + b"\0")
-                out.write(data)
-                ends.append(ends[-1] + len(data))
-        spans = np.stack((ends[:-1], ends[1:]), axis=1).astype(np.int64)
-        spans = spans[spans[:, 1] > spans[:, 0]]
-        if not len(spans):
-            raise DataError(f"--data {source.describe()}: contains no text")
-        about = source.describe()
-        return Spans(ByteStream([path], [about]), spans, self.running, digest.hexdigest(), about)
+    def describe(self, items: Spans) -> Description | None:
+        return items.description
 
     def split(self, items: Spans, holdout: float | None) -> tuple[Spans, Spans]:
         """(train, held out). Of a running text, the last part is held out; items are split by a
@@ -226,12 +194,7 @@ class Running(Task):
     def sequences(self, items: Spans, tokenizer: ByteTokenizer) -> Iterator[Sequence]:
         """One sequence a piece of PIECE_BYTES of running text, or one an item; each starts with
         the begin token."""
-        spans = (
-            items.pieces(PIECE_BYTES)
-            if items.running
-            else ((*s, True) for s in items.spans.tolist())
-        )
-        for start, stop, _ in spans:
+        for start, stop, _ in items.sequences():
             data = items.stream.read(start, stop)
             yield self._sequence(data, tokenizer, (items.stream, start))
 
@@ -254,16 +217,13 @@ class Running(Task):
         ids = np.concatenate(([tokenizer.begin], tokenizer.tokens(value), closing))
         return Sequence(ids.astype(np.int64), side=self.counts(value, len(data)))
 
-    def names(self, items: Spans) -> Iterator[str]:
-        """The name of each of `sequences`: its file, or its own text."""
-        whole = items.running or self.options.each == "file"
-        spans = (
-            items.pieces(PIECE_BYTES)
-            if items.running
-            else ((*s, True) for s in items.spans.tolist())
-        )
-        for start, stop, _ in spans:
-            if whole:
+    def names(self, items: Spans) -> Iterator[str | None]:
+        """The name of each of `sequences`: its file, or its own text; None for the further pieces
+        of one."""
+        for start, stop, first in items.sequences():
+            if not first:
+                yield None
+            elif start < items.whole_files:
                 yield items.stream.where(start)[0]
             else:
                 data = items.stream.read(start, min(stop, start + PIECE_BYTES))

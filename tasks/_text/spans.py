@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from ...core.data.source import ByteStream
+from ...core.data.byte_stream import ByteStream
 from ...core.errors import DataError
+from ...core.task import Description
 
 PIECE_BYTES = 1 << 18  # a running text is encoded and scored in pieces of this size
 SEARCH_BYTES = 1 << 24  # read at a time when searching for line ends
@@ -19,13 +20,16 @@ CONTINUATION = bytes(range(0x80, 0xC0))  # bytes inside a UTF-8 character
 @dataclass(frozen=True)
 class Spans:
     """Items: `spans` (N, 2) are byte offsets in `stream`, start and stop of each item. `running`:
-    the spans are consecutive parts of one running text."""
+    the spans are consecutive parts of one running text. whole_files: items that start before this
+    offset are whole files."""
 
     stream: ByteStream
     spans: npt.NDArray[np.int64]
     running: bool
     fingerprint: str
     about: str
+    whole_files: int = 0
+    description: Description | None = None
 
     @property
     def size(self) -> int:
@@ -33,6 +37,14 @@ class Spans:
 
     def read(self, index: int) -> bytes:
         return self.stream.read(*self.spans[index].tolist())
+
+    def sequences(self) -> Iterator[tuple[int, int, bool]]:
+        """(start, stop, whether an item starts there) of what is scored as one sequence each:
+        pieces of running text, or whole items."""
+        if self.running:
+            yield from self.pieces(PIECE_BYTES)
+        else:
+            yield from ((start, stop, True) for start, stop in self.spans.tolist())
 
     def pieces(self, size: int) -> Iterator[tuple[int, int, bool]]:
         """(start, stop, whether the item starts at `start`): pieces of items, about `size` bytes
