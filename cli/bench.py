@@ -27,7 +27,7 @@ DECODING_TOKENS = {1: 64, 32: 48}  # batch rows -> tokens decoded in each
 @opt.option("--threads", type=click.IntRange(0), default=0, help="CPU threads.  [default: all]")
 @opt.option(
     "--seconds",
-    type=click.FloatRange(0),
+    type=opt.Real(0),
     default=4.0,
     show_default=True,
     help="Time to train at each context length.",

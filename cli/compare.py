@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @opt.option("--column", help="The column of a table with the items.  [default: the run's]")
 @opt.option(
     "--margin",
-    type=click.FloatRange(0),
+    type=opt.Real(0),
     default=0.0,
     show_default=True,
     help="Tolerated difference, in bits per unit.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -30,6 +31,16 @@ class Duration(click.ParamType[float]):
         if not match or float(match[1]) <= 0:
             self.fail(f"{value!r}: must be a time such as 90s, 2m or 1h")
         return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+
+
+class Real(click.FloatRange):
+    """A finite number, within bounds if there are any: NaN lies within all of them for click."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r}: must be a finite number")
+        return number
 
 
 class Count(click.ParamType[int]):
@@ -215,7 +226,8 @@ def task_flags(task: str, options: Any) -> list[click.Option]:
 def _inner_type(hint: Any) -> Any:
     """The type inside an optional one: int for `int | None`."""
     parts = [part for part in get_args(hint) if part is not type(None)]
-    return parts[0] if parts else hint
+    inner = parts[0] if parts else hint
+    return Real() if inner is float else inner
 
 
 def _option_pairs(args: list[str]) -> Iterator[tuple[str, str]]:

@@ -40,15 +40,17 @@ from .render import printable, say
     metavar="N",
     help="Maximum length, in tokens (of series: in points).  [default: 256]",
 )
-@opt.option("--temperature", type=float, help="Lower is more predictable.  [default: 1]")
+@opt.option("--temperature", type=opt.Real(), help="Lower is more predictable.  [default: 1]")
 @opt.option("--top-k", type=int, help="Sample from the k most likely tokens only.")
 @opt.option(
     "--top-p",
-    type=float,
+    type=opt.Real(),
     help="Nucleus sampling: the smallest set of tokens with this total probability.",
 )
 @opt.option(
-    "--min-p", type=float, help="Drop tokens less likely than this fraction of the most likely one."
+    "--min-p",
+    type=opt.Real(),
+    help="Drop tokens less likely than this fraction of the most likely one.",
 )
 @opt.option("--greedy", is_flag=True, help="Always take the most likely token.")
 @opt.option("--stop", metavar="TEXT", help="Stop before this text (it is not written).")

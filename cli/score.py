@@ -177,7 +177,8 @@ def _lines(task: Task, tokenizer: ByteTokenizer, reader: RecordReader) -> Iterat
         try:
             sequence = task.encode_bytes(data, tokenizer, is_last)
         except DataError as error:
-            raise DataError(f"standard input, line {number}: {error}") from None
+            kind = "line" if reader.separator == b"\n" else "record"
+            raise DataError(f"standard input, {kind} {number}: {error}") from None
         if name is None:  # the first piece names a very long line
             name = data.decode("utf-8", "replace")
         yield Item(name, sequence, is_last)

@@ -42,11 +42,11 @@ if TYPE_CHECKING:
 @opt.option("--test", multiple=True, metavar="PATH", help="Data for the final score.")
 @opt.option(
     "--holdout",
-    type=click.FloatRange(0, 0.9, min_open=True),
+    type=opt.Real(0, 0.9, min_open=True),
     metavar="FRACTION",
     help="Fraction of the data to hold out.  [default: 0.1]",
 )
-@opt.option("--tokenizer", metavar="NAME", help="byte, char, bpe, bpe:SIZE, hf:PATH ...")
+@opt.option("--tokenizer", metavar="NAME", help="byte, char, bpe, bpe:SIZE, hf:PATH, FILE.json ...")
 @opt.option(
     "--arch",
     default="transformer",

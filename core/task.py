@@ -201,6 +201,10 @@ class Task(ABC):
         same: Tokenizer = tokenizer
         return same
 
+    def about_tokenizer(self, spec: str, tokenizer: OwnTokenizer) -> str | None:
+        """What a user does not expect of the tokenizer that `fit_tokenizer` made of a spec."""
+        return None
+
     def longest(self, train: OwnItems, tokenizer: OwnTokenizer) -> int | None:
         """The number of ids of the longest item, if items must fit into the context; None if they
         can be cut."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from ..core.data.scratch import scratch_file
 from ..core.data.source import Source
 from ..core.data.tables import KINDS
 from ..core.errors import ConfigError, DataError
-from ..core.protocols import ByteTokenizer, Sequence
+from ..core.protocols import ByteTokenizer, Ids, Sequence
 from ..tokenizers.bpe import BpeTokenizer
 from ..tokenizers.byte import SingleByteTokenizer
 from ..tokenizers.char import CharTokenizer
@@ -37,7 +38,8 @@ class TextOptions(RunningOptions):
     errors: str = field(
         default="strict",
         metadata={
-            "help": "How to treat bytes that are not valid UTF-8: fail, or replace each by U+FFFD.",
+            "help": "How to train on bytes that are not valid UTF-8: fail, or take each as it is "
+            "(a tokenizer without an id for every byte: as U+FFFD).",
             "choices": ("strict", "replace"),
         },
     )
@@ -92,7 +94,7 @@ class TextTask(Running):
 
     def value(self, data: bytes, where: tuple[ByteStream, int] | None = None) -> str:
         try:
-            return data.decode("utf-8", errors=self.options.errors)
+            return data.decode("utf-8", self.options.errors)
         except UnicodeDecodeError as error:
             name, offset = "the text", error.start
             if where is not None:
@@ -101,6 +103,20 @@ class TextTask(Running):
                 f"{name}: not UTF-8 text at byte {offset}; the byte task takes any bytes, and a "
                 "text run trained with --errors replace accepts any bytes too"
             ) from None
+
+    def ids(
+        self,
+        data: bytes,
+        tokenizer: ByteTokenizer,
+        where: tuple[ByteStream, int] | None = None,
+        any_bytes: bool = False,
+    ) -> Ids:
+        """With --errors replace, and where text is scored, bytes that are not UTF-8 are ids of
+        single bytes, so that bits per byte count them; a tokenizer that is not lossless reads them
+        as U+FFFD."""
+        if tokenizer.lossless and (any_bytes or self.options.errors == "replace"):
+            return tokenizer.ids_of_bytes(data)
+        return tokenizer.tokens(self.value(data, where))
 
     def adapt(self, tokenizer: ByteTokenizer) -> ByteTokenizer:
         return self._with_merges(super().adapt(tokenizer))
@@ -114,7 +130,8 @@ class TextTask(Running):
         return tokenizer
 
     def fit_tokenizer(self, spec: str, train: Spans) -> ByteTokenizer:
-        """`spec`: byte, char, bpe, bpe:SIZE or hf:PATH_OR_NAME. ConfigError for any other."""
+        """`spec`: byte, char, bpe, bpe:SIZE, hf:PATH_OR_NAME or a tokenizer.json. ConfigError for
+        any other."""
         return self._with_merges(self._fitted(spec, train))
 
     def _fitted(self, spec: str, train: Spans) -> ByteTokenizer:
@@ -131,13 +148,29 @@ class TextTask(Running):
                     raise ConfigError(f"--tokenizer {spec}: the size must be 256 to 1000000")
                 size = int(argument)
             return BpeTokenizer.fit(self._texts(train, TOKENIZER_FIT_BYTES), size, ends)
-        if kind == "hf" and argument:
-            return BpeTokenizer.load(argument, ends)
-        raise ConfigError(f"--tokenizer {spec}: known: byte, char, bpe, bpe:SIZE, hf:PATH_OR_NAME")
+        if (kind == "hf" and argument) or spec.endswith(".json"):
+            return BpeTokenizer.load(spec.removeprefix("hf:"), ends)
+        raise ConfigError(
+            f"--tokenizer {spec}: known: byte, char, bpe, bpe:SIZE, hf:PATH_OR_NAME, a "
+            "tokenizer.json"
+        )
+
+    def about_tokenizer(self, spec: str, tokenizer: ByteTokenizer) -> str | None:
+        kind, _, size = spec.partition(":")
+        found = len(tokenizer.pieces)
+        if kind == "bpe" and size and found < int(size):
+            return (
+                f"--tokenizer {spec}: {found:,} tokens; the text has no more pairs that occur twice"
+            )
+        return None
 
     def _texts(self, train: Spans, size: int) -> Iterator[str]:
         for start, stop, _ in train.sample(size):
-            yield self.value(train.stream.read(start, stop), (train.stream, start))
+            data = train.stream.read(start, stop)
+            if self.options.errors == "replace":  # what is no text has ids of its own
+                yield data.decode("utf-8", "ignore")
+            else:
+                yield self.value(data, (train.stream, start))
 
     @property
     def bpe_dropout(self) -> float:
@@ -158,12 +191,12 @@ class TextTask(Running):
         random = mix(np.arange(tokenizer.merge_count), key("merges", number)) / 2.0**64
         return tokenizer.without(random < self.bpe_dropout)
 
-    def readable(self, data: bytes) -> str:
-        return data.decode("utf-8", "ignore")
-
-    def counts(self, item: str, size: int) -> dict[str, Any]:
-        """Words are separated by whitespace; a newline is a word too, as word perplexity counts."""
-        return {"byte": size, "char": len(item), "word": len(item.split()) + item.count("\n")}
+    def counts(self, data: bytes) -> dict[str, Any]:
+        """A byte that is not UTF-8 is a character; a character that is cut off at the end is none.
+        Words are separated by whitespace; a newline is one too, as word perplexity counts."""
+        text = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode(data)
+        words = len(text.split()) + text.count("\n")
+        return {"byte": len(data), "char": len(text), "word": words}
 
     def metrics(
         self, nll: float, tokens: int, units: Mapping[str, float], lossless: bool
@@ -186,10 +219,10 @@ class TextTask(Running):
 
     def prompt(self, data: bytes | None, tokenizer: ByteTokenizer, sampling: Any) -> Sequence:
         """Without `data`, the prompt of a running text is a newline: samples start a line."""
-        text = self.value(data) if data is not None else ("\n" if self.running else "")
-        return Sequence(
-            np.concatenate(([tokenizer.begin], tokenizer.tokens(text))).astype(np.int64)
-        )
+        if data is None:
+            data = b"\n" if self.running else b""
+        ids = self.ids(data, tokenizer, None, True)
+        return Sequence(np.concatenate(([tokenizer.begin], ids)).astype(np.int64))
 
 
 def bpe_size(train_bytes: int) -> int:

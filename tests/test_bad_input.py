@@ -130,7 +130,6 @@ BAD_DRAWS = {
     "field": ("--set", "sample.topk=3", "did you mean top_k"),
     "checkpoint": ("--checkpoint", "7", "this run keeps last, 20"),
     "prompt's file": ("-p", "@nothing.txt", "nothing.txt"),
-    "prompt's bytes": ("-p", b"\xff", "not UTF-8"),
     "out": ("--out", "no/folder/x", "no/folder/x"),
 }
 

@@ -116,11 +116,10 @@ def test_a_line_longer_than_any_buffer_is_one_item(runs: Tfm) -> None:
     assert big["nll"] > 1e5
 
 
-def test_what_came_before_an_error_is_scored(runs: Tfm) -> None:
-    done = runs("score", "lines", stdin=b"fox\ndog\n\xff\xfe\nfox\n", code=2)
-    assert [r["item"] for r in done.lines()] == ["fox", "dog"]
-    (line,) = done.err.splitlines()
-    assert line.startswith("Error: standard input, line 3: ") and "not UTF-8" in line
+def test_bytes_that_are_no_text_are_scored_too(runs: Tfm) -> None:
+    done = runs("score", "lines", stdin=b"fox\n\xff\xfe\xff\xfe\nfox\n")
+    fox, bad, again = done.lines()
+    assert fox == again and bad["units"] == 4 and bad["nll"] > fox["nll"]
 
 
 def test_a_line_is_scored_before_the_next_comes(runs: Tfm) -> None:

@@ -3,6 +3,8 @@ id."""
 
 from __future__ import annotations
 
+import functools
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -36,12 +38,35 @@ class TextTokenizer(ABC):
         """The ids of a text, without begin and end tokens."""
 
     def ids_of_bytes(self, data: bytes) -> Ids:
-        """The ids of arbitrary bytes, the inverse of `decode_bytes`. DataError if this tokenizer
-        has none."""
-        raise DataError(
-            f"{type(self).__name__.removesuffix('Tokenizer').lower()} tokens do not stand for "
-            "arbitrary bytes; byte and bpe tokens do"
-        )
+        """The ids of arbitrary bytes, the inverse of `decode_bytes`: of the text in them, and of
+        each byte that is not UTF-8 by itself. DataError if this tokenizer is not lossless."""
+        if not self.lossless:
+            raise DataError(
+                "the tokens of this tokenizer.json do not stand for arbitrary bytes; those of "
+                "byte, char and bpe do"
+            )
+        try:
+            return self.tokens(data.decode())
+        except UnicodeDecodeError:
+            pass
+        ids: list[Ids] = []
+        text = data.decode("utf-8", "surrogateescape")
+        for part in re.split("([\udc80-\udcff]+)", text):
+            if part and "\udc80" <= part[0] <= "\udcff":
+                invalid = part.encode("utf-8", "surrogateescape")
+                ids.append(self.byte_ids[np.frombuffer(invalid, np.uint8)])
+            elif part:
+                ids.append(self.tokens(part))
+        return np.concatenate(ids)
+
+    @functools.cached_property
+    def byte_ids(self) -> Ids:
+        """(256,) the id of each single byte, of a lossless tokenizer."""
+        ids = np.zeros(256, np.int64)
+        for id, piece in enumerate(self.pieces):
+            if len(piece) == 1:
+                ids[piece[0]] = id
+        return ids
 
     def encode(self, item: Any, like: Sequence | None = None) -> Sequence:
         closing = [self.end] if self.ends else []

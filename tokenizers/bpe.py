@@ -7,7 +7,7 @@ Special tokens are never parsed from data: their spelling in a text is encoded a
 from __future__ import annotations
 
 import json
-import re
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..core.data.hub import prepare_hub
 from ..core.errors import DamagedError, DataError
 from ..core.protocols import Ids
 from ._text import TextTokenizer
@@ -37,6 +38,9 @@ class BpeTokenizer(TextTokenizer):
         import tokenizers
 
         try:
+            parts = json.loads(spec)
+            parts["model"]["dropout"] = None  # text has the same ids every time
+            spec = json.dumps(parts)
             self.inner = tokenizers.Tokenizer.from_str(spec)
         except Exception as error:  # the library raises bare Exception
             raise DamagedError(f"not a tokenizer.json ({error})") from error
@@ -47,7 +51,7 @@ class BpeTokenizer(TextTokenizer):
         names = [self.inner.id_to_token(id) or "" for id in range(size)]
         symbols = _byte_symbols()
         added = {id: t.content for id, t in self.inner.get_added_tokens_decoder().items()}
-        decoder = json.loads(spec).get("decoder") or {}
+        decoder = parts.get("decoder") or {}
         self.byte_level = decoder.get("type") == "ByteLevel"
 
         def piece(id: int, name: str) -> bytes:
@@ -59,8 +63,8 @@ class BpeTokenizer(TextTokenizer):
 
         pieces = [piece(id, name) for id, name in enumerate(names)]
         super().__init__(pieces, ends)
-        self.lossless = self.byte_level and _is_lossless(spec)
-        self.merge_count = len(json.loads(spec)["model"].get("merges") or ())
+        self.lossless = self.byte_level and _is_lossless(parts)
+        self.merge_count = len(parts["model"].get("merges") or ())
 
     @classmethod
     def fit(cls, texts: Iterable[str], vocab_size: int, ends: bool = False) -> BpeTokenizer:
@@ -83,19 +87,21 @@ class BpeTokenizer(TextTokenizer):
     @classmethod
     def load(cls, name: str, ends: bool = False) -> BpeTokenizer:
         """From a `tokenizer.json`, a folder with one, or a HuggingFace hub name. DataError."""
-        path = Path(name) / "tokenizer.json" if Path(name).is_dir() else Path(name)
-        if path.exists():
+        path = Path(name) / "tokenizer.json" if os.path.isdir(name) else Path(name)
+        if os.path.exists(path):
             try:
                 return cls(path.read_text(encoding="utf-8"), ends)
             except (OSError, UnicodeDecodeError, DamagedError) as error:
                 raise DataError(f"--tokenizer hf:{name}: {error}") from error
+        reachable = not name.endswith(".json") and prepare_hub()
         try:
             import tokenizers
 
             return cls(tokenizers.Tokenizer.from_pretrained(name).to_str(), ends)
         except Exception as error:
+            why = "not found on" if reachable else "not on this machine, and no answer of"
             raise DataError(
-                f"--tokenizer hf:{name}: no such file, and cannot be loaded from the hub"
+                f"--tokenizer hf:{name}: no such file here, and {why} the HuggingFace hub"
             ) from error
 
     def without(self, merges: npt.NDArray[np.bool_]) -> BpeTokenizer:
@@ -112,23 +118,14 @@ class BpeTokenizer(TextTokenizer):
 
     def tokens(self, item: str) -> Ids:
         cuts = [item] if len(item) <= PIECE_CHARS else _cut_at_lines(item)
-        encoded = self.inner.encode_batch_fast(cuts, add_special_tokens=False)
+        try:
+            encoded = self.inner.encode_batch_fast(cuts, add_special_tokens=False)
+        except Exception as error:  # the library raises bare Exception: no unknown token
+            raise DataError(
+                f"the tokenizer.json has no token for a part of the text, and no unknown token "
+                f"({error})"
+            ) from error
         return np.concatenate([np.array(e.ids, np.int64) for e in encoded])
-
-    def ids_of_bytes(self, data: bytes) -> Ids:
-        """Bytes that are not valid UTF-8 become single-byte ids."""
-        if not self.lossless:
-            return super().ids_of_bytes(data)
-        text = data.decode("utf-8", "surrogateescape")
-        single = {piece: id for id, piece in enumerate(self.pieces) if len(piece) == 1}
-        ids: list[Ids] = []
-        for part in re.split("([\udc80-\udcff]+)", text):
-            if part and "\udc80" <= part[0] <= "\udcff":
-                invalid = part.encode("utf-8", "surrogateescape")
-                ids.append(np.array([single[bytes([byte])] for byte in invalid], np.int64))
-            elif part:
-                ids.append(self.tokens(part))
-        return np.concatenate(ids) if ids else np.zeros(0, np.int64)
 
     def decode_bytes(self, ids: Ids) -> bytes:
         if self.byte_level:
@@ -148,10 +145,9 @@ class BpeTokenizer(TextTokenizer):
         return cls(json.dumps(state["tokenizer"]), state["ends"])
 
 
-def _is_lossless(spec: str) -> bool:
+def _is_lossless(parts: dict[str, Any]) -> bool:
     """Whether decoding is guaranteed to restore the text: every byte has a token, and nothing is
     normalised, added or dropped between pieces."""
-    parts = json.loads(spec)
     model, pre = parts["model"], parts.get("pre_tokenizer") or {}
     steps = pre.get("pretokenizers", [pre])
     return (

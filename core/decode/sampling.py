@@ -30,8 +30,9 @@ def filter_logits(logits: Tensor, config: SampleConfig) -> Tensor:
     sampling, Holtzman et al. 2020). min_p keeps the ids that are at least min_p times as likely as
     the likeliest (Nguyen et al. 2024).
     """
-    if config.temperature != 1:
-        logits = logits / config.temperature
+    if config.temperature != 1:  # any: in the limit, the likeliest id or an equal chance for all
+        logits = logits.double()
+        logits = (logits - logits.amax(-1, keepdim=True)) / config.temperature
     if 0 < config.top_k < logits.shape[-1]:
         kth = logits.topk(config.top_k, dim=-1).values[..., -1:]
         logits = logits.masked_fill(logits < kth, -torch.inf)

@@ -125,6 +125,9 @@ def prepare(request: Request, note: Note) -> Prepared:
     else:
         spec = request.tokenizer or task.default_tokenizer
         tokenizer = task.fit_tokenizer(spec, train)
+        about_tokenizer = task.about_tokenizer(spec, tokenizer)
+        if about_tokenizer:
+            note(about_tokenizer)
     check_until(config.until, task.unit, tokenizer.lossless)
     heldout = {split: list(task.sequences(part, tokenizer)) for split, part in held.items()}
     final = next(name for name in ("test", "report", "valid") if name in held)

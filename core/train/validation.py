@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from ..data.sequence_store import Store
 from ..protocols import Sequence
@@ -28,13 +31,20 @@ class Validation:
     def __init__(self, run: Run, task: Task, state: State, plan: Plan) -> None:
         self.run, self.task, self.state, self.plan = run, task, state, plan
         self.tokenizer = run.tokenizer()
-        valid = run.heldout("valid")
-        units = task.units(valid).get(task.unit, 0)
-        tokens = sum(int((s.target_weight() > 0).sum()) for s in valid)
+        chosen = _evenly_chosen(list(run.heldout("valid")), state.model.config.context)
+        self.progress = [piece for piece, _ in chosen]
+        units = task.units(self._counted(*each) for each in chosen).get(task.unit, 0)
+        tokens = sum(int((s.target_weight() > 0).sum()) for s in self.progress)
         # a code of a codebook has no bits of a unit
         exact = self.tokenizer.lossless and units > 0
         self.bits_per_nat = tokens / units / math.log(2) if exact else None
-        self.progress = _evenly_chosen(list(valid), PROGRESS_TOKENS, state.model.config.context)
+
+    def _counted(self, piece: Sequence, is_whole: bool) -> Sequence:
+        """A sequence with the units of the predicted ids of a piece."""
+        if is_whole:
+            return piece
+        ids = np.concatenate(([self.tokenizer.begin], piece.ids[piece.given :]))
+        return self.task.shortened(replace(piece, ids=ids), len(ids), self.tokenizer)
 
     @property
     def selects(self) -> bool:
@@ -111,10 +121,12 @@ def mean_and_error(nats: list[float], tokens: list[int]) -> tuple[float, float |
     return mean, math.sqrt(squares * count / (count - 1)) / total
 
 
-def _evenly_chosen(sequences: list[Sequence], tokens: int, context: int) -> list[Sequence]:
-    """Items of about `tokens` ids in all, at least MIN_PROGRESS_ITEMS if they are not much longer,
-    evenly spread. An item longer than the context counts as
-    windows, each scored as an item."""
+def _evenly_chosen(
+    sequences: list[Sequence], context: int, tokens: int = PROGRESS_TOKENS
+) -> list[tuple[Sequence, bool]]:
+    """(piece, whether it is a whole item) of items of about `tokens` ids in all, at least
+    MIN_PROGRESS_ITEMS if they are not much longer, evenly spread. The windows of an item longer
+    than the context are pieces, each scored as an item."""
     pieces = [
         (s, start)
         for s in sequences
@@ -126,5 +138,6 @@ def _evenly_chosen(sequences: list[Sequence], tokens: int, context: int) -> list
     for s, start in pieces[:: -(-len(pieces) // count)]:
         cut = slice(start, start + context + 1)
         weight = None if s.weight is None else s.weight[cut]
-        some.append(Sequence(s.ids[cut], max(1, s.given - start), weight, s.side))
+        piece = Sequence(s.ids[cut], max(1, s.given - start), weight, s.side)
+        some.append((piece, len(piece) == len(s)))
     return some

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
@@ -22,7 +22,7 @@ from ...core.data.datasets import Packed, Windows
 from ...core.data.sequence_store import cached_store
 from ...core.data.source import Source
 from ...core.errors import ConfigError, UsageError
-from ...core.protocols import ByteTokenizer, Dataset, Sequence
+from ...core.protocols import ByteTokenizer, Dataset, Ids, Sequence
 from ...core.task import Description, Task
 from .decoder import TextDecoder
 from .reading import read
@@ -60,7 +60,19 @@ class Running(Task):
 
     @abstractmethod
     def value(self, data: bytes, where: tuple[ByteStream, int] | None = None) -> Any:
-        """The item as the tokenizer takes it; `where`: stream and offset, for error messages."""
+        """The item as the tokenizer takes it; `where`: stream and offset, for error messages.
+        DataError for bytes that are not an item."""
+
+    def ids(
+        self,
+        data: bytes,
+        tokenizer: ByteTokenizer,
+        where: tuple[ByteStream, int] | None = None,
+        any_bytes: bool = False,
+    ) -> Ids:
+        """The ids of a part of an item. any_bytes: bytes that are not an item have ids too, if the
+        tokenizer has an id for every byte; else DataError."""
+        return tokenizer.tokens(self.value(data, where))
 
     @classmethod
     def init_options(cls, options: RunningOptions, tokenizer: ByteTokenizer) -> dict[str, object]:
@@ -74,6 +86,10 @@ class Running(Task):
                 f"--each {self.options.each}: the run of --init was trained with --each {known}"
             )
         return tokenizer
+
+    def conform(self, items: Spans, tokenizer: ByteTokenizer, note: Callable[[str], None]) -> Spans:
+        """Items that are scored: bytes that are no item are spelled where the tokenizer can."""
+        return replace(items, any_bytes=True)
 
     # -- items -------------------------------------------------------------------------------
 
@@ -105,7 +121,8 @@ class Running(Task):
         if train.running:
             return None
         spans = train.spans[:: max(1, len(train.spans) // 1000)].tolist()
-        sizes = [len(tokenizer.encode(self.value(train.stream.read(a, b)))) for a, b in spans]
+        ids = (self.ids(train.stream.read(a, b), tokenizer, (train.stream, a)) for a, b in spans)
+        sizes = [1 + len(each) + tokenizer.ends for each in ids]
         return int(min(np.ceil(np.percentile(sizes, 95)), 512))
 
     def dataset(
@@ -174,8 +191,8 @@ class Running(Task):
     def _bytes_of_tokens(self, tokens: int, train: Spans, tokenizer: ByteTokenizer) -> int:
         size = count = 0
         for start, stop, first in train.sample(TOKEN_RATIO_BYTES):
-            data = self.value(train.stream.read(start, stop), (train.stream, start))
-            size, count = size + stop - start, count + len(tokenizer.tokens(data)) + first
+            ids = self.ids(train.stream.read(start, stop), tokenizer, (train.stream, start))
+            size, count = size + stop - start, count + len(ids) + first
         return int(tokens * size / max(count, 1))
 
     def _running_ids(
@@ -184,8 +201,7 @@ class Running(Task):
         """Ids of pieces; a begin token at the start of a file and wherever text was skipped."""
         reached = -1
         for start, stop, first in pieces:
-            data = self.value(train.stream.read(start, stop), (train.stream, start))
-            ids = tokenizer.tokens(data)
+            ids = self.ids(train.stream.read(start, stop), tokenizer, (train.stream, start))
             if first or start != reached:
                 ids = np.concatenate(([tokenizer.begin], ids))
             reached = stop
@@ -196,26 +212,22 @@ class Running(Task):
         the begin token."""
         for start, stop, _ in items.sequences():
             data = items.stream.read(start, stop)
-            yield self._sequence(data, tokenizer, (items.stream, start))
+            ids = self.ids(data, tokenizer, (items.stream, start), items.any_bytes)
+            yield self._sequence(ids, data, tokenizer)
 
     def byte_tokenizer(self, tokenizer: ByteTokenizer) -> ByteTokenizer:
         return tokenizer
 
     def encode_bytes(self, data: bytes, tokenizer: ByteTokenizer, ends: bool = True) -> Sequence:
         """The sequence of an item or of a piece of one, begin token first."""
-        return self._sequence(data, tokenizer, None, ends)
+        return self._sequence(self.ids(data, tokenizer, None, True), data, tokenizer, ends)
 
     def _sequence(
-        self,
-        data: bytes,
-        tokenizer: ByteTokenizer,
-        where: tuple[ByteStream, int] | None,
-        ends: bool = True,
+        self, ids: Ids, data: bytes, tokenizer: ByteTokenizer, ends: bool = True
     ) -> Sequence:
-        value = self.value(data, where)
         closing = [tokenizer.end] if ends and tokenizer.ends else []
-        ids = np.concatenate(([tokenizer.begin], tokenizer.tokens(value), closing))
-        return Sequence(ids.astype(np.int64), side=self.counts(value, len(data)))
+        ids = np.concatenate(([tokenizer.begin], ids, closing)).astype(np.int64)
+        return Sequence(ids, side=self.counts(data))
 
     def names(self, items: Spans) -> Iterator[str | None]:
         """The name of each of `sequences`: its file, or its own text; None for the further pieces
@@ -229,17 +241,13 @@ class Running(Task):
                 data = items.stream.read(start, min(stop, start + PIECE_BYTES))
                 yield data.decode("utf-8", "replace")
 
-    def counts(self, item: Any, size: int) -> dict[str, Any]:
-        return {"byte": size}
+    def counts(self, data: bytes) -> dict[str, Any]:
+        """The number of units in bytes that can end within a character."""
+        return {"byte": len(data)}
 
     def shortened(self, sequence: Sequence, length: int, tokenizer: ByteTokenizer) -> Sequence:
         ids = sequence.ids[:length]
-        data = tokenizer.decode_bytes(ids)
-        return replace(sequence, ids=ids, side=self.counts(self.readable(data), len(data)))
-
-    def readable(self, data: bytes) -> Any:
-        """The value of bytes that can end within a character."""
-        return data
+        return replace(sequence, ids=ids, side=self.counts(tokenizer.decode_bytes(ids)))
 
     def units(self, sequences: Iterable[Sequence]) -> dict[str, float]:
         total: dict[str, float] = {self.unit: 0}

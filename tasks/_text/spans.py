@@ -30,6 +30,7 @@ class Spans:
     about: str
     whole_files: int = 0
     description: Description | None = None
+    any_bytes: bool = False  # bytes that are no text are scored as well
 
     @property
     def size(self) -> int:
