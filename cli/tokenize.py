@@ -51,9 +51,12 @@ def open_coder(named: str | None, run: str | None, runs: str) -> Coder:
 
         return _named(SingleByteTokenizer())
     if named.startswith("hf:") or named.endswith(".json"):
+        from ..core.data.hub import look_for
         from ..tokenizers.bpe import BpeTokenizer
 
-        return _named(BpeTokenizer.load(named.removeprefix("hf:")))
+        name = named.removeprefix("hf:")
+        look_for(name)
+        return _named(BpeTokenizer.load(name))
     learned = named.partition(":")[0] in names("tokenizers")
     why = (
         "is learned from data; name a RUN that was trained with it"

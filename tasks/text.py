@@ -13,6 +13,7 @@ import numpy as np
 
 from ..core.data.byte_stream import ByteStream
 from ..core.data.compressed import plain_name
+from ..core.data.hub import look_for
 from ..core.data.keyed_random import key, mix
 from ..core.data.scratch import scratch_file
 from ..core.data.source import Source
@@ -149,7 +150,9 @@ class TextTask(Running):
                 size = int(argument)
             return BpeTokenizer.fit(self._texts(train, TOKENIZER_FIT_BYTES), size, ends)
         if (kind == "hf" and argument) or spec.endswith(".json"):
-            return BpeTokenizer.load(spec.removeprefix("hf:"), ends)
+            name = spec.removeprefix("hf:")
+            look_for(name)
+            return BpeTokenizer.load(name, ends)
         raise ConfigError(
             f"--tokenizer {spec}: known: byte, char, bpe, bpe:SIZE, hf:PATH_OR_NAME, a "
             "tokenizer.json"

@@ -66,9 +66,7 @@ def test_what_came_before_an_error_is_answered(sample: Any) -> None:
     assert done.err.splitlines() == [
         "Error: standard input, line 3: must be a JSON object with a string `prompt`"
     ]
-    done = sample(["fox", "dog", "\udcff"], code=2)
-    assert len(done.out.splitlines()) == 2
-    assert done.err.startswith("Error: standard input, line 3: the text: not UTF-8 text at byte 0")
+    assert len(sample(["fox", "dog", "\udcff"]).out.splitlines()) == 3, "any bytes are a prompt"
 
 
 def test_a_line_is_answered_before_the_next_comes(tfm: Tfm, trained: Trained) -> None:

@@ -8,19 +8,28 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..core.data.hub import prepare_hub
 from ..core.errors import DamagedError, DataError
 from ..core.protocols import Ids
 from ._text import TextTokenizer
 
 PIECE_CHARS = 1 << 14  # text is encoded in pieces of this size, several in parallel
+WORD_CHARS = 32  # merges are learned from words of at most this length
+LONG_WORDS_CHARS = 1 << 19  # in longer words, at most, that merges are learned from
+# runs of letters, digits, other signs or spaces: words of a byte-level tokenizer
+LONG_WORD = re.compile(
+    "|".join(
+        kind + f"{{{WORD_CHARS + 1},}}" for kind in (r"[^\W\d_]", r"\d", r"(?:[^\w\s]|_)", r"\s")
+    )
+)
 
 
 def _byte_symbols() -> dict[str, int]:
@@ -68,7 +77,9 @@ class BpeTokenizer(TextTokenizer):
 
     @classmethod
     def fit(cls, texts: Iterable[str], vocab_size: int, ends: bool = False) -> BpeTokenizer:
-        """Learn merges from `texts` until the vocabulary, with 256 bytes, has `vocab_size` ids."""
+        """Learn merges from `texts` until the vocabulary, with 256 bytes, has `vocab_size` ids.
+        Learning from words without an end, such as a genome on one line, takes long: they are cut,
+        and only some of them are used (`_bounded`)."""
         import tokenizers
         from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -81,7 +92,7 @@ class BpeTokenizer(TextTokenizer):
             special_tokens=[],
             initial_alphabet=sorted(_byte_symbols()),
         )
-        inner.train_from_iterator(texts, trainer)
+        _in_thread(lambda: inner.train_from_iterator(_bounded(texts), trainer))
         return cls(inner.to_str(), ends)
 
     @classmethod
@@ -93,15 +104,13 @@ class BpeTokenizer(TextTokenizer):
                 return cls(path.read_text(encoding="utf-8"), ends)
             except (OSError, UnicodeDecodeError, DamagedError) as error:
                 raise DataError(f"--tokenizer hf:{name}: {error}") from error
-        reachable = not name.endswith(".json") and prepare_hub()
         try:
             import tokenizers
 
             return cls(tokenizers.Tokenizer.from_pretrained(name).to_str(), ends)
         except Exception as error:
-            why = "not found on" if reachable else "not on this machine, and no answer of"
             raise DataError(
-                f"--tokenizer hf:{name}: no such file here, and {why} the HuggingFace hub"
+                f"--tokenizer hf:{name}: no such file, and cannot be loaded from the hub"
             ) from error
 
     def without(self, merges: npt.NDArray[np.bool_]) -> BpeTokenizer:
@@ -143,6 +152,38 @@ class BpeTokenizer(TextTokenizer):
     @classmethod
     def from_state(cls, state: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> BpeTokenizer:
         return cls(json.dumps(state["tokenizer"]), state["ends"])
+
+
+def _bounded(texts: Iterable[str]) -> Iterator[str]:
+    """The texts, long words in them cut; those after the first LONG_WORDS_CHARS of them left out.
+    The time to learn merges grows with the length of distinct words."""
+    left = LONG_WORDS_CHARS
+    for text in texts:
+        start = 0
+        for word in LONG_WORD.finditer(text):
+            yield text[start : word.start()]
+            start, used = word.end(), word[0][: max(0, left)]
+            left -= len(used)
+            yield from (used[at : at + WORD_CHARS] for at in range(0, len(used), WORD_CHARS))
+        yield text[start:]
+
+
+def _in_thread(work: Callable[[], None]) -> None:
+    """Does work that holds no lock of Python in a thread, so that this one can handle signals."""
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.05)
+    if failed:
+        raise failed[0]
 
 
 def _is_lossless(parts: dict[str, Any]) -> bool:

@@ -12,10 +12,15 @@ from ..errors import DataError
 REACH_SECONDS = 2.0  # to wait for an answer of the hub
 
 
+def look_for(name: str) -> bool:
+    """Whether a name can be loaded: as a file or folder here, or from the hub. If the hub cannot be
+    reached, its libraries are told to use what is on this machine only: they would repeat every
+    request for a minute. Call it before importing them."""
+    return os.path.exists(name) or _reachable()
+
+
 @functools.cache
-def prepare_hub() -> bool:
-    """Whether the hub can be reached. If not, its libraries are told to use what is on this machine
-    only: they would repeat every request for a minute. Call it before importing them."""
+def _reachable() -> bool:
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
         return False
     if _answers():
@@ -52,10 +57,8 @@ def _answers() -> bool:
 
 def dataset(name: str, split: str) -> Iterable[Any]:
     """The rows of `NAME[:CONFIG]`, streamed by HuggingFace `datasets`. DataError."""
-    import pathlib
-
     path, _, config = name.partition(":")
-    reachable = pathlib.Path(path).exists() or prepare_hub()
+    reachable = look_for(path)
     import datasets
 
     datasets.disable_progress_bars()

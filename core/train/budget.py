@@ -34,6 +34,7 @@ HARDLY_SECONDS = 0.05  # for measuring, in a budget of two seconds after all pre
 EVALUATION_SHARE = 0.05  # of the budget, at most, for the final score
 TEARDOWN_SECONDS = 0.2  # from the final score to the exit: saving, printing a sample
 SHORT_SECONDS = 10.0  # a budget for which measuring a large size would cost too much
+FEW_STEPS = 10  # of a training that the budget was too short for
 SAMPLE_BATCHES = 64  # batches of training data that are prepared for measuring
 
 
@@ -204,6 +205,13 @@ class _Planner:
         data = self.dataset(model, tokens)
         fitting = int((deadline.left() - reserve) / speed.step_seconds)
         train = replace(train, steps=max(1, min(steps, fitting)))
+        whole = self.request.budget or 0.0
+        if train.steps < FEW_STEPS and whole:
+            spent = whole - max(0.0, deadline.left())
+            note(
+                f"preparing the data took {spent:.1f} s of the budget of {whole:g} s: "
+                f"hardly any time to train (steps: {train.steps}); raise --budget"
+            )
         about = {
             "budget_seconds": self.request.budget,
             "step_seconds": speed.step_seconds,

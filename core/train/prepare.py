@@ -84,39 +84,9 @@ def prepare(request: Request, note: Note) -> Prepared:
         source = task.default_source()
         note(f"no --data: using {source.about}; give your own with --data FILE")
 
-    def read(source: Source) -> tuple[Items, Description | None]:
-        items = task.items(source)
-        description = task.describe(items)
-        for line in description.lines if description else ():
-            note(line)
-        return items if own is None else task.conform(items, own, note), description
-
-    items, description = read(source)
-    parts = task.parts(items)
-    held: dict[str, Items] = {}
-    for split, paths in (("valid", request.valid), ("test", request.test)):
-        if paths:
-            held[split], _ = read(Source(paths, request.column))
-            if split in parts:
-                note(f"--{split} replaces {parts[split].about} of the data's own part {split}")
-        elif split in parts:
-            held[split] = parts[split]
-    if "valid" in held and request.holdout is not None:
-        raise UsageError(
-            f"--holdout {request.holdout}: nothing is held out where "
-            f"{'--valid names' if request.valid else 'the data has'} a validation part"
-        )
-    train = parts.get("train", items)
-    if "valid" not in held:
-        train, held["valid"] = task.split(train, request.holdout)
     config = with_fields(TrainConfig(), "train", request.sets.get("train", {}))
-    if request.valid:
-        held["valid"] = task.follow(train, held["valid"])
-    if request.test:
-        held["test"] = task.follow(train, held["test"], held["valid"])
-    if (config.patience or config.until) and "test" not in held:
-        held["valid"], held["report"] = task.halves(held["valid"])
-    held = {name: held[name] for name in ("valid", "report", "test") if name in held}
+    selects = bool(config.patience or config.until)
+    train, held, description = _read_parts(request, task, source, own, selects, note)
     about = "; ".join(f"{name} {part.about}" for name, part in held.items())
     note(f"training on {train.about}; held out: {about.removeprefix('valid ')}")
 
@@ -143,6 +113,48 @@ def prepare(request: Request, note: Note) -> Prepared:
     return Prepared(
         task, source, train, held, tokenizer, spec, heldout, floor, final, description, quick
     )
+
+
+def _read_parts(
+    request: Request, task: Task, source: Source, own: Tokenizer | None, selects: bool, note: Note
+) -> tuple[Items, dict[str, Items], Description | None]:
+    """(training items, held-out parts by name, what was found in the data). own: the tokenizer of
+    the run of --init; selects: whether held-out items select the weights, so that others must score
+    them."""
+
+    def read(source: Source) -> tuple[Items, Description | None]:
+        items = task.items(source)
+        description = task.describe(items)
+        for line in description.lines if description else ():
+            note(line)
+        return items if own is None else task.conform(items, own, note), description
+
+    items, description = read(source)
+    parts = task.parts(items)
+    held: dict[str, Items] = {}
+    for split, paths in (("valid", request.valid), ("test", request.test)):
+        if paths:
+            held[split], _ = read(Source(paths, request.column))
+            if split in parts:
+                note(f"--{split} replaces {parts[split].about} of the data's own part {split}")
+        elif split in parts:
+            held[split] = parts[split]
+    if "valid" in held and request.holdout is not None:
+        raise UsageError(
+            f"--holdout {request.holdout}: nothing is held out where "
+            f"{'--valid names' if request.valid else 'the data has'} a validation part"
+        )
+    train = parts.get("train", items)
+    if "valid" not in held:
+        train, held["valid"] = task.split(train, request.holdout)
+    if request.valid:
+        held["valid"] = task.follow(train, held["valid"])
+    if request.test:
+        held["test"] = task.follow(train, held["test"], held["valid"])
+    if selects and "test" not in held:
+        held["valid"], held["report"] = task.halves(held["valid"])
+    ordered: tuple[str, ...] = ("valid", "report", "test")
+    return train, {name: held[name] for name in ordered if name in held}, description
 
 
 def training_items(run: Run, task: Task, moved: tuple[str, ...] = ()) -> Items:

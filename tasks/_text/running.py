@@ -27,12 +27,12 @@ from ...core.task import Description, Task
 from .decoder import TextDecoder
 from .reading import read
 from .spans import PIECE_BYTES, Spans, beginning
-from .split import split_by_hash, split_by_position
+from .split import Largest, split_by_hash, split_by_position
 
 TOKENIZER_FIT_BYTES = 8 << 20  # of text, at most, that a tokenizer is trained on
 HOLDOUT = 0.1
 TOKEN_RATIO_BYTES = 1 << 16  # of text, at least, to measure bytes per token on
-MAX_HELD_OUT_BYTES = 10_000_000  # of a running text, without --holdout
+MAX_HELD_OUT_BYTES, MAX_HELD_OUT_ITEMS = 10_000_000, 50_000  # without --holdout
 BASELINE_TRAIN_BYTES, BASELINE_HELD_OUT_BYTES = 10_000_000, 1_000_000  # at most
 
 
@@ -103,10 +103,10 @@ class Running(Task):
         """(train, held out). Of a running text, the last part is held out; items are split by a
         hash of their content, so that equal ones stay together."""
         fraction = HOLDOUT if holdout is None else holdout
+        largest = Largest(MAX_HELD_OUT_ITEMS, MAX_HELD_OUT_BYTES) if holdout is None else None
         if items.running:
-            max_bytes = MAX_HELD_OUT_BYTES if holdout is None else None
-            return split_by_position(items, fraction, max_bytes)
-        return split_by_hash(items, fraction, "split")
+            return split_by_position(items, fraction, largest.size if largest else None)
+        return split_by_hash(items, fraction, "split", largest)
 
     def halves(self, held: Spans) -> tuple[Spans, Spans]:
         if held.running:
@@ -142,16 +142,17 @@ class Running(Task):
         wanted = int(1.1 * wanted) + PIECE_BYTES
         if not train.running:
             train = train.some(wanted)
-        pieces = train.sample(wanted)
+        pieces = train.sample(wanted) if train.running else []
         name = hashlib.sha256(
             json.dumps(
                 [
-                    3,
+                    4,
                     train.fingerprint,
                     train.running,
+                    train.spans[[0, -1]].tolist(),
                     len(train.spans),
-                    pieces[0],
-                    pieces[-1],
+                    pieces[:1],
+                    pieces[-1:],
                     len(pieces),
                     variants,
                     tokenizer.state()[0],

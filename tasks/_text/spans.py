@@ -13,7 +13,9 @@ from ...core.errors import DataError
 from ...core.task import Description
 
 PIECE_BYTES = 1 << 18  # a running text is encoded and scored in pieces of this size
-SEARCH_BYTES = 1 << 24  # read at a time when searching for line ends
+SEARCH_BYTES = 1 << 22  # read at a time when searching for line ends
+LISTED_SPANS = 1 << 12  # spans that are turned into Python's numbers at a time
+MAX_LISTED_PIECES = 100_000  # pieces of a sample are chosen from a list up to this length
 CONTINUATION = bytes(range(0x80, 0xC0))  # bytes inside a UTF-8 character
 
 
@@ -34,7 +36,7 @@ class Spans:
 
     @property
     def size(self) -> int:
-        return int((self.spans[:, 1] - self.spans[:, 0]).sum())
+        return int(self.spans[:, 1].sum() - self.spans[:, 0].sum())
 
     def read(self, index: int) -> bytes:
         return self.stream.read(*self.spans[index].tolist())
@@ -45,12 +47,17 @@ class Spans:
         if self.running:
             yield from self.pieces(PIECE_BYTES)
         else:
-            yield from ((start, stop, True) for start, stop in self.spans.tolist())
+            yield from ((start, stop, True) for start, stop in self.each())
+
+    def each(self) -> Iterator[tuple[int, int]]:
+        """(start, stop) of each item; without a list of all, which would take much memory."""
+        for first in range(0, len(self.spans), LISTED_SPANS):
+            yield from map(tuple, self.spans[first : first + LISTED_SPANS].tolist())
 
     def pieces(self, size: int) -> Iterator[tuple[int, int, bool]]:
         """(start, stop, whether the item starts at `start`): pieces of items, about `size` bytes
         each at most, cut at a line end if one is near, and never inside a UTF-8 character."""
-        for start, stop in self.spans.tolist():
+        for start, stop in self.each():
             first = True
             while start < stop:
                 cut = stop if stop - start <= size else self._cut(start, start + size, stop)
@@ -80,6 +87,8 @@ class Spans:
 
     def sample(self, size: int) -> list[tuple[int, int, bool]]:
         """Evenly spaced pieces of at least `size` bytes in all; all pieces if they are fewer."""
+        if len(self.spans) > MAX_LISTED_PIECES and self.size > 4 * size:
+            return self.some(2 * size).sample(size)
         pieces = list(self.pieces(PIECE_BYTES))
         count = max(1, len(pieces) * size // self.size)
         while count < len(pieces):
@@ -94,7 +103,7 @@ class Spans:
 def beginning(items: Spans, size: int, glue: bytes) -> bytes:
     """About the first `size` bytes of the items, each followed by `glue`."""
     parts, total = [], 0
-    for start, stop in items.spans.tolist():
+    for start, stop in items.each():
         part = items.stream.read(start, min(stop, start + size - total)) + glue
         parts.append(part)
         total += len(part)
@@ -104,24 +113,37 @@ def beginning(items: Spans, size: int, glue: bytes) -> bytes:
 
 
 def lines(stream: ByteStream, spans: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """The non-empty lines of each span, without their line ends (LF or CR LF)."""
-    found = []
+    """The non-empty lines of each span, without their line ends: LF, or CR LF in a span whose first
+    line ends so. DataError if there are none."""
+    # counted first: an array for each block and one of all would take twice the memory
+    count = sum(
+        1 + stream.read(at, min(at + SEARCH_BYTES, stop)).count(b"\n")
+        for start, stop in spans.tolist()
+        for at in range(start, stop, SEARCH_BYTES)
+    )
+    found, filled = np.empty((count, 2), np.int64), 0
     for start, stop in spans.tolist():
-        newlines = [
-            np.flatnonzero(
-                np.frombuffer(stream.read(at, min(stop, at + SEARCH_BYTES)), np.uint8) == 10
-            )
-            + at
-            for at in range(start, stop, SEARCH_BYTES)
-        ]
-        ends = np.append(np.concatenate(newlines), stop)
-        starts = np.append(start, ends[:-1] + 1)
-        found.append(np.stack((starts, ends), axis=1))
-    line_spans = np.concatenate(found)
-    if b"\r\n" in stream.read(0, SEARCH_BYTES):
-        cr = [b > a and stream.read(b - 1, b) == b"\r" for a, b in line_spans.tolist()]
-        line_spans[:, 1] -= np.array(cr)
-    kept: npt.NDArray[np.int64] = line_spans[line_spans[:, 1] > line_spans[:, 0]]
-    if not len(kept):
+        crlf: bool | None = None  # unknown
+        begun = start  # of the line that the next block goes on with
+        for at in range(start, stop, SEARCH_BYTES):
+            end, before = min(at + SEARCH_BYTES, stop), max(start, at - 1)
+            data = np.frombuffer(stream.read(before, end), np.uint8)
+            ends = np.flatnonzero(data[at - before :] == 10) + at
+            if end == stop:
+                ends = np.append(ends, stop)
+            if not len(ends):
+                continue
+            starts = np.append(begun, ends[:-1] + 1)
+            begun = int(ends[-1]) + 1
+            after_cr = (ends > starts) & (data[ends - 1 - before] == 13)
+            if crlf is None:
+                crlf = bool(after_cr[0])
+            if crlf:
+                ends = ends - after_cr
+            kept = ends > starts
+            last = filled + int(kept.sum())
+            found[filled:last, 0], found[filled:last, 1] = starts[kept], ends[kept]
+            filled = last
+    if not filled:
         raise DataError("--each line: every line is empty")
-    return kept
+    return found[:filled]

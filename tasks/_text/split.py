@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
-import hashlib
+import zlib
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from ...core.data.keyed_random import uniform
+from ...core.data.keyed_random import key, mix
 from ...core.errors import DataError
 from .spans import Spans
 
+BLOCK_BYTES = 1 << 20  # of items, read at a time
 
-def split_by_hash(items: Spans, fraction: float, key: str) -> tuple[Spans, Spans]:
+
+@dataclass(frozen=True)
+class Largest:
+    """The most items, and the most bytes, to hold out."""
+
+    count: int
+    size: int
+
+
+def split_by_hash(
+    items: Spans, fraction: float, purpose: str, largest: Largest | None = None
+) -> tuple[Spans, Spans]:
     """(train, held out) by a hash of each item's bytes, so that equal items stay together.
-    Another `key` gives an independent split. DataError if all items are equal."""
-    random = np.array(
-        [uniform(key, hashlib.sha256(items.read(i)).hexdigest()) for i in range(len(items.spans))]
-    )
+    Another `purpose` gives an independent split. largest: of the held-out part; None: any.
+    DataError if all items are equal."""
+    if largest is not None:
+        fraction = min(
+            fraction, largest.size / max(items.size, 1), largest.count / len(items.spans)
+        )
+    random = _uniform(items, key("items", purpose))
     if random.min() == random.max():
         raise DataError(
             f"--data {items.about}: one item ({items.size} bytes), need at least 2 that "
@@ -32,12 +49,30 @@ def split_by_hash(items: Spans, fraction: float, key: str) -> tuple[Spans, Spans
             items.stream,
             items.spans[which],
             False,
-            f"{items.fingerprint}/{name}{fraction}",
+            f"{items.fingerprint}/{name}{fraction}/crc",
             f"{int(which.sum()):,} of {len(which):,} items",
+            items.whole_files,
         )
         for name, which in (("train", ~held_out), ("held", held_out))
     ]
     return parts[0], parts[1]
+
+
+def _uniform(items: Spans, seed: int) -> npt.NDArray[np.float64]:
+    """(N,) numbers in [0, 1), hashes of each item's bytes: its CRC-32, mixed with a seed.
+    Neighbouring items are read together."""
+    found = np.empty(len(items.spans))
+    start = stop = 0
+    block = memoryview(b"")
+    for number, (first, last) in enumerate(items.each()):
+        if not start <= first <= last <= stop:
+            start, stop = first, max(last, min(first + BLOCK_BYTES, len(items.stream)))
+            block = memoryview(items.stream.read(start, stop))
+        found[number] = zlib.crc32(block[first - start : last - start])
+    for at in range(0, len(found), BLOCK_BYTES):  # in place: arrays of all items are large
+        here = slice(at, at + BLOCK_BYTES)
+        found[here] = mix(found[here], seed) / 2.0**64
+    return found
 
 
 def split_by_position(
