@@ -19,12 +19,14 @@ from .compress import (
     open_coder,
     out_option,
     output_path,
+    predicting,
     print_record,
     read_whole,
     run_and_file,
     write_result,
 )
 from .names import complete_run
+from .render import CodingProgress
 
 
 @click.command("decompress", cls=opt.Command)
@@ -45,7 +47,8 @@ def command(names: tuple[str, ...], quiet: bool, as_json: bool, **flags: Any) ->
     header, payload = Header.unpack(read_whole(path), path)
     run, tokenizer, model, device = open_coder(flags, name)
 
-    here = asdict(Fingerprint.of(run, flags["checkpoint"], device))
+    predictor, code = predicting(model, header.fingerprint.code)
+    here = asdict(Fingerprint.of(run, flags["checkpoint"], device, code))
     different = {k: v for k, v in asdict(header.fingerprint).items() if here[k] != v}
     if different:
         listed = ", ".join(f"{key} {value} (here {here[key]})" for key, value in different.items())
@@ -58,7 +61,10 @@ def command(names: tuple[str, ...], quiet: bool, as_json: bool, **flags: Any) ->
     prefix = arithmetic_coding.item(tokenizer, b"").ids
     support = tokenizer.support(header.tokens, {})
     try:
-        ids = arithmetic_coding.decode(model, support, prefix, header.tokens, payload)
+        with CodingProgress(header.tokens, quiet, "tokens") as progress:
+            ids = arithmetic_coding.decode(
+                predictor, support, prefix, header.tokens, payload, progress.show
+            )
     except DamagedError as error:
         raise DamagedError(f"{path}: {error}") from None
     data = tokenizer.decode_bytes(ids)

@@ -86,6 +86,49 @@ def curve(values: Sequence[float], width: int = 60, height: int = 8) -> str:
     )
 
 
+class CodingProgress:
+    """How much of a file is coded, with the time that is left: a live bar on a terminal, a plain
+    line every PRINT_SECONDS elsewhere. Nothing for work that takes less."""
+
+    def __init__(self, size: int, quiet: bool, unit: str = "bytes") -> None:
+        self.size, self.quiet, self.unit = size, quiet, unit
+        self.began = self.printed = time.monotonic()
+        self.bar: Any = None
+
+    def __enter__(self) -> CodingProgress:
+        if not self.quiet and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn
+
+            console = Console(stderr=True)
+            if not console.is_dumb_terminal:
+                self.bar = Progress(
+                    BarColumn(bar_width=20),
+                    TextColumn("{task.fields[numbers]}"),
+                    console=console,
+                    transient=True,
+                )
+                self.bar.start()
+                self.task = self.bar.add_task("", total=1.0, numbers="")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            with closed_terminal_ignored():
+                self.bar.stop()
+
+    def show(self, fraction: float) -> None:
+        now = time.monotonic()
+        left = (now - self.began) * (1 - fraction) / max(fraction, 1e-9)
+        numbers = f"{int(fraction * self.size):,} of {self.size:,} {self.unit}  ETA {clock(left)}"
+        if self.bar is not None:
+            with closed_terminal_ignored():
+                self.bar.update(self.task, completed=fraction, numbers=numbers)
+        elif not self.quiet and now - self.printed > PRINT_SECONDS:
+            self.printed = now
+            say(numbers)
+
+
 class TrainingProgress:
     """A live progress bar on a terminal; otherwise a plain line every PRINT_SECONDS."""
 

@@ -1,20 +1,22 @@
 """Arithmetic coding of ids with a model's next-token probabilities.
 
 Encoder and decoder both iterate over `_tables`, which calls the model with the same shapes in the
-same order, so that the probabilities agree bit for bit. Ids are cut into segments, coded as rows of
+same order, so that the probabilities agree bit for bit. With the C code of `NativeSlots` they are
+also the same for any number of threads. Ids are cut into segments, coded as rows of
 one batch. Each segment uses the windows of `evaluate` at a stride of half a context, so that
 `eval --as-coded` gives the compressed size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import Any
+from collections.abc import Callable, Generator
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from ..decode.native_slots import NativeModel, NativeSlots
 from ..errors import DamagedError
 from ..model.sequence_model import SequenceModel
 from ..protocols import ByteTokenizer, Ids, Sequence
@@ -26,6 +28,11 @@ MAX_SEGMENTS = 64
 COUNT_TOTAL = 1 << 24  # probabilities are rounded to integer counts of at most this sum
 
 Tables = npt.NDArray[np.int64]
+Progress = Callable[[float], None]
+
+
+def no_progress(fraction: float) -> None:
+    return
 
 
 def item(tokenizer: ByteTokenizer, data: bytes) -> Sequence:
@@ -65,28 +72,95 @@ def counts(logits: torch.Tensor) -> Tables:
     return np.concatenate((np.zeros((len(each), 1), np.int64), each.cumsum(1)), axis=1)
 
 
-@torch.no_grad()
+class _Predictor(Protocol):
+    """Rows of ids that grow by one id each at a time."""
+
+    def begin(self, ids: Ids) -> None:
+        """Forgets the rows, and starts with ids (B, T)."""
+        ...
+
+    def feed(self, ids: Ids) -> None:
+        """Appends an id to each row: ids (B,)."""
+        ...
+
+    def logits(self) -> torch.Tensor:
+        """(B, V) of the next ids."""
+        ...
+
+
+class _TorchPredictor:
+    def __init__(self, model: SequenceModel, rows: int) -> None:
+        self.model, self.rows = model.eval(), rows
+
+    def begin(self, ids: Ids) -> None:
+        self.state = self.model.start(self.rows, self.model.config.context)
+        self._step(ids)
+
+    def feed(self, ids: Ids) -> None:
+        self._step(ids[:, None])
+
+    @torch.no_grad()
+    def _step(self, ids: Ids) -> None:
+        inputs = torch.from_numpy(np.ascontiguousarray(ids)).to(self.model.head.weight.device)
+        self.hidden = self.model.step(inputs, self.state)[:, -1]
+
+    @torch.no_grad()
+    def logits(self) -> torch.Tensor:
+        return self.model.logits(self.hidden)
+
+
+class _NativePredictor:
+    def __init__(self, model: NativeModel, rows: int) -> None:
+        self.slots = NativeSlots(model, rows, model.config.context)
+        self.all = np.arange(rows)
+
+    def begin(self, ids: Ids) -> None:
+        for row, own in enumerate(ids):
+            self.slots.assign(row, self.slots.prefill(own, None, 1))
+        self.lengths = np.full(len(ids), ids.shape[1])
+
+    def feed(self, ids: Ids) -> None:
+        self.slots.feed(self.all, ids, self.lengths, None)
+        self.lengths += 1
+
+    def logits(self) -> torch.Tensor:
+        return self.slots.logits()
+
+
 def _tables(
-    model: SequenceModel, support: tuple[int, int], given: Ids, lengths: list[int]
+    model: SequenceModel | NativeModel,
+    support: tuple[int, int],
+    given: Ids,
+    lengths: list[int],
+    progress: Progress,
 ) -> Generator[Tables, Ids, None]:
     """Yields the cumulative counts of each row's next id; expects the ids by `send`."""
-    model.eval()
-    context, device = model.config.context, model.head.weight.device
-    rows = np.zeros((len(lengths), len(given) + max(lengths)), np.int64)
+    context, count = model.config.context, len(lengths)
+    predictor: _Predictor = (
+        _NativePredictor(model, count)
+        if isinstance(model, NativeModel)
+        else _TorchPredictor(model, count)
+    )
+    rows = np.zeros((count, len(given) + max(lengths)), np.int64)
     rows[:, : len(given)] = given
     for window in windows(0, rows.shape[1], context, stride(context)):
-        state = model.start(len(rows), context)
         first = max(window.scored, len(given))
-        hidden = model.step(torch.from_numpy(rows[:, window.start : first]).to(device), state)
+        predictor.begin(rows[:, window.start : first])
         for at in range(first, window.end):
-            rows[:, at] = yield counts(model.logits(hidden[:, -1], *support))
+            rows[:, at] = yield counts(predictor.logits()[:, slice(*support)])
             if at + 1 < window.end:
-                new = torch.from_numpy(rows[:, at, None]).to(device)
-                hidden = model.step(new, state)
+                predictor.feed(rows[:, at])
+        progress((window.end - len(given)) / max(lengths))
 
 
-def encode(model: SequenceModel, support: tuple[int, int], sequence: Sequence) -> bytes:
-    """The coded bytes of the sequence after its given ids, which must lie within `support`."""
+def encode(
+    model: SequenceModel | NativeModel,
+    support: tuple[int, int],
+    sequence: Sequence,
+    progress: Progress = no_progress,
+) -> bytes:
+    """The coded bytes of the sequence after its given ids, which must lie within `support`.
+    progress: is told the fraction that is coded."""
     given, ids = sequence.ids[: sequence.given], sequence.ids[sequence.given :]
     encoder, low = Encoder(), support[0]
     if not len(ids):
@@ -96,7 +170,7 @@ def encode(model: SequenceModel, support: tuple[int, int], sequence: Sequence) -
     padded = np.zeros((len(parts), max(lengths)), np.int64)
     for row, part in zip(padded, parts, strict=True):
         row[: len(part)] = part
-    tables = _tables(model, support, given, lengths)
+    tables = _tables(model, support, given, lengths, progress)
     table = next(tables)
     for at in range(max(lengths)):
         chosen = padded[:, at]
@@ -111,7 +185,12 @@ def encode(model: SequenceModel, support: tuple[int, int], sequence: Sequence) -
 
 
 def decode(
-    model: SequenceModel, support: tuple[int, int], given: Ids, count: int, data: bytes
+    model: SequenceModel | NativeModel,
+    support: tuple[int, int],
+    given: Ids,
+    count: int,
+    data: bytes,
+    progress: Progress = no_progress,
 ) -> Ids:
     """The `count` ids that `encode` coded as `data`. DamagedError."""
     decoder, low = Decoder(data), support[0]
@@ -121,7 +200,7 @@ def decode(
         return np.zeros(0, np.int64)
     lengths = segment_sizes(count)
     padded = np.zeros((len(lengths), max(lengths)), np.int64)
-    tables = _tables(model, support, given, lengths)
+    tables = _tables(model, support, given, lengths, progress)
     table = next(tables)
     for at in range(max(lengths)):
         for row, length in enumerate(lengths):
