@@ -16,6 +16,7 @@ from typing import NoReturn
 import click
 
 from ..core.errors import TfmError, nearest
+from .streams import open_standard_streams
 
 
 def _process_start() -> float:
@@ -131,6 +132,7 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """Runs a command. Every error becomes one line on stderr and an exit code."""
+    open_standard_streams()
     off = ("", "0", "false", "no", "off")
     debug = "--debug" in sys.argv or os.environ.get("TFM_DEBUG", "").lower() not in off
     try:
@@ -190,6 +192,8 @@ def handle_error(error: BaseException) -> int:
         return _print_error(error.format_message(), 2)
     if isinstance(error, TfmError):
         return _print_error(str(error), error.exit_code)
+    if isinstance(error, OSError) and error.errno == errno.EBADF and error.filename is None:
+        return _print_error("standard output: closed, so that nothing could be written", 1)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
         return _print_error(f"{error.filename or 'standard output'}: {error.strerror}", 1)
     if isinstance(error, OSError):
