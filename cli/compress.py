@@ -168,14 +168,15 @@ def read_whole(path: str) -> bytes:
 
 def output_path(out: str | None, default: Path | None, force: bool) -> Path | None:
     """The file that the result is written to; None for stdout."""
+    from ..core.files import check_output
+
     if out == "-" or (out is None and default is None):
         if sys.stdout.isatty():
             raise UsageError("the result is binary: use -o FILE, or redirect stdout")
         return None
     path = Path(out) if out is not None else default
     assert path is not None
-    if path.exists() and path.is_file() and not force:
-        raise UsageError(f"{path}: already exists; --force overwrites it")
+    check_output(path, force)
     return path
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +13,7 @@ import click
 from ..core.config import ModelConfig, SampleConfig, TrainConfig, with_fields
 from . import options as opt
 from . import settings
+from .folders import config_file
 from .render import columns, say
 
 COMMANDS = ("train", "sample", "eval", "score")  # an option of several counts for the first
@@ -27,11 +29,13 @@ def command(ctx: click.Context, quiet: bool, as_json: bool) -> None:
     A config file sets flags at the top level (`budget = "90s"`) and the fields of `--set` in tables
     such as [model].
     """
-    found, path = all_settings(ctx), settings.user_file()
+    found, path = all_settings(ctx), config_file()
     if as_json:
-        click.echo(json.dumps({"schema": 1, "files": [str(path)], "settings": found}))
+        files = [] if path is None else [str(path)]
+        click.echo(json.dumps({"schema": 1, "files": files, "settings": found}))
         return
-    say(f"user config file: {path}{'' if path.exists() else ' (not found)'}", quiet)
+    there = path is not None and os.path.exists(path)
+    say(f"user config file: {path}{'' if there else ' (not found)'}", quiet)
     rows = [["setting", "value", "origin"]]
     rows += [
         [e["name"], "-" if e["value"] is None else str(e["value"]), e["origin"]] for e in found

@@ -10,7 +10,13 @@ import click
 
 from ..core.errors import UsageError
 from . import options as opt
-from .predictions import confusion, confusion_text, predictions_option, write_predictions
+from .predictions import (
+    check_predictions,
+    confusion,
+    confusion_text,
+    predictions_option,
+    write_predictions,
+)
 from .render import columns, say
 
 
@@ -56,6 +62,9 @@ def command(
     """Score RUN (the newest by default) on its held-out data, next to baselines."""
     from ..core.runs.catalogue import open_run
 
+    check_predictions(predictions)
+    if data and split is not None:
+        raise UsageError("--data and --split exclude each other: --data is scored as a whole")
     opened = open_run(run, Path(runs))
     opened.check()
     task = opened.task()

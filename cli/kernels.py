@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from .folders import cache_folder
 
 if TYPE_CHECKING:
     from ctypes import CDLL
-
-
-def cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "tfm"
 
 
 def compiler() -> str:

@@ -133,6 +133,10 @@ def cli() -> None:
 def main() -> NoReturn:
     """Runs a command. Every error becomes one line on stderr and an exit code."""
     open_standard_streams()
+    for name in ("SIGTERM", "SIGHUP"):  # `train` has its own; a parent can have them ignored
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _end)
     off = ("", "0", "false", "no", "off")
     debug = "--debug" in sys.argv or os.environ.get("TFM_DEBUG", "").lower() not in off
     try:
@@ -144,6 +148,11 @@ def main() -> NoReturn:
             traceback.print_exc()
         code = handle_error(error)
     exit_process(code)
+
+
+def _end(number: int, frame: object) -> NoReturn:
+    """A signal handler: the command ends as by an error, so that it can clean up."""
+    raise SystemExit(128 + number)
 
 
 def exit_process(code: int) -> NoReturn:

@@ -23,7 +23,14 @@ class Output:
     follow one another in a file, such as pictures: all samples become one file, or one each.
     """
 
-    def __init__(self, target: str | None, task: Task, as_json: bool, sampling: Any) -> None:
+    def __init__(
+        self, target: str | None, task: Task, as_json: bool, sampling: Any, force: bool
+    ) -> None:
+        """force: whether existing files are overwritten. UsageError for a target that cannot be
+        written, before anything is sampled."""
+        from ..core.files import check_output
+
+        self.force = force
         self.task, self.as_json, self.sampling = task, as_json, sampling
         self.path = Path(target) if target not in (None, "-") else None
         self.pattern = target if target and NUMBER.search(target) else None
@@ -48,6 +55,10 @@ class Output:
         known = not self.suffix or self.suffix in types or self.to_json_file
         if types and self.path is not None and not known:
             raise UsageError(f"--out {target}: must end in {', '.join(types)}")
+        if self.pattern and not self.new_folder:
+            check_output(Path(self._name(0)), force)
+        elif self.path is not None and not self.pattern:
+            check_output(self.path, force)
         # text and records go straight to stdout, unless they are for the file
         buffered = self.path is not None and not self.pattern and (not as_json or self.to_json_file)
         self.stream: BinaryIO = io.BytesIO() if buffered else sys.stdout.buffer
@@ -77,19 +88,23 @@ class Output:
             self.records += records
 
     def _write_one(self, item: Any, prompt: Any) -> str:
-        assert self.pattern is not None
-        name = NUMBER.sub(
-            lambda found: str(self.count).rjust(
-                int(found[1] or 0), "0" if ":0" in found[0] else " "
-            ),
-            self.pattern,
-        )
+        from ..core.files import check_output
+
+        name = self._name(self.count)
         self.count += 1
         if self.new_folder:
             with writing(Path(name).parent):
                 Path(name).parent.mkdir(exist_ok=True)
+        check_output(Path(name), self.force)
         self._write([item], prompt, Path(name))
         return name
+
+    def _name(self, count: int) -> str:
+        """The name of the file of a sample, counted from 0."""
+        return NUMBER.sub(
+            lambda found: str(count).rjust(int(found[1] or 0), "0" if ":0" in found[0] else " "),
+            self.pattern or "",
+        )
 
     def _write(self, items: list[Any], prompt: Any, path: Path) -> None:
         from ..core.files import write_out

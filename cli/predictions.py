@@ -28,6 +28,14 @@ predictions_option = opt.option(
 )
 
 
+def check_predictions(name: str | None) -> None:
+    """UsageError, before the work, if the file of the predictions could not be written after it."""
+    from ..core.files import check_output
+
+    if name is not None and name != "-":
+        check_output(Path(name), force=True)
+
+
 def write_predictions(path: Path, names: Iterable[str], found: Sequence[Prediction]) -> None:
     """Writes a row for each item: its name, its label if known, the predicted label and its
     probability. JSON lines if the name ends in .jsonl, else CSV. TfmError if it cannot be

@@ -11,6 +11,7 @@ import click
 from ..core.errors import AnswerNo
 from . import kernels
 from . import options as opt
+from .folders import cache_folder
 from .render import say
 
 
@@ -67,7 +68,7 @@ def command(
     try:
         copy.lock()
         task, plan, state = resume(
-            copy, note, device or original.config["device"], kernels.cache_folder(), data
+            copy, note, device or original.config["device"], cache_folder(), data
         )
         note(f"repeating {original.path} as {path}, to step {end:,}")
         finished = original.status()["final"] is not None

@@ -59,6 +59,7 @@ from .render import printable, say
     metavar="FILE",
     help="Write to FILE. With {n} in its name, or to a folder, each sample is a file of its own.",
 )
+@opt.option("--force", is_flag=True, help="Overwrite files that --out names.")
 @opt.option(
     "--stream/--no-stream",
     default=True,
@@ -101,6 +102,7 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
         raise UsageError("--set sample.seed: use --seed")
     config = replace(config, seed=flags["seed"], greedy=flags["greedy"] or config.greedy)
 
+    from ..core.files import check_output
     from ..core.runs.catalogue import open_run
 
     run = open_run(flags["run"], Path(flags["runs"]))
@@ -110,7 +112,10 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
     options = with_fields(
         task.SampleOptions(), "sample", {k: v for k, v in values.items() if v is not None}
     )
-    out = Output(flags["out"], task, as_json, options)
+    out = Output(flags["out"], task, as_json, options, flags["force"])
+    for f in fields_of(task.SampleOptions):
+        if f.metadata.get("file") and getattr(options, f.name):
+            check_output(Path(getattr(options, f.name)), force=True)
     if task.binary and not as_json and out.on_terminal:
         raise UsageError(f"--task {task.name} writes binary data: use --out FILE or a pipe")
     if task.draws_files and flags["draws"] > 1:

@@ -16,7 +16,7 @@ import click
 from ..core.errors import DataError, TfmError, UsageError
 from . import options as opt
 from .names import complete_run
-from .predictions import predictions_option
+from .predictions import check_predictions, predictions_option
 from .prompts import RecordReader
 from .render import printable, say
 
@@ -101,6 +101,7 @@ def command(
         raise UsageError("--heldout: scores the run's held-out items; omit FILE")
     if predictions == "-":
         raise UsageError("--predictions -: the scores go to stdout; name a file")
+    check_predictions(predictions)
     if split is not None and not heldout:
         raise UsageError("--split: needs --heldout")
 

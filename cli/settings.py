@@ -17,6 +17,7 @@ from click.core import ParameterSource
 
 from ..core.config import ModelConfig, SampleConfig, TrainConfig
 from ..core.errors import ConfigError, UsageError, nearest
+from .folders import config_file
 
 SECTIONS = ("model", "train", "sample", "task")  # the prefixes of --set, the tables of a file
 
@@ -31,18 +32,13 @@ def parameter(key: str) -> str:
     return PARAMETERS.get(name, name)
 
 
-def user_file() -> Path:
-    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    return Path(base) / "tfm" / "config.toml"
-
-
 def read_settings(file: str | None) -> tuple[dict[str, Any], dict[str, str]]:
     """(settings, the file that each comes from): `file` overrides the user's config file."""
     settings: dict[str, Any] = {}
     origins: dict[str, str] = {}
     given = Path(file).expanduser() if file else None
-    for path, required in ((user_file(), False), (given, True)):
-        if path is None or (not required and not path.exists()):
+    for path, required in ((config_file(), False), (given, True)):
+        if path is None or (not required and not os.path.exists(path)):
             continue
         for key, value in _toml(path).items():
             if key == "task" and isinstance(value, str):  # --task, not the table of its options

@@ -17,6 +17,7 @@ import click
 from ..core.errors import AnswerNo, UsageError
 from . import kernels, settings
 from . import options as opt
+from .folders import cache_folder
 from .main import COMMAND_START
 from .render import say
 from .training import Signals, train_to_end
@@ -234,7 +235,7 @@ def _start(
     pick_device(request.device)
     kernels.use_kernels()
     prepared = prepare(request, note)
-    plan = make_plan(request, prepared, deadline, kernels.cache_folder(), note)
+    plan = make_plan(request, prepared, deadline, cache_folder(), note)
     state = fresh_state(plan, request.init)
     origins = {name: settings.origin(ctx, name) for name in sorted(ctx.params)}
     config = describe_config(request, prepared, plan, sys.argv[1:], origins)
@@ -289,7 +290,7 @@ def _resume(
     run = open_run(flags["resume"] or None, Path(flags["runs"]))
     run.lock()
     kernels.use_kernels()
-    task, plan, state = resume(run, note, flags["device"], kernels.cache_folder(), flags["data"])
+    task, plan, state = resume(run, note, flags["device"], cache_folder(), flags["data"])
     steps, patience = (
         flags[name] if settings.origin(ctx, name) == "flag" else None
         for name in ("steps", "patience")

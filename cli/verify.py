@@ -11,6 +11,7 @@ import click
 from ..core.errors import AnswerNo, DamagedError
 from . import kernels
 from . import options as opt
+from .folders import cache_folder
 from .render import say
 
 
@@ -55,7 +56,7 @@ def command(
             Run(path),
             device,
             data,
-            kernels.cache_folder(),
+            cache_folder(),
             kernels.compiler(),
             lambda text: say(text, quiet),
         )

@@ -8,12 +8,14 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from .errors import ConfigError, DamagedError, TfmError, UsageError, writing
 
 FORMAT = 1
+MAX_NAME_BYTES = 255  # of a file, on most systems
 
 
 def file_sha256(path: Path) -> str:
@@ -25,13 +27,17 @@ def file_sha256(path: Path) -> str:
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Replaces a file atomically: temporary name, fsync, rename."""
+    """Replaces a file atomically: temporary name, fsync, rename. Its permissions stay."""
     fresh = path.with_name(f".{path.name}.new")
+    if len(os.fsencode(fresh.name)) > MAX_NAME_BYTES:
+        fresh = path.with_name(f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}.new")
     try:
         with fresh.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        with suppress(FileNotFoundError):
+            fresh.chmod(path.stat().st_mode & 0o7777)
         os.replace(fresh, path)
     except BaseException:
         fresh.unlink(missing_ok=True)
@@ -40,15 +46,38 @@ def write_durably(path: Path, data: bytes) -> None:
 
 
 def write_out(path: Path, data: bytes) -> None:
-    """Writes a file that the user named: atomically, except to a device or a pipe. TfmError names
-    it; UsageError if its folder does not exist."""
-    if not path.parent.is_dir():
+    """Writes a file that the user named: atomically, except to a device or a pipe, and where only
+    the file itself can be written, as one that is mounted into a container. A symbolic link stays a
+    link. TfmError names the file; UsageError if its folder does not exist."""
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
         raise UsageError(f"{path}: there is no folder {path.parent}; make it first")
     with writing(path):
-        if path.exists() and not path.is_file():
-            path.write_bytes(data)
-        else:
-            write_durably(path, data)
+        if target.exists() and not target.is_file():
+            target.write_bytes(data)
+            return
+        try:
+            write_durably(target, data)
+        except OSError as error:
+            there = error.errno in (errno.EACCES, errno.EPERM, errno.EBUSY, errno.EROFS)
+            if not (there and os.access(target, os.W_OK)):
+                raise
+            target.write_bytes(data)
+
+
+def check_output(path: Path, force: bool) -> None:
+    """Checks before the work that `write_out` will be able to write a file. UsageError if its
+    folder does not exist, or if the file exists and `force` is not given."""
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise UsageError(f"{path}: there is no folder {path.parent}; make it first")
+    if target.is_dir():
+        raise UsageError(f"{path}: a folder; name a file in it")
+    if target.is_file() and not force:
+        raise UsageError(f"{path}: already exists; --force overwrites it")
+    place = target if target.exists() else target.parent
+    if not os.access(place, os.W_OK):
+        raise TfmError(f"{path}: cannot be written (Permission denied)")
 
 
 def mapped(path: Path, shape: tuple[int, ...]) -> Any:

@@ -63,7 +63,8 @@ class Task(ABC):
     unit: ClassVar[str]  # the unit of "bits per unit": byte, dim, point ...
     default_tokenizer: ClassVar[str]  # a SPEC of --tokenizer
     Options: ClassVar[type] = NoOptions  # frozen dataclass; its fields are flags of `train`
-    SampleOptions: ClassVar[type] = NoOptions  # frozen dataclass; its fields are flags of `sample`
+    # frozen dataclass; its fields are flags of `sample`; metadata `file`: a file that is written
+    SampleOptions: ClassVar[type] = NoOptions
     binary: ClassVar[bool] = False  # whether `write` outputs bytes that a terminal cannot show
     headline: ClassVar[tuple[str, ...]] = ()  # the main metrics of the domain
     # whether `eval --stride N` moves the task's own windows by N units (see `slide`); otherwise it

@@ -60,7 +60,10 @@ class SeriesOptions:
 class SeriesSampleOptions:
     horizon: int | None = _option("Points to forecast; default: the horizon of training.")
     paths: int = _option("Sample paths from which quantiles are computed.", 100)
-    plot: str | None = _option("Plot history and forecast to a file: .png, .svg or .pdf.")
+    plot: str | None = field(
+        default=None,
+        metadata={"help": "Plot history and forecast to a file: .png, .svg or .pdf.", "file": True},
+    )
     allow_negative: bool = _option("Let forecasts be negative where no value was.", False)
     guard_formulas: bool = _option(
         "Write ' before ids that a spreadsheet would take for a formula.", False

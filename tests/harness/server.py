@@ -74,6 +74,7 @@ def _run(request: dict[str, Any], files: list[int]) -> NoReturn:
         for number, file in enumerate(files):
             os.dup2(file, number)
             os.close(file)
+        warm.reopen_streams()
         os.chdir(request["folder"])
         os.environ.clear()
         os.environ.update(request["env"])

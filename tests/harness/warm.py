@@ -87,9 +87,17 @@ def _child(folder: Path, work: Callable[[], object]) -> NoReturn:
             handle = os.open(name, flags if number else os.O_RDONLY, 0o644)
             os.dup2(handle, number)
             os.close(handle)
+        reopen_streams()
         work()
 
     run_and_exit(settled)
+
+
+def reopen_streams() -> None:
+    """Makes Python's standard streams those of the descriptors, which have been replaced."""
+    sys.stdin = open(0, closefd=False)
+    sys.stdout = open(1, "w", closefd=False)
+    sys.stderr = open(2, "w", closefd=False, errors="backslashreplace")
 
 
 def run_and_exit(work: Callable[[], object]) -> NoReturn:
