@@ -19,8 +19,10 @@ from .render import columns, say
 @opt.json_option
 def command(runs: str, quiet: bool, as_json: bool) -> None:
     """List runs, newest last, with their state and score."""
-    from ..core.runs.catalogue import all_runs
+    from ..core.runs.catalogue import all_runs, unreadable_runs
 
+    for _, problem in unreadable_runs(Path(runs)):
+        say(f"left out: {problem}", quiet)
     found = [summary(run) for run in all_runs(Path(runs))]
     if as_json:
         click.echo(json.dumps({"schema": 1, "runs": found}))
@@ -30,7 +32,7 @@ def command(runs: str, quiet: bool, as_json: bool) -> None:
         return
     rows = [["run", "task", "size", "step", "score", "state"]]
     for entry in found:
-        score = f"{entry['score']:.3f} bits/{entry['unit']}" if entry["score"] else "-"
+        score = f"{entry['score']:.3f} bits/{entry['unit']}" if entry["score"] is not None else "-"
         rows.append(
             [
                 entry["run"],

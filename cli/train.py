@@ -237,6 +237,14 @@ def _start(
     prepared = prepare(request, note)
     plan = make_plan(request, prepared, deadline, cache_folder(), note)
     state = fresh_state(plan, request.init)
+    m, t = plan.model, plan.train
+    note(
+        f"model: {request.arch} {plan.size}, {state.model.parameter_count():,} parameters, "
+        f"{m.layers} layers of width {m.width}, context {m.context}, "
+        f"vocabulary {m.vocab_size:,}; "
+        f"{t.steps:,} steps of {t.batch * t.accumulate * m.context:,} tokens in {t.dtype} "
+        f"on {plan.device}"
+    )
     origins = {name: settings.origin(ctx, name) for name in sorted(ctx.params)}
     config = describe_config(request, prepared, plan, sys.argv[1:], origins)
     streams = {name: streamed(path) for path, name in stream_copies(request.data).items()}
@@ -250,14 +258,6 @@ def _start(
             except UsageError:  # another process has taken the name
                 if not path.exists():
                     raise
-    m, t = plan.model, plan.train
-    note(
-        f"model: {request.arch} {plan.size}, {state.model.parameter_count():,} parameters, "
-        f"{m.layers} layers of width {m.width}, context {m.context}, "
-        f"vocabulary {m.vocab_size:,}; "
-        f"{t.steps:,} steps of {t.batch * t.accumulate * m.context:,} tokens in {t.dtype} "
-        f"on {plan.device}"
-    )
     return run, prepared.task, plan, state
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ..errors import TfmError, UsageError
@@ -12,18 +13,32 @@ from .run import NAME, Run
 
 def all_runs(root: Path) -> list[Run]:
     """Every readable run in the folder `root`, oldest first."""
-    found = []
-    for path in root.iterdir() if root.is_dir() else ():
-        try:
-            if not path.name.startswith(".") and (path / "config.json").exists():
-                found.append(Run(path))
-        except TfmError:
+    return _readable(root)[0]
+
+
+def unreadable_runs(root: Path) -> list[tuple[Path, str]]:
+    """(path, problem) of every folder in `root` that is a run, but cannot be read as one."""
+    return _readable(root)[1]
+
+
+def _readable(root: Path) -> tuple[list[Run], list[tuple[Path, str]]]:
+    found, problems = list[Run](), list[tuple[Path, str]]()
+    for path in sorted(root.iterdir()) if root.is_dir() else ():
+        if path.name.startswith(".") or not path.is_dir():
             continue
-    return sorted(found, key=lambda run: run.created)
+        try:
+            if (path / "config.json").exists() or (path / "manifest.json").exists():
+                found.append(Run(path))
+        except TfmError as error:
+            problems.append((path, str(error)))
+        except OSError as error:
+            problems.append((path, f"{path}: not readable ({error.strerror})"))
+    return sorted(found, key=lambda run: run.created), problems
 
 
 def open_run(name: str | None, root: Path) -> Run:
-    """A run by path, by its name under `root`, or the newest. UsageError if there is none."""
+    """A run by path, by its name under `root`, or the newest with a checkpoint. UsageError if there
+    is none."""
     return Run(find_run(name, root))
 
 
@@ -33,11 +48,16 @@ def find_run(name: str | None, root: Path) -> Path:
         found = all_runs(root)
         if not found:
             raise UsageError(f"no runs in {root}/ yet; start with: tfm train --task text")
-        return found[-1].path
+        saved = [run for run in found if run.checkpoints()]
+        return (saved or found)[-1].path
     path = Path(name)
-    if not (path / "config.json").exists() and NAME.fullmatch(name) and (root / name).is_dir():
+    if (
+        not os.path.exists(path / "config.json")
+        and NAME.fullmatch(name)
+        and os.path.isdir(root / name)
+    ):
         path = root / name
-    if not path.exists():
+    if not os.path.exists(path):
         known = [run.name for run in all_runs(root)]
         raise UsageError(
             f"{name}: no such run here or in {root}/; newest: {known[-1] if known else 'none'}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
@@ -46,7 +47,7 @@ class Checkpoint:
 def checkpoints(run: Path) -> list[Checkpoint]:
     """Every checkpoint of a run, by step."""
     folder = run / "checkpoints"
-    found = [p for p in folder.glob("*") if p.name.isdecimal()] if folder.is_dir() else []
+    found = [p for p in folder.glob("*") if p.name.isdecimal()] if os.path.isdir(folder) else []
     return sorted((Checkpoint(p, int(p.name)) for p in found), key=lambda c: c.step)
 
 
