@@ -49,7 +49,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Compare runs A and B on their common held-out items: the difference in bits per unit, with a
-    95 % interval by paired bootstrap over items (for text: over blocks of 1,024 bytes).
+    95 % interval by paired bootstrap over items (for text: over blocks of at most 1,024 bytes).
 
     Exit code 5 if B is worse: the whole interval of B - A lies above --margin.
     """

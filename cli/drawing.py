@@ -31,7 +31,7 @@ class Sample:
     """One continuation of a prompt, extended token by token."""
 
     decoder: StreamDecoder
-    stop: bytes | None
+    stops: tuple[bytes, ...]
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     data: bytes = b""  # decoded so far
@@ -58,10 +58,11 @@ class Sample:
 
     def _add(self, new: bytes) -> bytes:
         self.data += new
-        if self.stop:
-            at = self.data.find(self.stop, max(0, len(self.data) - len(new) - len(self.stop)))
-            if at >= 0:
-                self.data, self.finish_reason = self.data[:at], "stop"
+        old = len(self.data) - len(new)
+        found = [self.data.find(stop, max(0, old - len(stop))) for stop in self.stops]
+        if any(at >= 0 for at in found):
+            self.data = self.data[: min(at for at in found if at >= 0)]
+            self.finish_reason = "stop"
         return new
 
 
@@ -91,7 +92,7 @@ class Sampler:
         model: SequenceModel,
         config: SampleConfig,
         options: Any,
-        stop: str | None = None,
+        stops: tuple[str, ...] = (),
         strict: bool = False,
         quiet: bool = True,
         length_is_set: bool = True,
@@ -99,7 +100,8 @@ class Sampler:
         compiled: CDLL | None = None,
     ) -> None:
         self.task, self.tokenizer, self.model, self.config = task, tokenizer, model, config
-        self.options, self.stop = options, stop.encode() if stop else None
+        self.options = options
+        self.stops = tuple(stop.encode("utf-8", "surrogateescape") for stop in stops if stop)
         self.strict, self.quiet, self.length_is_set = strict, quiet, length_is_set
         self.end, self.dtype, self.compiled = task.end_token(tokenizer), dtype, compiled
 
@@ -120,7 +122,7 @@ class Sampler:
             )
         fixed = None if self.length_is_set else self.task.new_tokens(sequence, self.options)
         samples = [
-            Sample(self.task.stream_decoder(self.tokenizer, sequence), self.stop)
+            Sample(self.task.stream_decoder(self.tokenizer, sequence), self.stops)
             for _ in range(count)
         ]
         length, reason = (self.config.length, "length") if fixed is None else (fixed, "end")

@@ -82,6 +82,14 @@ class Option(click.Option):
         return super().shell_complete(ctx, incomplete) if found is None else found
 
 
+class VerbatimOption(Option):
+    """A repeatable option that can contain spaces: its variable is one value, not several."""
+
+    def value_from_envvar(self, ctx: click.Context) -> Any:
+        value = self.resolve_envvar_value(ctx)
+        return None if value is None else (value,)
+
+
 def option(*names: str, **settings: Any) -> Callable[[F], F]:
     return click.option(*names, cls=Option, **settings)
 
@@ -161,6 +169,7 @@ class TaskCommand(Command):
         from ..core.runs.catalogue import open_run
 
         data = [expanded(value) for name, value in _option_pairs(args) if name == "--data"]
+        data += [expanded(word) for word in self._files(args)]
         name = _peek(args, "task") or (ctx.default_map or {}).get("task")
         init = _peek(args, "init")
         root = _peek(args, "runs") or (ctx.default_map or {}).get("runs") or "runs"
@@ -173,6 +182,25 @@ class TaskCommand(Command):
             return task.name, task.Options
         except (TfmError, OSError):
             return None
+
+    def _files(self, args: list[str]) -> list[str]:
+        """The arguments that are no option and no value of one, before click parses them. What
+        follows an unknown option, which the task may have, is one if such a file exists."""
+        kinds = {
+            name: p.is_flag
+            for p in self.params
+            if isinstance(p, click.Option)
+            for name in (*p.opts, *p.secondary_opts)
+        }
+        found = []
+        for before, word in zip(["", *args], args, strict=False):
+            if word.startswith("-") and word != "-":
+                continue
+            if before.startswith("--") and "=" not in before and not kinds.get(before):
+                if before in kinds or not os.path.exists(word):
+                    continue
+            found.append(word)
+        return found
 
 
 class RunTaskCommand(Command):

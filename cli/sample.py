@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import sys
 from dataclasses import fields as fields_of
@@ -53,7 +54,13 @@ from .render import printable, say
     help="Drop tokens less likely than this fraction of the most likely one.",
 )
 @opt.option("--greedy", is_flag=True, help="Always take the most likely token.")
-@opt.option("--stop", metavar="TEXT", help="Stop before this text (it is not written).")
+@click.option(
+    "--stop",
+    cls=opt.VerbatimOption,
+    multiple=True,
+    metavar="TEXT",
+    help="Stop before this text, which is not written; repeatable. A newline is $'\\n' in a shell.",
+)
 @opt.option(
     "--out",
     metavar="FILE",
@@ -105,7 +112,12 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
     from ..core.files import check_output
     from ..core.runs.catalogue import open_run
 
-    run = open_run(flags["run"], Path(flags["runs"]))
+    try:
+        run = open_run(flags["run"], Path(flags["runs"]))
+    except UsageError as error:
+        if flags["run"] is None:
+            raise
+        raise UsageError(f"{error}; a prompt is given with -p TEXT or -p @FILE") from None
     run.check()
     task = run.task()
     values = {f.name: flags[f.name] for f in fields_of(task.SampleOptions)}
@@ -120,6 +132,7 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
         raise UsageError(f"--task {task.name} writes binary data: use --out FILE or a pipe")
     if task.draws_files and flags["draws"] > 1:
         raise UsageError(f"-n: not for --task {task.name}; see tfm sample RUN --help")
+    _check_stops(flags["stop"], task.binary, quiet)
     prompt = single_prompt(flags["prompt"], task.draws_files)
     reader = PromptReader(flags["null"], flags["json_in"]) if prompt is None else None
 
@@ -217,6 +230,15 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
         except TfmError as error:
             say(f"warning: no plot: {error}", quiet)
         show(items, None)
+
+
+def _check_stops(stops: tuple[str, ...], binary: bool, quiet: bool) -> None:
+    """UsageError for a stop that no text can contain; a note on one that is an escape elsewhere."""
+    for stop in stops:
+        if not binary and any("\udc80" <= c <= "\udcff" for c in stop):
+            raise UsageError(f"--stop {stop!r}: not UTF-8 text, so that no sample can contain it")
+        if re.fullmatch(r"(\\[nrt0])+", stop):
+            say(f"--stop {stop} is a backslash and a letter; in a shell write $'{stop}'", quiet)
 
 
 def say_prompt(data: bytes) -> None:

@@ -19,6 +19,7 @@ from .names import complete_run
 from .predictions import check_predictions, predictions_option
 from .prompts import RecordReader
 from .render import printable, say
+from .tokenize import run_and_files
 
 if TYPE_CHECKING:
     from ..core.data.source import Source
@@ -97,7 +98,8 @@ def command(
     """
     if by_token and tsv:
         raise UsageError("--tokens: needs JSON output, not --tsv")
-    if heldout and len(names) > 1:
+    name, files = run_and_files(names, runs)
+    if heldout and files:
         raise UsageError("--heldout: scores the run's held-out items; omit FILE")
     if predictions == "-":
         raise UsageError("--predictions -: the scores go to stdout; name a file")
@@ -107,7 +109,7 @@ def command(
 
     from ..core.runs.catalogue import open_run
 
-    run = open_run(names[0] if names else None, Path(runs))
+    run = open_run(name, Path(runs))
     run.check()
     task = run.task()
     tokenizer = run.tokenizer()
@@ -115,8 +117,8 @@ def command(
     items: Iterator[Item | None]
     if heldout:
         items = _heldout_items(run, task, tokenizer, split)
-    elif len(names) > 1 or of_bytes is None:
-        paths = names[1:] or ("-",)
+    elif files or of_bytes is None:
+        paths = files or ("-",)
         sources = [run.source_like((path,), column) for path in paths]
         items = _files(task, tokenizer, sources, lambda text: say(text, quiet))
     else:
@@ -136,7 +138,7 @@ def command(
         items = _kept(items, scored)
     for total, flush in _totals(task, tokenizer, model, items, by_token):
         line = formatter.line(total)
-        sys.stdout.buffer.write((printable(line) if on_terminal else line).encode() + b"\n")
+        sys.stdout.buffer.write(_bytes(printable(line) if on_terminal else line))
         if flush:
             sys.stdout.buffer.flush()
     if predictions is not None:
@@ -144,6 +146,11 @@ def command(
 
         found = list(task.predict(model, tokenizer, (sequence for _, sequence in scored)))
         write_predictions(Path(predictions), [name for name, _ in scored], found)
+
+
+def _bytes(line: str) -> bytes:
+    """A line as bytes; names of files that are not UTF-8 are the bytes that they are."""
+    return line.encode("utf-8", "surrogateescape") + b"\n"
 
 
 def _kept(items: Iterator[Item | None], kept: list[tuple[str, Sequence]]) -> Iterator[Item | None]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import json
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
+from ..core.data.scratch import is_stream
 from ..core.errors import ConfigError, DataError, UsageError
 from . import options as opt
 from .names import complete_run
@@ -72,10 +75,11 @@ def _named(tokenizer: ByteTokenizer) -> Coder:
 
 def run_and_files(paths: tuple[str, ...], runs: str) -> tuple[str | None, tuple[str, ...]]:
     """(run, files): the first argument is a run if it is the path of one, or a name in `runs`."""
-    if paths and paths[0] != "-":
-        if any((root / paths[0] / "config.json").exists() for root in (Path(), Path(runs))):
+    if paths and not is_stream(paths[0]):
+        if any(os.path.exists(root / paths[0] / "config.json") for root in (Path(), Path(runs))):
             return paths[0], paths[1:]
-        if not Path(paths[0]).exists():
+        here = os.path.isdir(paths[0]) or glob.glob(paths[0]) or paths[0].startswith("hf:")
+        if not here and not os.path.exists(paths[0]):
             raise UsageError(f"{paths[0]}: no such file, and no such run here or in {runs}/")
     return None, paths
 

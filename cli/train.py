@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 
 @click.command("train", cls=opt.TaskCommand)
+@click.argument("files", nargs=-1, metavar="[FILE]...")
 @opt.option("--task", help="text, byte ... (see `tfm tasks`).  [default: guessed from the data]")
 @opt.option(
     "--data",
@@ -105,7 +106,7 @@ if TYPE_CHECKING:
 @opt.json_option
 @click.pass_context
 def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> None:
-    """Train a model and score it on held-out data.
+    """Train a model on FILEs, which --data names as well, and score it on held-out data.
 
     Prints the path of the run on stdout; progress and notes go to stderr.
     """
@@ -113,6 +114,7 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
     def note(text: str) -> None:
         say(text, quiet)
 
+    flags["data"] = (*flags["data"], *opt.expanded(flags.pop("files")))
     signals = Signals()
     kernels.compile_in_background()
     if flags["resume"] is not None:
@@ -220,8 +222,9 @@ def _start(
 ) -> tuple[Run, Task, Plan, State]:
     request = _request(ctx, flags)
     path = Path(flags["run_name"]) if flags["run_name"] else None
-    from ..core.runs.run import Run, check_free
+    from ..core.runs.run import Run, check_free, check_utf8
 
+    check_utf8(Path(flags["runs"]))
     if path is not None:
         check_free(path)
 
@@ -274,7 +277,7 @@ def _resume(
 ) -> tuple[Run, Task, Plan, State]:
     """Reopens a run. UsageError for flags that would change it: only --steps and --patience (to
     train longer) and --data (for data that has moved) apply; else the run's own settings hold."""
-    allowed = {"resume", "steps", "patience", "data", "device", "runs", "quiet", "as_json"}
+    allowed = {"resume", "steps", "patience", "data", "files", "device", "runs", "quiet", "as_json"}
     for name in ctx.params:
         if name not in {*allowed, "save_every"} and settings.origin(ctx, name) == "flag":
             flag = next(p.opts[0] for p in ctx.command.params if p.name == name)

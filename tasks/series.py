@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import io
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,9 @@ from ._series.reader import Read, common_frequency, read
 from ._series.reading import lines, record, summary
 from ._series.windows import adjacent_windows, forecast_cases, forecast_cost, forecast_scores, slide
 
+NUMBER_OR_TIME = re.compile(
+    r"-?\d*\.?\d+([eE][-+]?\d+)?|\d{4}[-/]\d{1,2}([-/]\d{1,2})?([T ][\d:.]+.*)?"
+)
 DEFAULT_HOLDOUT = 0.1  # the fraction of each series that is held out
 SMALL_DATA_DROPOUT = 0.1  # where `Collection.is_small`
 HISTORY_SEASONS = 8  # in the history of a window
@@ -56,11 +60,11 @@ class SeriesTask(task.Task):
         """.tsf, or a table of mostly numbers."""
         if path.name.removesuffix(".gz").endswith(".tsf"):
             return 0.95
-        if path.suffix not in (".csv", ".tsv", ".txt"):
+        if path.suffix.lower() not in (".csv", ".tsv", ".txt"):
             return 0.0
         rows = head.decode("utf-8", "replace").splitlines()[1:21]
         cells = [cell.strip(' "') for row in rows for cell in row.replace(";", ",").split(",")]
-        numbers = sum(cell.replace(".", "", 1).lstrip("-").isdigit() for cell in cells)
+        numbers = sum(NUMBER_OR_TIME.fullmatch(cell) is not None for cell in cells)
         return 0.8 if len(cells) > len(rows) and numbers > 0.4 * len(cells) else 0.0
 
     def default_source(self) -> Source:

@@ -64,7 +64,7 @@ def test_a_tokens_nats_are_its_first_bytes(ids: list[int], given: int) -> None:
     pieces = [b"", b"x", b"y" * 100, b"z" * 700, b"w" * 1500]
     sequence = Sequence(np.array([5] * given + ids, np.int64), given)  # 5: begin
     nats = np.arange(1.0, len(ids) + 1)
-    found, units = _blocks(Score(sequence, nats), pieces)
+    found, units = _blocks(Score(sequence, nats), pieces, BLOCK_BYTES)
     size = sum(len(pieces[i]) for i in ids)
     assert units.sum() == size and len(units) == max(1, math.ceil(size / BLOCK_BYTES))
     assert (units[:-1] == BLOCK_BYTES).all()
@@ -80,12 +80,15 @@ def test_items_by_the_model_and_what_they_are() -> None:
     model, tokenizer = small_model(vocab_size=258, context=12), SingleByteTokenizer(ends=True)
     one = tokenizer.encode(b"ab" * 800)
     units: Any = len
+    pieces = tokenizer.pieces
     (first,) = scored(model, tokenizer, [one], units, as_ids=False, pieces=tokenizer.pieces)
     as_text = SingleByteTokenizer(ends=True, text=True)
     (second,) = scored(model, as_text, [one], units, as_ids=False)
     (other,) = scored(model, tokenizer, [tokenizer.encode(b"ab" * 799 + b"ax")], units, False)
     assert first.content == second.content != other.content
-    assert first.units.tolist() == [1024, 576] and len(first.nats) == 2
+    assert first.units.tolist() == [200] * 8, "a short text is cut into eight blocks at least"
+    (long,) = scored(model, tokenizer, [tokenizer.encode(b"ab" * 5000)], units, False, pieces)
+    assert long.units.tolist() == [1024] * 9 + [10000 - 9 * 1024]
     pixels = np.zeros((2, 2, 1), np.uint8)
     assert _content(Picture(pixels, "7")) == _content(Picture(pixels, None))
     assert _content(Picture(pixels)) != _content(Picture(pixels + 1))

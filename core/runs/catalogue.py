@@ -57,6 +57,8 @@ def find_run(name: str | None, root: Path) -> Path:
         and os.path.isdir(root / name)
     ):
         path = root / name
+    if os.path.isfile(path):
+        raise UsageError(f"{name}: a file, not a run; data is named after the run, or by --data")
     if not os.path.exists(path):
         known = [run.name for run in all_runs(root)]
         raise UsageError(

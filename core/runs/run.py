@@ -45,9 +45,18 @@ if TYPE_CHECKING:
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
+def check_utf8(path: Path) -> None:
+    """UsageError for a path that is not UTF-8, at which tensors could not be opened."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{path}: the names of runs and their folders must be UTF-8") from None
+
+
 def check_free(path: Path) -> None:
     """UsageError if no run can be created at `path`: an invalid name, or one that exists."""
-    if path.exists():
+    check_utf8(path)
+    if os.path.lexists(path):
         raise UsageError(f"--run {path}: already exists; choose another name or --resume it")
     if not NAME.fullmatch(path.name) or path.name.startswith("."):
         raise UsageError(

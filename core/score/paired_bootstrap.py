@@ -12,6 +12,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from ..protocols import Score, Sequence, Tokenizer
 from .likelihood import evaluate
 
 BLOCK_BYTES = 1024  # of text, resampled as one unit
+MIN_BLOCKS, MIN_BLOCK_BYTES = 8, 32  # of a text too short for so many larger ones
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 MAX_RESAMPLED_ITEMS = 1 << 22  # at once: 32 MB
@@ -32,7 +34,7 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Scored:
-    """The scores of an item, in blocks of BLOCK_BYTES for text, else in one block."""
+    """The scores of an item, in blocks of some bytes for text, else in one block."""
 
     content: bytes  # a hash, equal for equal items
     nats: Array  # (blocks,)
@@ -49,8 +51,13 @@ def scored(
 ) -> Iterator[Scored]:
     """Scores each item. `as_ids`: `content` is a hash of the ids; else of the decoded item, so that
     models with different tokenizers can be compared. pieces: the bytes of each id of a text
-    tokenizer; if it is lossless, items are cut into blocks."""
-    for score in evaluate(model, tokenizer, sequences):
+    tokenizer; if it is lossless, items are cut into blocks of BLOCK_BYTES, or of less where they
+    are few and short."""
+    first = list(islice(sequences := iter(sequences), MIN_BLOCKS))
+    block_bytes, total = BLOCK_BYTES, int(sum(map(units, first)))
+    if len(first) < MIN_BLOCKS and total < MIN_BLOCKS * BLOCK_BYTES:
+        block_bytes = max(MIN_BLOCK_BYTES, total // MIN_BLOCKS)
+    for score in evaluate(model, tokenizer, chain(first, sequences)):
         sequence = score.sequence
         digest = hashlib.sha256()
         if as_ids:
@@ -58,13 +65,13 @@ def scored(
         else:
             digest.update(_content(tokenizer.decode(sequence.ids, sequence.side)))
         if pieces is not None and tokenizer.lossless:
-            nats, size = _blocks(score, pieces)
+            nats, size = _blocks(score, pieces, block_bytes)
         else:
             nats, size = np.array([score.nll]), np.array([units(sequence)])
         yield Scored(digest.digest(), nats, size)
 
 
-def _blocks(score: Score, pieces: list[bytes]) -> tuple[Array, Array]:
+def _blocks(score: Score, pieces: list[bytes], block_bytes: int) -> tuple[Array, Array]:
     """Nats and bytes of each block of a text. A token belongs to the block of its first byte."""
     given = score.sequence.given
     ids = score.sequence.ids
@@ -73,10 +80,10 @@ def _blocks(score: Score, pieces: list[bytes]) -> tuple[Array, Array]:
     lengths = np.array([len(pieces[i]) if i < len(pieces) else 0 for i in ids.tolist()], np.int64)
     starts = (lengths.cumsum() - lengths)[given:]
     size = int(lengths.sum())
-    count = max(1, -(-size // BLOCK_BYTES))
-    block = np.minimum(starts // BLOCK_BYTES, count - 1)
-    units = np.full(count, float(BLOCK_BYTES))
-    units[-1] = size - BLOCK_BYTES * (count - 1)
+    count = max(1, -(-size // block_bytes))
+    block = np.minimum(starts // block_bytes, count - 1)
+    units = np.full(count, float(block_bytes))
+    units[-1] = size - block_bytes * (count - 1)
     return np.bincount(block, weighted, count).astype(np.float64), units
 
 
