@@ -76,7 +76,7 @@ def read_ids(coder: Coder) -> Iterator[tuple[int, Any, dict[str, Any]]]:
             else:
                 listed = [int(word) for word in line.split()]
             wrong = next((id for id in listed if not 0 <= id < size), None)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise DataError(
                 f"{where}: must be ids separated by spaces, or an object with `ids` and `side` "
                 "as tfm tokenize --json prints it"

@@ -21,13 +21,13 @@ MAX_QUEUED_BLOCKS = 16  # read ahead
 @dataclass(frozen=True)
 class Prompt:
     data: bytes | None  # None: no prompt, the task's default beginning
-    id: str | None = None
+    id: Any = None  # as JSON has it: 0 is not "0"
     where: str | None = None  # the input line, for error messages
 
     @property
     def key(self) -> str:
         """The key of the prompt's random numbers: its id, else a hash of the prompt."""
-        return self.id if self.id is not None else hashlib.sha256(self.data or b"").hexdigest()
+        return hashlib.sha256(self.data or b"").hexdigest() if self.id is None else str(self.id)
 
 
 class RecordReader:
@@ -166,6 +166,6 @@ def json_prompt(line: bytes, where: str) -> Prompt:
     try:
         record: Any = json.loads(line)
         data = record["prompt"].encode()
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{where}: must be a JSON object with a string `prompt`") from error
-    return Prompt(data, None if record.get("id") is None else str(record["id"]), where)
+    return Prompt(data, record.get("id"), where)

@@ -156,7 +156,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         return body
     except ConfigError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(f"{path}: damaged or missing ({error})") from error
 
 

@@ -246,9 +246,15 @@ def shell_blocks(page: Path) -> list[str]:
 
 
 def put_tfm_on_path(folder: Path, **others: str) -> None:
-    """Writes executable scripts to `folder`/bin: `tfm`, which runs this tfm, and others by name."""
+    """Writes executable scripts to `folder`/bin: `tfm`, which runs this tfm (in forks of a process
+    that has imported torch, where there is fork), and others by name."""
     (folder / "bin").mkdir()
-    for name, command in {"tfm": f'exec {sys.executable} -m tfm "$@"', **others}.items():
+    tfm = f"{sys.executable} -m tfm"
+    if hasattr(os, "fork"):
+        from conftest import SERVER
+
+        tfm = f"{sys.executable} -S {Path(__file__).parent / 'harness/client.py'} {SERVER.listen()}"
+    for name, command in {"tfm": f'exec {tfm} "$@"', **others}.items():
         (folder / "bin" / name).write_text(f"#!/bin/sh\n{command}\n")
         (folder / "bin" / name).chmod(0o755)
 

@@ -71,7 +71,7 @@ class Store:
             self.items: list[tuple[int, dict[str, Any]]] = [
                 (int(given), dict(side)) for given, side in map(json.loads, lines)
             ]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DamagedError(f"{folder}: not readable as stored ids ({error})") from error
         weighted = "weight.bin" in meta["files"]
         self.weight = _mapped(folder / "weight.bin", "<f4") if weighted else None

@@ -88,9 +88,11 @@ def table_kind(path: Path, column: str | None) -> str | None:
     if head.startswith(b"PAR1"):
         return "parquet"
     heading = text.partition(b"\n")[0].decode("utf-8", "replace").rstrip("\r")
-    return (
-        "csv" if column in next(csv.reader([heading], delimiter=_separator(heading)), []) else None
-    )
+    try:
+        names = next(csv.reader([heading], delimiter=_separator(heading)), [])
+    except csv.Error:
+        return None
+    return "csv" if column in names else None
 
 
 def _is_object(line: bytes) -> bool:

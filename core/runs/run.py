@@ -80,7 +80,7 @@ class Run:
             raise UsageError(f"{path}: not a run (no config.json); `tfm runs` lists them") from None
         except ConfigError:
             raise
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise DamagedError(f"{path / 'config.json'}: damaged ({error})") from error
         self._lock: Any = None
 
@@ -168,7 +168,7 @@ class Run:
 
                 arrays = load_file(str(self.path / "tokenizer.safetensors"))
             return find("tokenizers", self.config["tokenizer"]["kind"]).from_state(state, arrays)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise DamagedError(f"{self.path / 'tokenizer.json'}: damaged ({error})") from error
 
     def task(self) -> Task:

@@ -109,8 +109,9 @@ def _values(source: Source, tables: list[TableSource]) -> _Rows:
     with rows.path.open("wb") as out, writing(rows.path):
         for table in tables:
             rows.starts.append((table.name, rows.ends[-1]))
+            column = source.column
             for number, row in table.rows():
-                column = column_of(row, source.column)
+                column = column_of(row, column)  # of the first row, for all
                 if column not in row:
                     raise DataError(
                         f"--data {table.name}: no column {column!r} in row {number}; choose one "

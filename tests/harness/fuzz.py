@@ -10,9 +10,12 @@ A failure is reduced by hypothesis to the simplest command that fails in the sam
 from __future__ import annotations
 
 import argparse
+import bz2
+import gzip
 import importlib
 import io
 import json
+import lzma
 import os
 import shutil
 import signal
@@ -34,7 +37,14 @@ CODES = (0, 1, 2, 3, 4, 5)
 SECONDS = 60  # a command that takes longer fails
 SUFFIXES = (
     *("", ".txt", ".csv", ".jsonl", ".json", ".npy", ".npz", ".png", ".jpg", ".gif", ".parquet"),
-    *(".tsf", ".gz", ".zip", ".tar", ".tar.gz", ".toml", ".bin", ".idx3-ubyte"),
+    *(".tsf", ".gz", ".zip", ".tar", ".tar.gz", ".toml", ".bin", ".idx3-ubyte", ".ndjson", ".tsv"),
+    *(".JSONL", ".xz", ".zst", ".bz2", ".7z", " [1].txt", "*.csv", "::x", "\udcff.txt", "x" * 240),
+)
+PACKERS = {".gz": gzip.compress, ".xz": lzma.compress, ".bz2": bz2.compress}
+ENVIRONMENTS: tuple[dict[str, str], ...] = (
+    *({"HOME": "/nonexistent"}, {"HOME": "/dev/null"}, {"HOME": ""}, {"XDG_CACHE_HOME": "a.txt"}),
+    *({"XDG_CONFIG_HOME": "/proc"}, {"COLUMNS": "3"}, {"NO_COLOR": "1"}, {"TERM": "dumb"}),
+    *({"LC_ALL": "C"}, {"TFM_SEED": "x"}, {"TFM_RUNS": "no"}, {"TFM_STOP": "a b"}, {"CC": "no"}),
 )
 TASKS = ("text", "byte", "image", "series")
 FEW = ("-1", "0", "1", "2", "3", "7", "64", "1e9", "0.5", "-0.5", "nan", "inf", "1e-40", "x", "")
@@ -71,7 +81,12 @@ VALUES: dict[str, tuple[str, ...]] = {
     "range": ("0,1", "0,255", "-1,1", "1,0", "x"),
     "zone": ("Europe/Berlin", "UTC", "x"),
     "freq": ("D", "h", "MS", "-1", "x"),
-    "prompt": ("a", "", "@a.txt", "@no", "-", "a.csv", "p.png"),
+    "prompt": ("a", "", "@a.txt", "@no", "-", "a.csv", "p.png", "\udcff"),
+    "stop": ("a", "", "\n", "\\n", "\udcff"),
+    "temperature": ("1e-320", "1e300", "0", "-1", "nan", "inf", "x"),
+    "column": ("text", "label", "y", "no", ""),
+    "each": ("stream", "line", "file", "record", "x"),
+    "errors": ("strict", "replace", "x"),
 }
 PATHS = ("data", "valid", "test", "out", "config", "plot", "predictions", "run_name", "runs")
 SETS = (
@@ -161,10 +176,11 @@ def commands(draw: st.DrawFn, files: dict[str, bytes]) -> dict[str, Any]:
     from tfm.cli.options import task_flags
     from tfm.core.plugins import find
 
-    made = {
-        f"f{n}{draw(st.sampled_from(SUFFIXES))}": draw(contents(list(files.values())))
-        for n in range(draw(st.integers(0, 2)))
-    }
+    made = {}
+    for n in range(draw(st.integers(0, 2))):
+        suffix, data = draw(st.sampled_from(SUFFIXES)), draw(contents(list(files.values())))
+        pack = PACKERS.get(suffix) if draw(st.booleans()) else None
+        made[f"f{n}{suffix}"] = pack(data) if pack else data
     paths = [*files, *made, "pics", "pics/*/*.png", "-", "no", ".", "runs/text", "runs/image"]
     runs = [f"runs/{task}" for task in TASKS]
     verb = draw(st.sampled_from(list(COMMANDS)))
@@ -202,7 +218,14 @@ def commands(draw: st.DrawFn, files: dict[str, bytes]) -> dict[str, Any]:
         if param.is_flag:
             continue
         args.append(draw(value_of(param, paths, runs)))
-    return {"args": args, "files": made, "stdin": draw(contents(list(files.values())))}
+    rarely = st.sampled_from((False, False, False, True))
+    return {
+        "args": args,
+        "files": made,
+        "stdin": draw(contents(list(files.values()))),
+        "env": draw(st.sampled_from(ENVIRONMENTS)) if draw(rarely) else {},
+        "closed": draw(st.sets(st.sampled_from((0, 1, 2)))) if draw(rarely) else set(),
+    }
 
 
 def value_of(param: click.Option, paths: list[str], runs: list[str]) -> st.SearchStrategy[str]:
@@ -248,7 +271,13 @@ def fuzz(minutes: float, examples: int | None, seed: int) -> dict[str, Any]:
                 (work / name).write_bytes(data)
             args = command["args"]
             began = time.perf_counter()
-            child = warm.start(work, *args, stdin=command["stdin"])
+            scratch = root / "scratch"
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir()
+            env = {"TMPDIR": str(scratch), **command["env"]}
+            child = warm.start(
+                work, *args, stdin=command["stdin"], env=env, closed=command["closed"]
+            )
             signal.signal(signal.SIGALRM, lambda *_: os.killpg(child, signal.SIGKILL))
             signal.alarm(SECONDS)
             done = warm.ended(child, work, began)
@@ -260,12 +289,18 @@ def fuzz(minutes: float, examples: int | None, seed: int) -> dict[str, Any]:
                 done.code not in CODES
                 or "unexpected" in done.err
                 or "Traceback" in done.err
-                or len(told) != (done.code != 0)
+                or (len(told) != (done.code != 0) and 2 not in command["closed"])
             )
-            if wrong:
-                told = f"tfm {args}: exit {done.code} after {done.seconds:.0f} s\n{done.err}"
-                simplest[:] = [told]
-                raise Broken(told)
+            left = [str(path) for path in scratch.iterdir()]
+            left += [
+                str(path) for path in work.rglob(".*") if path.name not in (".in", ".out", ".err")
+            ]
+            if wrong or left:
+                how = {key: command[key] for key in ("env", "closed") if command[key]}
+                failure = f"tfm {args} {how or ''}: exit {done.code} after {done.seconds:.0f} s"
+                failure += f"\n{done.err}" + (f"files left: {left}" if left else "")
+                simplest[:] = [failure]
+                raise Broken(failure)
 
         number = 0
         while time.monotonic() < until and (examples is None or not number):

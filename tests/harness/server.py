@@ -3,7 +3,8 @@
 Most of the time of a small command is the import of torch. Each command is a process of its own
 all the same, with its own files, folder, environment and signals. POSIX only.
 
-Used by `Server`; as a script it serves the socket whose number is its argument.
+Used by `Server`; as a script it serves the socket whose number is its argument: one connection, or
+with `listen` any number at the same time (see client.py).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -33,9 +35,6 @@ START_MODULES = ("cli.main", "cli.train", "cli.training")  # have the time of th
 
 def serve(connection: socket.socket) -> None:
     """Runs one command after another, until the other side closes the connection."""
-    warm.warm()
-    for name in LIBRARIES:
-        importlib.import_module(name)
     while True:
         head, files = _receive(connection)
         if not head:
@@ -50,6 +49,19 @@ def serve(connection: socket.socket) -> None:
         connection.sendall(struct.pack("!q", child))
         _, status = os.waitpid(child, 0)
         connection.sendall(struct.pack("!q", os.waitstatus_to_exitcode(status)))
+
+
+def listen(listener: socket.socket) -> None:
+    """Serves each connection in a process of its own."""
+    while True:
+        connection, _ = listener.accept()
+        if not os.fork():
+            listener.close()
+            serve(connection)
+            os._exit(0)
+        connection.close()
+        while os.waitpid(-1, os.WNOHANG)[0]:  # of connections that have ended
+            pass
 
 
 def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
@@ -75,6 +87,9 @@ def _run(request: dict[str, Any], files: list[int]) -> NoReturn:
             os.dup2(file, number)
             os.close(file)
         warm.reopen_streams()
+        for number in request.get("closed", ()):
+            os.close(number)
+            setattr(sys, ("stdin", "stdout", "stderr")[number], None)  # as Python starts
         os.chdir(request["folder"])
         os.environ.clear()
         os.environ.update(request["env"])
@@ -97,6 +112,18 @@ class Server:
     def __init__(self) -> None:
         self.connection: socket.socket | None = None
         self.process: subprocess.Popen[bytes] | None = None
+        self.listening: subprocess.Popen[bytes] | None = None
+        self.folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def listen(self) -> Path:
+        """The path of a socket that client.py connects to."""
+        if self.folder is None:
+            self.folder = tempfile.TemporaryDirectory()  # a short path, as sockets need
+            with socket.socket(socket.AF_UNIX) as listener:
+                listener.bind(f"{self.folder.name}/socket")
+                listener.listen(64)
+                self.listening = _start(listener, "listen")
+        return Path(self.folder.name, "socket")
 
     def __call__(
         self, args: list[str], folder: Path, env: dict[str, str], stdin: bytes | None
@@ -142,12 +169,7 @@ class Server:
 
     def _started(self) -> socket.socket:
         ours, theirs = socket.socketpair()
-        self.process = subprocess.Popen(
-            [sys.executable, __file__, str(theirs.fileno())],
-            pass_fds=(theirs.fileno(),),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-        )
+        self.process = _start(theirs)
         theirs.close()
         return ours
 
@@ -155,6 +177,20 @@ class Server:
         if self.connection is not None and self.process is not None:
             self.connection.close()
             self.process.wait()
+        if self.listening is not None and self.folder is not None:
+            self.listening.kill()
+            self.listening.wait()
+            self.folder.cleanup()
+
+
+def _start(served: socket.socket, *options: str) -> subprocess.Popen[bytes]:
+    """A process that serves a socket."""
+    return subprocess.Popen(
+        [sys.executable, __file__, str(served.fileno()), *options],
+        pass_fds=(served.fileno(),),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
 
 
 def _feed(file: BinaryIO, data: bytes) -> None:
@@ -171,4 +207,8 @@ def _drain(file: BinaryIO, out: list[bytes], number: int) -> None:
 
 
 if __name__ == "__main__":
-    serve(socket.socket(fileno=int(sys.argv[1])))
+    warm.warm()
+    for each in LIBRARIES:
+        importlib.import_module(each)
+    given = socket.socket(fileno=int(sys.argv[1]))
+    listen(given) if sys.argv[2:] else serve(given)

@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,13 +52,24 @@ def workspace() -> Iterator[Path]:
         shutil.rmtree(root, ignore_errors=True)
 
 
-def start(folder: Path, *args: object, stdin: bytes = b"") -> int:
+def start(
+    folder: Path,
+    *args: object,
+    stdin: bytes = b"",
+    env: Mapping[str, str] | None = None,
+    closed: Iterable[int] = (),
+) -> int:
     """Starts `tfm args` in `folder` and returns its process id. Its stdout and stderr go to the
-    files .out and .err there."""
+    files .out and .err there. env: changes of the environment; closed: standard streams that are
+    closed."""
 
     def work() -> None:
         from tfm.cli.main import main
 
+        os.environ.update(env or {})
+        for number in closed:
+            os.close(number)
+            setattr(sys, ("stdin", "stdout", "stderr")[number], None)  # as Python starts
         sys.argv = ["tfm", *map(str, args)]
         main()
 
