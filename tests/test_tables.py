@@ -290,6 +290,17 @@ def test_a_table_on_standard_input_is_known_by_its_content(tfm: Tfm, kind: str) 
     assert "no column 'no'" in error or (stem == "csv" and "--column no: needs rows" in error)
 
 
+def test_rows_that_are_read_as_text_are_said(tfm: Tfm) -> None:
+    data = as_json_lines([f"number {number}" for number in range(40)])
+    loud = ("--size", "nano", "--steps", 1, "--tokenizer", "byte")
+    assert (
+        "read as text, not as rows: standard input"
+        in tfm("train", "--data", "-", *loud, stdin=data).err
+    )
+    (tfm.folder / "t.json").write_text('{"a": 1}\n' + " " * 50)
+    assert "read as text, not as rows: t.json" in tfm("train", "--data", "t.json", *loud).err
+
+
 def test_ids_keep_their_type(tfm: Tfm, trained: Any) -> None:
     prompts = [{"id": value, "prompt": "a"} for value in (0, "0", 1.5, None, "x")]
     data = "".join(json.dumps(each) + "\n" for each in prompts).encode()

@@ -14,7 +14,6 @@ from ..errors import DataError
 from .scratch import shown, spool
 
 SUFFIXES = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd", ".tzst": "zstd"}
-MAGIC = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ\0": ".xz", b"\x28\xb5\x2f\xfd": ".zst"}
 # compressed files and archives of other kinds
 UNREADABLE = (".7z", ".rar", ".z", ".lz", ".lzma", ".lz4", ".lzo", ".br", ".cab", ".zpaq")
 
@@ -28,19 +27,14 @@ def plain_name(path: Path) -> str:
 
 @functools.cache
 def unpacked(path: Path) -> Path:
-    """The file itself, or a decompressed copy of a compressed one. A file without a suffix, such as
-    standard input, is known by its first bytes. DataError if it is damaged, or compressed in a way
-    that tfm cannot read."""
+    """The file itself, or a decompressed copy of a compressed one, by the suffix of its name.
+    DataError if it is damaged, or compressed in a way that tfm cannot read."""
     suffix = path.suffix.lower()
     if suffix in UNREADABLE:
         raise DataError(
             f"--data {shown(path)}: tfm does not read {suffix} files; unpack it first, or pipe its "
             "content to --data -"
         )
-    if not suffix:
-        with path.open("rb") as file:
-            head = file.read(6)
-        suffix = next((kind for magic, kind in MAGIC.items() if head.startswith(magic)), "")
     if suffix not in SUFFIXES:
         return path
     try:

@@ -13,6 +13,8 @@ from ..errors import DataError, TfmError, writing
 
 # other names of standard input
 STANDARD_INPUT = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
+# the first bytes of compressed data, by which a stream gets the suffix that a file has
+MAGIC = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ\0": ".xz", b"\x28\xb5\x2f\xfd": ".zst"}
 DESCRIPTORS = ("/dev/fd/", "/proc/self/fd/")  # folders of the files that this process has open
 _names: dict[Path, str] = {}  # of temporary files and folders, for messages
 
@@ -75,12 +77,23 @@ def is_stream(name: str) -> bool:
 
 def streamed(name: str) -> Path:
     """A temporary file with all data of a stream (see `is_stream`), which is read at the first call
-    only."""
+    only. The name of compressed data has the suffix of its kind."""
     return _streamed("-" if name in STANDARD_INPUT else os.path.abspath(name))
 
 
 @functools.cache
 def _streamed(name: str) -> Path:
+    path = _spooled(name)
+    with path.open("rb") as file:
+        head = file.read(6)
+    suffix = next((kind for magic, kind in MAGIC.items() if head.startswith(magic)), "")
+    named = path.with_name(path.name + suffix)
+    path.rename(named)
+    _names[named] = _names.pop(path)
+    return named
+
+
+def _spooled(name: str) -> Path:
     try:
         if name == "-":
             return spool(sys.stdin.buffer, "stdin", "standard input")

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..config import tfm_version
-from ..data.scratch import STANDARD_INPUT, is_stream
+from ..data.scratch import STANDARD_INPUT, is_stream, streamed
 from ..ops.native_calls import version as kernels_version
 from ..plugins import name_of
 from .budget import Plan
@@ -22,10 +22,10 @@ from .request import Request
 def stream_copies(paths: tuple[str, ...]) -> dict[str, str]:
     """The streams among `paths` (`-` for standard input), each with the name of its copy in the
     run: no other copy of their data exists."""
-    streams = [_lasting(path) for path in paths if is_stream(path)]
-    pipes = [path for path in dict.fromkeys(streams) if path != "-"]
-    names = {path: f"pipe-{number}" for number, path in enumerate(pipes, 1)}
-    return names | ({"-": "stdin"} if "-" in streams else {})
+    streams = {_lasting(path): streamed(path).suffix for path in paths if is_stream(path)}
+    pipes = [path for path in streams if path != "-"]
+    names = {path: f"pipe-{number}{streams[path]}" for number, path in enumerate(pipes, 1)}
+    return names | ({"-": f"stdin{streams['-']}"} if "-" in streams else {})
 
 
 def _lasting(path: str) -> str:

@@ -15,7 +15,7 @@ from ...core.data.byte_stream import ByteStream
 from ...core.data.compressed import plain_name
 from ...core.data.scratch import scratch_file, shown
 from ...core.data.source import Source
-from ...core.data.tables import TableSource, as_text, column_of
+from ...core.data.tables import TableSource, as_text, column_of, table_kind
 from ...core.errors import DataError, UsageError, writing
 from ...core.task import Description
 from .spans import Spans, lines
@@ -156,14 +156,26 @@ def _description(rows: _Rows | None, plain: list[Path | TableSource]) -> Descrip
         if rows.without:
             said[-1] += f" ({rows.without:,} rows more have no value there)"
         record |= {"column": columns, "rows": count, "rows_without_value": rows.without}
-    tables = [shown(Path(part.path)) for part in plain if isinstance(part, TableSource)]
-    tables += [shown(p) for p in plain if isinstance(p, Path) and plain_name(p).endswith(".json")]
+    tables = [
+        part.name if isinstance(part, TableSource) else shown(part)
+        for part in plain
+        if _could_be_rows(part)
+    ]
     if tables:
-        said.append(f"read as text, not as rows: {_listed(tables)} (no column text)")
+        said.append(f"read as text, not as rows: {_listed(tables)} (--column NAME reads rows)")
     if rows is not None and plain:
         said.append(f"{len(plain):,} files beside the tables are read as they stand")
     record |= {"files_as_text": len(plain)}
     return Description(tuple(said), record) if said else None
+
+
+def _could_be_rows(part: Path | TableSource) -> bool:
+    """Whether a user could expect that rows are read: of a table, of JSON, of JSON lines that were
+    piped."""
+    if isinstance(part, TableSource):
+        return True
+    piped = shown(part) != str(part)
+    return plain_name(part).endswith(".json") or (piped and table_kind(part, "text") is not None)
 
 
 def _listed(names: list[str]) -> str:
