@@ -1,17 +1,21 @@
 """Arithmetic coding: what goes in comes out, and costs what the model says."""
 
 import math
+import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import Tfm
 from helpers import prose, small_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tfm.cli import kernels
 from tfm.cli.compress import Header
+from tfm.core.decode.native_slots import NativeModel
 from tfm.core.errors import DamagedError
 from tfm.core.protocols import Sequence
 from tfm.core.score import arithmetic_coding
@@ -81,14 +85,63 @@ def test_a_carry_runs_through_waiting_bytes() -> None:
 MODEL = small_model(vocab_size=BYTES.vocab_size, context=24)
 
 
-def there_and_back(data: bytes) -> bytes:
+def there_and_back(data: bytes, model: Any = MODEL) -> bytes:
     """The coded bytes; that they come back is asserted."""
     sequence = arithmetic_coding.item(BYTES, data)
     support = BYTES.support(len(data), {})
-    coded = arithmetic_coding.encode(MODEL, support, sequence)
-    ids = arithmetic_coding.decode(MODEL, support, sequence.ids[:1], len(data), coded)
+    coded = arithmetic_coding.encode(model, support, sequence)
+    ids = arithmetic_coding.decode(model, support, sequence.ids[:1], len(data), coded)
     assert BYTES.decode_bytes(ids) == data
     return coded
+
+
+@pytest.fixture(scope="module")
+def native() -> NativeModel:
+    library = kernels.compiled()
+    if library is None:
+        pytest.skip("no C compiler here")
+    return NativeModel(MODEL, library, "float32")
+
+
+def test_the_code_in_c_codes_the_same_whatever_the_threads(
+    native: NativeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And as short as torch; many rows, so that windows begin anew for all of them."""
+    monkeypatch.setattr(arithmetic_coding, "MIN_SEGMENT_IDS", 50)
+    data = prose(1500).encode()
+    before, coded = torch.get_num_threads(), []
+    fractions: list[float] = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            coded.append(there_and_back(data, native))
+    finally:
+        torch.set_num_threads(before)
+    assert coded[0] == coded[1] == coded[2]
+    assert abs(len(coded[0]) - len(there_and_back(data))) <= 2
+    sequence = arithmetic_coding.item(BYTES, data)
+    support = BYTES.support(len(data), {})
+    arithmetic_coding.encode(native, support, sequence, fractions.append)
+    assert fractions == sorted(fractions) and fractions[-1] == 1
+
+
+def test_files_of_the_first_format_are_restored_by_torch(
+    run: Path, tfm: Tfm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They name no code, which was torch then."""
+    import zlib
+
+    (tfm.folder / "a").write_bytes(b"the quick brown fox")
+    tfm("compress", run, "a", "-q", env={"CC": "no-such-compiler", "XDG_CACHE_HOME": "c"})
+    data = (tfm.folder / "a.tfm").read_bytes()
+    names_end = 6 + data[5]
+    names = data[6:names_end].rpartition(b" ")
+    assert names[2] == b"torch"
+    body = b"tfm\x1a\x01" + bytes([len(names[0])]) + names[0] + data[names_end : names_end + 26]
+    old = body + struct.pack("<I", zlib.crc32(body)) + data[names_end + 30 :]
+    (tfm.folder / "old.tfm").write_bytes(old)
+    tfm("decompress", run, "old.tfm", "-q")
+    assert (tfm.folder / "old").read_bytes() == b"the quick brown fox"
 
 
 @given(st.binary(max_size=80))

@@ -238,3 +238,13 @@ def test_an_item_that_must_be_seen_whole_does_not_outgrow_the_context() -> None:
     assert len(draw(model=model, axes=2, length=10)[0]) == 10
     with pytest.raises(DataError, match="--context"):
         draw(model=model, axes=2, length=11)
+
+
+@pytest.mark.parametrize("tiny", [1e-320, 1e-40, 1e-9])
+def test_a_temperature_of_any_size_has_its_limit(tiny: float) -> None:
+    """Greedy near zero, an equal chance for all legal ids at infinity."""
+    logits = torch.tensor([[1.0, 3.0, 2.999999, -torch.inf]])
+    cold = filter_logits(logits, SampleConfig(temperature=tiny)).softmax(-1)
+    assert cold.tolist() == [[0, 1, 0, 0]]
+    hot = filter_logits(logits, SampleConfig(temperature=1e300)).softmax(-1)
+    torch.testing.assert_close(hot, torch.tensor([[1, 1, 1, 0]]).double() / 3)

@@ -12,15 +12,18 @@ import math
 import typing
 from collections import Counter, defaultdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Tfm
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tfm.core.data.source import Source
 from tfm.core.errors import ConfigError, DataError
+from tfm.core.runs.run import Run
 from tfm.tasks._text import python_docs
 from tfm.tasks._text.baselines import compressors, ngram
 from tfm.tasks._text.running import RunningOptions
@@ -228,6 +231,61 @@ def test_what_is_no_text_is_told_by_file_and_byte(tmp_path: Path, data: bytes) -
             list(task.sequences(items, tokenizer))
     else:
         assert len(list(task.sequences(items, tokenizer))) == 2
+
+
+@pytest.mark.parametrize("spec", ["byte", "char", "bpe:300"])
+def test_bytes_that_are_no_text_are_counted_as_they_are(tmp_path: Path, spec: str) -> None:
+    """With --errors replace each is an id of its own, as it is where other data is scored."""
+    data = np.random.default_rng(0).integers(128, 256, 3000, np.uint8).tobytes() + "é\n".encode()
+    source = written(tmp_path, [data])
+    strict, replaced = TextTask(TextOptions()), TextTask(TextOptions(errors="replace"))
+    items = replaced.items(source)
+    tokenizer = replaced.fit_tokenizer(spec, items)
+    (sequence,) = replaced.sequences(items, tokenizer)
+    assert tokenizer.decode_bytes(sequence.ids) == data and sequence.side["byte"] == len(data)
+    ids = replaced.dataset(items, tokenizer, 16, None, 0, tmp_path / "cache").stream
+    assert tokenizer.decode_bytes(ids.astype(np.int64)) == data
+    with pytest.raises(DataError, match="not UTF-8 text"):
+        list(strict.sequences(items, tokenizer))
+    scored = strict.conform(items, tokenizer, lambda text: None)
+    (other,) = strict.sequences(scored, tokenizer)
+    assert other.ids.tolist() == sequence.ids.tolist()
+    assert strict.prompt(data, tokenizer, None).ids.tolist() == sequence.ids.tolist()
+
+
+def test_a_piece_of_a_text_has_its_own_units(tfm: Tfm, tmp_path: Path) -> None:
+    """Bits per byte while training are of the bytes that are scored: half of this text has other
+    bytes per token than the rest."""
+    from tfm.core.train.validation import Validation, _evenly_chosen
+
+    (tmp_path / "a.txt").write_text("the same words again " * 400 + "q1w2e3r4t5z6 " * 300)
+    run = tfm(
+        *("train", "a.txt", "--holdout", 0.8, "--tokenizer", "bpe:300", "--size", "nano"),
+        *("--steps", 1, "--context", 16, "-q"),
+    ).text.strip()
+    opened = Run(tfm.folder / run)
+    model, tokenizer = opened.load_model(), opened.tokenizer()
+    state: Any = SimpleNamespace(model=model, optimizers=[])
+    found = Validation(opened, opened.task(), state, None)  # type: ignore[arg-type]
+    assert len(found.progress) > 50, "windows of one text"
+    ids = np.concatenate([piece.ids[piece.given :] for piece in found.progress])
+    size = len(tokenizer.decode_bytes(ids))
+    assert found.bits_per_nat == pytest.approx(len(ids) / size / np.log(2))
+    few = _evenly_chosen(list(opened.heldout("valid")), 16, 500)
+    part = [Validation._counted(found, *each) for each in few]
+    assert sum(s.side["byte"] for s in part) == sum(
+        len(tokenizer.decode_bytes(piece.ids[piece.given :])) for piece, _ in few
+    )
+
+
+def test_a_vocabulary_that_is_not_reached_is_said(tmp_path: Path) -> None:
+    task = TextTask(TextOptions())
+    items = task.items(written(tmp_path, [b"one two three\n" * 20]))
+    tokenizer = task.fit_tokenizer("bpe:5000", items)
+    said = task.about_tokenizer("bpe:5000", tokenizer)
+    assert said is not None and f"{len(tokenizer.pieces):,} tokens" in said
+    assert task.about_tokenizer("bpe", tokenizer) is None
+    assert task.about_tokenizer(f"bpe:{len(tokenizer.pieces)}", tokenizer) is None
 
 
 # -- floors --------------------------------------------------------------------------------------

@@ -220,3 +220,115 @@ def test_a_file_that_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
     path.write_text('{"model": 1}')
     with pytest.raises(DataError, match="not a tokenizer.json"):
         BpeTokenizer.load(str(tmp_path))
+
+
+# -- any bytes -----------------------------------------------------------------------------------
+
+
+@given(data=st.binary(max_size=200) | strings.map(str.encode))
+@settings(max_examples=60)
+@pytest.mark.parametrize("kind", ["byte", "char", "bpe"])
+def test_any_bytes_have_ids(kind: str, data: bytes) -> None:
+    tokenizer = {
+        "byte": lambda: SingleByteTokenizer(text=True),
+        "char": lambda: CharTokenizer.fit(TEXTS),
+        "bpe": lambda: BpeTokenizer.fit(TEXTS, 300),
+    }[kind]()
+    ids = tokenizer.ids_of_bytes(data)
+    assert tokenizer.decode_bytes(ids) == data
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return
+    assert ids.tolist() == tokenizer.tokens(text).tolist()
+
+
+# -- tokenizers of other makers ------------------------------------------------------------------
+
+
+def of_words(kind: str, unknown: bool) -> str:
+    """The JSON of a tokenizer that knows `the` and `fox`, with or without an unknown token."""
+    import tokenizers
+    from tokenizers import models, pre_tokenizers
+
+    words = {"the": 0, "fox": 1, "[UNK]": 2}
+    token = {"unk_token": "[UNK]"} if unknown else {}
+    vocabulary = {word: id for word, id in words.items() if unknown or word != "[UNK]"}
+    model = {
+        "WordLevel": lambda: models.WordLevel(vocabulary, **token),
+        "WordPiece": lambda: models.WordPiece(vocabulary, **token),
+        "Unigram": lambda: models.Unigram(
+            [(word, -1.0) for word in vocabulary], unk_id=2 if unknown else None
+        ),
+    }[kind]()
+    inner = tokenizers.Tokenizer(model)
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    return str(inner.to_str())
+
+
+@pytest.mark.parametrize("unknown", [True, False])
+@pytest.mark.parametrize("kind", ["WordLevel", "WordPiece", "Unigram"])
+def test_words_that_are_not_known(kind: str, unknown: bool) -> None:
+    tokenizer = BpeTokenizer(of_words(kind, unknown))
+    assert not tokenizer.lossless
+    if unknown or kind != "Unigram":  # which wants to know every letter
+        assert tokenizer.tokens("the fox").tolist() == [0, 1]
+    if unknown:
+        assert 2 in tokenizer.tokens("the cat").tolist()
+    else:
+        with pytest.raises(DataError, match="no token for a part of the text"):
+            tokenizer.tokens("the cat")
+    with pytest.raises(DataError, match="do not stand for arbitrary bytes"):
+        tokenizer.ids_of_bytes(b"the")
+
+
+def test_dropout_of_a_tokenizer_is_off() -> None:
+    """BPE-dropout inside a tokenizer.json would give a text other ids each time."""
+    spec = json.loads(BpeTokenizer.fit(TEXTS, 300).inner.to_str())
+    plain = BpeTokenizer(json.dumps(spec))
+    spec["model"]["dropout"] = 0.9
+    dropping = BpeTokenizer(json.dumps(spec))
+    text = "".join(TEXTS)
+    assert dropping.tokens(text).tolist() == plain.tokens(text).tolist()
+
+
+# -- text without spaces -------------------------------------------------------------------------
+
+
+def test_merges_are_learned_from_words_of_bounded_length() -> None:
+    from tfm.tokenizers.bpe import LONG_WORDS_CHARS, WORD_CHARS, _bounded
+
+    texts = ["some words, " * 9, "x" * 100, "12" * 50 + "a" * 40 + " " * 50, "naïve" * 20 + " end"]
+    for text in texts:
+        pieces = list(_bounded([text]))
+        assert "".join(pieces) == text, "nothing is lost of little text"
+        assert all(len(word) <= WORD_CHARS or " " in word for word in "|".join(pieces).split("|"))
+    many = list(_bounded(["ACGT" * (LONG_WORDS_CHARS // 2), " the end"]))
+    assert sum(map(len, many)) == LONG_WORDS_CHARS + len(" the end")
+
+
+def test_a_signal_ends_the_learning_of_merges() -> None:
+    import os
+    import signal
+    import threading
+    import time
+
+    class Stop(Exception):
+        pass
+
+    def stop(number: int, frame: object) -> None:
+        raise Stop
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        digits = "".join(map(str, np.random.default_rng(0).integers(0, 10, 500_000)))
+        timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        began = time.monotonic()
+        with pytest.raises(Stop):
+            for _ in range(50):
+                BpeTokenizer.fit([digits], 4000)
+        assert time.monotonic() - began < 10
+    finally:
+        signal.signal(signal.SIGINT, before)
+        timer.cancel()

@@ -181,6 +181,7 @@ def encode(
             encoder.encode(start, end, total)
         if at + 1 < max(lengths):
             table = tables.send(chosen + low)
+    progress(1.0)
     return encoder.finish()
 
 
@@ -210,6 +211,7 @@ def decode(
             raise DamagedError("the coded bytes are damaged: they end too early")
         if at + 1 < max(lengths):
             table = tables.send(padded[:, at] + low)
+    progress(1.0)
     if decoder.position < len(data):
         raise DamagedError("the coded bytes are damaged: something follows their end")
     return np.concatenate([row[:length] for row, length in zip(padded, lengths, strict=True)]) + low
