@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -138,6 +139,31 @@ def test_a_signal_leaves_no_temporary_file(tfm: Tfm, trained: Trained, number: i
     assert not any(scratch.iterdir())
 
 
+@pytest.mark.parametrize("home", [None, "", "/nonexistent/home", "/dev/null", "sealed"])
+def test_no_home_folder_is_needed(folder: Path, home: str | None) -> None:
+    """Nor a cache, which would be there. Root may write anywhere, unless it gives up that right."""
+    if home == "sealed":
+        (folder / "sealed/.config/tfm").mkdir(parents=True)
+        (folder / "sealed/.config/tfm/config.toml").write_text("size = 5")  # would be an error
+        (folder / "sealed").chmod(0)
+        home = str(folder / "sealed")
+    give_up = ""
+    if os.geteuid() == 0:
+        give_up = "setpriv --bounding-set=-all --inh-caps=-all" if shutil.which("setpriv") else "no"
+    if give_up == "no":
+        pytest.skip("no setpriv here")
+    set_home = "unset HOME" if home is None else f"export HOME='{home}'"
+    fresh = f"{give_up} {sys.executable} -m tfm"
+    done = shell(
+        folder,
+        f"unset XDG_CACHE_HOME XDG_CONFIG_HOME; {set_home}; "
+        f"{fresh} train --data f.txt --size nano --steps 1 --tokenizer byte -q --run new",
+    )
+    if home is not None and "sealed" in home:
+        (folder / "sealed").chmod(0o700)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 # -- files that are written ----------------------------------------------------------------------
 
 
@@ -233,7 +259,6 @@ def test_what_goes_where_is_told(tfm: Tfm, trained: Trained) -> None:
 def test_the_default_run_has_a_checkpoint(tfm: Tfm, trained: Trained) -> None:
     """An unreadable run, or one without a checkpoint, is not in the way."""
     import json
-    import shutil
 
     (tfm.folder / "notes.txt").write_text(prose(3000))
     good = tfm("train", "notes.txt", *QUICK, "--run", "runs/good").text.strip()
