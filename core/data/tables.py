@@ -61,8 +61,9 @@ class TableSource:
                 f"--data {self.name}: too large to be read whole; write it as .jsonl"
             ) from None
         except Exception as error:  # the readers raise many types
-            line = str(error).strip().splitlines() or [type(error).__name__]
-            raise DataError(f"--data {self.name}: not readable as a table ({line[0]})") from error
+            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            what = "not readable as a table" if self.kind in READERS else "cannot be loaded"
+            raise DataError(f"--data {self.name}: {what} ({line})") from error
 
 
 def table_kind(path: Path, column: str | None) -> str | None:

@@ -37,7 +37,8 @@ def read(source: Source, each: str) -> Spans:
         tables = [t for t in tables if t.kind == "hub" or _has_column(t, source.column)]
     if len(tables) == len(parts):
         return _records(source, tables, each)
-    plain = [part for part in parts if part not in tables]
+    chosen = set(tables)
+    plain = [part for part in parts if part not in chosen]
     files = [Path(part.path) if isinstance(part, TableSource) else part for part in plain]
     rows = _values(source, tables) if tables else None
     stream = ByteStream([*files, *([rows.path] if rows else [])], rows.starts if rows else None)
