@@ -104,6 +104,11 @@ def command(
             or one.content != other.content
             or (one.units.tolist() != other.units.tolist())
         ):
+            if data:
+                raise UsageError(
+                    f"{a} and {b} read other items in --data: train both with the same --each, and "
+                    "the same form of data"
+                )
             raise UsageError(
                 f"{a} and {b} do not hold out the same items; train both with the same data and "
                 "--holdout, or compare on other data with --data"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -40,9 +41,10 @@ class Output:
         self.prompt: Any = None  # of the first of them
         self.records: list[dict[str, Any]] = []
         types = task.file_types
-        if types and self.path is not None and (self.path.is_dir() or str(target).endswith("/")):
-            self.pattern = str(self.path / f"{{n:0{DIGITS}d}}{types[0]}")
-            self.new_folder = not self.path.is_dir()
+        if self.path is not None and (os.path.isdir(self.path) or str(target).endswith("/")):
+            suffix = types[0] if types else ".bin" if task.binary else ".txt"
+            self.pattern = str(self.path / f"{{n:0{DIGITS}d}}{suffix}")
+            self.new_folder = not os.path.isdir(self.path)
         if self.pattern and task.draws_files:
             raise UsageError(f"--out {target}: all series are one file; name it without {{n}}")
         self.to_json_file = (

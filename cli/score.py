@@ -6,7 +6,7 @@ import json
 import math
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,10 +117,13 @@ def command(
     items: Iterator[Item | None]
     if heldout:
         items = _heldout_items(run, task, tokenizer, split)
-    elif files or of_bytes is None:
+    elif files or of_bytes is None or column is not None:
         paths = files or ("-",)
-        sources = [run.source_like((path,), column) for path in paths]
-        items = _files(task, tokenizer, sources, lambda text: say(text, quiet))
+
+        def source_of(path: str) -> Source:
+            return run.source_like((path,), column)
+
+        items = _files(task, tokenizer, paths, source_of, lambda text: say(text, quiet))
     else:
         separator = b"\0" if null else b"\n"
         reader = RecordReader(sys.stdin.buffer, separator, MAX_PIECE_BYTES)
@@ -195,11 +198,16 @@ def _lines(task: Task, tokenizer: ByteTokenizer, reader: RecordReader) -> Iterat
 
 
 def _files(
-    task: Task, tokenizer: Tokenizer, sources: Iterable[Source], note: Note
+    task: Task,
+    tokenizer: Tokenizer,
+    paths: Iterable[str],
+    source_of: Callable[[str], Source],
+    note: Note,
 ) -> Iterator[Item | None]:
     """The items that the task finds in each file; a running text is one item."""
-    for source in sources:
+    for path in paths:
         try:
+            source = source_of(path)
             previous: Item | None = None
             for name, sequence in _source_items(task, tokenizer, source, note):
                 if previous is not None:

@@ -20,6 +20,7 @@ class ByteTask(Running):
     about = "any files, a byte at a time"
     default_tokenizer = "byte"
     binary = True
+    rows_unasked = False
 
     @classmethod
     def claims(cls, path: Path, head: bytes) -> float:

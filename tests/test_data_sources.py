@@ -179,7 +179,9 @@ def test_a_hub_dataset_may_be_a_folder_here(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["t.jsonl", "t.parquet", "t.csv"])
 def test_a_file_that_is_no_table_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b'\xff\xfe{"text": "a\x00')
-    with pytest.raises(DataError, match=rf"{name}(, line 1)?: not (readable as a table|JSON)"):
+    with pytest.raises(
+        DataError, match=rf"{name}(, line 1)?: not (readable as a table|JSON|UTF-8 text)"
+    ):
         values(Source((str(tmp_path / name),)))
 
 

@@ -55,7 +55,7 @@ SAYS = {  # a part of a block -> a pattern of its output
     "select(.loss)": r"^2\t\d",
     "watch": r"^runs/old",
     "sort -rn": r"PANIC",
-    "group_by": r'^\{"id":"1","title":"green snow","label":',
+    "group_by": r'^\{"id":1,"title":"green snow","label":',
     "compare": r"\S",
     "tail.tfm": r"^PANIC",
     "wc -w": r"^\s*\d{4}$",

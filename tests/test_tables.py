@@ -125,11 +125,50 @@ def test_a_csv_file_has_the_separator_of_its_heading(tmp_path: Path, separator: 
 
 
 def test_other_values_of_json_are_written_as_json(tmp_path: Path) -> None:
-    given = [0, 1.5, True, ["a", 1], {"é": None}, "0", 12345678901234567890]
-    lines = [json.dumps({"said": value}) for value in given]
+    as_they_stand = ["0", "1.50", "-0", "1e5", "0.1000000000000000055511", "9" * 5000, "true"]
+    as_they_stand += ['["a", 1.10]', '{"é": null}', "1E400"]
+    lines = [f'{{"id": 1.5, "said": {value}}}' for value in as_they_stand]
     (tmp_path / "t.jsonl").write_text("\n".join(lines))
-    expected = ["0", "1.5", "true", '["a", 1]', '{"é": null}', "0", "12345678901234567890"]
-    assert values(tmp_path / "t.jsonl") == expected
+    assert values(tmp_path / "t.jsonl", "said") == as_they_stand
+
+
+def test_one_object_in_a_json_file_is_a_row(tmp_path: Path) -> None:
+    (tmp_path / "t.json").write_text('{"text": "one"}')
+    (tmp_path / "u.json").write_text(json.dumps({"said": "two", "n": 1}, indent=2))
+    assert values(tmp_path / "t.json") == ["one"]
+    assert values(tmp_path / "u.json", "said") == ["two"]
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    twice = pyarrow.table([pyarrow.array(["a"]), pyarrow.array(["b"])], names=["text", "text"])
+    pyarrow.parquet.write_table(twice, tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="two columns have the name 'text'"):
+        values(tmp_path / "t.parquet")
+
+
+def test_a_heading_may_have_lines_and_come_late(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('\n\n"a\nb";text\n1;x\n')
+    assert values(tmp_path / "t.csv") == ["x"]
+    (tmp_path / "e.csv").write_text(",text\n0,a\n")
+    assert values(tmp_path / "e.csv", "") == ["0"], "the column without a name"
+
+
+def test_bytes_are_read_as_they_stand_unless_rows_are_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("text\n007\n")
+    source = Source((str(tmp_path / "t.csv"),))
+    assert items(read(source, "stream", rows_unasked=False)) == [b"text\n007\n"]
+    assert items(read(Source(source.paths, "text"), "stream", rows_unasked=False)) == [b"007"]
+    assert items(read(source, "record", rows_unasked=False)) == [b"007"]
+
+
+def test_a_broken_table_is_an_error_beside_texts_too(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("words")
+    (tmp_path / "t.jsonl").write_text('{"text": "first"},\n')
+    with pytest.raises(DataError, match=r"t\.jsonl, line 1: not JSON"):
+        read(Source((str(tmp_path),)), "stream")
 
 
 def test_types_of_parquet_are_readable_text(tmp_path: Path) -> None:
@@ -142,9 +181,10 @@ def test_types_of_parquet_are_readable_text(tmp_path: Path) -> None:
     for number, (value, text) in enumerate(
         [
             (b"\xff\x00", b"\xff\x00"),
-            (datetime.date(2024, 1, 31), b'"2024-01-31"'),
-            (decimal.Decimal("1.10"), b'"1.10"'),
+            (datetime.date(2024, 1, 31), b"2024-01-31"),
+            (decimal.Decimal("1.10"), b"1.10"),
             ([1, 2], b"[1, 2]"),
+            ([b"ab"], b'["ab"]'),
         ]
     ):
         path = tmp_path / f"{number}.parquet"
@@ -162,7 +202,13 @@ def test_types_of_parquet_are_readable_text(tmp_path: Path) -> None:
         ("t.json", "[{" + "[" * 100_000, "t.json: (not JSON|JSON that is nested too deeply)"),
         ("t.csv", "text,id\na,1,2\n", "line 2: more cells than the heading"),
         ("t.csv", "text,text\na,1\n", "two columns have the name 'text'"),
-        ("t.csv", 'text\n"a', "t.csv: not readable as a table"),
+        ("t.csv", 'text\n"a', r"t.csv, line 2: not readable as a table .* balanced"),
+        ("t.tsv", 'text\tn\n"quoted" word\t1\n', r"t.tsv, line 2: .*'tab' expected after"),
+        (
+            "t.jsonl",
+            '{"id": 1}\n{"id": 2, "text": "a"}\n',
+            "row 2 has other columns than the first",
+        ),
         ("t.csv", "text\n", "contains no text"),
         ("t.parquet", "PAR1", "t.parquet: not readable as a table"),
         ("t.7z", "7z", "does not read .7z files"),
@@ -274,6 +320,32 @@ def test_the_task_is_that_of_most_bytes(tmp_path: Path) -> None:
 # -- through the command line --------------------------------------------------------------------
 
 QUICK = ("--size", "nano", "--steps", 1, "--context", 16, "--tokenizer", "byte", "-q")
+
+
+def test_archives_and_parquet_may_be_piped(tfm: Tfm) -> None:
+    texts = [f"number {number:03}" for number in range(40)]
+    archive, tar = io.BytesIO(), io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as out:
+        out.writestr("t.txt", "\n".join(texts))
+    with tarfile.open(fileobj=tar, mode="w") as packed:
+        (tfm.folder / "t.txt").write_text("\n".join(texts))
+        packed.add(tfm.folder / "t.txt", "t.txt")
+    expected = tfm("train", "--data", "t.txt", *QUICK, "--json").json()["units"]
+    for data in (archive.getvalue(), tar.getvalue()):
+        found = tfm("train", "--data", "-", *QUICK, "--json", stdin=data).json()
+        assert (found["task"], found["units"]) == ("text", expected)
+        tfm("train", "--resume", "--steps", 2, "-q")
+    train = ("train", "--data", "-", "--column", "said", "--each", "record")
+    tfm(*train, *QUICK, "--run", "run", stdin=as_parquet(texts))
+    scored = tfm("score", "run", "--column", "said", "--tsv", stdin=as_csv(texts)).text
+    assert [line.split("\t")[2] for line in scored.splitlines()] == texts
+
+
+def test_data_that_scores_itself_is_said(tfm: Tfm) -> None:
+    (tfm.folder / "t.txt").write_text("some words\n" * 200)
+    loud = ("--size", "nano", "--steps", 1, "--tokenizer", "byte")
+    done = tfm("train", "t.txt", "--valid", "t.txt", *loud)
+    assert "--valid is the training data itself" in done.err
 
 
 @pytest.mark.parametrize("kind", [".csv", ".jsonl", ".json", ".parquet", ".jsonl.gz", ".csv.xz"])

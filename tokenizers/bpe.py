@@ -48,9 +48,13 @@ class BpeTokenizer(TextTokenizer):
 
         try:
             parts = json.loads(spec)
+            if not isinstance(parts, dict) or not isinstance(parts.get("model"), dict):
+                raise ValueError("it has no model")
             parts["model"]["dropout"] = None  # text has the same ids every time
             spec = json.dumps(parts)
             self.inner = tokenizers.Tokenizer.from_str(spec)
+            if not self.inner.get_vocab_size(with_added_tokens=True):
+                raise ValueError("its vocabulary is empty")
         except Exception as error:  # the library raises bare Exception
             raise DamagedError(f"not a tokenizer.json ({error})") from error
         self.inner.encode_special_tokens = True
@@ -103,7 +107,7 @@ class BpeTokenizer(TextTokenizer):
             try:
                 return cls(path.read_text(encoding="utf-8"), ends)
             except (OSError, UnicodeDecodeError, DamagedError) as error:
-                raise DataError(f"--tokenizer hf:{name}: {error}") from error
+                raise DataError(f"--tokenizer {name}: {error}") from error
         try:
             import tokenizers
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import stat
 import sys
 import tempfile
 from pathlib import Path
@@ -13,8 +14,16 @@ from ..errors import DataError, TfmError, writing
 
 # other names of standard input
 STANDARD_INPUT = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
-# the first bytes of compressed data, by which a stream gets the suffix that a file has
-MAGIC = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ\0": ".xz", b"\x28\xb5\x2f\xfd": ".zst"}
+# the first bytes of data, by which a stream gets the suffix that a file has
+MAGIC = {
+    b"\x1f\x8b": ".gz",
+    b"BZh": ".bz2",
+    b"\xfd7zXZ\0": ".xz",
+    b"\x28\xb5\x2f\xfd": ".zst",
+    b"PK\x03\x04": ".zip",
+    b"PAR1": ".parquet",
+}
+TAR_AT, TAR_MAGIC = 257, b"ustar"
 DESCRIPTORS = ("/dev/fd/", "/proc/self/fd/")  # folders of the files that this process has open
 _names: dict[Path, str] = {}  # of temporary files and folders, for messages
 
@@ -71,8 +80,11 @@ def is_stream(name: str) -> bool:
     once."""
     if name in STANDARD_INPUT or name.startswith(DESCRIPTORS):
         return True
-    path = Path(name)
-    return path.is_fifo() or path.is_socket()
+    try:
+        mode = os.stat(name).st_mode
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
 
 def streamed(name: str) -> Path:
@@ -85,12 +97,27 @@ def streamed(name: str) -> Path:
 def _streamed(name: str) -> Path:
     path = _spooled(name)
     with path.open("rb") as file:
-        head = file.read(6)
+        head = file.read(TAR_AT + len(TAR_MAGIC))
     suffix = next((kind for magic, kind in MAGIC.items() if head.startswith(magic)), "")
+    if suffix == ".zip" and _is_npz(path):
+        suffix = ".npz"
+    if head[TAR_AT:] == TAR_MAGIC:
+        suffix = ".tar"
     named = path.with_name(path.name + suffix)
     path.rename(named)
     _names[named] = _names.pop(path)
     return named
+
+
+def _is_npz(path: Path) -> bool:
+    """Whether a ZIP archive is NumPy's: arrays only."""
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return all(inside.endswith(".npy") for inside in archive.namelist())
+    except zipfile.BadZipFile:
+        return False
 
 
 def _spooled(name: str) -> Path:

@@ -131,7 +131,8 @@ def _files_below(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) 
     for entry in inside:
         if entry.name.startswith("."):
             continue
-        if entry.is_dir():
+        path = os.path.join(folder, entry.name)
+        if os.path.isdir(path):  # not methods of the entry, which fail at a link to itself
             yield from _files_below(folder / entry.name, above | {here})
-        elif entry.is_file():
+        elif os.path.isfile(path):
             yield folder / entry.name

@@ -181,12 +181,13 @@ class Run:
 
     def source_like(self, paths: tuple[str, ...], column: str | None) -> Source:
         """A `Source` of `paths`; for tables, `column` defaults to the one the run trained on."""
-        source = Source(paths, column or self.config["data"].get("column"))
-        return source if column or source.is_table() else Source(paths)
+        own = self.config["data"].get("column")
+        source = Source(paths, own if column is None else column)
+        return source if column is not None or source.is_table() else Source(paths)
 
     def heldout(self, split: str) -> Store:
         folder = self.path / "heldout" / split
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             there = sorted(p.name for p in (self.path / "heldout").glob("*"))
             raise UsageError(f"--split {split}: this run keeps {', '.join(there) or 'none'}")
         return Store(folder)

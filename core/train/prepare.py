@@ -72,7 +72,7 @@ def prepare(request: Request, note: Note) -> Prepared:
     if request.task is None and source is not None:
         guess = guess_task(source)
         name = guess.task
-        most = "" if guess.share == 1 else f" ({guess.share:.0%} of its bytes)"
+        most = "" if guess.share == 1 else f" ({int(100 * guess.share)} % of its bytes)"
         note(f"{source.describe()} looks like --task {name}{most}")
     init = request.init
     options = dict(request.task_options)
@@ -147,6 +147,9 @@ def _read_parts(
     train = parts.get("train", items)
     if "valid" not in held:
         train, held["valid"] = task.split(train, request.holdout)
+    for split in ("valid", "test"):
+        if split in held and held[split].fingerprint == train.fingerprint:
+            note(f"--{split} is the training data itself: its scores say nothing about other data")
     if request.valid:
         held["valid"] = task.follow(train, held["valid"])
     if request.test:

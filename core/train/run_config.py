@@ -22,7 +22,9 @@ from .request import Request
 def stream_copies(paths: tuple[str, ...]) -> dict[str, str]:
     """The streams among `paths` (`-` for standard input), each with the name of its copy in the
     run: no other copy of their data exists."""
-    streams = {_lasting(path): streamed(path).suffix for path in paths if is_stream(path)}
+    streams = {
+        _lasting(path): "".join(streamed(path).suffixes) for path in paths if is_stream(path)
+    }
     pipes = [path for path in streams if path != "-"]
     names = {path: f"pipe-{number}{streams[path]}" for number, path in enumerate(pipes, 1)}
     return names | ({"-": f"stdin{streams['-']}"} if "-" in streams else {})

@@ -24,13 +24,26 @@ NEEDS_ROWS = "needs rows (.jsonl, .json, .csv, .tsv, .parquet or hf:)"
 SHOWN = 3  # names in a message
 
 
-def read(source: Source, each: str) -> Spans:
-    """All items of a source. each: a value of `--each`.
+def read(source: Source, each: str, rows_unasked: bool = True) -> Spans:
+    """All items of a source. each: a value of `--each`; rows_unasked: whether tables are read by
+    rows even if neither a column nor `record` is asked for.
 
     Tables give the values of a column, one item each. Among other files, a table without a column
     `text` is read as it stands. DataError or UsageError.
     """
-    parts = source.parts()
+    named = parts = source.parts()
+    if each == "record":  # what has no name that says so can be a table, too
+        kinds = [
+            table_kind(p, source.column or "text") if isinstance(p, Path) else "" for p in parts
+        ]
+        parts = [
+            TableSource(part, kind) if isinstance(part, Path) and kind else part
+            for part, kind in zip(parts, kinds, strict=True)
+        ]
+    elif not rows_unasked and source.column is None:
+        parts = [
+            p.path if isinstance(p, TableSource) and isinstance(p.path, Path) else p for p in parts
+        ]
     tables = [part for part in parts if isinstance(part, TableSource)]
     if len(tables) < len(parts):
         _check_rows_are_not_needed(source, parts, each)
@@ -55,8 +68,19 @@ def read(source: Source, each: str) -> Spans:
         fingerprint,
         source.describe(),
         0 if each == "line" else stream.starts[len(files)],
-        _description(rows, plain),
+        _description(rows, plain if rows is not None else named),
     )
+
+
+def _as_table(path: Path) -> Path | TableSource:
+    """A file as the table that its content is, if it has a column `text`."""
+    kind = table_kind(path, "text")
+    return path if kind is None else TableSource(path, kind)
+
+
+def _as_file(part: Path | TableSource) -> Path | TableSource:
+    """A table as the file that it is in; a hub dataset as it is."""
+    return Path(part.path) if isinstance(part, TableSource) and part.kind != "hub" else part
 
 
 def _check_rows_are_not_needed(source: Source, parts: list[Path | TableSource], each: str) -> None:
@@ -68,12 +92,11 @@ def _check_rows_are_not_needed(source: Source, parts: list[Path | TableSource], 
 
 
 def _has_column(table: TableSource, column: str | None) -> bool:
-    """Whether the first row of a table can be read and has the column of the items."""
-    try:
-        _, row = next(table.rows(), (0, {}))
-    except DataError:
-        return False
-    return column_of(row, column) in row
+    """Whether the first row of a table, if there is one, has the column of the items. DataError if
+    it cannot be read."""
+    for _, row in table.rows():
+        return column_of(row, column) in row
+    return True
 
 
 def _file_spans(stream: ByteStream, count: int, each: str) -> npt.NDArray[np.int64]:
@@ -111,8 +134,13 @@ def _values(source: Source, tables: list[TableSource]) -> _Rows:
         for table in tables:
             rows.starts.append((table.name, rows.ends[-1]))
             column = source.column
-            for number, row in table.rows():
+            for number, row in table.rows(literal=True):
                 column = column_of(row, column)  # of the first row, for all
+                if source.column is None and column != "text" and len(row) > 1:
+                    raise DataError(
+                        f"--data {table.name}: row {number} has other columns than the first row; "
+                        f"choose one with --column: {', '.join(map(str, row))}"
+                    )
                 if column not in row:
                     raise DataError(
                         f"--data {table.name}: no column {column!r} in row {number}; choose one "

@@ -53,6 +53,7 @@ class Running(Task):
 
     unit = "byte"
     Options: ClassVar[type] = RunningOptions
+    rows_unasked: ClassVar[bool] = True  # whether tables are read by rows without --column
 
     def __init__(self, options: Any) -> None:
         super().__init__(options)
@@ -94,7 +95,7 @@ class Running(Task):
     # -- items -------------------------------------------------------------------------------
 
     def items(self, source: Source) -> Spans:
-        return read(source, self.options.each)
+        return read(source, self.options.each, self.rows_unasked)
 
     def describe(self, items: Spans) -> Description | None:
         return items.description
