@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     "--data",
     multiple=True,
     metavar="PATH",
-    help="Training data: files, folders, globs, - (stdin), .gz, tables, hf:NAME; repeatable.",
+    help="Training data: files, folders, globs, archives, tables, - (stdin), hf:NAME; repeatable.",
 )
 @opt.option("--column", help="The column of a table that holds the items.")
 @opt.option("--valid", multiple=True, metavar="PATH", help="Validation data (else part of --data).")
@@ -106,7 +106,7 @@ if TYPE_CHECKING:
 @opt.json_option
 @click.pass_context
 def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> None:
-    """Train a model on FILEs, which --data names as well, and score it on held-out data.
+    """Train a model on FILEs (or on --data) and score it on held-out data.
 
     Prints the path of the run on stdout; progress and notes go to stderr.
     """
