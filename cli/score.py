@@ -90,8 +90,8 @@ def command(
     in bits per unit, one item per line.
 
     Without FILE, each line of standard input is an item (for images and series, standard input is
-    one file). A FILE is one item, or several: its lines for a run trained with --each line, the rows
-    of a table, its images, its series. To list the least likely lines first:
+    one file). A FILE is one item, or several: its lines for a run trained with --each line, the
+    rows of a table, its images, its series. To list the least likely lines first:
 
     \b
         tfm score RUN --tsv < FILE | sort -r
