@@ -20,7 +20,7 @@ from tfm.tasks._text.spans import lines
 from tfm.tasks._text.split import Largest, split_by_hash
 
 posix = pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")
-COUNT = 1200
+COUNT = 600
 
 
 @pytest.fixture(scope="module")
