@@ -94,6 +94,17 @@ def test_a_plan_fills_its_budget(
     assert 0 < found.about["reserve_seconds"] < 0.1 * budget + 1
 
 
+def test_a_budget_that_is_gone_before_training_is_said(prepared: Prepared, tmp_path: Path) -> None:
+    machine, said = Machine(Clock(), 2e-5), list[str]()
+    for left, gone in ((-1.0, True), (60.0, False)):
+        deadline = Deadline(machine.clock.now + left, machine.clock)
+        asked = request(None, budget=5.0)
+        said.clear()
+        found = make_plan(asked, prepared, deadline, tmp_path, said.append, machine)
+        assert any("preparing the data took 5.0 s of the budget" in line for line in said) == gone
+        assert (found.train.steps == 1) == gone
+
+
 def test_more_time_and_a_faster_machine_buy_a_larger_model(
     prepared: Prepared, tmp_path: Path
 ) -> None:

@@ -4,12 +4,14 @@ was written down is the same tokenizer."""
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Tfm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -280,6 +282,35 @@ def test_words_that_are_not_known(kind: str, unknown: bool) -> None:
             tokenizer.tokens("the cat")
     with pytest.raises(DataError, match="do not stand for arbitrary bytes"):
         tokenizer.ids_of_bytes(b"the")
+
+
+def test_a_run_with_a_tokenizer_of_words(tfm: Tfm) -> None:
+    """Its likelihood is of no exact number of bytes, so that bits per byte are null."""
+    (tfm.folder / "known.json").write_text(of_words("WordLevel", True))
+    (tfm.folder / "strict.json").write_text(of_words("WordLevel", False))
+    (tfm.folder / "a.txt").write_text("the quick fox and the fox\n" * 60)
+    train = ("train", "a.txt", "--size", "nano", "--steps", 1, "-q", "--json")
+    scores = tfm(*train, "--tokenizer", "known.json").json()
+    assert scores["bits_per_byte"] is None and scores["nll"] > 0
+    assert "no token for a part" in tfm.error(*train, "--tokenizer", "strict.json")
+    done = tfm("score", stdin=b"the fox\n\xff\n", code=2)
+    assert len(done.lines()) == 1 and "standard input, line 2: " in done.err
+    assert "arbitrary bytes" in tfm.error("compress", "a.txt")
+
+
+def test_the_hub_is_found_out_of_reach(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from tfm.core.data import hub
+
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens
+    monkeypatch.setenv("no_proxy", "*")
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+        monkeypatch.setenv(name, "")
+    hub._reachable.cache_clear()
+    try:
+        assert hub.look_for(str(tmp_path)) and not os.environ["HF_HUB_OFFLINE"], "a folder here"
+        assert not hub.look_for("nobody/nothing") and os.environ["HF_HUB_OFFLINE"] == "1"
+    finally:
+        hub._reachable.cache_clear()
 
 
 def test_dropout_of_a_tokenizer_is_off() -> None:
