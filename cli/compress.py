@@ -139,9 +139,9 @@ def open_coder(flags: dict[str, Any], name: str | None) -> tuple[Run, Any, Any, 
 
 
 def predicting(model: Any, code: str | None = None) -> tuple[Any, str]:
-    """(the model that the coder calls, the code that computes it): in C, two to three times as fast
-    as torch, if this machine can compile it and the model is one of its. code: TORCH, for a file
-    that was compressed so; None: the best."""
+    """(the model that the coder calls, the name of the code that computes it): C, which is faster
+    than torch, where this machine can compile it and it can compute the model. code: TORCH, for a
+    file that was compressed so; None: the fastest."""
     from ..core.decode.native_slots import NativeModel, supports
 
     library = kernels.compiled() if code != TORCH else None

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from ..errors import DataError, TfmError, writing
 
-# other names of standard input
+# names of standard input
 STANDARD_INPUT = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 # the first bytes of data, by which a stream gets the suffix that a file has
 MAGIC = {

@@ -33,17 +33,11 @@ def read(source: Source, each: str, rows_unasked: bool = True) -> Spans:
     """
     named = parts = source.parts()
     if each == "record":  # what has no name that says so can be a table, too
-        kinds = [
-            table_kind(p, source.column or "text") if isinstance(p, Path) else "" for p in parts
-        ]
         parts = [
-            TableSource(part, kind) if isinstance(part, Path) and kind else part
-            for part, kind in zip(parts, kinds, strict=True)
+            _as_table(part, source.column) if isinstance(part, Path) else part for part in parts
         ]
     elif not rows_unasked and source.column is None:
-        parts = [
-            p.path if isinstance(p, TableSource) and isinstance(p.path, Path) else p for p in parts
-        ]
+        parts = [_as_file(part) for part in parts]
     tables = [part for part in parts if isinstance(part, TableSource)]
     if len(tables) < len(parts):
         _check_rows_are_not_needed(source, parts, each)
@@ -72,9 +66,9 @@ def read(source: Source, each: str, rows_unasked: bool = True) -> Spans:
     )
 
 
-def _as_table(path: Path) -> Path | TableSource:
-    """A file as the table that its content is, if it has a column `text`."""
-    kind = table_kind(path, "text")
+def _as_table(path: Path, column: str | None) -> Path | TableSource:
+    """A file as the table that its content is, if it has the column (None: `text`)."""
+    kind = table_kind(path, "text" if column is None else column)
     return path if kind is None else TableSource(path, kind)
 
 
