@@ -27,7 +27,8 @@ import torch
 from _common import heading, table
 
 from tfm.core import bench
-from tfm.core.config import ModelConfig, SampleConfig, TrainConfig, model_config
+from tfm.core.architectures import model_config
+from tfm.core.config import ModelConfig, SampleConfig, TrainConfig
 from tfm.core.decode.batch_decoder import Decoder, for_decoding
 from tfm.core.model.sequence_model import SequenceModel
 from tfm.core.protocols import Sequence

@@ -10,7 +10,7 @@ import argparse
 import torch
 from _common import heading, interleaved, table
 
-from tfm.core.config import model_config
+from tfm.core.architectures import model_config
 from tfm.core.model.layers import Linear
 from tfm.core.model.sequence_model import SequenceModel
 from tfm.core.train.muon import Muon
@@ -27,7 +27,9 @@ def main() -> None:
         layers = [m for m in model.blocks.modules() if isinstance(m, Linear)]
         for layer in layers:
             layer.weight.grad = torch.randn_like(layer.weight)
-        ours = Muon(layers, lr=0.02, momentum=0.95, weight_decay=0.0)
+        ours = Muon(
+            {layer.weight: layer.rows for layer in layers}, lr=0.02, momentum=0.95, weight_decay=0.0
+        )
         theirs = torch.optim.Muon([layer.weight for layer in layers], lr=0.02, weight_decay=0.0)
         times = interleaved({"ours": ours.step, "theirs": theirs.step}, args.rounds)
         a, b = times["ours"][0], times["theirs"][0]

@@ -44,7 +44,8 @@ def command(quiet: bool, as_json: bool, **flags: Any) -> None:
     import torch
 
     from ..core import bench
-    from ..core.config import TrainConfig, model_config, with_fields
+    from ..core.architectures import model_config
+    from ..core.config import TrainConfig, with_fields
     from ..core.ops import native_calls
     from ..core.ops.device import default_dtype, pick_device, use_threads
     from ..core.train.backend import can_compile

@@ -36,13 +36,13 @@ def tokenizers(ctx: click.Context, incomplete: str) -> list[str]:
 
 
 def archs(ctx: click.Context, incomplete: str) -> Iterable[str]:
-    from ..core.config import ARCHS
+    from ..core.architectures import ARCHS
 
     return ARCHS
 
 
 def sizes(ctx: click.Context, incomplete: str) -> Iterable[str]:
-    from ..core.config import SIZES
+    from ..core.architectures import SIZES
 
     return SIZES
 

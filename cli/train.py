@@ -159,7 +159,7 @@ def _deadline(ctx: click.Context, flags: dict[str, Any]) -> Deadline | None:
 
 def _request(ctx: click.Context, flags: dict[str, Any]) -> Any:
     """The request that the flags describe. Unknown names fail here, before torch is imported."""
-    from ..core.config import model_config
+    from ..core.architectures import model_config
     from ..core.plugins import find
     from ..core.runs.catalogue import open_run
     from ..core.train.early_stopping import bound_of

@@ -13,6 +13,10 @@ from .errors import ConfigError, nearest
 
 T = TypeVar("T")
 DISTRIBUTION = "tfm-toolkit"  # the name on PyPI, where `tfm` is another project
+MIXERS = ("attention", "rnn", "gru", "lstm", "conv", "attention-rnn")
+FFNS, GATED_FFNS = ("relu", "gelu", "relu2"), ("glu", "bilinear", "reglu", "geglu", "swiglu")
+POSITIONS = ("rope", "sinusoidal", "learned", "alibi", "none")
+NORM_POSITIONS = ("pre", "post", "sandwich")
 
 
 def tfm_version() -> str:
@@ -37,21 +41,29 @@ class ModelConfig:
 
     vocab_size: int = 256  # number of token ids
     layers: int = 4  # blocks of attention and feed-forward
+    encoder_layers: int = 0  # blocks of an encoder of the source (0: the model has no encoder)
     heads: int = 4  # attention heads; each has width / heads dimensions
     kv_heads: int = 0  # key and value heads, for grouped-query attention (0: as many as heads)
     width: int = 128  # of the residual stream and the embeddings
-    ffn_width: int = 0  # hidden width of the feed-forward (0: 4 * width, for swiglu 8/3 * width)
-    context: int = 256  # the most positions that attention can span
+    ffn_width: int = 0  # hidden width of the feed-forward (0: 4 * width, if gated 8/3 * width)
+    context: int = 256  # the most positions of a row
+    window: int = 0  # of sliding-window attention: the last positions that one sees (0: all)
     axes: int = 1  # coordinates of a position: 1 for text, 2 (row, column) for images
     ordered_from: int = 0  # ids ordered_from ... ordered_to - 1 are bins of one ordered quantity:
     ordered_to: int = 0  # training also moves the embeddings of neighbouring bins
-    mixer: str = "attention"  # the layer that mixes positions
+    # the layer that mixes positions: attention, rnn, gru, lstm, conv or attention-rnn, one for all
+    # blocks or a list of one a block, separated by commas
+    mixers: str = "attention"
+    kernel: int = 3  # positions that a convolution reads
+    residual: bool = True  # a layer's output is added to its input; otherwise it replaces it
     norm: str = "rmsnorm"  # layernorm, rmsnorm, none
-    norm_position: str = "pre"  # pre: x + f(norm(x)); post: norm(x + f(x)), as in 2017
+    # pre: x + f(norm(x)); post: norm(x + f(x)), as in 2017; sandwich: x + norm(f(norm(x)))
+    norm_position: str = "pre"
     norm_eps: float = 1e-6  # added to the mean square or variance before the root
-    positions: str = "rope"  # rope, sinusoidal, learned, none
+    positions: str = "rope"  # rope, sinusoidal, learned, alibi, none
     rope_theta: float = 10000.0  # base of the rotary frequencies
-    ffn: str = "relu2"  # relu, gelu (tanh form), relu2, swiglu
+    # relu, gelu (tanh form), relu2; gated: glu, bilinear, reglu, geglu, swiglu; none
+    ffn: str = "relu2"
     qk_norm: bool = True  # RMS-normalise queries and keys
     bias: bool = False  # bias terms in linear layers and layernorm
     tied: bool = False  # the output head shares the embedding matrix
@@ -60,9 +72,16 @@ class ModelConfig:
     softcap: float = 0.0  # c: logits become c * tanh(logits / c) (0: off)
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "layers", "heads", "width", "context", "axes"):
+        for name in ("vocab_size", "layers", "heads", "width", "context", "axes", "kernel"):
             _check(getattr(self, name) >= 1, f"model.{name}", "at least 1", getattr(self, name))
-        for name in ("kv_heads", "ffn_width", "softcap", "ordered_from"):
+        for name in (
+            "kv_heads",
+            "ffn_width",
+            "softcap",
+            "ordered_from",
+            "window",
+            "encoder_layers",
+        ):
             _check(getattr(self, name) >= 0, f"model.{name}", "at least 0", getattr(self, name))
         _check(
             self.ordered_from <= self.ordered_to <= self.vocab_size,
@@ -74,10 +93,17 @@ class ModelConfig:
         _check(self.rope_theta > 1, "model.rope_theta", "above 1", self.rope_theta)
         _check(0 <= self.dropout < 1, "model.dropout", "in [0, 1)", self.dropout)
         _one_of(self.norm, "model.norm", ("layernorm", "rmsnorm", "none"))
-        _one_of(self.norm_position, "model.norm_position", ("pre", "post"))
-        _one_of(self.positions, "model.positions", ("rope", "sinusoidal", "learned", "none"))
-        _one_of(self.ffn, "model.ffn", ("relu", "gelu", "relu2", "swiglu"))
-        _one_of(self.mixer, "model.mixer", ("attention",))
+        _one_of(self.norm_position, "model.norm_position", NORM_POSITIONS)
+        _one_of(self.positions, "model.positions", POSITIONS)
+        _one_of(self.ffn, "model.ffn", (*FFNS, *GATED_FFNS, "none"))
+        for mixer in self.mixers.split(","):
+            _one_of(mixer, "model.mixers", MIXERS)
+        _check(
+            self.mixers.count(",") + 1 in (1, self.layers),
+            "model.mixers",
+            f"one name, or one for each of the {self.layers} blocks",
+            self.mixers,
+        )
         _check(
             self.width % self.heads == 0,
             "model.heads",
@@ -97,7 +123,7 @@ class ModelConfig:
             self.heads,
         )
         _check(
-            self.positions not in ("learned", "sinusoidal") or self.axes == 1,
+            self.positions not in ("learned", "sinusoidal", "alibi") or self.axes == 1,
             "model.positions",
             f"rope or none for positions of {self.axes} axes",
             self.positions,
@@ -113,12 +139,22 @@ class ModelConfig:
         return self.kv_heads or self.heads
 
     @property
+    def gated(self) -> bool:
+        """Whether a second matrix gates the hidden layer of the feed-forward."""
+        return self.ffn in GATED_FFNS
+
+    @property
     def hidden(self) -> int:
-        """Hidden width of the feed-forward. 8/3 * width for swiglu, whose third matrix then costs
-        no more parameters than an ungated feed-forward has."""
+        """Hidden width of the feed-forward. 8/3 * width where it is gated, so that its third matrix
+        costs no more parameters than an ungated feed-forward has."""
         if self.ffn_width:
             return self.ffn_width
-        return -(-8 * self.width // 3 // 32) * 32 if self.ffn == "swiglu" else 4 * self.width
+        return -(-8 * self.width // 3 // 32) * 32 if self.gated else 4 * self.width
+
+    def mixer(self, block: int) -> str:
+        """The mixer of a block."""
+        names = self.mixers.split(",")
+        return names[block % len(names)]
 
 
 @dataclass(frozen=True)
@@ -133,11 +169,14 @@ class TrainConfig:
     adam_lr: float = 0.003  # peak learning rate of AdamW
     warmup: float = 0.02  # fraction of the steps in which the learning rates rise to their peak
     decay: float = 1.0  # fraction of the steps, at the end, in which they fall to zero
+    # after the warm-up, linear: constant, then falling linearly; inverse-sqrt: with 1 / sqrt(step)
+    schedule: str = "linear"
     momentum: float = 0.95  # of Muon
     beta1: float = 0.9  # of AdamW: decay of the mean of gradients
     beta2: float = 0.95  # of AdamW: decay of the mean of squared gradients
     weight_decay: float = 0.5  # a step subtracts learning rate * weight_decay * weight
     clip: float = 1.0  # gradients are scaled down to this norm (0: off)
+    label_smoothing: float = 0.0  # share of a target that is spread over all ids
     average: float = 0.0  # decay of the averaged weights, which are scored and saved (0: off)
     seed: int = 0  # of initial weights, batches and dropout
     dtype: str = "float32"  # of forward and backward passes: float32, bfloat16
@@ -166,10 +205,11 @@ class TrainConfig:
             _check(getattr(self, name) > 0, f"train.{name}", "above 0", getattr(self, name))
         for name in ("warmup", "decay"):
             _check(0 <= getattr(self, name) <= 1, f"train.{name}", "0 to 1", getattr(self, name))
-        for name in ("momentum", "beta1", "beta2", "average"):
+        for name in ("momentum", "beta1", "beta2", "average", "label_smoothing"):
             _check(0 <= getattr(self, name) < 1, f"train.{name}", "in [0, 1)", getattr(self, name))
         _one_of(self.optimizer, "train.optimizer", ("muon", "adamw"))
         _one_of(self.dtype, "train.dtype", ("float32", "bfloat16"))
+        _one_of(self.schedule, "train.schedule", ("linear", "inverse-sqrt"))
 
 
 @dataclass(frozen=True)
@@ -194,50 +234,6 @@ class SampleConfig:
         ):
             if not ok:
                 raise ConfigError(f"{flag}: must be {must}, got {value}")
-
-
-ARCHS: dict[str, dict[str, Any]] = {
-    "transformer": {},
-    "llama": dict(ffn="swiglu", qk_norm=False, zero_init=False, norm_eps=1e-5),
-    "gpt2": dict(
-        norm="layernorm",
-        norm_eps=1e-5,
-        positions="learned",
-        ffn="gelu",
-        qk_norm=False,
-        bias=True,
-        tied=True,
-        zero_init=False,
-    ),
-    "post-ln": dict(
-        norm="layernorm",
-        norm_eps=1e-5,
-        norm_position="post",
-        positions="sinusoidal",
-        ffn="relu",
-        qk_norm=False,
-        bias=True,
-        tied=True,
-        zero_init=False,
-    ),
-}
-
-SIZES: dict[str, dict[str, int]] = {
-    "nano": dict(layers=2, heads=2, width=64),
-    "tiny": dict(layers=4, heads=4, width=128),
-    "small": dict(layers=6, heads=4, width=256),
-    "base": dict(layers=8, heads=8, width=512),
-    "large": dict(layers=12, heads=12, width=768),
-}
-
-
-def model_config(arch: str, size: str, **other: Any) -> ModelConfig:
-    """The architecture `arch` at `size`, with `other` fields. ConfigError for an unknown name."""
-    if arch not in ARCHS:
-        raise ConfigError(f"--arch {arch}: no such architecture; {nearest(arch, ARCHS)}")
-    if size not in SIZES:
-        raise ConfigError(f"--size {size}: no such size; {nearest(size, SIZES)}")
-    return ModelConfig(**{**ARCHS[arch], **SIZES[size], **other})
 
 
 def parse_value(text: object, kind: Any, flag: str) -> Any:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tfm.core.architectures import ARCHS
 from tfm.core.config import ModelConfig, SampleConfig
 from tfm.core.decode.batch_decoder import Decoder
 from tfm.core.model.sequence_model import SequenceModel
@@ -35,6 +36,11 @@ WORDS = "the quick brown fox jumps over a lazy dog while green birds sing of caf
 
 # tolerated root-mean-square error of logits over their standard deviation, by dtype of the weights
 LOGIT_ERROR = {"float32": 1e-5, "bfloat16": 2e-2, "float16": 2e-3, "int8": 5e-2}
+
+
+# the model's fields of every architecture without an encoder, and of those that are transformers
+DECODERS = {name: dict(a.model) for name, a in ARCHS.items() if not a.model.get("encoder_layers")}
+TRANSFORMERS = {name: fields for name, fields in DECODERS.items() if "mixers" not in fields}
 
 
 # -- data ----------------------------------------------------------------------------------------

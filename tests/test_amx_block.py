@@ -9,7 +9,8 @@ import torch
 from helpers import gradients, random_weights
 from torch import Tensor
 
-from tfm.core.config import ModelConfig, TrainConfig, model_config
+from tfm.core.architectures import model_config
+from tfm.core.config import ModelConfig, TrainConfig
 from tfm.core.model.loss import Objective
 from tfm.core.model.sequence_model import SequenceModel
 from tfm.core.ops import amx_block, cpu_kernels, native_calls, optimizer_kernels

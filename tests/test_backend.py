@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import gradients, random_weights
+from helpers import TRANSFORMERS, gradients, random_weights
 
-from tfm.core.config import ARCHS, ModelConfig, TrainConfig, model_config
+from tfm.core.architectures import model_config
+from tfm.core.config import ModelConfig, TrainConfig
+from tfm.core.model.block import RunBlock, call_block
 from tfm.core.model.loss import Objective
-from tfm.core.model.sequence_model import RunBlock, SequenceModel, call_block
+from tfm.core.model.sequence_model import SequenceModel
 from tfm.core.ops import linear_nll, native_calls
 from tfm.core.ops.device import autocast
 from tfm.core.protocols import Batch
@@ -21,7 +23,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("half", [False, True])
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", TRANSFORMERS)
 @pytest.mark.filterwarnings("ignore")  # from torch's compiler
 def test_all_blocks_are_one_program_that_computes_what_they_do(arch: str, half: bool) -> None:
     """torch's compiler traces a block and its gradients as one graph; no machine code is made."""

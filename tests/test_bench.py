@@ -9,8 +9,9 @@ from conftest import Tfm
 from torch.utils.flop_counter import FlopCounterMode
 
 from tfm.cli.bench import _tables, command
+from tfm.core.architectures import model_config
 from tfm.core.bench import RandomRows, matmul_peak, measure_training
-from tfm.core.config import ModelConfig, TrainConfig, model_config
+from tfm.core.config import ModelConfig, TrainConfig
 from tfm.core.data.datasets import step_batch
 from tfm.core.errors import TfmError
 from tfm.core.model.loss import Objective
@@ -66,7 +67,7 @@ def test_it_prints_a_table_or_json(tfm: Tfm) -> None:
         ("--context", "8,0"),
         ("--size", "huge"),
         ("--dtype", "int8"),
-        ("--arch", "rnn"),
+        ("--arch", "rnnn"),
         ("--device", "tpu"),
     ],
 )

@@ -40,7 +40,7 @@ def test_names_are_completed(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         "tfm ": set(COMMANDS),
         "tfm comp": {"compare", "compress", "completion"},
         "tfm train --task s": {"series"},
-        "tfm train --arch l": {"llama"},
+        "tfm train --arch ll": {"llama"},
         "tfm train --size ": {"nano", "tiny", "small", "base", "large"},
         "tfm train --tokenizer b": {"byte", "bpe", "bins"},
         "tfm train --budg": {"--budget"},

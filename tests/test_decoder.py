@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import FakeTokenizer, draw_rows, random_prompt, small_model
+from helpers import DECODERS, FakeTokenizer, draw_rows, random_prompt, small_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfm.core.config import ARCHS, SampleConfig
+from tfm.core.config import SampleConfig
 from tfm.core.decode.batch_decoder import Decoder
 from tfm.core.decode.quantized_linear import with_weights_in
 from tfm.core.decode.sampling import generate
@@ -19,9 +19,9 @@ from tfm.core.protocols import Sequence
 PLAIN: Any = FakeTokenizer()
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", DECODERS)
 def test_it_draws_what_generate_draws(arch: str) -> None:
-    model = small_model(**ARCHS[arch], kv_heads=1)
+    model = small_model(**{**DECODERS[arch], "kv_heads": 1})
     prompts = [random_prompt(n, length) for n, length in enumerate((1, 3, 9, 12, 40))]
     model.requires_grad_(False)  # so that its step is traced
     for options in ({}, {"greedy": True}, {"top_p": 0.8, "temperature": 0.7}, {"top_k": 3}):

@@ -9,7 +9,8 @@ import pytest
 import torch
 from helpers import FakeTokenizer, gradients
 
-from tfm.core.config import ARCHS, SampleConfig, TrainConfig, model_config
+from tfm.core.architectures import ARCHS, model_config
+from tfm.core.config import SampleConfig, TrainConfig
 from tfm.core.decode.batch_decoder import Decoder, for_decoding
 from tfm.core.decode.sampling import generate
 from tfm.core.model.sequence_model import SequenceModel

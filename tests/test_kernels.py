@@ -89,7 +89,10 @@ def test_muon_moves_weights_as_by_torch(dtype: torch.dtype, library: Any) -> Non
     layers = {kind: [Linear(9, each, bias=False) for each in rows] for kind in ("C", "torch")}
     for ours, plain in zip(*layers.values(), strict=True):
         plain.load_state_dict(ours.state_dict())
-    muons = {kind: Muon(each, 0.1, 0.9, 0.2, dtype) for kind, each in layers.items()}
+    muons = {
+        kind: Muon({layer.weight: layer.rows for layer in each}, 0.1, 0.9, 0.2, dtype)
+        for kind, each in layers.items()
+    }
     for step in range(4):
         for kind, muon in muons.items():
             torch.manual_seed(step)

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import FakeTokenizer, small_model
+from helpers import DECODERS, FakeTokenizer, small_model
 from torch import Tensor
 
-from tfm.core.config import ARCHS, SampleConfig, model_config
+from tfm.core.architectures import model_config
+from tfm.core.config import MIXERS, SampleConfig
 from tfm.core.decode.sampling import generate
 from tfm.core.model.loss import token_nll
 from tfm.core.model.sequence_model import SequenceModel
@@ -20,7 +21,7 @@ from tfm.core.protocols import Batch, Sequence
 
 VOCAB, T = 29, 16
 WIRINGS: dict[str, dict[str, Any]] = {
-    **ARCHS,
+    **DECODERS,
     "grouped": dict(kv_heads=2),
     "one-kv-head": dict(kv_heads=1),
     "layernorm": dict(norm="layernorm", bias=True),
@@ -37,6 +38,17 @@ WIRINGS: dict[str, dict[str, Any]] = {
     "three-axes-grouped": dict(axes=3, kv_heads=2),
     "softcap": dict(softcap=5.0),
     "tied": dict(tied=True),
+    "sandwich": dict(norm_position="sandwich"),
+    "alibi": dict(positions="alibi", kv_heads=2),
+    "alibi-three-heads": dict(positions="alibi", heads=3, width=36),
+    "window": dict(window=5),
+    "window-alibi-grouped": dict(window=3, positions="alibi", kv_heads=2),
+    **{ffn: dict(ffn=ffn) for ffn in ("glu", "bilinear", "reglu", "geglu")},
+    "no-ffn": dict(ffn="none"),
+    "no-residual": dict(residual=False),
+    **{f"residual-{mixer}": dict(mixers=mixer) for mixer in MIXERS if mixer != "attention"},
+    "hybrid": dict(mixers="attention,lstm,conv,attention-rnn", layers=4),
+    "wide-kernel": dict(mixers="conv", kernel=5, layers=3),
 }
 
 
@@ -73,8 +85,10 @@ def test_no_position_sees_the_future(model: SequenceModel) -> None:
         other[0, t] = (other[0, t] + 1) % VOCAB
         after = model(other)
         torch.testing.assert_close(after[:, :t], before[:, :t], rtol=0, atol=1e-6)
-        moved = (after[:, t:] - before[:, t:]).abs().amax(-1)
-        assert (moved > 1e-5).all(), "every later position sees the past"
+        end = t + (model.receptive_field() or T)
+        moved = (after[:, t:] - before[:, t:]).abs().amax(-1)[0]
+        assert (moved[: end - t] > 1e-5).all(), "every later position sees the past"
+        assert (moved[end - t :] < 1e-6).all(), "up to the receptive field"
 
 
 @torch.no_grad()
@@ -226,7 +240,7 @@ def test_a_moved_window_is_read_like_a_text_of_its_own(name: str, context: int) 
 # -- probabilities -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", DECODERS)
 @torch.no_grad()
 def test_an_untrained_model_knows_nothing(arch: str) -> None:
     torch.manual_seed(0)

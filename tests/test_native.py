@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import Tfm, Trained
-from helpers import LOGIT_ERROR, FakeTokenizer, draw_rows, random_prompt, small_model
+from helpers import LOGIT_ERROR, TRANSFORMERS, FakeTokenizer, draw_rows, random_prompt, small_model
 
-from tfm.core.config import ARCHS, SampleConfig
+from tfm.core.config import SampleConfig
 from tfm.core.decode.batch_decoder import for_decoding
 from tfm.core.decode.native_slots import NativeModel, NativeSlots, supports
 from tfm.core.decode.quantized_linear import DTYPES
@@ -47,10 +47,10 @@ def stepped(rows: NativeSlots, row: int, ids: Any, begin: int, positions: Any = 
     return torch.stack(out)
 
 
-@pytest.mark.parametrize("name", [*ARCHS, *OTHERS])
+@pytest.mark.parametrize("name", [*TRANSFORMERS, *OTHERS])
 @torch.no_grad()
 def test_logits_are_those_of_the_model(name: str, library: CDLL) -> None:
-    model = small_model(**{**dict(heads=4, context=40), **{**ARCHS, **OTHERS}[name]})
+    model = small_model(**{**dict(heads=4, context=40), **{**TRANSFORMERS, **OTHERS}[name]})
     draw = np.random.default_rng(0)
     ids = draw.integers(0, 23, 40)
     positions = draw.integers(0, 40, (40, 2)) if name == "two axes" else None
@@ -97,11 +97,11 @@ def test_company_pieces_and_threads_change_not_a_bit(dtype: str, library: CDLL) 
                 assert torch.equal(rows.logits()[row], expected[row][t - 39])
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", TRANSFORMERS)
 def test_it_draws_what_generate_draws(arch: str, library: CDLL) -> None:
     """With prompts shorter and longer than the context, sliding windows, filters, and more prompts
     than rows."""
-    model = small_model(**ARCHS[arch], kv_heads=1)
+    model = small_model(**TRANSFORMERS[arch], kv_heads=1)
     prompts = [random_prompt(n, length) for n, length in enumerate((1, 3, 9, 12, 40))]
     for options in ({}, {"greedy": True}, {"top_p": 0.8, "temperature": 0.7}):
         native: Any = NativeModel(model, library, "float32")

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tfm.core.config import ARCHS, ModelConfig, TrainConfig, model_config
+from tfm.core.architectures import ARCHS, model_config
+from tfm.core.config import ModelConfig, TrainConfig
 from tfm.core.errors import ConfigError
 from tfm.core.model.layers import Linear, knot_weights
 from tfm.core.model.sequence_model import SequenceModel
@@ -67,6 +68,10 @@ def layer(inputs: int, *rows: int, seed: int = 0) -> Linear:
     return Linear(inputs, rows, bias=False)
 
 
+def rows_of(*layers: Linear) -> dict[Tensor, tuple[int, ...]]:
+    return {each.weight: each.rows for each in layers}
+
+
 def move(muon: Muon, layers: list[Linear], steps: int = 3) -> list[Tensor]:
     """Steps whose gradients depend on the shape and the number of the step alone."""
     for step in range(steps):
@@ -82,7 +87,7 @@ def test_muon_is_momentum_then_the_quintic(shape: tuple[int, int]) -> None:
     lr, momentum, decay = 0.1, 0.9, 0.2
     one = layer(shape[1], shape[0])
     w, buffer = one.weight.detach().double().numpy(), np.zeros(shape)
-    (moved,) = move(Muon([one], lr, momentum, decay), [one])
+    (moved,) = move(Muon(rows_of(one), lr, momentum, decay), [one])
     for step in range(3):
         torch.manual_seed(step)
         gradient = torch.randn(shape).double().numpy()
@@ -98,7 +103,7 @@ def test_muon_is_torch_muon(shape: tuple[int, int]) -> None:
     ours, theirs = layer(shape[1], shape[0]), layer(shape[1], shape[0])
     before = ours.weight.detach().clone()
     reference = torch.optim.Muon([theirs.weight], lr=0.1, momentum=0.9, weight_decay=0.2)
-    (mine,) = move(Muon([ours], 0.1, 0.9, 0.2, torch.bfloat16), [ours])
+    (mine,) = move(Muon(rows_of(ours), 0.1, 0.9, 0.2, torch.bfloat16), [ours])
     (other,) = move(reference, [theirs])  # type: ignore[arg-type]
     difference = (mine - other).norm() / (other - before).norm()
     assert float(difference) < 0.06, "both round to bfloat16, at different places"
@@ -110,7 +115,7 @@ def test_fused_rows_are_matrices_of_their_own() -> None:
     with torch.no_grad():
         for part, weight in zip(apart, fused.weight.split(list(fused.rows)), strict=True):
             part.weight.copy_(weight)
-    whole, parts = Muon([fused], 0.1, 0.9, 0.1), Muon(apart, 0.1, 0.9, 0.1)
+    whole, parts = Muon(rows_of(fused), 0.1, 0.9, 0.1), Muon(rows_of(*apart), 0.1, 0.9, 0.1)
     for step in range(3):
         torch.manual_seed(step)
         fused.weight.grad = torch.randn(fused.weight.shape)
@@ -121,16 +126,18 @@ def test_fused_rows_are_matrices_of_their_own() -> None:
     together = torch.cat([part.weight for part in apart])
     torch.testing.assert_close(fused.weight, together, rtol=0, atol=1e-5)
     single = layer(12, 36)
-    assert not torch.allclose(move(Muon([single], 0.1, 0.9, 0.1), [single])[0], together, atol=1e-2)
+    assert not torch.allclose(
+        move(Muon(rows_of(single), 0.1, 0.9, 0.1), [single])[0], together, atol=1e-2
+    )
 
 
 def test_layers_do_not_feel_each_other() -> None:
     shapes = [(6, 6), (6, 6), (12, 6), (6, 12)]
     together = [layer(columns, rows, seed=n) for n, (rows, columns) in enumerate(shapes)]
-    moved = move(Muon(together, 0.1, 0.9, 0.1), together)
+    moved = move(Muon(rows_of(*together), 0.1, 0.9, 0.1), together)
     for n, (rows, columns) in enumerate(shapes):
         alone = layer(columns, rows, seed=n)
-        (expected,) = move(Muon([alone], 0.1, 0.9, 0.1), [alone])
+        (expected,) = move(Muon(rows_of(alone), 0.1, 0.9, 0.1), [alone])
         torch.testing.assert_close(moved[n], expected, rtol=0, atol=1e-5)
 
 

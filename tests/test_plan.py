@@ -9,7 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tfm.core.config import ARCHS, SIZES, ModelConfig, TrainConfig, model_config
+from tfm.core.architectures import ARCHS, SIZES, model_config
+from tfm.core.config import ModelConfig, TrainConfig
 from tfm.core.model.sequence_model import SequenceModel, on_meta
 from tfm.core.train.sizing import MAX_PARAMETERS_PER_TOKEN as MOST
 from tfm.core.train.sizing import (
@@ -132,7 +133,7 @@ def test_parameters_are_counted_as_there_are(arch: str, ffn: str, norm: str, bia
 def test_counting_parameters_imports_no_compiler() -> None:
     """Filling a tensor on the meta device would: a second or two of every budget."""
     code = (
-        "import sys; from tfm.core.config import model_config;"
+        "import sys; from tfm.core.architectures import model_config;"
         "from tfm.core.model.sequence_model import on_meta;"
         "on_meta(model_config('gpt2', 'large', vocab_size=9)).parameter_count();"
         "sys.exit('torch._dynamo' in sys.modules)"

@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import LOGIT_ERROR, random_tensor, small_model
+from helpers import DECODERS, LOGIT_ERROR, TRANSFORMERS, random_tensor, small_model
 
-from tfm.core.config import ARCHS
 from tfm.core.decode.native_slots import NativeModel, NativeSlots
 from tfm.core.decode.quantized_linear import DTYPES, Int8Linear, decoding_dtype, with_weights_in
 from tfm.core.model.layers import Linear
@@ -21,10 +20,10 @@ def model_of(**fields: Any) -> SequenceModel:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", DECODERS)
 @torch.no_grad()
 def test_logits_are_near_those_of_the_model(arch: str, dtype: str) -> None:
-    model = model_of(**ARCHS[arch])
+    model = model_of(**DECODERS[arch])
     ids = torch.randint(0, 50, (3, 20), generator=torch.Generator().manual_seed(1))
     plain = model.logits(model(ids))
     for rows in (1, 3):
@@ -63,11 +62,11 @@ def test_a_narrow_model_is_decoded_as_it_is() -> None:
     assert decoding_dtype(model_of(width=128), 1) in DTYPES
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", TRANSFORMERS)
 @torch.no_grad()
 def test_int8_is_scored_as_it_is_sampled(arch: str, library: CDLL) -> None:
     """`eval --dtype int8` computes what C decoding computes: only the weights are rounded."""
-    model = model_of(**ARCHS[arch])
+    model = model_of(**DECODERS[arch])
     ids = torch.randint(0, 50, (1, 20), generator=torch.Generator().manual_seed(1))
     quantized = with_weights_in(model, "int8")
     scored = quantized.logits(quantized(ids))[0, -1]

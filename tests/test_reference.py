@@ -9,7 +9,8 @@ import torch
 from helpers import FakeTokenizer
 from torch import Tensor
 
-from tfm.core.config import ARCHS, ModelConfig, SampleConfig
+from tfm.core.architectures import ARCHS
+from tfm.core.config import ModelConfig, SampleConfig
 from tfm.core.decode.sampling import generate
 from tfm.core.model.sequence_model import SequenceModel
 from tfm.core.protocols import Sequence
@@ -108,13 +109,13 @@ def pair(name: str) -> tuple[Any, SequenceModel]:
     """Their model and ours, with equal weights, large enough that all of them matter."""
     torch.manual_seed(0)
     if name == "gpt2":
-        theirs, config = gpt2(), ModelConfig(**{**ARCHS["gpt2"], **SHAPE})
+        theirs, config = gpt2(), ModelConfig(**{**ARCHS["gpt2"].model, **SHAPE})
     else:
         kv_heads = {"llama": HEADS, "llama-grouped": 2, "llama-theta": 1}[name]
         theta = 500.0 if name == "llama-theta" else 10000.0
         theirs = llama(kv_heads, theta)
         other: dict[str, Any] = dict(kv_heads=kv_heads, rope_theta=theta)
-        config = ModelConfig(**{**ARCHS["llama"], **SHAPE, **other})
+        config = ModelConfig(**{**ARCHS["llama"].model, **SHAPE, **other})
     for key, parameter in theirs.named_parameters():
         norm = "norm.weight" in key or "ln_" in key and "weight" in key
         torch.nn.init.normal_(parameter, mean=float(norm), std=0.2)

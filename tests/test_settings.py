@@ -136,7 +136,10 @@ def example(param: click.Option) -> object:
         ("lr = 0.1", "line 1: unknown setting lr; it is a field of the table [train]"),
         ("[train]\nlr = 'high'", "--set train.lr: must be a number, got 'high' (F, line 2)"),
         ("train.lr = 'high'", "--set train.lr: must be a number, got 'high' (F, line 1)"),
-        ("[model]\n\nlayerz = 2", "--set model.layerz: no such field; did you mean layers? (F, li"),
+        (
+            "[model]\n\nlayerz = 2",
+            "--set model.layerz: no such field; did you mean layers or encoder_layers? (F, li",
+        ),
         ("size = 'big'", "known: base, large, nano, small, tiny (F, line 1)"),
         ("levels = 3.5", "line 1: levels must be a whole number, got 3.5"),
         ("[task]\nlevels = 3.5", "--set task.levels: must be a whole number, got 3.5 (F, line 2)"),

@@ -92,16 +92,27 @@ class _Tokens(ctypes.Structure):
 
 def supports(model: SequenceModel) -> bool:
     """Whether c/decode_step.c can compute the model: it needs the layers of this package in float32
-    on a CPU, and no encoder."""
-    weight = model.head.weight
+    on a CPU, those of a decoder-only transformer, wired as in GPT or Llama."""
+    weight, config = model.head.weight, model.config
     known_layers = isinstance(model.head, Linear) and all(
         isinstance(block.mixer, Attention)
         and isinstance(block.ffn, FeedForward)
         and isinstance(block.mixer.qkv, Linear)
         for block in model.blocks
     )
-    decoder_only = known_layers and not model.has_encoder
-    return decoder_only and weight.device.type == "cpu" and weight.dtype == torch.float32
+    known_wiring = (
+        config.norm_position in ("pre", "post")
+        and config.residual
+        and not (model.has_encoder or config.window)
+        and config.positions != "alibi"
+        and config.ffn in FFNS
+    )
+    return (
+        known_layers
+        and known_wiring
+        and weight.device.type == "cpu"
+        and weight.dtype == torch.float32
+    )
 
 
 def round_up(size: int, multiple: int) -> int:

@@ -10,18 +10,25 @@ from torch import Tensor, nn
 from ..config import ModelConfig
 from ..ops import operations as ops
 from .layers import Linear
-from .mixer import Context
+from .mixer import Context, own_positions, state_dtype
+from .positions import alibi_slopes
 
 
 class Attention(nn.Module):
-    """Causal self-attention (Vaswani et al. 2017) with grouped keys and values (Ainslie et al.
-    2023). With `config.qk_norm`, queries and keys are RMS-normalised (Henry et al. 2020)."""
+    """Causal self-attention: softmax(Q K^T / sqrt(w)) V (Vaswani et al. 2017, eq. 1), with grouped
+    keys and values (Ainslie et al. 2023). With `config.qk_norm`, queries and keys are
+    RMS-normalised (Henry et al. 2020). With `config.window`, a position sees the last ones only
+    (Beltagy et al. 2020, Longformer)."""
+
+    dynamic = False
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.heads, self.groups, self.head_width = config.heads, config.groups, config.head_width
         self.eps = config.norm_eps if config.qk_norm else None
-        self.dropout = config.dropout
+        self.dropout, self.window = config.dropout, config.window
+        self.reach = config.window - 1 if config.window else None
+        self.alibi = config.positions == "alibi"
         kv = self.groups * self.head_width
         self.qkv = Linear(config.width, (config.width, kv, kv), bias=config.bias)
         self.out = Linear(config.width, (config.width,), bias=config.bias, output=True)
@@ -29,22 +36,24 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, context: Context) -> Tensor:
         q, k, v = self._project(x, context)
         rate = self.dropout if self.training else 0.0
-        mixed = ops.attention(q, k, v, context.segment_start, rate=rate)
+        first, slopes = self._first_visible(x, context), self._slopes(x)
+        mixed = ops.attention(q, k, v, first, rate=rate, slopes=slopes)
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return out
 
     def start(self, batch: int, length: int) -> KeyValues:
         shape = (batch, self.groups, length, self.head_width)
         like = self.qkv.weight  # zeros: unused positions get weight 0, but 0 * NaN is NaN
-        dtype = torch.promote_types(like.dtype, torch.float32)
-        return KeyValues(like.new_zeros(shape, dtype=dtype), like.new_zeros(shape, dtype=dtype))
+        keys, values = (like.new_zeros(shape, dtype=state_dtype(like)) for _ in range(2))
+        return KeyValues(keys, values, shares=not (self.window or self.alibi))
 
     def step(self, x: Tensor, context: Context, cache: KeyValues) -> Tensor:
         q, k, v = self._project(x, context)
         if cache.prefix is None:
             cache.append(k, v, context.at, context.lengths)
             keys, values = cache.read(q.dtype)
-            mixed = ops.attention(q, keys, values, at=context.at)
+            first, slopes = self._first_visible(x, context), self._slopes(x)
+            mixed = ops.attention(q, keys, values, first, at=context.at, slopes=slopes)
         else:
             mixed = self._attend_to_prefix(q, k, v, cache)
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
@@ -53,7 +62,20 @@ class Attention(nn.Module):
     def flops(self, length: int) -> float:
         """FLOPs of the scores and the weighted sums of values, counted without the causal mask
         (Chowdhery et al. 2022, PaLM, appendix B)."""
-        return 12.0 * self.heads * self.head_width * length
+        return 12.0 * self.heads * self.head_width * min(length, self.window or length)
+
+    def _first_visible(self, x: Tensor, context: Context) -> Tensor | None:
+        """(B, T) int32, the first position that each one sees; None for 0."""
+        if not self.window:
+            return context.segment_start
+        first = (own_positions(x.shape[1], context.at, x.device) - self.window + 1).clamp(min=0)
+        first = first.to(torch.int32).expand(len(x), -1)
+        if context.segment_start is not None:
+            first = torch.maximum(first, context.segment_start)
+        return first.contiguous()
+
+    def _slopes(self, x: Tensor) -> Tensor | None:
+        return alibi_slopes(self.heads, x.device) if self.alibi else None
 
     def _project(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, heads, T, w), keys and values (B, groups, T, w), normalised and rotated."""
@@ -94,6 +116,7 @@ class KeyValues:
     values: Tensor
     seen: int | None = 0  # positions in the cache; None where rows differ
     prefix: tuple[Tensor, Tensor] | None = None
+    shares: bool = True  # whether `select` may make a prefix
 
     def append(self, k: Tensor, v: Tensor, at: int | Tensor, lengths: Tensor | None = None) -> None:
         """Writes k and v (B, groups, T, w) after the `at` cached positions of each row. lengths
@@ -128,13 +151,14 @@ class KeyValues:
         count = len(self.keys)
         times = len(rows) // count
         in_order = torch.arange(count, device=rows.device).repeat_interleave(times)
-        if self.prefix is None and self.seen and times > 1 and torch.equal(rows, in_order):
+        alike = self.shares and self.seen and times > 1 and torch.equal(rows, in_order)
+        if self.prefix is None and self.seen and alike:
             batch, groups, length, width = self.keys.shape
             shape = (len(rows), groups, length - self.seen, width)
             prefix = self.keys[:, :, : self.seen], self.values[:, :, : self.seen]
             return KeyValues(self.keys.new_empty(shape), self.values.new_empty(shape), 0, prefix)
         if self.prefix is None:
-            return KeyValues(self.keys[rows], self.values[rows], self.seen)
+            return KeyValues(self.keys[rows], self.values[rows], self.seen, shares=self.shares)
         keys, values = self.prefix  # every row of the result gets its own copy
         parents = rows // (count // len(keys))
         own = keys[parents], values[parents]
@@ -145,10 +169,3 @@ class KeyValues:
         end = other.keys.shape[2] if other.seen is None else other.seen
         self.keys[row, :, :end] = other.keys[0, :, :end]
         self.values[row, :, :end] = other.values[0, :, :end]
-
-
-MIXERS = {"attention": Attention}
-
-
-def make_mixer(config: ModelConfig) -> Attention:
-    return MIXERS[config.mixer](config)

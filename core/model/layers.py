@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -56,12 +58,13 @@ class RMSNorm(nn.Module):
         return ops.rms_norm(x, self.weight, self.eps, dtype)
 
 
-def make_norm(config: ModelConfig) -> nn.Module:
-    """The config's norm over the width: LayerNorm (Ba et al. 2016), RMSNorm or none."""
+def make_norm(config: ModelConfig, for_matmul: bool) -> nn.Module:
+    """The config's norm over the width: LayerNorm (Ba et al. 2016), RMSNorm or none. for_matmul:
+    see `RMSNorm`."""
     if config.norm == "layernorm":
         return nn.LayerNorm(config.width, eps=config.norm_eps, bias=config.bias)
     if config.norm == "rmsnorm":
-        return RMSNorm(config.width, config.norm_eps, config.norm_position == "pre")
+        return RMSNorm(config.width, config.norm_eps, for_matmul)
     return NoNorm()
 
 
@@ -77,44 +80,59 @@ class Dropout(nn.Module):
 
 
 class Residual(nn.Module):
-    """The residual stream x plus a layer's output y, with dropout on y in training mode."""
+    """The residual stream x plus a layer's output y, with dropout on y in training mode. Without a
+    residual stream, y alone."""
 
-    def __init__(self, rate: float) -> None:
+    def __init__(self, rate: float, residual: bool = True) -> None:
         super().__init__()
-        self.rate = rate
+        self.rate, self.residual = rate, residual
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return ops.add_dropout(x, y, self.rate if self.training else 0.0)
+        rate = self.rate if self.training else 0.0
+        return ops.add_dropout(x, y, rate) if self.residual else ops.dropout(y, rate)
 
 
 class FeedForward(nn.Module):
     """x (B, T, D) -> (B, T, D), each position by itself.
 
     relu and gelu as in Vaswani et al. 2017 and GPT-2 (tanh form); relu2 is ReLU squared (So et
-    al. 2021, Primer); swiglu is Shazeer 2020, eq. 6.
+    al. 2021, Primer). The others are gated, down(f(gate) * value) (Dauphin et al. 2017; Shazeer
+    2020, eqs. 5 and 6), with f the sigmoid (glu), nothing (bilinear), ReLU, GELU or SiLU (swiglu).
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.kind = config.ffn
+        self.kind, self.gated = config.ffn, config.gated
         hidden = config.hidden
-        rows = (hidden, hidden) if self.kind == "swiglu" else (hidden,)
+        rows = (hidden, hidden) if self.gated else (hidden,)
         self.up = Linear(config.width, rows, bias=config.bias)
         self.down = Linear(hidden, (config.width,), bias=config.bias, output=True)
 
     def forward(self, x: Tensor) -> Tensor:
         up = self.up(x)
-        if self.kind == "swiglu":
+        if self.gated:
             gate, value = up.chunk(2, dim=-1)
-            hidden = F.silu(gate) * value
-        elif self.kind == "relu2":
-            hidden = ops.relu_squared(up)
-        elif self.kind == "gelu":
-            hidden = F.gelu(up, approximate="tanh")
+            hidden = ACTIVATIONS[self.kind](gate) * value
         else:
-            hidden = F.relu(up)
+            hidden = ACTIVATIONS[self.kind](up)
         out: Tensor = self.down(hidden)
         return out
+
+
+def _gelu(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": _gelu,
+    "relu2": ops.relu_squared,
+    "glu": torch.sigmoid,
+    "bilinear": lambda x: x,
+    "reglu": F.relu,
+    "geglu": _gelu,
+    "swiglu": F.silu,
+}
 
 
 KNOT_COUNTS = (16, 64, 256)

@@ -9,19 +9,26 @@ from torch import Tensor, nn
 from ..ops import operations as ops
 from ..ops.reference import masked_to_support
 from ..protocols import Batch
-from .sequence_model import RunBlock, SequenceModel, call_block
+from .block import RunBlock, call_block
+from .sequence_model import SequenceModel
 
 
 class Objective(nn.Module):
     """The training loss of a batch as a module, which torch.compile, DDP and FSDP can wrap."""
 
     def __init__(
-        self, model: SequenceModel, run_block: RunBlock = call_block, compiled: bool = False
+        self,
+        model: SequenceModel,
+        run_block: RunBlock = call_block,
+        compiled: bool = False,
+        label_smoothing: float = 0.0,
     ) -> None:
         """run_block: see `SequenceModel.forward`; compiled: whether torch.compile compiles the loss
-        from the logits on."""
+        from the logits on; label_smoothing: the share of each target that is spread evenly over all
+        legal ids (Szegedy et al. 2016, section 7)."""
         super().__init__()
         self.model, self.run_block, self.compiled = model, run_block, compiled
+        self.label_smoothing = label_smoothing
 
     def forward(self, batch: Batch[Tensor]) -> Tensor:
         """sum(batch.weight[:, 1:] * token_nll(model, batch)) in float32.
@@ -47,16 +54,33 @@ class Objective(nn.Module):
         def counted_rows(x: Tensor) -> Tensor:
             return x.flatten(0, 1) if all_counted else x[counted]
 
+        rows = counted_rows(hidden), counted_rows(targets), counted_rows(weight)
+        legal = None if legal is None else counted_rows(legal)
+        if self.label_smoothing:
+            return self._smoothed(*rows, (low, high), legal)
         return ops.linear_nll(
-            self.model.head,
-            counted_rows(hidden),
-            counted_rows(targets),
-            counted_rows(weight),
-            (low, high),
-            None if legal is None else counted_rows(legal),
-            self.model.config.softcap,
-            self.compiled,
+            self.model.head, *rows, (low, high), legal, self.model.config.softcap, self.compiled
         )
+
+    def _smoothed(
+        self,
+        hidden: Tensor,
+        targets: Tensor,
+        weight: Tensor,
+        ids: tuple[int, int],
+        legal: Tensor | None,
+    ) -> Tensor:
+        """As `operations.linear_nll`, of smoothed targets."""
+        logits = self.model.logits(hidden, *ids)
+        inside = torch.ones_like(logits)
+        if legal is not None:
+            logits = masked_to_support(logits, legal)
+            inside = logits.isfinite().to(logits)
+        nats = -logits.log_softmax(-1)
+        even = (nats * inside).nan_to_num(0.0, 0.0).sum(-1) / inside.sum(-1).clamp(min=1)
+        own = nats.gather(1, targets[:, None])[:, 0]
+        smoothed = own + self.label_smoothing * (even - own)
+        return torch.where(weight != 0, weight * smoothed, 0.0).sum()
 
 
 def token_nll(model: SequenceModel, batch: Batch[Tensor]) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -43,6 +44,11 @@ class Cache(Protocol):
 class Mixer(Protocol):
     """Causal within a segment: no position depends on a later one or on another item."""
 
+    # how many positions before its own a position depends on; None: on all
+    reach: int | None
+    # whether the shapes of its tensors depend on the batch's segments, which a CUDA graph forbids
+    dynamic: bool
+
     def __call__(self, x: Tensor, context: Context) -> Tensor:
         """All positions at once: (B, T, D) -> (B, T, D)."""
         ...
@@ -60,3 +66,49 @@ class Mixer(Protocol):
         """FLOPs of one position among `length`, forward and backward, without those of the weights,
         which are six per weight."""
         ...
+
+
+@dataclass
+class History:
+    """A cache of what a mixer keeps of every position: tensors (B, length, ...)."""
+
+    tensors: tuple[Tensor, ...]
+
+    def append(self, new: tuple[Tensor, ...], context: Context) -> None:
+        """Writes tensors (B, T, ...) after the cached positions of each row, the first
+        context.lengths of the T positions."""
+        at, count = context.at, new[0].shape[1]
+        if isinstance(at, int):
+            if context.lengths is not None:
+                raise ValueError("rows that take different numbers of positions stand apart")
+            for cached, fresh in zip(self.tensors, new, strict=True):
+                cached[:, at : at + count] = fresh
+            return
+        rows = torch.arange(len(at), device=at.device)[:, None]
+        steps = torch.arange(count, device=at.device)
+        index = (at[:, None] + steps).clamp(max=self.tensors[0].shape[1] - 1)  # (B, T)
+        for cached, fresh in zip(self.tensors, new, strict=True):
+            fresh = fresh.to(cached.dtype)
+            if context.lengths is not None:
+                taken = steps < context.lengths[:, None]
+                taken = taken.view(*taken.shape, *[1] * (fresh.ndim - 2))
+                fresh = torch.where(taken, fresh, cached[rows, index])
+            cached[rows, index] = fresh
+
+    def select(self, rows: Tensor) -> History:
+        return History(tuple(cached[rows] for cached in self.tensors))
+
+    def assign(self, row: int, other: History) -> None:
+        for cached, one in zip(self.tensors, other.tensors, strict=True):
+            cached[row, : one.shape[1]] = one[0]
+
+
+def own_positions(count: int, at: int | Tensor, device: torch.device) -> Tensor:
+    """(1 or B, count) the positions of `count` new ones after `at` cached ones."""
+    start = at[:, None] if isinstance(at, Tensor) else at
+    return start + torch.arange(count, device=device)[None]
+
+
+def state_dtype(like: Tensor) -> torch.dtype:
+    """The dtype of a cache beside weights such as `like`: float32 at least."""
+    return torch.promote_types(like.dtype, torch.float32)

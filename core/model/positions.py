@@ -1,7 +1,8 @@
-"""Encodings of positions: rotary angles and sinusoids."""
+"""Encodings of positions: rotary angles, sinusoids and linear biases."""
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -29,3 +30,14 @@ def sinusoids(positions: Tensor, width: int) -> Tensor:
     even = torch.arange(0, width, 2, device=positions.device)
     angles = positions.float()[..., None] * torch.exp(even.float() * (-math.log(10000.0) / width))
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)[..., :width]
+
+
+@functools.cache
+def alibi_slopes(heads: int, device: torch.device) -> Tensor:
+    """(heads,) the slope of each head (Press et al. 2022, ALiBi): a geometric series from 2^(-8/n)
+    to 2^-8 for n heads, n a power of two; for other numbers, as their code does, the series of the
+    next smaller power, then every second one of the next larger."""
+    power = 2 ** int(math.log2(heads))
+    slopes = [2 ** (-8 * (i + 1) / power) for i in range(power)]
+    slopes += [2 ** (-4 * (2 * i + 1) / power) for i in range(heads - power)]
+    return torch.tensor(slopes, device=device)

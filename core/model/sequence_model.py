@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -18,40 +16,11 @@ from torch import Tensor, nn
 
 from ..config import ModelConfig
 from ..ops import operations as ops
-from .attention import make_mixer
-from .layers import Dropout, FeedForward, Linear, Residual, knot_weights, make_norm
+from .block import Block, RunBlock, call_block
+from .layers import Dropout, Linear, knot_weights, make_norm
 from .mixer import Context, Mixer
 from .positions import rotary_angles, sinusoids
-
-
-class Block(nn.Module):
-    """A mixer, then a feed-forward layer, each added to the residual stream. `pre` normalises their
-    inputs (Xiong et al. 2020), `post` the sums (Vaswani et al. 2017)."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.pre = config.norm_position == "pre"
-        self.mixer_norm, self.mixer = make_norm(config), make_mixer(config)
-        self.ffn_norm, self.ffn = make_norm(config), FeedForward(config)
-        self.add = Residual(config.dropout)
-
-    def forward(self, x: Tensor, context: Context, cache: Any = None) -> Tensor:
-        """x (B, T, D) -> (B, T, D). With a cache, x is the T positions after the cached ones."""
-        mix = self.mixer if cache is None else partial(self.mixer.step, cache=cache)
-        if self.pre:
-            x = self.add(x, mix(self.mixer_norm(x), context))
-            return cast(Tensor, self.add(x, self.ffn(self.ffn_norm(x))))
-        x = self.mixer_norm(self.add(x, mix(x, context)))
-        return cast(Tensor, self.ffn_norm(self.add(x, self.ffn(x))))
-
-
-RunBlock = Callable[[nn.Module, Tensor, Context], Tensor]
-
-
-def call_block(block: nn.Module, x: Tensor, context: Context) -> Tensor:
-    """Runs a block as a plain module, the default of `SequenceModel.forward`."""
-    out: Tensor = block(x, context)
-    return out
+from .rnn import Recurrent
 
 
 @dataclass
@@ -77,8 +46,6 @@ class DecodingState:
 
 
 class SequenceModel(nn.Module):
-    has_encoder = False  # if true, the given ids of an item are the source that `encode` takes
-
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
@@ -87,42 +54,56 @@ class SequenceModel(nn.Module):
         learned = config.positions == "learned"
         self.position_embedding = _embedding(config.context, config.width) if learned else None
         self.dropout = Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.norm = make_norm(config) if config.norm_position == "pre" else None
+        self.encoder = nn.ModuleList(
+            Block(config, number, encoder=True) for number in range(config.encoder_layers)
+        )
+        self.encoder_norm = self._final_norm() if config.encoder_layers else None
+        self.blocks = nn.ModuleList(Block(config, number) for number in range(config.layers))
+        self.norm = self._final_norm()
         self.head = Linear(config.width, (config.vocab_size,), bias=False)
         if config.tied:
             self.head.weight = self.embedding.weight
         if not self.head.weight.is_meta:
             self._initialise()
 
+    def _final_norm(self) -> nn.Module | None:
+        return make_norm(self.config, True) if self.config.norm_position != "post" else None
+
+    @property
+    def has_encoder(self) -> bool:
+        """If true, the given ids of an item are the source that `encode` takes."""
+        return self.config.encoder_layers > 0
+
     def _initialise(self) -> None:
         """Sets all initial values. Weights are normal, with a standard deviation by fan-in for
         linear layers and GPT-2's 0.02 for embedding and head (so that an untrained loss is ln V).
-        Output projections are zero, or scaled by 1 / sqrt(2 layers) as in GPT-2."""
+        Output projections are zero, or scaled by 1 / sqrt(2 layers) as in GPT-2, where there is a
+        residual stream to add to. Recurrent layers have their own, see `Recurrent.initialise`."""
         config = self.config
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
-        nn.init.normal_(self.embedding.weight, std=0.02)
+        unnormed = config.norm == "none"  # nothing else gives the first block inputs of size one
+        nn.init.normal_(self.embedding.weight, std=1.0 if unnormed else 0.02)
         if self.position_embedding is not None:
             nn.init.normal_(self.position_embedding.weight, std=0.02)
         self._correlate_ordered_rows(self.embedding.weight)
         for module in self.modules():
+            if isinstance(module, Recurrent):
+                module.initialise()
             if not isinstance(module, Linear):
                 continue
             if module is self.head:
                 if not config.tied:
                     nn.init.normal_(module.weight, std=0.02)
                     self._correlate_ordered_rows(module.weight)
-            elif module.output and config.zero_init:
+            elif module.output and config.zero_init and config.residual:
                 nn.init.zeros_(module.weight)
             else:
-                std = (
-                    min(0.02, module.in_features**-0.5)
-                    if not config.zero_init
-                    else (0.5 * module.in_features**-0.5)
-                )
-                scale = (2 * config.layers) ** -0.5 if module.output else 1.0
+                std = module.in_features**-0.5
+                if config.residual:
+                    std = 0.5 * std if config.zero_init else min(0.02, std)
+                scale = (2 * config.layers) ** -0.5 if module.output and config.residual else 1.0
                 nn.init.normal_(module.weight, std=std * scale)
 
     @torch.no_grad()
@@ -135,8 +116,20 @@ class SequenceModel(nn.Module):
     # -- from ids to hidden states -------------------------------------------------------------
 
     def encode(self, source: Tensor, segments: Tensor | None) -> Tensor:
-        """Hidden states (B, S, D) of source ids (B, S); models with an encoder override this."""
-        raise ValueError("this model has no encoder, so its batches have no source")
+        """The encoder's hidden states (B, S, D) of source ids (B, S). segments (B, S): the item of
+        each id, -1 for padding; None: each row is one item. Positions start at 0 in each item."""
+        if not self.has_encoder:
+            raise ValueError("this model has no encoder, so its batches have no source")
+        positions = None
+        if segments is not None:
+            index = torch.arange(source.shape[1], device=source.device)
+            positions = (index - _first_of_segment(segments))[..., None]
+            positions = positions.expand(-1, -1, self.config.axes)
+        x, rotary = self._embed(source, positions, 0)
+        context = Context(rotary, segments=segments)
+        for block in self.encoder:
+            x = block(x, context)
+        return self.encoder_norm(x) if self.encoder_norm is not None else x
 
     def forward(
         self,
@@ -153,9 +146,7 @@ class SequenceModel(nn.Module):
         memory = None if source is None else self.encode(source, source_segments)
         segment_start = None
         if segments is not None:
-            index = torch.arange(ids.shape[1], dtype=torch.int32, device=ids.device)
-            is_first = F.pad(segments[:, 1:] != segments[:, :-1], (1, 0))
-            segment_start = (is_first * index).cummax(1).values
+            segment_start = _first_of_segment(segments)
         context = Context(
             rotary, segment_start, memory=memory, memory_segments=source_segments, segments=segments
         )
@@ -216,7 +207,7 @@ class SequenceModel(nn.Module):
 
     def start(self, batch: int, length: int) -> DecodingState:
         """An empty state of `batch` rows with room for `length` positions."""
-        caches = [cast(Mixer, block.mixer).start(batch, length) for block in self.blocks]
+        caches = [cast(Block, block).start(batch, length) for block in self.blocks]
         return DecodingState(caches, length)
 
     def step(
@@ -261,7 +252,8 @@ class SequenceModel(nn.Module):
 
     def blocks_parameter_count(self) -> int:
         """Parameters without embedding and head, which learn from few tokens."""
-        return sum(parameter.numel() for parameter in self.blocks.parameters())
+        blocks = (*self.encoder, *self.blocks)
+        return sum(parameter.numel() for block in blocks for parameter in block.parameters())
 
     def matmul_parameter_count(self) -> int:
         """Parameters in matrix products: blocks and head, not the embedding, which is a lookup."""
@@ -270,10 +262,34 @@ class SequenceModel(nn.Module):
     def flops_per_token(self) -> float:
         """Training FLOPs at the full context, forward and backward: 6 per parameter in a product,
         plus `Mixer.flops` (Chowdhery et al. 2022, PaLM, appendix B)."""
-        mixers = (cast(Mixer, block.mixer) for block in self.blocks)
-        mixer_flops = sum(mixer.flops(self.config.context) for mixer in mixers)
+        blocks = (cast(Block, block) for block in (*self.encoder, *self.blocks))
+        mixer_flops = sum(block.flops(self.config.context) for block in blocks)
         norm = 0 if self.norm is None else sum(p.numel() for p in self.norm.parameters())
         return 6 * (self.matmul_parameter_count() + norm) + mixer_flops
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether a mixer has tensors whose shapes depend on the batch, see `Mixer.dynamic`."""
+        return any(mixer.dynamic for mixer in self._mixers())
+
+    def receptive_field(self) -> int | None:
+        """How many positions, its own included, the hidden state of one depends on; None: all."""
+        field = 1
+        for mixer in self._mixers():
+            if mixer.reach is None:
+                return None
+            field += mixer.reach
+        return min(field, self.config.context)
+
+    def _mixers(self) -> list[Mixer]:
+        return [cast(Mixer, block.mixer) for block in self.blocks]
+
+
+def _first_of_segment(segments: Tensor) -> Tensor:
+    """(B, T) int32, the first position of each one's item. segments (B, T): see `Batch`."""
+    index = torch.arange(segments.shape[1], dtype=torch.int32, device=segments.device)
+    is_first = F.pad(segments[:, 1:] != segments[:, :-1], (1, 0))
+    return (is_first * index).cummax(1).values
 
 
 def _embedding(count: int, width: int) -> nn.Embedding:

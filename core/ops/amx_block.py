@@ -44,8 +44,11 @@ class _Gradients(ctypes.Structure):
 def supports_config(config: ModelConfig) -> bool:
     """Whether amx_block.c can compute the blocks of a model of this config."""
     return (
-        (config.norm, config.norm_position, config.ffn, config.mixer, config.bias)
-        == ("rmsnorm", "pre", "relu2", "attention", False)
+        (config.norm, config.norm_position, config.ffn, set(config.mixers.split(",")))
+        == ("rmsnorm", "pre", "relu2", {"attention"})
+        and not (config.bias or config.window or config.encoder_layers)
+        and config.residual
+        and config.positions != "alibi"
         and config.head_width % MACRO_TILE == 0
         and config.hidden % MACRO_TILE == 0
         and config.context <= MAX_POSITIONS

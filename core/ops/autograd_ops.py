@@ -139,11 +139,19 @@ def split_heads(
 
 
 def attention(
-    q: Tensor, k: Tensor, v: Tensor, segment_start: Tensor | None, at: int | Tensor, rate: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    segment_start: Tensor | None,
+    at: int | Tensor,
+    rate: float,
+    slopes: Tensor | None = None,
 ) -> Tensor:
     """torch's own kernel, with two exceptions. For short sequences in bfloat16 or with dropout on a
     CPU, plain products are 1.5 to 4.5 times as fast (benchmarks/attention.py). In decoding several
     rows, rounding in torch's kernel depends on the thread, and so on the index of a row."""
+    if slopes is not None:
+        return reference.attention(q, k, v, segment_start, at, rate, slopes)
     length, seen = q.shape[-2], k.shape[-2]
     causal = isinstance(at, int) and at == 0 and length == seen
     visible = None

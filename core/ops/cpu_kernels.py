@@ -142,9 +142,15 @@ class _SplitHeads(torch.autograd.Function):
 
 
 def attention(
-    q: Tensor, k: Tensor, v: Tensor, segment_start: Tensor | None, at: int | Tensor, rate: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    segment_start: Tensor | None,
+    at: int | Tensor,
+    rate: float,
+    slopes: None = None,
 ) -> Tensor:
-    """For whole sequences, without a cache: `at` is 0."""
+    """For whole sequences, without a cache or slopes: `at` is 0."""
     out: Tensor = _Attention.apply(q, k, v, segment_start, rate)  # type: ignore[no-untyped-call]
     return out
 

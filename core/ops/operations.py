@@ -100,18 +100,26 @@ def attention(
     segment_start: Tensor | None = None,
     at: int | Tensor = 0,
     rate: float = 0.0,
+    slopes: Tensor | None = None,
 ) -> Tensor:
     """Causal softmax attention (Vaswani et al. 2017, eq. 1) of q (B, heads, T, w) over k and v
     (B, groups, S, w), (B, heads, T, w). Heads share keys in groups (Ainslie et al. 2023).
 
     Query t of row b stands at position at[b] + t (`at`: one int for all rows, or (B,)) and sees the
     keys from segment_start[b, t] (int32, None for 0) up to its own position. rate: of dropout on
-    the attention weights.
+    the attention weights. slopes (heads,): of linear biases (Press et al. 2022, ALiBi).
     """
-    whole = isinstance(at, int) and at == 0 and q.shape[-2] == k.shape[-2]
+    whole = isinstance(at, int) and at == 0 and q.shape[-2] == k.shape[-2] and slopes is None
     native = whole and (rate > 0 or q.shape[-2] <= MAX_UNFUSED_POSITIONS)
-    out: Tensor = _backend(q, native).attention(q, k, v, segment_start, at, rate)
+    out: Tensor = _backend(q, native).attention(q, k, v, segment_start, at, rate, slopes)
     return out
+
+
+def masked_attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, rate: float = 0.0) -> Tensor:
+    """Softmax attention of q (B, heads, T, w) over the keys k and values v (B, groups, S, w) that
+    `visible` (B or 1, 1, T, S) names, in any order: of an encoder, and across to one. A query that
+    sees no key weighs all alike."""
+    return reference.masked_attention(q, k, v, visible, rate)
 
 
 def dropout(x: Tensor, rate: float) -> Tensor:

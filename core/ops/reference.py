@@ -79,6 +79,17 @@ def visible_keys(
     return visible
 
 
+def linear_bias(
+    length: int, seen: int, at: int | Tensor, slopes: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """(B or 1, heads, T, S): each head's slope times the negative distance of query and key (Press
+    et al. 2022, ALiBi)."""
+    keys = torch.arange(seen, device=slopes.device)
+    queries = torch.arange(length, device=slopes.device)
+    queries = queries[None] + (at[:, None] if isinstance(at, Tensor) else at)  # (B or 1, T)
+    return (slopes[:, None, None] * (keys - queries[:, None, :, None])).to(dtype)
+
+
 def attention(
     q: Tensor,
     k: Tensor,
@@ -86,14 +97,29 @@ def attention(
     segment_start: Tensor | None = None,
     at: int | Tensor = 0,
     rate: float = 0.0,
+    slopes: Tensor | None = None,
 ) -> Tensor:
+    length, seen = q.shape[2], k.shape[2]
+    visible = visible_keys(length, seen, at, segment_start, q.device)[:, None]
+    bias = None if slopes is None else linear_bias(length, seen, at, slopes, q.dtype)
+    return masked_attention(q, k, v, visible, rate, bias)
+
+
+def masked_attention(
+    q: Tensor, k: Tensor, v: Tensor, visible: Tensor, rate: float = 0.0, bias: Tensor | None = None
+) -> Tensor:
+    """Softmax attention of q (B, heads, T, w) over k and v (B, groups, S, w). visible (B or 1, 1,
+    T, S): whether a query sees a key; one that sees none weighs all alike. bias (B or 1, heads, T,
+    S): added to the scores."""
     batch, heads, length, width = q.shape
-    groups, seen = k.shape[1:3]
-    grouped = q.reshape(batch, groups, heads // groups, length, width)
-    visible = visible_keys(length, seen, at, segment_start, q.device)[:, None, None]
-    scores = (grouped @ k[:, :, None].mT) * width**-0.5
-    p = scores.masked_fill(~visible, -math.inf).softmax(-1)
-    return (dropout(p, rate) @ v[:, :, None]).view(batch, heads, length, width)
+    groups = k.shape[1]
+    grouped = q.reshape(batch, groups, heads // groups * length, width)
+    scores = (grouped @ k.mT * width**-0.5).view(batch, heads, length, -1)
+    if bias is not None:
+        scores = scores + bias
+    p = scores.masked_fill(~visible, torch.finfo(scores.dtype).min).softmax(-1)
+    p = dropout(p, rate).view(batch, groups, -1, k.shape[2])
+    return (p @ v).view(batch, heads, length, width)
 
 
 def dropout(x: Tensor, rate: float) -> Tensor:

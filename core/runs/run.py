@@ -152,7 +152,10 @@ class Run:
         return self.path.name
 
     def model_config(self) -> ModelConfig:
-        return from_json(ModelConfig, self.config["model"], f"{self.path}/config.json: model")
+        fields = dict(self.config["model"])
+        if "mixer" in fields:  # as the field was called before it was a list
+            fields["mixers"] = fields.pop("mixer")
+        return from_json(ModelConfig, fields, f"{self.path}/config.json: model")
 
     def train_config(self) -> TrainConfig:
         return from_json(TrainConfig, self.config["train"], f"{self.path}/config.json: train")

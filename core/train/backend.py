@@ -20,9 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from ..config import ModelConfig, TrainConfig
+from ..model.block import RunBlock, call_block
 from ..model.loss import Objective
 from ..model.mixer import Context
-from ..model.sequence_model import RunBlock, SequenceModel, call_block
+from ..model.sequence_model import SequenceModel
 from ..ops import amx_block, optimizer_kernels
 from ..ops import operations as ops
 from ..ops.cuda_graphs import WARMUP_CALLS, CapturedGraph, GraphCache, shapes
@@ -44,7 +45,8 @@ def make_micro_step(model: SequenceModel, config: TrainConfig) -> MicroStep:
     the loss, in memory that the next call may overwrite."""
     device = model.head.weight.device
     config = replace(config, compile=config.compile and can_compile(device))
-    objective = Objective(model, choose_run_block(model, config), config.compile)
+    run_block = choose_run_block(model, config)
+    objective = Objective(model, run_block, config.compile, config.label_smoothing)
 
     def micro_step(batch: Batch[Tensor]) -> Tensor:
         with autocast(device, config.dtype):
@@ -52,7 +54,7 @@ def make_micro_step(model: SequenceModel, config: TrainConfig) -> MicroStep:
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
-    if device.type != "cuda":
+    if device.type != "cuda" or model.dynamic:
         return micro_step
     parameters = [p for p in model.parameters() if p.requires_grad]
     sums = [torch.empty_like(p) for p in parameters] if config.accumulate > 1 else None

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..model.layers import Linear
 from ..ops import optimizer_kernels
 from ..ops.native_calls import has_kernels
 from .optimizer import Optimizer
@@ -55,16 +54,15 @@ class Muon(Optimizer):
 
     def __init__(
         self,
-        layers: Iterable[Linear],
+        rows: Mapping[Tensor, tuple[int, ...]],
         lr: float,
         momentum: float,
         weight_decay: float,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """dtype: of the products; bfloat16 is precise enough for a direction."""
-        self.dtype = dtype
-        layers = list(layers)
-        self.rows: dict[Tensor, tuple[int, ...]] = {layer.weight: layer.rows for layer in layers}
+        """rows: the weights, each with the rows of the matrices that it holds. dtype: of the
+        products; bfloat16 is precise enough for a direction."""
+        self.dtype, self.rows = dtype, dict(rows)
         super().__init__(
             [dict(params=list(self.rows), lr=lr, momentum=momentum, weight_decay=weight_decay)]
         )

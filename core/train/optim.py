@@ -10,6 +10,7 @@ from torch import Tensor
 from ..config import TrainConfig
 from ..errors import ConfigError
 from ..model.layers import Linear
+from ..model.rnn import Recurrent
 from ..model.sequence_model import SequenceModel
 from .adamw import AdamW, Neighbours
 from .average import Average
@@ -19,11 +20,8 @@ from .optimizer import Optimizer
 
 def make_optimizers(model: SequenceModel, config: TrainConfig) -> list[Optimizer]:
     """The optimizers that between them move every parameter once a step."""
-    matrices = [m for m in model.blocks.modules() if isinstance(m, Linear)]
-    if config.optimizer == "adamw":
-        matrices = []
-    taken = {id(layer.weight) for layer in matrices}
-    rest = [p for p in model.parameters() if id(p) not in taken]
+    matrices = block_matrices(model) if config.optimizer == "muon" else {}
+    rest = [p for p in model.parameters() if p not in matrices]
     shared = dict(lr=config.adam_lr, beta1=config.beta1, beta2=config.beta2)
     adamw = AdamW(
         dict(params=[p for p in rest if (p.ndim >= 2) == wide], weight_decay=decay, **shared)
@@ -41,6 +39,18 @@ def make_optimizers(model: SequenceModel, config: TrainConfig) -> list[Optimizer
     if config.average:  # last: of what the others moved
         optimizers.append(Average(model.parameters(), config.average))
     return optimizers
+
+
+def block_matrices(model: SequenceModel) -> dict[Tensor, tuple[int, ...]]:
+    """The weight matrices of all blocks, each with the rows of the matrices that it fuses."""
+    found: dict[Tensor, tuple[int, ...]] = {}
+    for block in (*model.encoder, *model.blocks):
+        for module in block.modules():
+            if isinstance(module, Linear):
+                found[module.weight] = module.rows
+            elif isinstance(module, Recurrent):
+                found[module.cell.weight_ih_l0] = found[module.cell.weight_hh_l0] = module.rows
+    return found
 
 
 def state_tensors(model: SequenceModel, optimizers: list[Optimizer]) -> dict[str, Tensor]:
@@ -78,7 +88,10 @@ def load_state_tensors(
 
 def lr_factor(step: int, config: TrainConfig) -> float:
     """The fraction of the peak rate at `step` (from 0): linear warm-up, then flat, then linear
-    decay that would reach zero at `config.steps`."""
+    decay that would reach zero at `config.steps`; or, after the warm-up, decay with the inverse
+    square root of the step (Vaswani et al. 2017, eq. 3)."""
     up = (step + 1) / (config.warmup * config.steps + 1)
+    if config.schedule == "inverse-sqrt":
+        return float(min(up, up**-0.5))
     down = (config.steps - step) / (max(config.decay, 1e-9) * config.steps)
     return min(1.0, up, down)

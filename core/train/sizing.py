@@ -12,15 +12,8 @@ from dataclasses import replace
 
 import torch
 
-from ..config import (
-    SIZES,
-    ModelConfig,
-    TrainConfig,
-    model_config,
-    parse_fields,
-    parse_value,
-    with_fields,
-)
+from ..architectures import SIZES, architecture, model_config
+from ..config import ModelConfig, TrainConfig, parse_fields, parse_value, with_fields
 from ..errors import ConfigError
 from ..model.sequence_model import on_meta
 from ..ops.device import default_dtype
@@ -158,16 +151,22 @@ def make_configs(
         rate = dropout_for(tokens / training_tokens, parameters / training_tokens)
         model = replace(model, dropout=rate)
     long = tokens is not None and seconds_on_gpu(model, tokens, rows) >= COMPILE_MIN_SECONDS
+    alike = set(model.mixers.split(",")) == {"attention"}  # all blocks share a compiled one
+    compiles = can_compile(device) and alike
     train = TrainConfig(
         batch=rows,
         seed=request.seed,
         dtype=default_dtype(device, model),
         threads=torch.get_num_threads(),
-        compile=long and can_compile(device),
+        compile=long and compiles,
+        **architecture(request.arch).train,
     )
     train = with_fields(train, "train", request.sets.get("train", {}))
-    if train.compile and not can_compile(device):
-        raise ConfigError("--set train.compile: needs a GPU, Triton and a C compiler; remove it")
+    if train.compile and not compiles:
+        raise ConfigError(
+            "--set train.compile: needs a GPU, Triton, a C compiler and attention in every block; "
+            "remove it"
+        )
     return model, replace(train, threads=torch.get_num_threads())
 
 

@@ -126,7 +126,7 @@ def large_file(root: Path) -> dict[str, object]:
     import torch
     from helpers import save_checkpoint
 
-    from tfm.core.config import model_config
+    from tfm.core.architectures import model_config
     from tfm.core.model.sequence_model import SequenceModel
     from tfm.core.runs.run import Run
 
