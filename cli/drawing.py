@@ -36,6 +36,7 @@ class Sample:
     logprobs: list[float] = field(default_factory=list)
     data: bytes = b""  # decoded so far
     finish_reason: str | None = None
+    score: float | None = None  # of a beam search
 
     def feed(self, id: int, logprob: float, is_end: bool) -> bytes:
         """Appends the next id; returns the newly decoded bytes."""
@@ -211,6 +212,9 @@ def preview_sample(
 ) -> str | None:
     """A short sample for a terminal: the preview of the task, or text; None if it is neither.
     `heldout`: a few held-out items, for tasks that continue those."""
+    example = task.example(model, tokenizer, heldout)
+    if example is not None:
+        return printable(example)
     options = task.SampleOptions()
     width = min(100, shutil.get_terminal_size().columns - 4)
     if task.draws_files:

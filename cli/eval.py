@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +18,9 @@ from .predictions import (
     write_predictions,
 )
 from .render import columns, say
+
+if TYPE_CHECKING:
+    from ..core.task import Task
 
 
 @click.command("eval", cls=opt.Command)
@@ -37,6 +40,13 @@ from .render import columns, say
 @opt.option(
     "--protocol", metavar="NAME", help="Evaluation protocol of the task: last, rolling (series)."
 )
+@opt.option("--beam", type=click.IntRange(1), metavar="N", help="Predict pairs by beam search.")
+@opt.option(
+    "--length-penalty",
+    type=opt.Real(),
+    metavar="A",
+    help="With --beam: score by log p / ((5 + length) / 6)^A.  [default: 0]",
+)
 @predictions_option
 @opt.checkpoint_option
 @opt.dtype_option("float32")
@@ -51,6 +61,8 @@ def command(
     stride: int | None,
     as_coded: bool,
     protocol: str | None,
+    beam: int | None,
+    length_penalty: float | None,
     predictions: str | None,
     checkpoint: str,
     dtype: str | None,
@@ -68,6 +80,8 @@ def command(
     opened = open_run(run, Path(runs))
     opened.check()
     task = opened.task()
+    if beam or length_penalty is not None:
+        protocol = _beam_protocol(task, protocol, beam, length_penalty)
 
     from ..core.data.source import Source
     from ..core.ops.device import pick_device, use_threads
@@ -144,6 +158,19 @@ def command(
     click.echo(json.dumps(scores) if as_json else table(scores))
     if matrix is not None and not as_json:
         click.echo("\n" + confusion_text(matrix))
+
+
+def _beam_protocol(
+    task: Task, protocol: str | None, beam: int | None, length_penalty: float | None
+) -> str:
+    """The protocol that --beam and --length-penalty name: beam-4-0.6."""
+    if protocol is not None:
+        raise UsageError("--protocol and --beam exclude each other: --beam 4 is --protocol beam-4")
+    if beam is None:
+        raise UsageError("--length-penalty: needs --beam")
+    if not task.pairs:
+        raise UsageError(f"--beam: the items of --task {task.name} have no source")
+    return f"beam-{beam}" + (f"-{length_penalty:g}" if length_penalty else "")
 
 
 def table(scores: dict[str, Any]) -> str:

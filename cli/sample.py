@@ -22,6 +22,9 @@ from .drawing import Job, Sample, Sampler
 from .outputs import Output
 from .prompts import Prompt, PromptReader, single_prompt
 from .render import printable, say
+from .searching import Searcher
+
+RANDOM = ("temperature", "top_k", "top_p", "min_p")  # fields of sampling at random
 
 
 @click.command("sample", cls=opt.RunTaskCommand)
@@ -54,6 +57,18 @@ from .render import printable, say
     help="Drop tokens less likely than this fraction of the most likely one.",
 )
 @opt.option("--greedy", is_flag=True, help="Always take the most likely token.")
+@opt.option(
+    "--beam",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Beam search with N hypotheses: -n of the likeliest continuations, the best first.",
+)
+@opt.option(
+    "--length-penalty",
+    type=opt.Real(),
+    metavar="A",
+    help="With --beam: score by log p / ((5 + length) / 6)^A.  [default: 0]",
+)
 @click.option(
     "--stop",
     cls=opt.VerbatimOption,
@@ -101,13 +116,16 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
     sets = settings.sets(ctx, flags["settings"])
     fields = {
         name: flags[name]
-        for name in ("length", "temperature", "top_k", "top_p", "min_p")
+        for name in ("length", *RANDOM, "beam", "length_penalty")
         if flags[name] is not None
     }
     config = with_fields(SampleConfig(), "sample", {**sets["sample"], **fields})
     if "seed" in sets["sample"]:
         raise UsageError("--set sample.seed: use --seed")
     config = replace(config, seed=flags["seed"], greedy=flags["greedy"] or config.greedy)
+    chosen = set(RANDOM) & {*fields, *sets["sample"]}
+    if "length_penalty" in fields and config.beam == 1:
+        raise UsageError("--length-penalty: needs --beam")
 
     from ..core.files import check_output
     from ..core.runs.catalogue import open_run
@@ -120,6 +138,8 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
         raise UsageError(f"{error}; a prompt is given with -p TEXT or -p @FILE") from None
     run.check()
     task = run.task()
+    if task.greedy and not chosen:
+        config = replace(config, greedy=True)
     values = {f.name: flags[f.name] for f in fields_of(task.SampleOptions)}
     options = with_fields(
         task.SampleOptions(), "sample", {k: v for k, v in values.items() if v is not None}
@@ -143,7 +163,7 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
     tokenizer = run.tokenizer()
     model = run.load_model(flags["checkpoint"], pick_device(flags["device"]))
     length_is_set = flags["length"] is not None or "length" in sets["sample"]
-    sampler = Sampler(
+    sampler = (Searcher if config.beam > 1 else Sampler)(
         task,
         tokenizer,
         model,
@@ -156,6 +176,8 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
         flags["dtype"],
         kernels.compiled(),
     )
+    if isinstance(sampler, Searcher):
+        sampler.check(flags["draws"], chosen)
     width = shutil.get_terminal_size().columns
 
     def show(items: list[Any], sequence: Any) -> None:
@@ -259,7 +281,7 @@ def printable_bytes(data: bytes) -> bytes:
 
 
 def _record(prompt: Prompt, sample: Sample, seed: int) -> dict[str, Any]:
-    return {
+    record = {
         "id": prompt.id,
         "prompt": None if prompt.data is None else prompt.data.decode("utf-8", "replace"),
         "text": sample.data.decode("utf-8", "replace"),
@@ -268,3 +290,4 @@ def _record(prompt: Prompt, sample: Sample, seed: int) -> dict[str, Any]:
         "finish_reason": sample.finish_reason,
         "seed": seed,
     }
+    return record if sample.score is None else {**record, "score": sample.score}

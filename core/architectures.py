@@ -55,6 +55,9 @@ _RECURRENT: dict[str, Any] = dict(
 )
 _RECURRENT_TRAIN: dict[str, Any] = dict(optimizer="adamw", adam_lr=0.004, weight_decay=0.01)
 
+_WITH_ENCODER: dict[str, Any] = dict(encoder_layers=1)  # as many as the decoder has, by size
+_ENCODER_SIZES = (2, 3, 4, 6, 6), (40, 96, 208, 384, 720)
+
 ARCHS: dict[str, Architecture] = {
     "transformer": Architecture(
         "today's defaults: pre-RMSNorm, rotary positions, ReLU squared, normalised queries and keys"
@@ -105,6 +108,33 @@ ARCHS: dict[str, Architecture] = {
         {},
         (6, 8, 10, 12, 14),
         (48, 120, 260, 544, 936),
+    ),
+    "vaswani": Architecture(
+        "Vaswani et al. 2017 as published: encoder and decoder, post-LayerNorm, sinusoids, ReLU",
+        {
+            **_PUBLISHED,
+            "norm_position": "post",
+            "positions": "sinusoidal",
+            "ffn": "relu",
+            "dropout": 0.1,
+            **_WITH_ENCODER,
+        },
+        dict(
+            optimizer="adamw",
+            adam_lr=0.001,
+            beta2=0.98,
+            weight_decay=0.0,
+            warmup=0.1,
+            schedule="inverse-sqrt",
+            label_smoothing=0.1,
+        ),
+        *_ENCODER_SIZES,
+    ),
+    "encoder-decoder": Architecture(
+        "the same shape in today's wiring: pre-RMSNorm, rotary positions, ReLU squared",
+        _WITH_ENCODER,
+        {},
+        *_ENCODER_SIZES,
     ),
 }
 

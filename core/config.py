@@ -222,6 +222,8 @@ class SampleConfig:
     top_p: float = 1.0  # keep the fewest ids whose probabilities sum to at least this (1: all)
     min_p: float = 0.0  # keep ids at least this fraction as probable as the most probable (0: all)
     greedy: bool = False  # always take the most probable id
+    beam: int = 1  # hypotheses of a beam search, which is not random (1: no beam search)
+    length_penalty: float = 0.0  # a: a hypothesis is scored by log p / ((5 + length) / 6)^a
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -231,6 +233,7 @@ class SampleConfig:
             (self.top_k >= 0, "--top-k", "at least 0", self.top_k),
             (0 < self.top_p <= 1, "--top-p", "in (0, 1]", self.top_p),
             (0 <= self.min_p <= 1, "--min-p", "0 to 1", self.min_p),
+            (self.beam >= 1, "--beam", "at least 1", self.beam),
         ):
             if not ok:
                 raise ConfigError(f"{flag}: must be {must}, got {value}")

@@ -67,6 +67,9 @@ class Task(ABC):
     SampleOptions: ClassVar[type] = NoOptions
     binary: ClassVar[bool] = False  # whether `write` outputs bytes that a terminal cannot show
     headline: ClassVar[tuple[str, ...]] = ()  # the main metrics of the domain
+    pairs: ClassVar[bool] = False  # whether the given ids of an item are a source to read
+    # whether `sample` takes the most likely ids unless a flag says otherwise
+    greedy: ClassVar[bool] = False
     # whether `eval --stride N` moves the task's own windows by N units (see `slide`); otherwise it
     # moves the model's context by N tokens
     slides: ClassVar[bool] = False
@@ -286,6 +289,13 @@ class Task(ABC):
         if data:
             raise UsageError(f"--prompt: the {self.name} task has no prompts")
         return Sequence(np.array([tokenizer.begin]))
+
+    def example(
+        self, model: SequenceModel, tokenizer: OwnTokenizer, heldout: Iterable[Sequence]
+    ) -> str | None:
+        """What the model makes of a few held-out items, as text to show after training; None for a
+        task that shows a sample."""
+        return None
 
     def new_tokens(self, prompt: Sequence, sampling: OwnOptions) -> int | None:
         """The number of ids that complete the item; None if unknown: then --length, else 256."""

@@ -14,7 +14,6 @@ import numpy as np
 
 from ..core.data.byte_stream import ByteStream
 from ..core.data.compressed import plain_name
-from ..core.data.hub import look_for
 from ..core.data.keyed_random import key, mix
 from ..core.data.scratch import scratch_file
 from ..core.data.source import Source
@@ -22,10 +21,9 @@ from ..core.data.tables import KINDS
 from ..core.errors import ConfigError, DataError
 from ..core.protocols import ByteTokenizer, Ids, Sequence
 from ..tokenizers.bpe import BpeTokenizer
-from ..tokenizers.byte import SingleByteTokenizer
-from ..tokenizers.char import CharTokenizer
+from ._text.fitting import fit_text_tokenizer, too_few_merges
 from ._text.python_docs import start_writing, write
-from ._text.running import TOKENIZER_FIT_BYTES, Running, RunningOptions
+from ._text.running import Running, RunningOptions
 from ._text.spans import Spans
 
 BPE_DROPOUT = 0.1
@@ -140,36 +138,11 @@ class TextTask(Running):
         return self._with_merges(self._fitted(spec, train))
 
     def _fitted(self, spec: str, train: Spans) -> ByteTokenizer:
-        kind, _, argument = spec.partition(":")
         ends = not self.running
-        if kind == "byte" and not argument:
-            return SingleByteTokenizer(ends, text=True)
-        if kind == "char" and not argument:
-            return CharTokenizer.fit(self._texts(train, train.size), ends)
-        if kind == "bpe":
-            size = bpe_size(train.size)
-            if argument:
-                if not argument.isdigit() or not 256 <= int(argument) <= 1_000_000:
-                    raise ConfigError(f"--tokenizer {spec}: the size must be 256 to 1000000")
-                size = int(argument)
-            return BpeTokenizer.fit(self._texts(train, TOKENIZER_FIT_BYTES), size, ends)
-        if (kind == "hf" and argument) or spec.endswith(".json"):
-            name = spec.removeprefix("hf:")
-            look_for(name)
-            return BpeTokenizer.load(name, ends)
-        raise ConfigError(
-            f"--tokenizer {spec}: known: byte, char, bpe, bpe:SIZE, hf:PATH_OR_NAME, a "
-            "tokenizer.json"
-        )
+        return fit_text_tokenizer(spec, lambda size: self._texts(train, size), train.size, ends)
 
     def about_tokenizer(self, spec: str, tokenizer: ByteTokenizer) -> str | None:
-        kind, _, size = spec.partition(":")
-        found = len(tokenizer.pieces)
-        if kind == "bpe" and size and found < int(size):
-            return (
-                f"--tokenizer {spec}: {found:,} tokens; the text has no more pairs that occur twice"
-            )
-        return None
+        return too_few_merges(spec, tokenizer)
 
     def _texts(self, train: Spans, size: int) -> Iterator[str]:
         for start, stop, _ in train.sample(size):
@@ -230,14 +203,6 @@ class TextTask(Running):
             data = b"\n" if self.running else b""
         ids = self.ids(data, tokenizer, None, True)
         return Sequence(np.concatenate(([tokenizer.begin], ids)).astype(np.int64))
-
-
-def bpe_size(train_bytes: int) -> int:
-    """Default vocabulary size for a corpus of `train_bytes`: 1,024 at 1 MB, half as many for a
-    quarter of that; a power of two, from 320 to 4,096. On a small budget, a larger vocabulary
-    costs more time than it gains in loss (benchmarks/sweep.py)."""
-    power = round(np.log2(1024 * (max(train_bytes, 1) / 1e6) ** 0.5))
-    return max(320, int(2 ** min(power, 12)))
 
 
 Task = TextTask

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from ..protocols import Array, Batch, Dataset, Ids, Sequence, Support, Tokenizer
 from .keyed_random import key, mix, permute
 from .sequence_store import Store
@@ -82,6 +82,8 @@ class Packed:
             length, first = store.length(index), 0
             if encoder:
                 first = store.items[index][0] - 1
+                if first > context:
+                    raise too_long(first, context)
             uncut = encoder or store.positions(index, tokenizer) is not None
             if length - first > self.row_length and uncut:
                 raise too_long(length - first, context)
@@ -107,6 +109,13 @@ class Packed:
             cut = self.pieces[self.rows[index] : self.rows[index + 1]]
             rows.append([(self.store[item], start, end) for item, start, end in cut.tolist()])
         return collate(rows, self.tokenizer, self.row_length, self.encoder)
+
+
+def with_sources(data: Dataset) -> Packed:
+    """The same items, whose given ids are the source of a model with an encoder."""
+    if not isinstance(data, Packed):
+        raise ConfigError("a model with an encoder needs a task whose items have a source")
+    return Packed(data.store, data.tokenizer, data.context, encoder=True)
 
 
 def too_long(length: int, context: int) -> DataError:

@@ -92,7 +92,9 @@ class Decoder:
         of the sample among those of one prompt. DataError as in `generate`."""
         clipped = clip_prompt(prompt, self.context)
         if len(clipped) > self.context:
-            raise DataError(f"the prompt has {len(clipped)} tokens, the context {self.context}")
+            raise DataError(
+                f"the prompt has {len(clipped)} tokens, the context of the model {self.context}"
+            )
         total = len(clipped) + length
         number = next(n for n in range(self.rows) if n not in self.busy)
         row = _Row(

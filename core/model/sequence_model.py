@@ -18,7 +18,7 @@ from ..config import ModelConfig
 from ..ops import operations as ops
 from .block import Block, RunBlock, call_block
 from .layers import Dropout, Linear, knot_weights, make_norm
-from .mixer import Context, Mixer
+from .mixer import Context, Mixer, own_positions
 from .positions import rotary_angles, sinusoids
 from .rnn import Recurrent
 
@@ -170,9 +170,8 @@ class SequenceModel(nn.Module):
         if positions is not None:
             index = positions[..., 0]
         else:
-            start = first[:, None] if isinstance(first, Tensor) else first
-            index = start + torch.arange(ids.shape[1], device=ids.device)[None]
-            index = index.clamp(max=config.context - 1)  # for rows that are full, which take no id
+            index = own_positions(ids.shape[1], first, ids.device)
+        index = index.clamp(max=config.context - 1)  # for rows that are full, which take no id
         if config.positions == "sinusoidal":
             x = x * math.sqrt(config.width) + sinusoids(index, config.width)
         elif self.position_embedding is not None:

@@ -23,7 +23,7 @@ from ..score.likelihood import batch_nll
 from .backend import warmup_steps
 from .loop import train
 from .optim import make_optimizers
-from .prepare import Prepared
+from .prepare import Prepared, training_data
 from .request import Deadline, Note, Request
 from .sizing import choose_size, fit_context, make_configs, steps_for, tokens_seen
 
@@ -139,10 +139,12 @@ class _Planner:
         return self.configs(size)[0]
 
     def dataset(self, model: ModelConfig, tokens: int) -> Dataset:
-        return self.prepared.task.dataset(
-            self.prepared.train,
-            self.prepared.tokenizer,
-            model.context,
+        prepared = self.prepared
+        return training_data(
+            prepared.task,
+            prepared.train,
+            prepared.tokenizer,
+            model,
             tokens,
             self.request.seed,
             self.cache,

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from ..config import TrainConfig, with_fields
+from ..architectures import architecture
+from ..config import ModelConfig, TrainConfig, with_fields
+from ..data.datasets import with_sources
 from ..data.source import Source
 from ..errors import ConfigError, DataError, UsageError
 from ..plugins import find, guess_task
-from ..protocols import Items, Sequence, Tokenizer
+from ..protocols import Dataset, Items, Sequence, Tokenizer
 from ..runs.run import Run
 from ..task import Description, Task
 from .early_stopping import check_until
@@ -79,6 +81,12 @@ def prepare(request: Request, note: Note) -> Prepared:
     if init is not None:
         options = init_options(init, options)
     task = make_task(name, options)
+    encoder = architecture(request.arch).model.get("encoder_layers", 0)
+    if request.sets.get("model", {}).get("encoder_layers", encoder) and not task.pairs:
+        raise ConfigError(
+            f"--arch {request.arch}: has an encoder, for the source of a pair; the items of --task "
+            f"{name} have none"
+        )
     own = task.adapt(init.tokenizer()) if init is not None else None
     if source is None:
         source = task.default_source()
@@ -158,6 +166,20 @@ def _read_parts(
         held["valid"], held["report"] = task.halves(held["valid"])
     ordered: tuple[str, ...] = ("valid", "report", "test")
     return train, {name: held[name] for name in ordered if name in held}, description
+
+
+def training_data(
+    task: Task,
+    train: Items,
+    tokenizer: Tokenizer,
+    model: ModelConfig,
+    tokens: int | None,
+    seed: int,
+    cache: Path,
+) -> Dataset:
+    """The training rows of a model. tokens, cache: see `Task.dataset`."""
+    data = task.dataset(train, tokenizer, model.context, tokens, seed, cache)
+    return with_sources(data) if model.encoder_layers else data
 
 
 def training_items(run: Run, task: Task, moved: tuple[str, ...] = ()) -> Items:

@@ -13,7 +13,6 @@ from ..data.keyed_random import key
 from ..errors import ConfigError, DamagedError, UsageError
 from ..model.sequence_model import SequenceModel
 from ..ops.device import pick_device, use_threads
-from ..protocols import Dataset, Tokenizer
 from ..runs.checkpoints import Checkpoint
 from ..runs.run import Run
 from ..runs.tensors import load_weights, read_tensors
@@ -23,7 +22,7 @@ from .budget import Plan
 from .early_stopping import EarlyStopping
 from .optim import load_state_tensors, make_optimizers, state_tensors
 from .optimizer import Optimizer
-from .prepare import training_items
+from .prepare import training_data, training_items
 from .request import Note
 
 Paths = tuple[str, ...]
@@ -104,7 +103,15 @@ def resume(
     model_shape, train_config = run.model_config(), run.train_config()
     use_threads(train_config.threads)
     where = pick_device(device)
-    data = _reopened(run, task, tokenizer, train_config, cache, moved)
+    data = training_data(
+        task,
+        training_items(run, task, moved),
+        tokenizer,
+        model_shape,
+        config["data"]["tokens"],
+        train_config.seed,
+        cache,
+    )
     plan = Plan(
         model_shape,
         train_config,
@@ -152,11 +159,3 @@ def _restored(
     if plans and plans[-1]["step"] == step:  # logged after the checkpoint was saved
         state.replan(plans[-1]["steps"], plans[-1].get("patience"))
     return state
-
-
-def _reopened(
-    run: Run, task: Task, tokenizer: Tokenizer, config: TrainConfig, cache: Path, moved: Paths
-) -> Dataset:
-    train = training_items(run, task, moved)
-    context, tokens = run.model_config().context, run.config["data"]["tokens"]
-    return task.dataset(train, tokenizer, context, tokens, config.seed, cache)

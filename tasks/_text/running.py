@@ -29,7 +29,6 @@ from .reading import read
 from .spans import PIECE_BYTES, Spans, beginning
 from .split import Largest, split_by_hash, split_by_position
 
-TOKENIZER_FIT_BYTES = 8 << 20  # of text, at most, that a tokenizer is trained on
 HOLDOUT = 0.1
 TOKEN_RATIO_BYTES = 1 << 16  # of text, at least, to measure bytes per token on
 MAX_HELD_OUT_BYTES, MAX_HELD_OUT_ITEMS = 10_000_000, 50_000  # without --holdout
