@@ -193,7 +193,7 @@ def test_it_learns_to_turn_sequences_round(tmp_path: Any) -> None:
 
 def test_a_long_item_is_refused_and_a_plain_model_takes_no_source(tmp_path: Any) -> None:
     write_store(tmp_path / "store", pairs(3), VOCAB)
-    with pytest.raises(DataError, match="--context 5"):
+    with pytest.raises(DataError, match="--context 6"):
         Packed(Store(tmp_path / "store"), TOKENIZER, 4, encoder=True)
     model = SequenceModel(SHAPE)
     with pytest.raises(ValueError, match="no encoder"):

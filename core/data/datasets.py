@@ -82,8 +82,8 @@ class Packed:
             length, first = store.length(index), 0
             if encoder:
                 first = store.items[index][0] - 1
-                if first > context:
-                    raise too_long(first, context)
+                if first + 1 > context:
+                    raise too_long(first + 2, context)
             uncut = encoder or store.positions(index, tokenizer) is not None
             if length - first > self.row_length and uncut:
                 raise too_long(length - first, context)

@@ -73,6 +73,7 @@ class Decoder:
         """length: the most ids of a row, prompt included; None: the context. Beyond the context the
         window slides."""
         self.tokenizer, self.config, self.rows = tokenizer, config, rows
+        self.has_encoder = isinstance(model, SequenceModel) and model.has_encoder
         self.context = model.config.context
         length = self.context if length is None else min(length, self.context)
         self.slots: Slots = (
@@ -90,11 +91,9 @@ class Decoder:
     def begin(self, prompt: Sequence, length: int, record: str = "", draw: int = 0) -> int:
         """Starts sampling up to `length` ids after `prompt`, and returns the row. draw: the number
         of the sample among those of one prompt. DataError as in `generate`."""
-        clipped = clip_prompt(prompt, self.context)
-        if len(clipped) > self.context:
-            raise DataError(
-                f"the prompt has {len(clipped)} tokens, the context of the model {self.context}"
-            )
+        clipped = prompt if self.has_encoder else clip_prompt(prompt, self.context)
+        if max(self._window(clipped), clipped.given) > self.context:
+            raise DataError(f"the prompt has {len(clipped)} tokens, the context {self.context}")
         total = len(clipped) + length
         number = next(n for n in range(self.rows) if n not in self.busy)
         row = _Row(
@@ -153,14 +152,14 @@ class Decoder:
     def _feed(self) -> None:
         """Feeds each row the id that was sampled for it last."""
         for number, row in self.busy.items():
-            if row.unfed and len(row.ids) > self.context:
+            if row.unfed and self._window(row) > self.context:
                 self._slide_window(number, row)
         fed = sorted(number for number, row in self.busy.items() if row.unfed)
         if not fed:
             return
         lengths = np.zeros(self.rows, np.int64)
         for number, row in self.busy.items():
-            lengths[number] = min(len(row.ids) - row.unfed, self.context - 1)
+            lengths[number] = min(self._window(row) - row.unfed, self.context - 1)
         fed_rows = [self.busy[number] for number in fed]
         positions = None
         if any(row.positions is not None for row in fed_rows):
@@ -182,10 +181,15 @@ class Decoder:
         if row.positions is not None:
             raise DataError(f"an item needs more than the context of {self.context}: --context")
         half = max(1, self.context // 2)
-        row.ids = row.ids[: min(row.given, self.context - half)] + row.ids[-half:]
+        given = row.given if self.has_encoder else min(row.given, self.context - half)
+        row.ids = row.ids[:given] + row.ids[-half:]
         row.unfed = False
         self.last_prompt = None  # its cache may share the buffer that this prefill overwrites
         self.slots.assign(number, self._prefill(row))
+
+    def _window(self, row: _Row | Sequence) -> int:
+        """The number of ids in the context: with an encoder, those from the last given one on."""
+        return len(row.ids) - (row.given - 1 if self.has_encoder else 0)
 
     def _prefill(self, row: _Row) -> Any:
         """The row's ids as a cached prompt, for `Slots.assign`."""

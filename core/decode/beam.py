@@ -16,7 +16,7 @@ from ..ops.reference import masked_to_support
 from ..protocols import Sequence, Tokenizer
 from .sampling import clip_prompt, legal_range
 
-ROWS = 64  # hypotheses of all prompts that are extended at once
+ROWS = 256  # hypotheses of all prompts that are extended at once
 Partial = tuple[tuple[int, ...], tuple[float, ...]]  # ids and their log-probabilities
 
 
@@ -68,14 +68,13 @@ class _Search:
         end: int | None,
     ) -> None:
         context = model.config.context
-        prompts = [clip_prompt(prompt, context) for prompt in prompts]
+        if not model.has_encoder:
+            prompts = [clip_prompt(prompt, context) for prompt in prompts]
         self.model, self.tokenizer, self.prompts = model.eval(), tokenizer, prompts
         self.width, self.alpha, self.end = config.beam, config.length_penalty, end
         for prompt in prompts:
             if len(prompt) > context:
-                raise DataError(
-                    f"the prompt has {len(prompt)} tokens, the context of the model {context}"
-                )
+                raise DataError(f"the prompt has {len(prompt)} tokens, the context {context}")
         # a target that outgrows the context ends there
         room = [context - (0 if model.has_encoder else len(prompt)) for prompt in prompts]
         self.lengths = [min(config.length, most) for most in room]

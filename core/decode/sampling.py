@@ -121,11 +121,13 @@ def generate(
     """
     model.eval()
     context, device = model.config.context, model.head.weight.device
-    prompt = clip_prompt(prompt, context)
+    first = prompt.given - 1 if model.has_encoder else 0  # of the ids in the context
+    if not model.has_encoder:
+        prompt = clip_prompt(prompt, context)
     total = len(prompt) + config.length
     support = tokenizer.support(total, prompt.side)
     positions = tokenizer.positions(total, prompt.side)
-    if len(prompt) > context:
+    if max(len(prompt) - first, prompt.given) > context:
         raise DataError(f"the prompt has {len(prompt)} tokens, the context {context}")
 
     rows = torch.from_numpy(prompt.ids).to(device).expand(draws, -1)
@@ -136,11 +138,11 @@ def generate(
         low, high = legal_range(support, len(prompt) + position, tokenizer.vocab_size)
         if low >= high:
             return
-        if rows.shape[1] > context:
+        if rows.shape[1] - first > context:
             if positions is not None:
                 raise DataError(f"an item needs more than the context of {context}: --context")
             half = max(1, context // 2)
-            given = rows[:, : min(prompt.given, context - half)]
+            given = rows[:, : prompt.given if first else min(prompt.given, context - half)]
             rows, fed = torch.cat((given, rows[:, -half:]), dim=1), 0
             state = model.start(draws, context)
         new = rows[:, fed:]

@@ -1,0 +1,69 @@
+"""The learning rate of every architecture: held-out nats a token by optimiser and peak rate.
+
+python benchmarks/rates.py [--arch NAME ...] [--steps 200] [--seeds 1] [--jobs 2]
+
+Decoder-only architectures train on characters of tinyshakespeare at --size tiny, those with an
+encoder on the generated dates at --size nano. Each run has one thread and a fixed number of steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+from concurrent.futures import ThreadPoolExecutor
+
+from _common import DATA, heading, table, tfm_json, workspace
+
+from tfm.core.architectures import ARCHS
+
+os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+RATES = {"muon": (0.01, 0.02, 0.04, 0.08), "adamw": (0.001, 0.002, 0.004, 0.008)}
+
+
+def nats(arch: str, optimizer: str, rate: float, steps: int, seed: int) -> float:
+    """Held-out nats a token of one run."""
+    name = "lr" if optimizer == "muon" else "adam_lr"
+    pairs = ARCHS[arch].model.get("encoder_layers")
+    data = ("--task", "pairs", "--size", "nano") if pairs else ("--tokenizer", "char")
+    text = () if pairs else ("--data", DATA / "text/tinyshakespeare.txt", "--size", "tiny")
+    try:
+        scores = tfm_json(
+            *("train", "-q", *data, *text, "--arch", arch, "--steps", steps, "--seed", seed),
+            *("--set", f"train.optimizer={optimizer}", "--set", f"train.{name}={rate}"),
+            folder=workspace(),
+        )
+    except Exception:  # diverged
+        return float("nan")
+    return float(scores["nll"] / scores["tokens"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--arch", action="append", choices=ARCHS)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=2)
+    args = parser.parse_args()
+    heading()
+    heads = [f"{name} {rate:g}" for name, rates in RATES.items() for rate in rates]
+    rows: list[list[object]] = [["", *heads]]
+    with ThreadPoolExecutor(args.jobs) as pool:
+        waiting = {
+            arch: [
+                [pool.submit(nats, arch, name, rate, args.steps, n) for n in range(args.seeds)]
+                for name, rates in RATES.items()
+                for rate in rates
+            ]
+            for arch in args.arch or ARCHS
+        }
+        for arch, cells in waiting.items():
+            values = [statistics.mean(each.result() for each in cell) for cell in cells]
+            rows.append([arch, *(f"{value:.3f}" for value in values)])
+            print("\t".join(map(str, rows[-1])), flush=True)
+    print()
+    table(rows)
+
+
+if __name__ == "__main__":
+    main()
