@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from . import options as opt
 from .render import columns, curve
 from .training import score_line
+
+if TYPE_CHECKING:
+    from ..core.config import ModelConfig
+
+
+def _receptive_field(model: ModelConfig) -> str:
+    """What a hidden state depends on, where that is not all positions before it."""
+    from ..core.model.sequence_model import on_meta
+
+    if model.window or "conv" in model.mixers:
+        field = on_meta(model).receptive_field()
+        return "" if field is None else f", receptive field {field}"
+    return ""
 
 
 @click.command("info", cls=opt.Command)
@@ -48,7 +62,8 @@ def command(run: str | None, runs: str, quiet: bool, as_json: bool) -> None:
         [
             "model",
             f"{config['arch']} {config['size']}: {model['layers']} layers of "
-            f"width {model['width']}, {model['heads']} heads, context {model['context']}",
+            f"width {model['width']}, {model['heads']} heads, context {model['context']}"
+            f"{_receptive_field(opened.model_config())}",
         ],
         [
             "training",

@@ -67,6 +67,7 @@ class Task(ABC):
     SampleOptions: ClassVar[type] = NoOptions
     binary: ClassVar[bool] = False  # whether `write` outputs bytes that a terminal cannot show
     headline: ClassVar[tuple[str, ...]] = ()  # the main metrics of the domain
+    generated: ClassVar[bool] = False  # whether the task makes its items: there is no --data
     pairs: ClassVar[bool] = False  # whether the given ids of an item are a source to read
     # whether `sample` takes the most likely ids unless a flag says otherwise
     greedy: ClassVar[bool] = False

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from ..core.data.sequence_store import cached_store
 from ..core.data.source import Source
 from ..core.data.tables import KINDS
 from ..core.errors import UsageError
-from ..core.protocols import ByteTokenizer, Ids, Sequence
+from ..core.protocols import ByteTokenizer, Dataset, Ids, Sequence
 from ..core.task import Description
 from ._pairs import dates
 from ._pairs.metrics import METRICS, baselines, metrics
@@ -57,8 +57,8 @@ class PairsTask(task.Task):
     about = "pairs of texts: a source and the target to make of it"
     unit = "byte"
     default_tokenizer = "char"
-    Options = PairsOptions
-    headline = METRICS
+    Options: ClassVar[type] = PairsOptions
+    headline: ClassVar[tuple[str, ...]] = METRICS
     pairs = True
     greedy = True
 
@@ -125,7 +125,7 @@ class PairsTask(task.Task):
         tokens: int | None,
         seed: int,
         cache: Path,
-    ) -> Packed:
+    ) -> Dataset:
         about = [1, train.fingerprint, type(tokenizer).__name__, tokenizer.state()[0]]
         name = "pairs-" + hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
         sequences = self.sequences(train, tokenizer)
@@ -163,7 +163,7 @@ class PairsTask(task.Task):
         return ""
 
     def floor(self, train: Pairs, held: Pairs) -> dict[str, float]:
-        return baselines(train, list(held), quick=False)
+        return baselines(train, list(held), self.headline, quick=False)
 
     def window_floor(
         self,
@@ -173,7 +173,8 @@ class PairsTask(task.Task):
         protocol: str | None,
         quick: bool = False,
     ) -> dict[str, float]:
-        return baselines(read_train(), [_texts(s, tokenizer) for s in windows], quick)
+        held = [texts_of(s, tokenizer) for s in windows]
+        return baselines(read_train(), held, self.headline, quick)
 
     def model_metrics(
         self,
@@ -186,7 +187,8 @@ class PairsTask(task.Task):
         kept = list(sequences)
         search = _search(protocol)
         predicted = self.predicted(model, tokenizer, kept, search)
-        return metrics(predicted, [_texts(sequence, tokenizer)[1] for sequence in kept])
+        true = [texts_of(sequence, tokenizer)[1] for sequence in kept]
+        return metrics(predicted, true, self.headline)
 
     def model_metrics_tokens(self, sequences: Iterable[Sequence], protocol: str | None) -> int:
         targets = sum(len(sequence) - sequence.given for sequence in sequences)
@@ -207,7 +209,7 @@ class PairsTask(task.Task):
     ) -> str | None:
         some = [sequence for sequence, _ in zip(heldout, range(EXAMPLES), strict=False)]
         predicted = self.predicted(model, tokenizer, some, _search(None))
-        sources = [_texts(sequence, tokenizer)[0] for sequence in some]
+        sources = [texts_of(sequence, tokenizer)[0] for sequence in some]
         return "\n".join(f"{s} -> {p}" for s, p in zip(sources, predicted, strict=True))
 
     # -- samples -------------------------------------------------------------------------------
@@ -249,7 +251,7 @@ def _ids(text: bytes, tokenizer: ByteTokenizer) -> Ids:
     return tokenizer.ids_of_bytes(text) if tokenizer.lossless else tokenizer.tokens(text.decode())
 
 
-def _texts(sequence: Sequence, tokenizer: ByteTokenizer) -> tuple[str, str]:
+def texts_of(sequence: Sequence, tokenizer: ByteTokenizer) -> tuple[str, str]:
     """The source and the target of a sequence."""
     parts = sequence.ids[: sequence.given], sequence.ids[sequence.given :]
     source, target = (tokenizer.decode_bytes(part).decode("utf-8", "replace") for part in parts)

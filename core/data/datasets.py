@@ -6,6 +6,8 @@ A task may define its own (`protocols.Dataset`).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 import numpy.typing as npt
 
@@ -62,7 +64,30 @@ class Windows:
         return Batch(ids, weight, support=self.support)
 
 
-class Packed:
+class ItemRows(ABC):
+    """Rows of context + 1 ids that hold whole items or pieces of them. encoder: whether the given
+    ids of each item are its encoder source, see `collate`."""
+
+    def __init__(self, tokenizer: Tokenizer, context: int, encoder: bool) -> None:
+        self.tokenizer, self.context, self.encoder = tokenizer, context, encoder
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def row(self, index: int) -> list[tuple[Sequence, int, int]]:
+        """The pieces of a row, (sequence, start, end) each."""
+
+    @abstractmethod
+    def with_sources(self) -> ItemRows:
+        """Rows of the same items whose given ids are encoder sources."""
+
+    def batch(self, indices: Ids) -> Batch[Array]:
+        rows = [self.row(index) for index in (indices % len(self)).tolist()]
+        return collate(rows, self.tokenizer, self.context + 1, self.encoder)
+
+
+class Packed(ItemRows):
     """Several items per row of context + 1 ids. Items do not attend to each other.
 
     Consecutive items share a row as long as they fit. A longer item is cut into pieces that overlap
@@ -75,8 +100,8 @@ class Packed:
     ) -> None:
         if not len(store):
             raise DataError("the training data has no items")
-        self.store, self.tokenizer, self.encoder = store, tokenizer, encoder
-        self.context, self.row_length = context, context + 1
+        super().__init__(tokenizer, context, encoder)
+        self.store, self.row_length = store, context + 1
         pieces: list[Piece] = []
         for index in range(len(store)):
             length, first = store.length(index), 0
@@ -103,19 +128,20 @@ class Packed:
     def __len__(self) -> int:
         return len(self.rows) - 1
 
-    def batch(self, indices: Ids) -> Batch[Array]:
-        rows = []
-        for index in (indices % len(self)).tolist():
-            cut = self.pieces[self.rows[index] : self.rows[index + 1]]
-            rows.append([(self.store[item], start, end) for item, start, end in cut.tolist()])
-        return collate(rows, self.tokenizer, self.row_length, self.encoder)
+    def row(self, index: int) -> list[tuple[Sequence, int, int]]:
+        cut = self.pieces[self.rows[index] : self.rows[index + 1]]
+        return [(self.store[item], start, end) for item, start, end in cut.tolist()]
+
+    def with_sources(self) -> Packed:
+        return Packed(self.store, self.tokenizer, self.context, encoder=True)
 
 
-def with_sources(data: Dataset) -> Packed:
-    """The same items, whose given ids are the source of a model with an encoder."""
-    if not isinstance(data, Packed):
+def with_sources(data: Dataset) -> ItemRows:
+    """The same items, whose given ids are the source of a model with an encoder. ConfigError for
+    rows that are not of items."""
+    if not isinstance(data, ItemRows):
         raise ConfigError("a model with an encoder needs a task whose items have a source")
-    return Packed(data.store, data.tokenizer, data.context, encoder=True)
+    return data.with_sources()
 
 
 def too_long(length: int, context: int) -> DataError:

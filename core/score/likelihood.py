@@ -12,12 +12,14 @@ from torch import Tensor
 
 from ..data.datasets import collate, too_long
 from ..errors import UsageError
-from ..model.loss import token_nll
+from ..model.loss import hidden_states, token_nll
 from ..model.sequence_model import SequenceModel
+from ..ops.reference import masked_to_support
 from ..protocols import Array, Batch, Score, Sequence, Tokenizer
 
 BATCH_TOKENS = 8192  # the maximum of a forward pass
 BATCH_LOGITS = 1 << 24  # the maximum of a forward pass: 64 MB for any vocabulary
+ACCURACY_ROWS = 64  # of a forward pass that compares the likeliest ids
 BUFFER_TOKENS = 32 * BATCH_TOKENS  # read ahead, to batch items of similar length
 
 
@@ -102,6 +104,38 @@ def _evaluate_all(
             nats[window.item][window.scored : window.end] = row[first - 1 : size - 1]
     for sequence, each in zip(sequences, nats, strict=True):
         yield Score(sequence, each[sequence.given :])
+
+
+@torch.no_grad()
+def accuracy(
+    model: SequenceModel, tokenizer: Tokenizer, sequences: Iterable[Sequence]
+) -> float | None:
+    """The share of the targets with a weight whose id is the likeliest of the legal ones, of items
+    that fit the context; None if there are no targets."""
+    right = total = 0
+    model.eval()
+    waiting = list(sequences)
+    while waiting:
+        width = max(map(len, waiting[:ACCURACY_ROWS]))
+        pieces = [
+            [(s, s.given - 1 if model.has_encoder else 0, len(s))] for s in waiting[:ACCURACY_ROWS]
+        ]
+        waiting = waiting[ACCURACY_ROWS:]
+        batch = as_tensors(
+            collate(pieces, tokenizer, width, model.has_encoder), model.head.weight.device
+        )
+        counted = batch.weight[:, 1:] > 0
+        logits = model.logits(hidden_states(model, batch)[counted])
+        support = batch.support
+        if isinstance(support, tuple):
+            support = torch.tensor(support, device=logits.device).expand(len(logits), 2)
+        elif support is not None:
+            support = support[:, 1:][counted]
+        if support is not None:
+            logits = masked_to_support(logits, support)
+        right += int((logits.argmax(-1) == batch.ids[:, 1:][counted]).sum())
+        total += int(counted.sum())
+    return right / total if total else None
 
 
 @torch.no_grad()

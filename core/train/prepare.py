@@ -90,7 +90,8 @@ def prepare(request: Request, note: Note) -> Prepared:
     own = task.adapt(init.tokenizer()) if init is not None else None
     if source is None:
         source = task.default_source()
-        note(f"no --data: using {source.about}; give your own with --data FILE")
+        if not task.generated:
+            note(f"no --data: using {source.about}; give your own with --data FILE")
 
     config = with_fields(TrainConfig(), "train", request.sets.get("train", {}))
     selects = bool(config.patience or config.until)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -12,8 +13,12 @@ METRICS = ("exact", "edits", "chrf", "bleu")
 MAX_COMPARED = 10_000  # training pairs that the nearest source is looked for in
 
 
-def metrics(predicted: list[str], true: list[str]) -> dict[str, float | None]:
-    """exact: the share of targets that are equal; edits: insertions, deletions and substitutions of
+def metrics(
+    predicted: list[str], true: list[str], names: Sequence[str] = METRICS
+) -> dict[str, float | None]:
+    """Those of METRICS that `names` has.
+
+    exact: the share of targets that are equal; edits: insertions, deletions and substitutions of
     characters, a true character (Levenshtein 1966); chrf, bleu: of the corpus, 0 to 100 (Popović
     2015, Papineni et al. 2002, by sacrebleu; None where it is not installed)."""
     pairs = list(zip(predicted, true, strict=True))
@@ -24,13 +29,14 @@ def metrics(predicted: list[str], true: list[str]) -> dict[str, float | None]:
         "chrf": None,
         "bleu": None,
     }
-    try:
-        import sacrebleu
-    except ImportError:
-        return scores
-    scores["chrf"] = float(sacrebleu.corpus_chrf(predicted, [true]).score)
-    scores["bleu"] = float(sacrebleu.corpus_bleu(predicted, [true], force=True).score)
-    return scores
+    if "chrf" in names and pairs:
+        try:
+            import sacrebleu
+        except ImportError:
+            return scores
+        scores["chrf"] = float(sacrebleu.corpus_chrf(predicted, [true]).score)
+        scores["bleu"] = float(sacrebleu.corpus_bleu(predicted, [true], force=True).score)
+    return {name: scores[name] for name in names}
 
 
 def edit_distance(one: str, other: str) -> int:
@@ -49,7 +55,9 @@ def edit_distance(one: str, other: str) -> int:
     return int(row[-1])
 
 
-def baselines(train: Pairs | None, held: list[tuple[str, str]], quick: bool) -> dict[str, float]:
+def baselines(
+    train: Pairs | None, held: list[tuple[str, str]], names: Sequence[str], quick: bool
+) -> dict[str, float]:
     """The metrics of trivial predictions, as copy_exact ...: the source itself; the most frequent
     training target; the target of the nearest training source, by counts of n-grams of 1 to 3
     characters, the slow one. Without the training pairs, the first alone."""
@@ -63,7 +71,7 @@ def baselines(train: Pairs | None, held: list[tuple[str, str]], quick: bool) -> 
     return {
         f"{name}_{metric}": value
         for name, predicted in predictions.items()
-        for metric, value in metrics(predicted, true).items()
+        for metric, value in metrics(predicted, true, names).items()
         if value is not None
     }
 
