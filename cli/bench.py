@@ -51,7 +51,9 @@ def command(quiet: bool, as_json: bool, **flags: Any) -> None:
     from ..core.train.backend import can_compile
     from ..core.train.sizing import SHAPES
 
-    model_config(flags["arch"], flags["size"])  # fails early for unknown names
+    shape = model_config(flags["arch"], flags["size"])  # fails early for unknown names
+    if shape.encoder_layers:
+        raise ConfigError(f"--arch {flags['arch']}: has an encoder; tfm bench measures decoders")
     device = pick_device(flags["device"])
     threads = use_threads(flags["threads"])
     default_context, batch_tokens = SHAPES[flags["size"]]

@@ -50,7 +50,7 @@ def command(run: str | None, named: str | None, runs: str, quiet: bool, as_json:
         raise UsageError(f"--json: for text only; --task {coder.task.name} has its own format")
     if coder.task.binary and out.isatty():
         raise UsageError(f"--task {coder.task.name} writes binary data: redirect it to a file")
-    coder.task.write_decoded(_items(coder), out)
+    coder.task.write_decoded(_items(coder), coder.tokenizer, out)
     out.flush()
 
 

@@ -53,7 +53,7 @@ _PUBLISHED: dict[str, Any] = dict(
 _RECURRENT: dict[str, Any] = dict(
     positions="none", ffn="none", norm="none", residual=False, qk_norm=False, bias=True
 )
-_RECURRENT_TRAIN: dict[str, Any] = dict(optimizer="adamw", adam_lr=0.004, weight_decay=0.01)
+_RECURRENT_TRAIN: dict[str, Any] = dict(lr=0.06, weight_decay=0.01)
 
 _WITH_ENCODER: dict[str, Any] = dict(encoder_layers=1)  # as many as the decoder has, by size
 _ENCODER_SIZES = (2, 3, 4, 6, 6), (40, 96, 208, 384, 720)

@@ -370,7 +370,9 @@ class Task(ABC):
         """Every item as one sequence, for `tfm tokenize`."""
         return self.sequences(items, tokenizer)
 
-    def write_decoded(self, decoded: Iterable[tuple[Any, Sequence]], out: BinaryIO) -> None:
+    def write_decoded(
+        self, decoded: Iterable[tuple[Any, Sequence]], tokenizer: OwnTokenizer, out: BinaryIO
+    ) -> None:
         """Writes items that `tfm detokenize` decoded, each with its sequence; by default like
         samples."""
         pairs = list(decoded)

@@ -320,7 +320,8 @@ class RecallTask(Synthetic):
         pairs = [number for pair in zip(keys, values, strict=True) for number in pair]
         rest = [0] * (o.length - 2 * o.pairs)
         if o.fillers == "random":
-            rest = [draw.randrange(o.vocabulary) for _ in rest]
+            others = sorted(set(range(o.vocabulary)) - set(keys))  # only queries are keys
+            rest = draw.choices(others, k=len(rest))
         for gap, asked, value in zip(self._gaps(draw), keys, values, strict=True):
             rest[2 * gap : 2 * gap + 2] = asked, value
         return " ".join(map(str, pairs)), " ".join(map(str, rest))
@@ -350,8 +351,7 @@ class RecallTask(Synthetic):
         for at in range(0, len(rest), 2):
             if values.get(int(rest[at])) == rest[at + 1]:
                 weight[len(pairs) + 2 + at] = 1
-        side = {"value": len(values), "source": len(source)}
-        return Sequence(ids, len(pairs) + 1, weight, side)
+        return Sequence(ids, len(pairs) + 1, weight, {"value": len(values)})
 
     def units(self, sequences: Iterable[Sequence]) -> dict[str, float]:
         return {"value": float(sum(sequence.side["value"] for sequence in sequences))}

@@ -139,8 +139,7 @@ class PairsTask(task.Task):
     def _sequence(self, source: str, target: str, tokenizer: ByteTokenizer) -> Sequence:
         given = self._given(source.encode(), tokenizer)
         ids = np.concatenate((given, _ids(target.encode(), tokenizer), [tokenizer.end]))
-        side = {"byte": len(target.encode()), "char": len(target), "source": len(source)}
-        return Sequence(ids, len(given), None, side)
+        return Sequence(ids, len(given), None, {"byte": len(target.encode()), "char": len(target)})
 
     def _given(self, source: bytes, tokenizer: ByteTokenizer) -> Ids:
         """The ids of a source, and the begin token."""
@@ -233,11 +232,14 @@ class PairsTask(task.Task):
     ) -> None:
         out.writelines(items)
 
-    def write_decoded(self, decoded: Iterable[tuple[Any, Sequence]], out: BinaryIO) -> None:
-        """Each pair as source, tab, target."""
-        for text, sequence in decoded:
-            end = sequence.side["source"]
-            out.write(f"{text[:end]}\t{text[end:]}\n".encode())
+    def write_decoded(
+        self, decoded: Iterable[tuple[Any, Sequence]], tokenizer: ByteTokenizer, out: BinaryIO
+    ) -> None:
+        """Each pair as source, tab, target; a source alone as it is."""
+        for _, sequence in decoded:
+            begins = np.flatnonzero(sequence.ids == tokenizer.begin)
+            sides = np.split(sequence.ids, begins[:1])
+            out.write(b"\t".join(tokenizer.decode_bytes(side) for side in sides) + b"\n")
 
 
 def _longest(train: Pairs) -> Iterator[tuple[str, str]]:

@@ -322,7 +322,9 @@ class SeriesTask(task.Task):
             about = {"id": one.id, **one.clock.side()}
             yield tokenizer.encode(Window(one.values, len(one), about))
 
-    def write_decoded(self, decoded: Iterable[tuple[Window, Sequence]], out: BinaryIO) -> None:
+    def write_decoded(
+        self, decoded: Iterable[tuple[Window, Sequence]], tokenizer: BinsTokenizer, out: BinaryIO
+    ) -> None:
         write_values(((window, sequence.side) for window, sequence in decoded), out)
 
 

@@ -1,0 +1,148 @@
+"""Every architecture with every task that it serves, through train, resume, eval, sample, score."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Tfm
+from helpers import prose, saved_weights
+
+from tfm.core.architectures import ARCHS, SIZES, architecture, model_config
+from tfm.core.config import ModelConfig
+from tfm.core.errors import ConfigError
+from tfm.core.model.sequence_model import on_meta
+from tfm.core.plugins import names
+from tfm.core.runs.run import Run
+
+SMALL = ("--size", "nano", "--set", "train.batch=2", "--set", "model.dropout=0.1")
+WITH_ENCODER = {name for name, arch in ARCHS.items() if arch.model.get("encoder_layers")}
+ONE_AXIS = {"gpt2", "post-ln"}  # learned and sinusoidal positions have one axis
+DATA: dict[str, tuple[object, ...]] = {
+    "text": ("--data", "text.txt", "--each", "line", "--tokenizer", "char"),
+    "image": ("--data", "pictures.npy"),
+    "series": ("--data", "series.csv", "--history", 16, "--horizon", 4),
+    "pairs": ("--data", "pairs.tsv"),
+}
+GENERATED = ("copy", "reverse", "sort", "recall", "induction", "parity", "addition")
+SHORT: dict[str, tuple[object, ...]] = {
+    "recall": ("--length", 16, "--pairs", 2, "--vocabulary", 32),
+    "induction": ("--max-length", 6),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("architectures")
+    lines = prose(3000).splitlines()
+    (root / "text.txt").write_text("\n".join(lines))
+    (root / "pairs.tsv").write_text("".join(f"{x}\t{x[::-1]}\n" for x in sorted(set(lines))))
+    draw = np.random.default_rng(0)
+    np.save(root / "pictures.npy", draw.integers(0, 255, (40, 4, 4), np.uint8))
+    walk = draw.normal(size=200).cumsum()
+    rows = [f"2020-01-01 {n // 60 % 24:02d}:{n % 60:02d},{x:.3f}" for n, x in enumerate(walk)]
+    (root / "series.csv").write_text("time,value\n" + "\n".join(rows) + "\n")
+    return root
+
+
+def goes_through(folder: Path, arch: str, task: str, *data: object) -> None:
+    """Trains two steps, resumes for two more as a run of four at once has them, scores, samples."""
+    tfm = Tfm(folder, {"TFM_QUIET": "1"})
+    run = f"{arch}-{task}"
+    whole = ("train", "--task", task, *data, "--arch", arch, *SMALL, "--run", run, "--json")
+    trained = tfm(*whole, "--steps", 3, "--save-every", 2).json()
+    assert trained["nll"] > 0 and np.isfinite(trained["nll"])
+    weights, log = saved_weights(folder / run, 3), folder / run / "log.jsonl"
+    shutil.rmtree(folder / run / "checkpoints/000003")  # as if it had been killed in step 3
+    before = [line for line in log.read_text().splitlines() if json.loads(line).get("step", 9) <= 2]
+    log.write_text("\n".join(before) + "\n")
+    tfm("train", "--resume", run)
+    assert saved_weights(folder / run, 3) == weights
+    scored = tfm("eval", run, "--json").json()
+    assert scored["nll"] == pytest.approx(trained["nll"], rel=1e-6)
+    items = tfm("score", run, "--heldout").lines()
+    assert sum(item["nll"] for item in items) == pytest.approx(trained["nll"], rel=1e-5)
+    prompt = {"recall": ("-p", "3 17 5 20 3"), "image": ("--out", "o.png", "--force")}
+    asked = prompt.get(task, () if task == "series" else ("-p", "the fox"))
+    if task in ("parity", "addition"):
+        asked = ("-p", "10")
+    length = ("--length", 4) if task in ("text", "pairs") else ()
+    assert tfm("sample", run, *asked, *length).out or task != "series"
+
+
+SERVED = [
+    (arch, task)
+    for arch in ARCHS
+    for task in DATA
+    if task == "pairs" or arch not in WITH_ENCODER
+    if task != "image" or arch not in ONE_AXIS
+]
+
+
+@pytest.mark.parametrize(("arch", "task"), SERVED, ids=str)
+def test_an_architecture_serves_a_task(folder: Path, arch: str, task: str) -> None:
+    goes_through(folder, arch, task, *DATA[task])
+
+
+@pytest.mark.parametrize("task", GENERATED)
+@pytest.mark.parametrize("arch", ["transformer", "encoder-decoder"])
+def test_an_architecture_learns_a_generated_task(folder: Path, arch: str, task: str) -> None:
+    goes_through(folder, arch, task, *SHORT.get(task, ("--max-length", 4)))
+
+
+# -- what an architecture does not serve -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("arch", sorted(WITH_ENCODER))
+@pytest.mark.parametrize("task", ["text", "image", "series"])
+def test_an_encoder_needs_pairs(folder: Path, arch: str, task: str) -> None:
+    tfm = Tfm(folder)
+    said = tfm.error("train", "--task", task, *DATA[task], "--arch", arch, "--steps", 1)
+    assert f"--arch {arch}: has an encoder" in said and f"--task {task}" in said
+
+
+def test_positions_of_one_axis_are_no_pictures(folder: Path) -> None:
+    for arch in sorted(ONE_AXIS):
+        said = Tfm(folder).error("train", "--data", "pictures.npy", "--arch", arch, "--steps", 1)
+        assert "--set model.positions: must be rope or none" in said
+
+
+# -- presets ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("arch", sorted(set(ARCHS) - WITH_ENCODER))
+def test_sizes_have_the_same_parameters_and_flops(arch: str, size: str) -> None:
+    ours, theirs = (on_meta(model_config(a, size, context=64)) for a in (arch, "transformer"))
+    ratio = ours.blocks_parameter_count() / theirs.blocks_parameter_count()
+    assert 0.93 < ratio < 1.09, arch
+    head, other = (6 * m.head.weight.numel() for m in (ours, theirs))  # grows with the width
+    assert 0.75 < (ours.flops_per_token() - head) / (theirs.flops_per_token() - other) < 1.1, arch
+
+
+def test_a_list_of_mixers_sets_the_number_of_layers() -> None:
+    assert model_config("transformer", "tiny", mixers="attention,lstm,conv").layers == 3
+    assert model_config("transformer", "tiny", mixers="lstm").layers == 4
+    with pytest.raises(ConfigError, match="each of the 2 blocks"):
+        model_config("transformer", "tiny", mixers="attention,lstm,conv", layers=2)
+
+
+def test_names_are_known_and_described() -> None:
+    assert {"vaswani", "lstm", "cnn", "attention-rnn", "encoder-decoder"} <= set(ARCHS)
+    assert all(arch.about for arch in ARCHS.values())
+    with pytest.raises(ConfigError, match="did you mean lstm"):
+        architecture("lstmm")
+    assert set(GENERATED) <= set(names("tasks"))
+
+
+def test_a_run_from_before_mixers_were_a_list_is_read(folder: Path, tmp_path: Path) -> None:
+    Tfm(folder)("train", *DATA["pairs"], "--task", "pairs", *SMALL, "--steps", 1, "--run", "new")
+    shutil.copytree(folder / "new", tmp_path / "old")
+    config = json.loads((tmp_path / "old/config.json").read_text())
+    config["model"]["mixer"] = config["model"].pop("mixers")
+    (tmp_path / "old/config.json").write_text(json.dumps(config))
+    assert Run(tmp_path / "old").model_config() == Run(folder / "new").model_config()
+    assert ModelConfig().mixer(3) == "attention"
