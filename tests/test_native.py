@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Tfm, Trained
-from helpers import LOGIT_ERROR, TRANSFORMERS, FakeTokenizer, draw_rows, random_prompt, small_model
+from helpers import DECODERS, LOGIT_ERROR, FakeTokenizer, draw_rows, random_prompt, small_model
 
 from tfm.core.config import SampleConfig
 from tfm.core.decode.batch_decoder import for_decoding
@@ -22,6 +22,7 @@ from tfm.core.model.sequence_model import SequenceModel
 from tfm.core.ops import native_library
 
 PLAIN = FakeTokenizer()
+NATIVE = {name: fields for name, fields in DECODERS.items() if name != "attention-rnn"}
 OTHERS: dict[str, dict[str, Any]] = {
     "grouped": dict(kv_heads=2, softcap=3.0),
     "tied, sinusoidal": dict(tied=True, positions="sinusoidal", ffn="relu"),
@@ -29,6 +30,21 @@ OTHERS: dict[str, dict[str, Any]] = {
     "odd widths": dict(width=40, ffn_width=50, ffn="swiglu"),
     "post-norm": dict(norm_position="post", positions="learned", norm="layernorm"),
     "two axes": dict(axes=2, ffn="gelu"),
+    "sandwich": dict(norm_position="sandwich", ffn="geglu"),
+    "window": dict(window=5, ffn="glu"),
+    "wide window": dict(window=30, ffn="bilinear"),
+    "alibi": dict(positions="alibi", kv_heads=2, window=21, ffn="reglu"),
+    "no feed-forward": dict(ffn="none", residual=False),
+    **{
+        f"residual {mixer}": dict(mixers=mixer, bias=True, positions="none")
+        for mixer in ("rnn", "gru", "lstm", "conv")
+    },
+    "sandwich lstm": dict(mixers="lstm", norm_position="sandwich", norm="layernorm"),
+    "post-norm gru": dict(mixers="gru", norm_position="post", norm="layernorm", bias=True),
+    "odd lstm": dict(
+        mixers="lstm", positions="none", width=44, ffn="none", residual=False, norm="none"
+    ),
+    "hybrid": dict(mixers="attention,lstm,conv,gru", layers=4, kernel=4),
 }
 
 
@@ -47,10 +63,10 @@ def stepped(rows: NativeSlots, row: int, ids: Any, begin: int, positions: Any = 
     return torch.stack(out)
 
 
-@pytest.mark.parametrize("name", [*TRANSFORMERS, *OTHERS])
+@pytest.mark.parametrize("name", [*NATIVE, *OTHERS])
 @torch.no_grad()
 def test_logits_are_those_of_the_model(name: str, library: CDLL) -> None:
-    model = small_model(**{**dict(heads=4, context=40), **{**TRANSFORMERS, **OTHERS}[name]})
+    model = small_model(**{**dict(heads=4, context=40), **{**NATIVE, **OTHERS}[name]})
     draw = np.random.default_rng(0)
     ids = draw.integers(0, 23, 40)
     positions = draw.integers(0, 40, (40, 2)) if name == "two axes" else None
@@ -73,11 +89,17 @@ def test_weights_in_fewer_bits(dtype: str, library: CDLL) -> None:
     assert float((found - plain).square().mean().sqrt()) <= LOGIT_ERROR[dtype] * float(plain.std())
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_company_pieces_and_threads_change_not_a_bit(dtype: str, library: CDLL) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "mixers"),
+    [*((dtype, "attention") for dtype in DTYPES), ("float32", "lstm,conv"), ("float16", "gru,rnn")],
+)
+def test_company_pieces_and_threads_change_not_a_bit(
+    dtype: str, mixers: str, library: CDLL
+) -> None:
     """The logits after a prompt are bit-identical whether it is prefilled at once or id by id, with
     up to nine rows, on one thread or three."""
-    native = NativeModel(small_model(width=96, heads=2, context=70), library, dtype)
+    model = small_model(width=96, heads=2, context=70, mixers=mixers)
+    native = NativeModel(model, library, dtype)
     native.multiply_adds_per_token = 1 << 40  # makes every step use several threads
     ids = np.random.default_rng(2).integers(0, 23, (9, 60))
     alone = NativeSlots(native, 1, 70)
@@ -86,8 +108,8 @@ def test_company_pieces_and_threads_change_not_a_bit(dtype: str, library: CDLL) 
     rows = NativeSlots(native, 9, 70)
     for threads, count in ((1, 9), (3, 9), (3, 4)):
         rows.threads, rows._thread_choosers = threads, {}
-        rows._buffers[3] = torch.zeros(threads, rows._model.cache_positions)
-        rows._model.scores = rows._buffers[3].data_ptr()
+        rows._buffers[4] = torch.zeros(threads, rows._model.cache_positions)
+        rows._model.scores = rows._buffers[4].data_ptr()
         fed = np.arange(count)
         for row in fed:
             rows.assign(row, rows.prefill(ids[row, :40], None, 1))
@@ -97,11 +119,11 @@ def test_company_pieces_and_threads_change_not_a_bit(dtype: str, library: CDLL) 
                 assert torch.equal(rows.logits()[row], expected[row][t - 39])
 
 
-@pytest.mark.parametrize("arch", TRANSFORMERS)
+@pytest.mark.parametrize("arch", NATIVE)
 def test_it_draws_what_generate_draws(arch: str, library: CDLL) -> None:
     """With prompts shorter and longer than the context, sliding windows, filters, and more prompts
     than rows."""
-    model = small_model(**TRANSFORMERS[arch], kv_heads=1)
+    model = small_model(**{**NATIVE[arch], "kv_heads": 1})
     prompts = [random_prompt(n, length) for n, length in enumerate((1, 3, 9, 12, 40))]
     for options in ({}, {"greedy": True}, {"top_p": 0.8, "temperature": 0.7}):
         native: Any = NativeModel(model, library, "float32")

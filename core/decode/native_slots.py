@@ -16,9 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..config import ModelConfig
 from ..model.attention import Attention
+from ..model.conv import Convolution
 from ..model.layers import FeedForward, Linear
-from ..model.positions import rotary_angles, sinusoids
+from ..model.positions import alibi_slopes, rotary_angles, sinusoids
+from ..model.rnn import CELLS, Recurrent
 from ..model.sequence_model import SequenceModel
 from ..ops.native_calls import address
 from ..protocols import Ids
@@ -26,11 +29,15 @@ from .quantized_linear import DTYPES
 
 PREFILL_TOKENS = 32  # tokens of a prompt in one call
 NORMS = ("none", "rmsnorm", "layernorm")
-FFNS = ("relu", "gelu", "relu2", "swiglu")
+FFNS = ("relu", "gelu", "relu2", "glu", "bilinear", "reglu", "geglu", "swiglu", "none")
+MIXERS = ("attention", "rnn", "gru", "lstm", "conv")
 TRIAL_STEPS, TRIAL_PERIOD_STEPS = 4, 64  # the first 4 steps of every 64 time one thread and all
 MIN_PARALLEL_MULTIPLY_ADDS = 500_000  # of a step; a smaller one is not worth waking a second thread
 
 _int, _float, _pointer = ctypes.c_int32, ctypes.c_float, ctypes.c_void_p
+
+
+LINEARS = ("in", "out", "up", "down")
 
 
 class _Linear(ctypes.Structure):
@@ -46,8 +53,9 @@ class _Norm(ctypes.Structure):
 
 class _Block(ctypes.Structure):
     _fields_ = [
-        *((name, _Norm) for name in ("mixer_norm", "ffn_norm")),
-        *((name, _Linear) for name in ("qkv", "out", "up", "down")),
+        *((name, _int) for name in ("mixer", "dilation")),
+        *((name, _Norm) for name in ("mixer_norm", "mixer_out_norm", "ffn_norm", "ffn_out_norm")),
+        *((name, _Linear) for name in LINEARS),
         *((name, _pointer) for name in ("keys", "values")),
     ]
 
@@ -64,21 +72,26 @@ class _Model(ctypes.Structure):
                 "head_width",
                 "value_width",
                 "hidden",
+                "state_width",
                 "cache_positions",
                 "norm_kind",
                 "pre_norm",
+                "sandwich",
+                "residual",
                 "ffn_kind",
                 "qk_norm",
+                "window",
+                "kernel",
                 "buffer_stride",
                 "logits_stride",
             )
         ),
         *((name, _float) for name in ("eps", "softcap", "embedding_scale")),
-        ("embedding", _pointer),
+        *((name, _pointer) for name in ("embedding", "slopes")),
         ("final_norm", _Norm),
         ("lm_head", _Linear),
         ("blocks", ctypes.POINTER(_Block)),
-        *((name, _pointer) for name in ("residual", "normed", "projected", "scores")),
+        *((name, _pointer) for name in ("stream", "normed", "projected", "gates", "scores")),
     ]
 
 
@@ -92,27 +105,36 @@ class _Tokens(ctypes.Structure):
 
 def supports(model: SequenceModel) -> bool:
     """Whether c/decode_step.c can compute the model: it needs the layers of this package in float32
-    on a CPU, those of a decoder-only transformer, wired as in GPT or Llama."""
+    on a CPU, without an encoder, and of the mixers those of MIXERS."""
     weight, config = model.head.weight, model.config
     known_layers = isinstance(model.head, Linear) and all(
-        isinstance(block.mixer, Attention)
-        and isinstance(block.ffn, FeedForward)
-        and isinstance(block.mixer.qkv, Linear)
+        isinstance(block.mixer, (Attention, Convolution, Recurrent))
+        and isinstance(getattr(block.mixer, "out", model.head), Linear)
+        and (isinstance(block.ffn, FeedForward) or (block.ffn is None and config.ffn == "none"))
         for block in model.blocks
     )
-    known_wiring = (
-        config.norm_position in ("pre", "post")
-        and config.residual
-        and not (model.has_encoder or config.window)
-        and config.positions != "alibi"
-        and config.ffn in FFNS
-    )
-    return (
-        known_layers
-        and known_wiring
-        and weight.device.type == "cpu"
-        and weight.dtype == torch.float32
-    )
+    on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
+    return known_layers and on_cpu and not model.has_encoder
+
+
+def _linears(mixer: Any) -> tuple[Linear, Linear]:
+    """The layers `in` and `out` of a _Block."""
+    if isinstance(mixer, Attention):
+        return mixer.qkv, mixer.out
+    if isinstance(mixer, Convolution):
+        return mixer.taps, mixer.out
+    cell = mixer.cell
+    bias = (cell.bias_ih_l0, cell.bias_hh_l0) if cell.bias else (None, None)
+    first, second = zip((cell.weight_ih_l0, cell.weight_hh_l0), bias, strict=True)
+    return _as_linear(*first), _as_linear(*second)
+
+
+def _as_linear(weight: Tensor, bias: Tensor | None) -> Linear:
+    with torch.device("meta"):  # no initial values, which would take random numbers
+        linear = Linear(weight.shape[1], (weight.shape[0],), bias=False)
+    linear.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    linear.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)  # type: ignore[assignment]
+    return linear
 
 
 def round_up(size: int, multiple: int) -> int:
@@ -132,10 +154,12 @@ class NativeModel:
         self.position_embedding = model.position_embedding
         self.embedding = self._keep(model.embedding.weight)
         self.final_norm, self.lm_head = self._norm(model.norm), self._linear(model.head)
-        self.blocks = [self._block(block) for block in model.blocks]
+        self.blocks = [self._block(block, number) for number, block in enumerate(model.blocks)]
         self.multiply_adds_per_token = sum(
-            linear.inputs * linear.outputs for block in self.blocks for linear in block[2:6]
+            linear.inputs * linear.outputs for block in self.blocks for linear in block[-4:]
         )
+        alibi = self.config.positions == "alibi"
+        self.slopes = alibi_slopes(self.config.heads, torch.device("cpu")) if alibi else None
         counting = torch.arange(model.config.context)[:, None].expand(-1, model.config.axes)
         self.default_tables = self.position_tables(counting)
 
@@ -168,11 +192,17 @@ class NativeModel:
             self._keep(bias),
         )
 
-    def _block(self, block: Any) -> tuple[Any, ...]:
+    def _block(self, block: Any, number: int) -> tuple[Any, ...]:
+        """The fields of a _Block up to its caches."""
         mixer, ffn = block.mixer, block.ffn
+        linears = [*_linears(mixer), *((ffn.up, ffn.down) if ffn is not None else ())]
+        norms = block.mixer_norm, block.mixer_out_norm, block.ffn_norm, block.ffn_out_norm
         return (
-            *(self._norm(norm) for norm in (block.mixer_norm, block.ffn_norm)),
-            *(self._linear(each) for each in (mixer.qkv, mixer.out, ffn.up, ffn.down)),
+            MIXERS.index(self.config.mixer(number)),
+            mixer.dilation if isinstance(mixer, Convolution) else 0,
+            *(self._norm(norm) for norm in norms),
+            *(self._linear(each) for each in linears),
+            *(_Linear() for _ in LINEARS[len(linears) :]),
         )
 
     @torch.no_grad()
@@ -211,6 +241,25 @@ class _ThreadChooser:
             self.seconds = dict.fromkeys(self.seconds, 0.0)
 
 
+def _make_cache(
+    config: ModelConfig,
+    block: int,
+    rows: int,
+    positions: int,
+    lanes: int,
+    value_width: int,
+    state_width: int,
+) -> tuple[Tensor, Tensor]:
+    """The fields keys and values of a _Block, see decode_step.c."""
+    mixer, nothing = config.mixer(block), torch.zeros(0)
+    if mixer == "attention":
+        keys = torch.zeros(rows, config.groups, positions // lanes, config.head_width, lanes)
+        return keys, torch.zeros(rows, config.groups, positions, value_width)
+    if mixer == "conv":
+        return torch.zeros(rows, positions, config.width), nothing
+    return torch.zeros(rows, 2, state_width), nothing
+
+
 class NativeSlots:
     """The KV caches of `rows` rows, up to `length` ids each, and the logits of their next ids."""
 
@@ -220,21 +269,28 @@ class NativeSlots:
         positions = round_up(length, lanes)
         max_tokens = max(rows, PREFILL_TOKENS)
         qkv_width = config.width + 2 * config.groups * config.head_width
-        projected_width = max(2 * config.hidden, qkv_width)
+        gates = max(
+            (CELLS[name][1] for name in config.mixers.split(",") if name in CELLS), default=1
+        )
+        projected_width = max(
+            *(2 * config.hidden, qkv_width), *(max(2, gates, config.kernel) * config.width,)
+        )
         buffer_stride = round_up(projected_width, native.panel) + native.panel
         value_width = round_up(config.head_width, 2 * lanes)
+        state_width = round_up(config.width, lanes)
         # the extra row is for prefill: `assign` copies it to the row of the prompt
-        shape = (config.layers, rows + 1, config.groups)
-        self.keys = torch.zeros(*shape, positions // lanes, config.head_width, lanes)
-        self.values = torch.zeros(*shape, positions, value_width)
+        self.caches = [
+            _make_cache(config, number, rows + 1, positions, lanes, value_width, state_width)
+            for number in range(config.layers)
+        ]
         blocks = [
-            _Block(*block, keys.data_ptr(), values.data_ptr())
-            for block, keys, values in zip(native.blocks, self.keys, self.values, strict=True)
+            _Block(*block, *(tensor.data_ptr() for tensor in cache))
+            for block, cache in zip(native.blocks, self.caches, strict=True)
         ]
         self._thread_choosers: dict[int, _ThreadChooser] = {}  # by the number of tokens of a step
         # more threads than panels of the widest product would only wait
         self.threads = min(torch.get_num_threads(), -(-projected_width // native.panel))
-        shapes = [(max_tokens, buffer_stride)] * 3 + [(self.threads, positions)]
+        shapes = [(max_tokens, buffer_stride)] * 4 + [(self.threads, positions)]
         self._buffers = [torch.zeros(shape) for shape in shapes]
         logits_stride = round_up(config.vocab_size, native.panel)
         self._model = _Model(
@@ -245,17 +301,23 @@ class NativeSlots:
             config.head_width,
             value_width,
             config.hidden,
+            state_width,
             positions,
             NORMS.index(config.norm),
-            config.norm_position == "pre",
+            config.norm_position != "post",
+            config.norm_position == "sandwich",
+            config.residual,
             FFNS.index(config.ffn),
             config.qk_norm,
+            config.window,
+            config.kernel,
             buffer_stride,
             logits_stride,
             config.norm_eps,
             config.softcap,
             math.sqrt(config.width) if config.positions == "sinusoidal" else 1.0,
             native.embedding,
+            address(native.slopes),
             native.final_norm,
             native.lm_head,
             (_Block * config.layers)(*blocks),
@@ -295,6 +357,9 @@ class NativeSlots:
     def prefill(self, ids: Ids, positions: Ids | None, given: int) -> tuple[int, Tensor]:
         """Writes the extra row of the cache, which holds one prompt at a time."""
         logits = self._step_logits[:1]
+        for number, cache in enumerate(self.caches):
+            if self.native.config.mixer(number) in CELLS:
+                cache[0][self.rows] = 0
         for first in range(0, len(ids), PREFILL_TOKENS):
             chunk = slice(first, min(first + PREFILL_TOKENS, len(ids)))
             self._step(
@@ -309,8 +374,15 @@ class NativeSlots:
     def assign(self, row: int, prompt: tuple[int, Tensor]) -> None:
         length, logits = prompt
         blocks = -(-length // self.native.lanes)
-        self.keys[:, row, :, :blocks] = self.keys[:, self.rows, :, :blocks]
-        self.values[:, row, :, :length] = self.values[:, self.rows, :, :length]
+        for number, (keys, values) in enumerate(self.caches):
+            mixer = self.native.config.mixer(number)
+            if mixer == "attention":
+                keys[row, :, :blocks] = keys[self.rows, :, :blocks]
+                values[row, :, :length] = values[self.rows, :, :length]
+            elif mixer == "conv":
+                keys[row, :length] = keys[self.rows, :length]
+            else:
+                keys[row] = keys[self.rows]
         self._row_logits[row] = logits
 
     def feed(self, rows: Ids, ids: Ids, lengths: Ids, positions: Ids | None) -> None:

@@ -1,11 +1,12 @@
-/* One decoding step of a transformer: the forward pass of core/model for a few tokens, in one call.
+/* One decoding step of a model: the forward pass of core/model for a few tokens, in one call.
    Weights of linear layers are float32, bfloat16, float16 or int8; all else is float32.
 
    core/decode/native_slots.py calls `step` through ctypes, and `lanes` and `panel` to lay out
    weights and caches; core/ops/native_library.py compiles this file.
 
    Each token has a position in a sequence. Its keys and values are appended to that sequence's part
-   of the cache, and it attends to all positions of the sequence up to its own. The logits of a
+   of the cache, and it attends to all positions of the sequence up to its own; recurrent layers
+   keep a state of each sequence, convolutions their inputs. The logits of a
    token depend on its sequence alone, to the last bit: every sum has a fixed order, whatever tokens
    are in the same call and however many threads there are.
 
@@ -18,6 +19,8 @@
              element of LANES keys;
    values    (sequences, kv_heads, positions, value_width), head_width padded to a multiple of
              VALUE_TILE_WIDTH;
+   states    (sequences, 2, state_width), h and for an LSTM c, width padded to a multiple of LANES;
+   inputs    (sequences, positions, width), of a convolution;
    buffers   (tokens, buffer_stride), padded so that whole vectors and panels can be written. */
 
 #include "simd.h"
@@ -101,9 +104,10 @@ static void multiply_linear(const Linear *linear, int tokens, const float *x, in
 
 /* ---- the model ------------------------------------------------------------------------------ */
 
-/* Numbered as NORMS and FFNS of native_slots.py. */
+/* Numbered as NORMS, FFNS and MIXERS of native_slots.py. */
 enum { NO_NORM, RMSNORM, LAYERNORM };
-enum { RELU, GELU, RELU2, SWIGLU };
+enum { RELU, GELU, RELU2, GLU, BILINEAR, REGLU, GEGLU, SWIGLU, NO_FFN };
+enum { ATTENTION, RNN, GRU, LSTM, CONV };
 
 /* The structures have the layouts of native_slots._Norm, _Block, _Model and _Tokens. */
 
@@ -112,23 +116,31 @@ typedef struct { /* (width,), each may be null */
 } Norm;
 
 typedef struct {
-    Norm mixer_norm, ffn_norm;
-    Linear qkv, out, up, down; /* SwiGLU: `up` has outputs (2, hidden), gate and value */
-    float *keys, *values;      /* this layer's cache */
+    int32_t mixer, dilation;
+    Norm mixer_norm, mixer_out_norm, ffn_norm, ffn_out_norm;
+    /* in: the queries, keys and values of attention; the gates of a recurrent layer, of its input;
+       value and gate of a convolution, of its taps. out: the mixer's output; the gates of a
+       recurrent layer, of its state. A gated feed-forward: `up` has outputs (2, hidden), gate and
+       value. */
+    Linear in, out, up, down;
+    float *keys, *values; /* this layer's cache; in keys the states, or a convolution's inputs */
 } Block;
 
 typedef struct {
-    int32_t layers, width, query_heads, kv_heads, head_width, value_width, hidden;
+    int32_t layers, width, query_heads, kv_heads, head_width, value_width, hidden, state_width;
     int32_t cache_positions; /* of a sequence, a multiple of LANES */
-    int32_t norm_kind, pre_norm, ffn_kind, qk_norm, buffer_stride, logits_stride;
+    int32_t norm_kind, pre_norm, sandwich, residual, ffn_kind, qk_norm, window, kernel;
+    int32_t buffer_stride, logits_stride;
     float eps, softcap, embedding_scale;
     const float *embedding; /* (vocab, width) */
+    const float *slopes;    /* (query_heads,) of linear biases; may be null */
     Norm final_norm;
     Linear lm_head;
     Block *blocks;
     /* Buffers for the most tokens of a call. projected: QKV, then the feed-forward's hidden layer.
-       scores: (threads, cache_positions). */
-    float *residual, *normed, *projected, *scores;
+       gates: of recurrent states, or the taps of a convolution. scores: (threads,
+       cache_positions). */
+    float *stream, *normed, *projected, *gates, *scores;
 } Model;
 
 /* The tokens of a call; those of one sequence are in order of position. */
@@ -216,28 +228,34 @@ static void append_to_cache(const Model *m, const Block *block, const Tokens *to
     }
 }
 
-/* Softmax attention of one query (head_width,) over positions 0 ... position of its sequence; the
-   result replaces the query. keys and values are those of its head; scores: cache_positions floats
-   of this thread. */
+/* Softmax attention of one query (head_width,) over the positions up to `position` of its
+   sequence, the last m->window of them if that is above 0; the result replaces the query. keys and
+   values are those of its head; slope: of its linear bias; scores: cache_positions floats of this
+   thread. */
 static void attend_head(const Model *m, float *query, const float *keys, const float *values,
-                        int position, float *scores) {
+                        int position, float slope, float *scores) {
     const int width = m->head_width, key_blocks = position / LANES + 1;
+    const int seen = m->window > 0 && m->window <= position ? position - m->window + 1 : 0;
+    const int first_block = seen / LANES;
     const float score_scale = 1 / sqrtf(width);
     vec_f32 lane_max = (vec_f32){0} - INFINITY;
-    for (int b = 0; b < key_blocks; b++) {
+    for (int b = first_block; b < key_blocks; b++) {
         vec_f32 score = {0};
         for (int i = 0; i < width; i++)
             score += load_vector(keys + (b * width + i) * LANES) * query[i];
         score *= score_scale;
+        for (int i = 0; slope != 0 && i < LANES; i++)
+            score[i] += slope * (b * LANES + i - position);
         for (int i = position % LANES + 1; b == key_blocks - 1 && i < LANES; i++)
             score[i] = -INFINITY;
+        for (int i = 0; b == first_block && i < seen % LANES; i++) score[i] = -INFINITY;
         lane_max = select_lanes(score > lane_max, score, lane_max);
         store_vector(scores + b * LANES, score);
     }
     float max_score = lane_max[0];
     for (int i = 1; i < LANES; i++) max_score = lane_max[i] > max_score ? lane_max[i] : max_score;
     vec_f32 total = {0};
-    for (int b = 0; b < key_blocks; b++) {
+    for (int b = first_block; b < key_blocks; b++) {
         vec_f32 score = load_vector(scores + b * LANES), e = exp_vector(score - max_score);
         e = select_lanes(score == -INFINITY, (vec_f32){0}, e);
         total += e;
@@ -247,7 +265,7 @@ static void attend_head(const Model *m, float *query, const float *keys, const f
     for (int i = 0; i < LANES; i++) exp_sum += total[i];
     for (int first = 0; first < width; first += VALUE_TILE_WIDTH, values += VALUE_TILE_WIDTH) {
         vec_f32 low = {0}, high = {0};
-        for (int64_t s = 0; s <= position; s++) {
+        for (int64_t s = seen; s <= position; s++) {
             low += load_vector(values + s * m->value_width) * scores[s];
             high += load_vector(values + s * m->value_width + LANES) * scores[s];
         }
@@ -270,9 +288,95 @@ static void attend(const Model *m, const Block *block, const Tokens *tokens, flo
         const int64_t first = (tokens->sequences[t] * m->kv_heads + kv_head) * m->cache_positions;
         attend_head(m, m->projected + (int64_t)t * m->buffer_stride + head * m->head_width,
                     block->keys + first * m->head_width, block->values + first * m->value_width,
-                    tokens->positions[t], scores);
+                    tokens->positions[t], m->slopes ? m->slopes[head] : 0, scores);
     }
 }
+
+/* ---- recurrent layers and convolutions ------------------------------------------------------ */
+
+static vec_f32 tanh_vector(vec_f32 x) { return 2.0f * sigmoid_vector(2.0f * x) - 1.0f; }
+
+/* The next state of one token's sequence, from the gates of its input and of its state, of which
+   each has m->width numbers; the new h replaces x. */
+static void next_state(const Model *m, int mixer, const float *in, const float *own, float *state,
+                       float *x) {
+    const int width = m->width;
+    float *h = state, *c = state + m->state_width;
+    for (int i = 0; i < width; i += LANES) { /* the buffers' padding takes the last vector */
+#define GATE(n) (load_vector(in + (n) * width + i) + load_vector(own + (n) * width + i))
+        vec_f32 new;
+        if (mixer == RNN) {
+            new = tanh_vector(GATE(0));
+        } else if (mixer == GRU) { /* torch's order: reset, update, new */
+            vec_f32 reset = sigmoid_vector(GATE(0)), update = sigmoid_vector(GATE(1));
+            vec_f32 n = tanh_vector(load_vector(in + 2 * width + i) +
+                                    reset * load_vector(own + 2 * width + i));
+            new = n + update * (load_vector(h + i) - n);
+        } else { /* torch's order: input, forget, cell, output */
+            vec_f32 cell = sigmoid_vector(GATE(1)) * load_vector(c + i) +
+                           sigmoid_vector(GATE(0)) * tanh_vector(GATE(2));
+            store_vector(c + i, cell);
+            new = sigmoid_vector(GATE(3)) * tanh_vector(cell);
+        }
+#undef GATE
+        store_vector(h + i, new);
+        store_vector(x + i, new);
+    }
+}
+
+/* The inputs in `normed` become the outputs of a recurrent layer. Tokens of different sequences are
+   advanced together, those of one sequence (of a prompt) one after the other. */
+static void recur(const Model *m, const Block *b, const Tokens *tokens) {
+    const int stride = m->buffer_stride, count = tokens->count;
+    const int step = count > 1 && tokens->sequences[0] == tokens->sequences[1] ? 1 : count;
+    multiply_linear(&b->in, count, m->normed, stride, m->projected, stride, 0);
+    for (int first = 0; first < count; first += step) {
+        float *x = m->normed + (int64_t)first * stride, *own = m->gates + (int64_t)first * stride;
+#pragma omp for schedule(static)
+        for (int t = first; t < first + step; t++)
+            memcpy(m->normed + (int64_t)t * stride,
+                   b->keys + tokens->sequences[t] * 2 * m->state_width, m->width * sizeof(float));
+        multiply_linear(&b->out, step, x, stride, own, stride, 0);
+#pragma omp for schedule(static)
+        for (int t = first; t < first + step; t++)
+            next_state(m, b->mixer, m->projected + (int64_t)t * stride,
+                       m->gates + (int64_t)t * stride,
+                       b->keys + tokens->sequences[t] * 2 * m->state_width,
+                       m->normed + (int64_t)t * stride);
+    }
+}
+
+/* The value and the gate of a dilated convolution over the inputs in `normed`: their product is
+   left in `projected`. */
+static void convolve(const Model *m, const Block *b, const Tokens *tokens) {
+    const int stride = m->buffer_stride, width = m->width;
+#pragma omp for schedule(static)
+    for (int t = 0; t < tokens->count; t++)
+        memcpy(b->keys + (tokens->sequences[t] * m->cache_positions + tokens->positions[t]) * width,
+               m->normed + (int64_t)t * stride, width * sizeof(float));
+#pragma omp for schedule(static)
+    for (int t = 0; t < tokens->count; t++)
+        for (int tap = 0; tap < m->kernel; tap++) {
+            const int64_t position = tokens->positions[t] - (int64_t)tap * b->dilation;
+            float *to = m->gates + (int64_t)t * stride + tap * width;
+            if (position < 0)
+                memset(to, 0, width * sizeof(float));
+            else
+                memcpy(to, b->keys + (tokens->sequences[t] * m->cache_positions + position) * width,
+                       width * sizeof(float));
+        }
+    multiply_linear(&b->in, tokens->count, m->gates, stride, m->projected, stride, 0);
+#pragma omp for schedule(static)
+    for (int t = 0; t < tokens->count; t++) {
+        float *x = m->projected + (int64_t)t * stride;
+        for (int i = 0; i < width; i += LANES) {
+            vec_f32 gate = sigmoid_vector(load_vector(x + width + i));
+            store_vector(m->normed + (int64_t)t * stride + i, tanh_vector(load_vector(x + i)) * gate);
+        }
+    }
+}
+
+/* ---- the feed-forward layer ----------------------------------------------------------------- */
 
 /* The feed-forward's activation of `projected` (tokens, hidden), in place. */
 static void activate(const Model *m, int tokens) {
@@ -283,13 +387,16 @@ static void activate(const Model *m, int tokens) {
         for (int i = 0; i < hidden; i += LANES) { /* the buffer's padding takes the last vector */
             vec_f32 a = load_vector(x + i), zero = {0};
             vec_f32 relu = select_lanes(a > zero, a, zero);
-            if (m->ffn_kind == RELU) a = relu;
-            if (m->ffn_kind == RELU2) a = relu * relu;
+            const int kind = m->ffn_kind;
+            if (kind == RELU || kind == REGLU) a = relu;
+            if (kind == RELU2) a = relu * relu;
             /* GELU by tanh: 0.5 a (1 + tanh(u)) = a sigmoid(2u) with u = sqrt(2 / pi) (a + 0.044715
                a^3); 1.5957691216 is 2 sqrt(2 / pi). */
-            if (m->ffn_kind == GELU)
+            if (kind == GELU || kind == GEGLU)
                 a *= sigmoid_vector(1.5957691216f * (a + 0.044715f * a * a * a));
-            if (m->ffn_kind == SWIGLU) a *= sigmoid_vector(a) * load_vector(x + hidden + i);
+            if (kind == GLU) a = sigmoid_vector(a);
+            if (kind == SWIGLU) a *= sigmoid_vector(a);
+            if (kind >= GLU) a *= load_vector(x + hidden + i);
             store_vector(x + i, a);
         }
     }
@@ -304,29 +411,67 @@ static void embed(const Model *m, const Tokens *tokens) {
         const float *position = tokens->position_embedding
                                     ? tokens->position_embedding + tokens->table_rows[t] * m->width
                                     : 0;
-        float *x = m->residual + (int64_t)t * m->buffer_stride;
+        float *x = m->stream + (int64_t)t * m->buffer_stride;
         for (int i = 0; i < m->width; i++)
             x[i] = from[i] * m->embedding_scale + (position ? position[i] : 0);
     }
 }
 
-/* Attention, then the feed-forward, each added to the residual stream. With pre_norm,
-   each of them reads a normalised copy of the stream; otherwise the stream itself is normalised
-   after each addition. */
+/* normed = the stream, normalised with pre_norm. */
+static void read_stream(const Model *m, const Norm *norm, int count) {
+    const Model copying = {.width = m->width, .buffer_stride = m->buffer_stride};
+    const Norm none = {0, 0};
+    normalise(m->pre_norm ? m : &copying, m->pre_norm ? norm : &none, count, m->stream, m->normed);
+}
+
+/* A layer's output is added to the stream, or replaces it. */
+static void add_to_stream(const Model *m, int count, const float *y) {
+#pragma omp for schedule(static)
+    for (int t = 0; t < count; t++) {
+        float *x = m->stream + (int64_t)t * m->buffer_stride;
+        const float *from = y + (int64_t)t * m->buffer_stride;
+        for (int i = 0; i < m->width; i++) x[i] = m->residual ? x[i] + from[i] : from[i];
+    }
+}
+
+/* The product of `from` with a layer's last weight goes into the stream: normalised before it is
+   added with `sandwich`, after it without pre_norm. */
+static void write_stream(const Model *m, const Linear *linear, const Norm *norm,
+                         const Norm *out_norm, int count, const float *from) {
+    const int stride = m->buffer_stride;
+    if (m->residual && !m->sandwich) {
+        multiply_linear(linear, count, from, stride, m->stream, stride, 1);
+    } else { /* `gates` is free here */
+        multiply_linear(linear, count, from, stride, m->gates, stride, 0);
+        if (m->sandwich) normalise(m, out_norm, count, m->gates, m->gates);
+        add_to_stream(m, count, m->gates);
+    }
+    if (!m->pre_norm) normalise(m, norm, count, m->stream, m->stream);
+}
+
+/* The mixer, then the feed-forward, each added to the stream. */
 static void run_block(const Model *m, const Block *b, const Tokens *tokens, float *scores) {
     const int count = tokens->count, stride = m->buffer_stride;
-    float *x = m->residual, *h = m->pre_norm ? m->normed : x;
-    if (m->pre_norm) normalise(m, &b->mixer_norm, count, x, h);
-    multiply_linear(&b->qkv, count, h, stride, m->projected, stride, 0);
-    append_to_cache(m, b, tokens);
-    attend(m, b, tokens, scores);
-    multiply_linear(&b->out, count, m->projected, stride, x, stride, 1);
-    if (!m->pre_norm) normalise(m, &b->mixer_norm, count, x, x);
-    if (m->pre_norm) normalise(m, &b->ffn_norm, count, x, h);
-    multiply_linear(&b->up, count, h, stride, m->projected, stride, 0);
+    read_stream(m, &b->mixer_norm, count);
+    if (b->mixer == ATTENTION) {
+        multiply_linear(&b->in, count, m->normed, stride, m->projected, stride, 0);
+        append_to_cache(m, b, tokens);
+        attend(m, b, tokens, scores);
+        write_stream(m, &b->out, &b->mixer_norm, &b->mixer_out_norm, count, m->projected);
+    } else if (b->mixer == CONV) {
+        convolve(m, b, tokens);
+        write_stream(m, &b->out, &b->mixer_norm, &b->mixer_out_norm, count, m->normed);
+    } else {
+        recur(m, b, tokens);
+        if (m->sandwich) normalise(m, &b->mixer_out_norm, count, m->normed, m->normed);
+        add_to_stream(m, count, m->normed);
+        if (!m->pre_norm) normalise(m, &b->mixer_norm, count, m->stream, m->stream);
+    }
+    if (m->ffn_kind == NO_FFN) return;
+    read_stream(m, &b->ffn_norm, count);
+    multiply_linear(&b->up, count, m->normed, stride, m->projected, stride, 0);
     activate(m, count);
-    multiply_linear(&b->down, count, m->projected, stride, x, stride, 1);
-    if (!m->pre_norm) normalise(m, &b->ffn_norm, count, x, x);
+    write_stream(m, &b->down, &b->ffn_norm, &b->ffn_out_norm, count, m->projected);
 }
 
 /* Appends all tokens to the cache and writes the logits of the last logits_count of them. softcap >
@@ -341,7 +486,7 @@ void step(const Model *m, const Tokens *tokens, int threads) {
         for (int layer = 0; layer < m->layers; layer++)
             run_block(m, m->blocks + layer, tokens, scores);
         const int64_t first = (int64_t)(tokens->count - logits_count) * m->buffer_stride;
-        float *last = m->residual + first;
+        float *last = m->stream + first;
         if (m->pre_norm) {
             normalise(m, &m->final_norm, logits_count, last, m->normed + first);
             last = m->normed + first;
