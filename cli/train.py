@@ -53,7 +53,8 @@ if TYPE_CHECKING:
     "--arch",
     default="transformer",
     show_default=True,
-    help="Architecture: transformer, llama, gpt2, post-ln.",
+    help="transformer, llama, gpt2, post-ln, rnn, gru, lstm, attention-rnn, cnn; for pairs also "
+    "vaswani, encoder-decoder.",
 )
 @opt.option("--size", help="nano, tiny, small, base, large.  [default: chosen for the budget]")
 @opt.option("--context", type=opt.Count(), help="Context length in tokens.")
