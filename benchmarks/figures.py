@@ -15,6 +15,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.patches import FancyBboxPatch
+
 from tfm.core.architectures import ARCHS, model_config
 from tfm.core.config import ModelConfig
 from tfm.core.model.sequence_model import on_meta

@@ -1,6 +1,7 @@
 """The learning rate of every architecture: held-out nats a token by optimiser and peak rate.
 
 python benchmarks/rates.py [--arch NAME ...] [--steps 200] [--seeds 1] [--jobs 2]
+                           [--muon RATE ...] [--adamw RATE ...]
 
 Decoder-only architectures train on characters of tinyshakespeare at --size tiny, those with an
 encoder on the generated dates at --size nano. Each run has one thread and a fixed number of steps.
@@ -18,7 +19,7 @@ from _common import DATA, heading, table, tfm_json, workspace
 from tfm.core.architectures import ARCHS
 
 os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
-RATES = {"muon": (0.01, 0.02, 0.04, 0.08), "adamw": (0.001, 0.002, 0.004, 0.008)}
+MUON, ADAMW = (0.01, 0.02, 0.04, 0.08), (0.001, 0.002, 0.004, 0.008)
 
 
 def nats(arch: str, optimizer: str, rate: float, steps: int, seed: int) -> float:
@@ -44,15 +45,18 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--muon", type=float, nargs="*", default=MUON)
+    parser.add_argument("--adamw", type=float, nargs="*", default=ADAMW)
     args = parser.parse_args()
     heading()
-    heads = [f"{name} {rate:g}" for name, rates in RATES.items() for rate in rates]
+    tried = {"muon": args.muon, "adamw": args.adamw}
+    heads = [f"{name} {rate:g}" for name, rates in tried.items() for rate in rates]
     rows: list[list[object]] = [["", *heads]]
     with ThreadPoolExecutor(args.jobs) as pool:
         waiting = {
             arch: [
                 [pool.submit(nats, arch, name, rate, args.steps, n) for n in range(args.seeds)]
-                for name, rates in RATES.items()
+                for name, rates in tried.items()
                 for rate in rates
             ]
             for arch in args.arch or ARCHS

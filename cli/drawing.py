@@ -110,7 +110,12 @@ class Sampler:
         """A prompt with `count` empty samples. DataError if the prompt cannot be continued."""
         sequence = self.task.prompt(prompt.data, self.tokenizer, self.options)
         context = self.model.config.context
-        if len(sequence) > context:
+        if sequence.given > context - (not self.model.has_encoder):
+            raise DataError(
+                f"a source of {sequence.given} tokens does not fit the context of {context}; "
+                "shorten it, or train with a longer --context"
+            )
+        if len(sequence) > context and not self.model.has_encoder:
             if self.strict:
                 raise DataError(
                     f"the prompt has {len(sequence)} tokens, the context {context}; shorten "

@@ -170,7 +170,8 @@ def _beam_protocol(
         raise UsageError("--length-penalty: needs --beam")
     if not task.pairs:
         raise UsageError(f"--beam: the items of --task {task.name} have no source")
-    return f"beam-{beam}" + (f"-{length_penalty:g}" if length_penalty else "")
+    alpha = f"{length_penalty or 0:.6f}".rstrip("0").rstrip(".")
+    return f"beam-{beam}" if float(alpha) == 0 else f"beam-{beam}-{alpha}"
 
 
 def table(scores: dict[str, Any]) -> str:

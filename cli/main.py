@@ -35,7 +35,7 @@ def _process_start() -> float:
 COMMAND_START = _process_start()  # in seconds
 
 COMMANDS = {
-    "train": "Train a model on text, bytes, images, series or other tokens.",
+    "train": "Train a model on text, bytes, images, series, pairs or generated items.",
     "eval": "Score a run on its held-out data, next to baselines.",
     "score": "Print the negative log-likelihood of lines, files or other items.",
     "compare": "Test whether one run is worse than another (paired bootstrap).",

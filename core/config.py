@@ -129,6 +129,16 @@ class ModelConfig:
             self.positions,
         )
 
+        encodes = self.encoder_layers > 0
+        _check(
+            not encodes or self.positions in ("rope", "learned", "sinusoidal"),
+            "model.positions",
+            "rope, learned or sinusoidal for a model with an encoder",
+            self.positions,
+        )
+        no_window = not (encodes and self.window)
+        _check(no_window, "model.window", "0 for a model with an encoder", self.window)
+
     @property
     def head_width(self) -> int:
         return self.width // self.heads
@@ -234,6 +244,7 @@ class SampleConfig:
             (0 < self.top_p <= 1, "--top-p", "in (0, 1]", self.top_p),
             (0 <= self.min_p <= 1, "--min-p", "0 to 1", self.min_p),
             (self.beam >= 1, "--beam", "at least 1", self.beam),
+            (abs(self.length_penalty) <= 10, "--length-penalty", "-10 to 10", self.length_penalty),
         ):
             if not ok:
                 raise ConfigError(f"{flag}: must be {must}, got {value}")

@@ -1,7 +1,7 @@
 """Tasks with exact answers, whose items are generated: they measure what an architecture can learn
 apart from any data.
 
-Training never repeats an item, and never sees one that is held out: a hash of the question decides
+Training goes on without end and never sees an item that is held out: a hash of the question decides
 which of the two it belongs to. All are pairs, a question and its answer. Entry points in
 pyproject.toml name them.
 """
@@ -29,12 +29,13 @@ from ..tokenizers.byte import SingleByteTokenizer
 from ..tokenizers.integers import IntegerTokenizer
 from ._pairs.metrics import baselines
 from ._pairs.reading import Pairs
-from .pairs import EXAMPLES, PairsTask, texts_of
+from .pairs import EXAMPLES, PairsTask, shortened, texts_of
 
 HELD_OUT = 1000  # items
 HELD_OUT_SHARE = 8  # one question in so many can only be held out
 MAX_TRIES = 10_000  # to generate a question of one part
 ENDLESS = 1 << 40  # rows of training
+MAX_DIGITS = 1000  # of a number, which Python writes in decimal
 MIN_ITEM = 4  # ids of an item, at least
 BASELINE_ITEMS = 2000  # of the training part
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -66,10 +67,11 @@ class Generated:
             digest = hashlib.blake2b(source.encode(), digest_size=4).digest()
             if (digest[0] % HELD_OUT_SHARE == 0) == self.held_out:
                 return source, target
-        raise ConfigError(f"{self.about}: too few different questions; raise --max-length")
+        raise ConfigError(f"{self.about}: there are too few different questions")
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
-        return (self.item(0, index) for index in range(HELD_OUT))
+        """The first HELD_OUT items, without those that come again."""
+        return iter(dict(self.item(0, index) for index in range(HELD_OUT)).items())
 
 
 class Endless(ItemRows):
@@ -144,17 +146,22 @@ class Synthetic(PairsTask):
 
     def items(self, source: Source) -> Any:
         if source.paths:
-            raise UsageError(f"--data: the {self.name} task generates its items; see --task pairs")
+            raise UsageError(
+                f"--data, --valid, --test: the {self.name} task generates its items; --task pairs "
+                "reads them"
+            )
         return Generated(self.make, self._about(), held_out=False)
 
     def describe(self, items: Any) -> Description | None:
-        source, target = items.item(0, 0)
-        return Description((f"items such as {source!r} -> {target!r}",), {})
+        source, target = map(shortened, items.item(0, 0))
+        return Description((f"items such as {source} -> {target}",), {})
 
     def split(self, items: Any, holdout: float | None) -> tuple[Any, Any]:
         if holdout is not None:
             raise UsageError(f"--holdout: the {self.name} task holds out {HELD_OUT:,} items")
-        return items, replace(items, held_out=True, about=f"{HELD_OUT:,} other {items.about}")
+        held = replace(items, held_out=True)
+        count = sum(1 for _ in held)
+        return items, replace(held, about=f"{count:,} others")
 
     def halves(self, held: Any) -> tuple[Any, Any]:
         some = list(held)
@@ -168,8 +175,12 @@ class Synthetic(PairsTask):
     def _pair(self, pair: tuple[str, str], tokenizer: Any) -> Sequence:
         return self._sequence(pair[0], pair[1], tokenizer)
 
+    @abstractmethod
+    def longest_item(self) -> tuple[str, str]:
+        """A question and an answer, neither of which can be longer."""
+
     def longest(self, train: Any, tokenizer: Any) -> int:
-        return max(len(self._pair(train.item(0, n), tokenizer)) for n in range(HELD_OUT))
+        return len(self._pair(self.longest_item(), tokenizer))
 
     def dataset(
         self, train: Any, tokenizer: Any, context: int, tokens: int | None, seed: int, cache: Path
@@ -205,6 +216,9 @@ class CopyTask(Synthetic):
         letters = "".join(draw.choices(LETTERS, k=self.options.length(draw)))
         return letters, self.answer(letters)
 
+    def longest_item(self) -> tuple[str, str]:
+        return "a" * self.options.max_length, "a" * self.options.max_length
+
     def answer(self, letters: str) -> str:
         return letters
 
@@ -232,11 +246,19 @@ class ParityTask(Synthetic):
         bits = "".join(draw.choices("01", k=self.options.length(draw)))
         return bits, str(bits.count("1") % 2)
 
+    def longest_item(self) -> tuple[str, str]:
+        return "0" * self.options.max_length, "0"
+
 
 @dataclass(frozen=True)
 class AdditionOptions(LengthOptions):
     min_length: int = field(default=1, metadata={"help": "The fewest digits of a number."})
     max_length: int = field(default=4, metadata={"help": "The most digits of a number."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_length > MAX_DIGITS:
+            raise ConfigError(f"--max-length {self.max_length}: must be at most {MAX_DIGITS}")
 
 
 class AdditionTask(Synthetic):
@@ -244,8 +266,16 @@ class AdditionTask(Synthetic):
     Options = AdditionOptions
 
     def make(self, draw: Random) -> tuple[str, str]:
-        one, other = (draw.randrange(10 ** self.options.length(draw)) for _ in range(2))
+        one, other = (self._number(draw, self.options.length(draw)) for _ in range(2))
         return f"{one}+{other}", str(one + other)
+
+    @staticmethod
+    def _number(draw: Random, digits: int) -> int:
+        return draw.randrange(10 ** (digits - 1) if digits > 1 else 0, 10**digits)
+
+    def longest_item(self) -> tuple[str, str]:
+        most = int("9" * self.options.max_length)
+        return f"{most}+{most}", str(2 * most)
 
 
 @dataclass(frozen=True)
@@ -273,12 +303,17 @@ class InductionTask(Synthetic):
         letters[at], letters[-1] = "*", "*"
         return "".join(letters), letters[at + 1]
 
+    def longest_item(self) -> tuple[str, str]:
+        return "a" * self.options.max_length, "a"
+
 
 @dataclass(frozen=True)
 class RecallOptions:
     length: int = field(default=64, metadata={"help": "Tokens of an item."})
     pairs: int = field(default=4, metadata={"help": "Pairs of a key and its value."})
-    vocabulary: int = field(default=8192, metadata={"help": "Keys are its first half."})
+    vocabulary: int = field(
+        default=8192, metadata={"help": "Numbers: keys are its first half.", "inherited": True}
+    )
     power: float = field(
         default=0.01, metadata={"help": "Exponent of the law of the gaps before a query."}
     )
@@ -292,6 +327,8 @@ class RecallOptions:
             raise ConfigError(
                 f"--length {self.length}: must be even, and at least 4 times --pairs {self.pairs}"
             )
+        if not 0 <= self.power <= 10:
+            raise ConfigError(f"--power {self.power}: must be 0 to 10")
         if self.vocabulary <= self.length:
             raise ConfigError(f"--vocabulary {self.vocabulary}: must exceed --length {self.length}")
 
@@ -326,6 +363,10 @@ class RecallTask(Synthetic):
             rest[2 * gap : 2 * gap + 2] = asked, value
         return " ".join(map(str, pairs)), " ".join(map(str, rest))
 
+    def longest_item(self) -> tuple[str, str]:
+        pairs = 2 * self.options.pairs
+        return " ".join("0" * pairs), " ".join("0" * (self.options.length - pairs))
+
     def _gaps(self, draw: Random) -> list[int]:
         """Distinct places of the queries, in pairs of tokens, by the law p(g) ~ g^(power - 1)."""
         space = (self.options.length - 2 * self.options.pairs) // 2
@@ -336,6 +377,14 @@ class RecallTask(Synthetic):
             if place not in found:
                 found.append(place)
         return found
+
+    def defaults(self, train: Any, tokenizer: Any) -> dict[str, dict[str, object]]:
+        """What is recalled is an id, so that the head shares the embeddings. Each of them is trained
+        by few of the items, at a higher rate."""
+        return {
+            "model": {"dropout": 0.0, "tied": True},
+            "train": {"adam_lr": 0.02, "weight_decay": 0.01},
+        }
 
     def fit_tokenizer(self, spec: str, train: Any) -> Any:
         if spec != "integers":
@@ -391,7 +440,7 @@ class RecallTask(Synthetic):
         from ..core.score.likelihood import accuracy
 
         if protocol is not None:
-            raise UsageError(f"--protocol {protocol}: the {self.name} task has none")
+            raise UsageError(f"--beam, --protocol {protocol}: not for the {self.name} task")
         return {"accuracy": accuracy(model, tokenizer, sequences)}
 
     def model_metrics_tokens(self, sequences: Iterable[Sequence], protocol: str | None) -> int:

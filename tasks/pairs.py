@@ -38,6 +38,7 @@ DECODING_COST = 40  # generating an id costs as much time as scoring so many
 MAX_LENGTH = 1024  # of a pair, in ids, without --context
 MAX_LONGER = 1.25  # a held-out pair may be so much longer than all training pairs
 EXAMPLES = 3  # shown after training
+SHOWN = 60  # characters of an item in a message
 # the columns of pairs in the heading of a table or in a line of JSON
 COLUMNS = re.compile(rb"(?i)[\"']?\bsource\b[\"']?.*\btarget\b|[\"']?\btarget\b[\"']?.*\bsource\b")
 
@@ -82,7 +83,8 @@ class PairsTask(task.Task):
         return read_pairs(source, (self.options.source, self.options.target))
 
     def describe(self, items: Pairs) -> Description | None:
-        lines = [f"{len(items):,} pairs, such as {items.sources[0]!r} -> {items.targets[0]!r}"]
+        first = shortened(items.sources[0]), shortened(items.targets[0])
+        lines = [f"{len(items):,} pairs, such as {' -> '.join(first)}"]
         if items.skipped:
             lines.append(f"left out: {items.skipped:,} rows without a source or a target")
         return Description(tuple(lines), {"pairs": len(items), "skipped": items.skipped})
@@ -129,9 +131,8 @@ class PairsTask(task.Task):
         about = [1, train.fingerprint, type(tokenizer).__name__, tokenizer.state()[0]]
         name = "pairs-" + hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
         sequences = self.sequences(train, tokenizer)
-        return Packed(
-            cached_store(cache / "ids", name, sequences, tokenizer.vocab_size), tokenizer, context
-        )
+        store = cached_store(cache / "ids", name, sequences, tokenizer.vocab_size)
+        return Packed(store, tokenizer, context, whole=True)
 
     def sequences(self, items: Pairs, tokenizer: ByteTokenizer) -> Iterator[Sequence]:
         return (self._sequence(source, target, tokenizer) for source, target in items)
@@ -209,7 +210,8 @@ class PairsTask(task.Task):
         some = [sequence for sequence, _ in zip(heldout, range(EXAMPLES), strict=False)]
         predicted = self.predicted(model, tokenizer, some, _search(None))
         sources = [texts_of(sequence, tokenizer)[0] for sequence in some]
-        return "\n".join(f"{s} -> {p}" for s, p in zip(sources, predicted, strict=True))
+        shown = zip(map(shortened, sources), map(shortened, predicted), strict=True)
+        return "\n".join(f"{source} -> {target}" for source, target in shown)
 
     # -- samples -------------------------------------------------------------------------------
 
@@ -249,6 +251,11 @@ def _longest(train: Pairs) -> Iterator[tuple[str, str]]:
         yield train.sources[number], train.targets[number]
 
 
+def shortened(text: str) -> str:
+    """A text in quotes for one line of a message."""
+    return repr(text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}...")
+
+
 def _ids(text: bytes, tokenizer: ByteTokenizer) -> Ids:
     return tokenizer.ids_of_bytes(text) if tokenizer.lossless else tokenizer.tokens(text.decode())
 
@@ -263,13 +270,13 @@ def texts_of(sequence: Sequence, tokenizer: ByteTokenizer) -> tuple[str, str]:
 def _search(protocol: str | None) -> SampleConfig:
     """The search that a protocol names. UsageError for an unknown one."""
     greedy = SampleConfig(greedy=True)
-    kind, *values = (protocol or "greedy").split("-")
-    try:
-        if kind == "beam" and len(values) in (1, 2):
-            alpha = float(values[1]) if len(values) == 2 else 0.0
-            return replace(greedy, beam=int(values[0]), length_penalty=alpha)
-    except ValueError:
-        pass
+    kind, _, rest = (protocol or "greedy").partition("-")
+    width, _, alpha = rest.partition("-")
+    if kind == "beam" and width.isdecimal():
+        try:
+            return replace(greedy, beam=int(width), length_penalty=float(alpha or 0))
+        except ValueError:
+            pass
     if protocol in (None, "greedy"):
         return greedy
     raise UsageError(

@@ -69,6 +69,10 @@ def goes_through(folder: Path, arch: str, task: str, *data: object) -> None:
     asked = prompt.get(task, () if task == "series" else ("-p", "the fox"))
     if task in ("parity", "addition"):
         asked = ("-p", "10")
+    if task == "text":
+        data = prose(300).encode() + b"\xff\0"
+        packed = tfm("compress", run, "-", stdin=data).out
+        assert tfm("decompress", run, "-", stdin=packed).out == data
     length = ("--length", 4) if task in ("text", "pairs") else ()
     assert tfm("sample", run, *asked, *length).out or task != "series"
 
@@ -91,6 +95,14 @@ def test_an_architecture_serves_a_task(folder: Path, arch: str, task: str) -> No
 @pytest.mark.parametrize("arch", ["transformer", "encoder-decoder"])
 def test_an_architecture_learns_a_generated_task(folder: Path, arch: str, task: str) -> None:
     goes_through(folder, arch, task, *SHORT.get(task, ("--max-length", 4)))
+
+
+@pytest.mark.parametrize(("arch", "task"), [("lstm", "text"), ("encoder-decoder", "pairs")])
+def test_a_killed_training_goes_on_exactly(folder: Path, arch: str, task: str) -> None:
+    tfm = Tfm(folder)
+    train = ("train", "--task", task, *DATA[task], "--arch", arch, *SMALL, "--steps", 2)
+    tfm(*train, "--run", f"{arch}-killed")
+    assert "killed in step 6" in tfm("verify", f"{arch}-killed", "--resume-exact").err
 
 
 # -- what an architecture does not serve -----------------------------------------------------------

@@ -335,6 +335,16 @@ def test_a_model_with_an_encoder_needs_sources() -> None:
         model_of("vaswani")(torch.zeros(1, 3, dtype=torch.int64))
 
 
+def test_an_encoder_knows_the_order_of_its_source() -> None:
+    for fields in (dict(positions="alibi"), dict(positions="none"), dict(window=4)):
+        with pytest.raises(ConfigError, match="for a model with an encoder"):
+            model_of("encoder-decoder", **fields)
+    for arch in WITH_ENCODER:
+        model, source = model_of(arch), torch.arange(6)[None]
+        turned = model.encode(source.flip(1), None).flip(1)
+        assert float((turned - model.encode(source, None)).abs().max().detach()) > 1e-3
+
+
 # -- label smoothing -----------------------------------------------------------------------------
 
 

@@ -44,6 +44,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "odd lstm": dict(
         mixers="lstm", positions="none", width=44, ffn="none", residual=False, norm="none"
     ),
+    "odd sinusoids": dict(width=33, heads=3, positions="sinusoidal"),
     "hybrid": dict(mixers="attention,lstm,conv,gru", layers=4, kernel=4),
 }
 

@@ -405,6 +405,8 @@ def test_without_gradients_it_is_only_the_sum() -> None:
 
 MODELS: dict[str, dict[str, Any]] = {
     **{f"arch {name}": fields for name, fields in DECODERS.items()},
+    "odd heads": dict(width=33, heads=3, positions="none"),
+    "odd heads, biases": dict(width=9, heads=3, kv_heads=1, positions="alibi", qk_norm=False),
     "grouped, capped": dict(kv_heads=2, softcap=3.0),
     "tied, sinusoidal": dict(tied=True, positions="sinusoidal"),
     "no norms, biases": dict(norm="none", bias=True, qk_norm=False, positions="none"),

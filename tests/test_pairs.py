@@ -12,7 +12,7 @@ from conftest import Tfm, Trained
 from dateutil import parser
 
 from tfm.core.data.source import Source
-from tfm.core.errors import DataError, UsageError
+from tfm.core.errors import ConfigError, DataError, UsageError
 from tfm.core.runs.run import Run
 from tfm.tasks._pairs.dates import dates, formats
 from tfm.tasks._pairs.metrics import baselines, edit_distance, metrics
@@ -182,8 +182,9 @@ def test_baselines_are_the_source_the_usual_target_and_the_nearest() -> None:
 
 def test_a_protocol_names_a_search() -> None:
     task = PairsTask(PairsTask.Options())
-    for wrong in ("beam", "beam-x", "beam-2-0.6-1", "rolling", "beam-0"):
-        with pytest.raises((UsageError, Exception), match="beam"):
+    assert task.model_metrics_tokens([], "beam-2--0.5") == 0
+    for wrong in ("beam", "beam-x", "beam-2-0.6-1", "rolling", "beam-0", "beam-2-nan"):
+        with pytest.raises((UsageError, ConfigError), match="beam|length-penalty"):
             task.model_metrics_tokens([], wrong)
 
 
@@ -254,14 +255,26 @@ def test_beams_are_the_best_ones_with_their_scores(run: Trained) -> None:
         (("--beam", 2, "--temperature", 0.5), "--temperature and --beam exclude each other"),
         (("--length-penalty", 1), "--length-penalty: needs --beam"),
         (("--beam", 0), "Invalid value for '--beam'"),
-        (("-p", "a" * 500), "the prompt has 501 tokens, the context"),
-        (("--beam", 2, "-p", "a" * 500), "the prompt has 501 tokens, the context"),
+        (("-p", "a" * 500), "a source of 501 tokens does not fit the context of"),
+        (("--beam", 2, "-p", "a" * 500), "a source of 501 tokens does not fit the context of"),
+        (("--beam", 2, "--length-penalty", 1e9), "--length-penalty: must be -10 to 10"),
     ],
     ids=str,
 )
 def test_wrong_flags_are_one_line(run: Trained, flags: tuple[object, ...], says: str) -> None:
     prompt = () if "-p" in flags else ("-p", "abc")
     assert says in Tfm(run.path.parent).error("sample", "run", *prompt, *flags)
+
+
+@pytest.mark.parametrize("flags", [(), ("--beam", 2), ("--strict",)], ids=str)
+def test_a_long_source_is_named_after_the_answers_before_it(
+    run: Trained, flags: tuple[object, ...]
+) -> None:
+    lines = b"abc\n" + b"a" * 500 + b"\nfade\n"
+    result = Tfm(run.path.parent)("sample", "run", *flags, stdin=lines, code=2)
+    assert result.text == "ABC\n"
+    assert "standard input, line 2: a source of 501 tokens does not fit" in result.err
+    assert "only the last ones" not in result.err
 
 
 def test_beams_are_for_pairs(run: Trained, tfm: Tfm) -> None:
@@ -299,10 +312,11 @@ def test_a_decoder_reads_the_source_as_a_prefix(run: Trained, arch: str) -> None
     assert (sequence.target_weight()[: sequence.given] == 0).all(), "no loss on the source"
 
 
-def test_a_context_that_is_too_short_is_named(run: Trained) -> None:
+@pytest.mark.parametrize("arch", ["encoder-decoder", "transformer"])
+def test_a_context_that_is_too_short_is_named(run: Trained, arch: str) -> None:
     tfm = Tfm(run.path.parent)
     train = ("train", "--task", "pairs", "--data", "p.tsv", "--steps", 1, "--context", 5)
-    said = tfm.error(*train, "--arch", "encoder-decoder")
+    said = tfm.error(*train, "--arch", arch)
     assert "must be seen whole: need --context" in said
 
 

@@ -91,12 +91,18 @@ class Packed(ItemRows):
     """Several items per row of context + 1 ids. Items do not attend to each other.
 
     Consecutive items share a row as long as they fit. A longer item is cut into pieces that overlap
-    by one id; DataError if the tokenizer gives it positions or it has an encoder source. encoder:
-    whether the given ids of each item are its encoder source, see `collate`.
+    by one id; DataError if items are `whole`, if the tokenizer gives it positions or it has an
+    encoder source. encoder: whether the given ids of each item are its encoder source, see
+    `collate`.
     """
 
     def __init__(
-        self, store: Store, tokenizer: Tokenizer, context: int, encoder: bool = False
+        self,
+        store: Store,
+        tokenizer: Tokenizer,
+        context: int,
+        encoder: bool = False,
+        whole: bool = False,
     ) -> None:
         if not len(store):
             raise DataError("the training data has no items")
@@ -109,7 +115,7 @@ class Packed(ItemRows):
                 first = store.items[index][0] - 1
                 if first + 1 > context:
                     raise too_long(first + 2, context)
-            uncut = encoder or store.positions(index, tokenizer) is not None
+            uncut = encoder or whole or store.positions(index, tokenizer) is not None
             if length - first > self.row_length and uncut:
                 raise too_long(length - first, context)
             for start in range(first, max(length - 1, first + 1), context):

@@ -29,7 +29,7 @@ def sinusoids(positions: Tensor, width: int) -> Tensor:
     """(..., T, width) embeddings of positions (..., T): Vaswani et al. 2017, section 3.5."""
     even = torch.arange(0, width, 2, device=positions.device)
     angles = positions.float()[..., None] * torch.exp(even.float() * (-math.log(10000.0) / width))
-    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)[..., :width]
+    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)[..., :width].contiguous()
 
 
 @functools.cache

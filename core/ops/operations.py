@@ -89,7 +89,9 @@ def split_heads(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Queries (B, heads, T, w), keys and values (B, groups, T, w) of qkv (B, T, (heads + 2 groups)
     w). Queries and keys are RMS-normalised unless `eps` is None, then rotated by `rotary`."""
-    out: tuple[Tensor, Tensor, Tensor] = _backend(qkv).split_heads(qkv, heads, groups, rotary, eps)
+    even = qkv.shape[-1] // (heads + 2 * groups) % 2 == 0  # C walks through a head in pairs
+    backend = _backend(qkv, even)
+    out: tuple[Tensor, Tensor, Tensor] = backend.split_heads(qkv, heads, groups, rotary, eps)
     return out
 
 

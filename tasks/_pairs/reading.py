@@ -16,7 +16,7 @@ from ...core.data.keyed_random import key, mix
 from ...core.data.scratch import shown
 from ...core.data.source import Source
 from ...core.data.tables import TableSource, as_text
-from ...core.errors import DataError
+from ...core.errors import DataError, UsageError
 
 COLUMNS = ("source", "target")  # the columns of a table, unless options name others
 
@@ -81,6 +81,8 @@ def read_pairs(source: Source, names: tuple[str | None, str | None]) -> Pairs:
     the only two. DataError for data that are no pairs."""
     parts = [_tab_separated(part) for part in source.parts()]
     if len(parts) == 2 and all(isinstance(part, Path) and not _has_tabs(part) for part in parts):
+        if names != (None, None):
+            raise UsageError("--source, --target: for columns; two parallel files have none")
         files = [part for part in parts if isinstance(part, Path)]
         found: list[tuple[str | None, str | None]] = [*_parallel(files[0], files[1])]
     else:
@@ -112,11 +114,8 @@ def _pairs_of(
     for number, row in rows or ():
         if chosen is None:
             chosen = _columns(list(row), names, where)
-        for column in chosen:
-            if column not in row:
-                raise DataError(f"--data {where}: no column {column!r} in row {number}")
         source, target = (
-            None if row[c] is None else as_text(row[c], f"{where}, row {number}").decode()
+            None if row.get(c) is None else as_text(row[c], f"{where}, row {number}").decode()
             for c in chosen
         )
         yield source, target
