@@ -379,8 +379,8 @@ class RecallTask(Synthetic):
         return found
 
     def defaults(self, train: Any, tokenizer: Any) -> dict[str, dict[str, object]]:
-        """What is recalled is an id, so that the head shares the embeddings. Few items train each of
-        them, at a higher rate."""
+        """What is recalled is an id, so that the head shares the embeddings. Few items train
+        each of them, at a higher rate."""
         return {
             "model": {"dropout": 0.0, "tied": True},
             "train": {"adam_lr": 0.02, "weight_decay": 0.01},
