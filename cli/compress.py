@@ -142,7 +142,7 @@ def predicting(model: Any, code: str | None = None) -> tuple[Any, str]:
     """(the model that the coder calls, the name of the code that computes it): C, which is faster
     than torch, where this machine can compile it and it can compute the model. code: TORCH, for a
     file that was compressed so; None: the fastest."""
-    from ..core.decode.native_slots import NativeModel, supports
+    from ..core.decode.native_model import NativeModel, supports
 
     library = kernels.compiled() if code != TORCH else None
     if library is None or not supports(model):

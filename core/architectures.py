@@ -49,11 +49,16 @@ class Architecture:
 _PUBLISHED: dict[str, Any] = dict(
     norm="layernorm", norm_eps=1e-5, qk_norm=False, bias=True, tied=True, zero_init=False
 )
-# a plain stack of recurrent layers
+# a plain stack of recurrent layers; no norm gives the first one inputs of size one
 _RECURRENT: dict[str, Any] = dict(
-    positions="none", ffn="none", norm="none", residual=False, qk_norm=False, bias=True
+    positions="none",
+    ffn="none",
+    norm="none",
+    residual=False,
+    qk_norm=False,
+    bias=True,
+    embedding_std=1.0,
 )
-_RECURRENT_TRAIN: dict[str, Any] = dict(lr=0.06, weight_decay=0.01)
 
 _WITH_ENCODER: dict[str, Any] = dict(encoder_layers=1)  # as many as the decoder has, by size
 _ENCODER_SIZES = (2, 3, 4, 6, 6), (40, 96, 208, 384, 720)
@@ -77,35 +82,35 @@ ARCHS: dict[str, Architecture] = {
     "rnn": Architecture(
         "Elman 1990: a stack of simple recurrent layers",
         {**_RECURRENT, "mixers": "rnn"},
-        _RECURRENT_TRAIN,
+        dict(lr=0.04, weight_decay=0.01),
         (2, 2, 3, 3, 4),
         (156, 444, 888, 2048, 3264),
     ),
     "gru": Architecture(
         "Cho et al. 2014: a stack of gated recurrent layers",
         {**_RECURRENT, "mixers": "gru"},
-        _RECURRENT_TRAIN,
+        dict(lr=0.08, weight_decay=0.01),
         (2, 2, 3, 3, 4),
         (90, 256, 512, 1184, 1884),
     ),
     "lstm": Architecture(
         "Hochreiter & Schmidhuber 1997: a stack of LSTM layers",
         {**_RECURRENT, "mixers": "lstm"},
-        _RECURRENT_TRAIN,
+        dict(lr=0.08, weight_decay=0.01),
         (2, 2, 3, 3, 4),
         (78, 224, 444, 1024, 1632),
     ),
     "attention-rnn": Architecture(
         "Bahdanau et al. 2015: GRU layers that attend to their past states",
         {**_RECURRENT, "mixers": "attention-rnn"},
-        _RECURRENT_TRAIN,
+        dict(lr=0.04, weight_decay=0.01),
         (2, 2, 3, 3, 4),
         (74, 216, 432, 1008, 1608),
     ),
     "cnn": Architecture(
         "WaveNet (2016), TCN (2018): dilated causal convolutions",
         dict(mixers="conv", positions="none", ffn="none", qk_norm=False, bias=True),
-        {},
+        dict(lr=0.04),
         (6, 8, 10, 12, 14),
         (48, 120, 260, 544, 936),
     ),
@@ -121,7 +126,7 @@ ARCHS: dict[str, Architecture] = {
         },
         dict(
             optimizer="adamw",
-            adam_lr=0.001,
+            adam_lr=0.008,
             beta2=0.98,
             weight_decay=0.0,
             warmup=0.1,

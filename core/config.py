@@ -67,6 +67,7 @@ class ModelConfig:
     qk_norm: bool = True  # RMS-normalise queries and keys
     bias: bool = False  # bias terms in linear layers and layernorm
     tied: bool = False  # the output head shares the embedding matrix
+    embedding_std: float = 0.02  # of the initial embeddings
     zero_init: bool = True  # output projections start at zero, so each block starts as identity
     dropout: float = 0.0  # probability, in training
     softcap: float = 0.0  # c: logits become c * tanh(logits / c) (0: off)
@@ -90,6 +91,7 @@ class ModelConfig:
             self.ordered_to,
         )
         _check(self.norm_eps > 0, "model.norm_eps", "above 0", self.norm_eps)
+        _check(self.embedding_std > 0, "model.embedding_std", "above 0", self.embedding_std)
         _check(self.rope_theta > 1, "model.rope_theta", "above 1", self.rope_theta)
         _check(0 <= self.dropout < 1, "model.dropout", "in [0, 1)", self.dropout)
         _one_of(self.norm, "model.norm", ("layernorm", "rmsnorm", "none"))

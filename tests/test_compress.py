@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tfm.cli import kernels
 from tfm.cli.compress import Header
-from tfm.core.decode.native_slots import NativeModel
+from tfm.core.decode.native_model import NativeModel
 from tfm.core.errors import DamagedError
 from tfm.core.protocols import Sequence
 from tfm.core.score import arithmetic_coding

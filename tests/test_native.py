@@ -15,7 +15,8 @@ from helpers import DECODERS, LOGIT_ERROR, FakeTokenizer, draw_rows, random_prom
 
 from tfm.core.config import SampleConfig
 from tfm.core.decode.batch_decoder import for_decoding
-from tfm.core.decode.native_slots import NativeModel, NativeSlots, supports
+from tfm.core.decode.native_model import NativeModel, supports
+from tfm.core.decode.native_slots import NativeSlots
 from tfm.core.decode.quantized_linear import DTYPES
 from tfm.core.decode.sampling import generate
 from tfm.core.model.sequence_model import SequenceModel

@@ -7,7 +7,8 @@ import pytest
 import torch
 from helpers import DECODERS, LOGIT_ERROR, TRANSFORMERS, random_tensor, small_model
 
-from tfm.core.decode.native_slots import NativeModel, NativeSlots
+from tfm.core.decode.native_model import NativeModel
+from tfm.core.decode.native_slots import NativeSlots
 from tfm.core.decode.quantized_linear import DTYPES, Int8Linear, decoding_dtype, with_weights_in
 from tfm.core.model.layers import Linear
 from tfm.core.model.sequence_model import SequenceModel

@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Tfm
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tfm.core.data.datasets import with_sources
 from tfm.core.errors import ConfigError, DataError
 from tfm.core.plugins import find
 from tfm.core.train.prepare import make_task
+from tfm.tokenizers.integers import IntegerTokenizer
 
 NAMES = ("copy", "reverse", "sort", "recall", "induction", "parity", "addition")
 
@@ -179,3 +182,18 @@ def test_data_and_parts_are_the_tasks_own(tfm: Tfm) -> None:
     assert "known for the copy task: byte" in tfm.error(*train, "--tokenizer", "bpe")
     assert find("tasks", "copy").generated
     assert task_of("copy").make(Random(0))[0].islower()
+
+
+@settings(max_examples=50, deadline=None)
+@given(numbers=st.lists(st.integers(0, 99)), ends=st.booleans())
+def test_numbers_are_tokens(numbers: list[int], ends: bool) -> None:
+    """The laws of tokenizers, for items of numbers."""
+    tokenizer, text = IntegerTokenizer(100, ends), " ".join(map(str, numbers))
+    sequence = tokenizer.encode(text)
+    assert sequence.ids.tolist() == [tokenizer.begin, *numbers, *[tokenizer.end] * ends]
+    assert tokenizer.decode(sequence.ids, {}) == text
+    again = IntegerTokenizer.from_state(*tokenizer.state())
+    np.testing.assert_array_equal(again.encode(text).ids, sequence.ids)
+    assert again.vocab_size == 101 + ends and again.support(3, {}) == (0, again.begin)
+    with pytest.raises(DataError, match="not a whole number from 0 to 99"):
+        tokenizer.encode(f"{text} 100")

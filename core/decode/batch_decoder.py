@@ -18,7 +18,8 @@ from ..errors import DataError
 from ..model.sequence_model import SequenceModel
 from ..ops.reference import masked_to_support
 from ..protocols import Ids, Sequence, Tokenizer
-from .native_slots import NativeModel, NativeSlots, supports
+from .native_model import NativeModel, supports
+from .native_slots import NativeSlots
 from .quantized_linear import decoding_dtype, with_weights_in
 from .sampling import clip_prompt, legal_range, sample_ids
 from .slots import Slots, TorchSlots

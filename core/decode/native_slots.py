@@ -1,7 +1,7 @@
 """The slots of a `Decoder` in C, by core/ops/c/decode_step.c: one call decodes all rows of a step.
 
-Weights have the layout of decode_step.c, in any of quantized_linear.DTYPES; activations, norms,
-keys and values are float32. Prefill and decoding share the code, so they compute the same sums.
+Weights are in any of quantized_linear.DTYPES; activations, norms, keys and values are float32.
+Prefill and decoding share the code, so they compute the same sums.
 """
 
 from __future__ import annotations
@@ -9,214 +9,20 @@ from __future__ import annotations
 import ctypes
 import math
 import time
-from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..config import ModelConfig
-from ..model.attention import Attention
-from ..model.conv import Convolution
-from ..model.layers import FeedForward, Linear
-from ..model.positions import alibi_slopes, rotary_angles, sinusoids
-from ..model.rnn import CELLS, Recurrent
-from ..model.sequence_model import SequenceModel
+from ..model.rnn import CELLS
 from ..ops.native_calls import address
 from ..protocols import Ids
-from .quantized_linear import DTYPES
+from .native_model import FFNS, NORMS, BlockStruct, ModelStruct, NativeModel, TokensStruct, round_up
 
 PREFILL_TOKENS = 32  # tokens of a prompt in one call
-NORMS = ("none", "rmsnorm", "layernorm")
-FFNS = ("relu", "gelu", "relu2", "glu", "bilinear", "reglu", "geglu", "swiglu", "none")
-MIXERS = ("attention", "rnn", "gru", "lstm", "conv")
 TRIAL_STEPS, TRIAL_PERIOD_STEPS = 4, 64  # the first 4 steps of every 64 time one thread and all
 MIN_PARALLEL_MULTIPLY_ADDS = 500_000  # of a step; a smaller one is not worth waking a second thread
-
-_int, _float, _pointer = ctypes.c_int32, ctypes.c_float, ctypes.c_void_p
-
-
-LINEARS = ("in", "out", "up", "down")
-
-
-class _Linear(ctypes.Structure):
-    _fields_ = [
-        *((name, _int) for name in ("inputs", "outputs", "dtype")),
-        *((name, _pointer) for name in ("weight", "output_scale", "bias")),
-    ]
-
-
-class _Norm(ctypes.Structure):
-    _fields_ = [("weight", _pointer), ("bias", _pointer)]
-
-
-class _Block(ctypes.Structure):
-    _fields_ = [
-        *((name, _int) for name in ("mixer", "dilation")),
-        *((name, _Norm) for name in ("mixer_norm", "mixer_out_norm", "ffn_norm", "ffn_out_norm")),
-        *((name, _Linear) for name in LINEARS),
-        *((name, _pointer) for name in ("keys", "values")),
-    ]
-
-
-class _Model(ctypes.Structure):
-    _fields_ = [
-        *(
-            (name, _int)
-            for name in (
-                "layers",
-                "width",
-                "query_heads",
-                "kv_heads",
-                "head_width",
-                "value_width",
-                "hidden",
-                "state_width",
-                "cache_positions",
-                "norm_kind",
-                "pre_norm",
-                "sandwich",
-                "residual",
-                "ffn_kind",
-                "qk_norm",
-                "window",
-                "kernel",
-                "buffer_stride",
-                "logits_stride",
-            )
-        ),
-        *((name, _float) for name in ("eps", "softcap", "embedding_scale")),
-        *((name, _pointer) for name in ("embedding", "slopes")),
-        ("final_norm", _Norm),
-        ("lm_head", _Linear),
-        ("blocks", ctypes.POINTER(_Block)),
-        *((name, _pointer) for name in ("stream", "normed", "projected", "gates", "scores")),
-    ]
-
-
-class _Tokens(ctypes.Structure):
-    _fields_ = [
-        *((name, _int) for name in ("count", "logits_count")),
-        *((name, _pointer) for name in ("ids", "sequences", "positions", "table_rows")),
-        *((name, _pointer) for name in ("cos", "sin", "position_embedding", "logits")),
-    ]
-
-
-def supports(model: SequenceModel) -> bool:
-    """Whether c/decode_step.c can compute the model: it needs the layers of this package in float32
-    on a CPU, without an encoder, and of the mixers those of MIXERS."""
-    weight, config = model.head.weight, model.config
-    known_layers = isinstance(model.head, Linear) and all(
-        isinstance(block.mixer, (Attention, Convolution, Recurrent))
-        and isinstance(getattr(block.mixer, "out", model.head), Linear)
-        and (isinstance(block.ffn, FeedForward) or (block.ffn is None and config.ffn == "none"))
-        for block in model.blocks
-    )
-    on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
-    return known_layers and on_cpu and not model.has_encoder
-
-
-def _linears(mixer: Any) -> tuple[Linear, Linear]:
-    """The layers `in` and `out` of a _Block."""
-    if isinstance(mixer, Attention):
-        return mixer.qkv, mixer.out
-    if isinstance(mixer, Convolution):
-        return mixer.taps, mixer.out
-    cell = mixer.cell
-    bias = (cell.bias_ih_l0, cell.bias_hh_l0) if cell.bias else (None, None)
-    first, second = zip((cell.weight_ih_l0, cell.weight_hh_l0), bias, strict=True)
-    return _as_linear(*first), _as_linear(*second)
-
-
-def _as_linear(weight: Tensor, bias: Tensor | None) -> Linear:
-    with torch.device("meta"):  # no initial values, which would take random numbers
-        linear = Linear(weight.shape[1], (weight.shape[0],), bias=False)
-    linear.weight = nn.Parameter(weight.detach(), requires_grad=False)
-    linear.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)  # type: ignore[assignment]
-    return linear
-
-
-def round_up(size: int, multiple: int) -> int:
-    return -(-size // multiple) * multiple
-
-
-class NativeModel:
-    """A model's weights in the layout of decode_step.c, for a `Decoder`. model: one that `supports`
-    accepts, whose weights no longer change; library: from `native_library.library`; dtype: one of
-    DTYPES."""
-
-    @torch.no_grad()
-    def __init__(self, model: SequenceModel, library: ctypes.CDLL, dtype: str) -> None:
-        self.config, self.library, self.dtype = model.config, library, dtype
-        self.lanes, self.panel = library.lanes(), library.panel()
-        self._tensors: list[Tensor] = []  # the structures point into their memory
-        self.position_embedding = model.position_embedding
-        self.embedding = self._keep(model.embedding.weight)
-        self.final_norm, self.lm_head = self._norm(model.norm), self._linear(model.head)
-        self.blocks = [self._block(block, number) for number, block in enumerate(model.blocks)]
-        self.multiply_adds_per_token = sum(
-            linear.inputs * linear.outputs for block in self.blocks for linear in block[-4:]
-        )
-        alibi = self.config.positions == "alibi"
-        self.slopes = alibi_slopes(self.config.heads, torch.device("cpu")) if alibi else None
-        counting = torch.arange(model.config.context)[:, None].expand(-1, model.config.axes)
-        self.default_tables = self.position_tables(counting)
-
-    def _keep(self, tensor: Tensor | None) -> int | None:
-        if tensor is None:
-            return None
-        self._tensors.append(tensor)
-        return tensor.data_ptr()
-
-    def _norm(self, norm: nn.Module | None) -> _Norm:
-        weight, bias = (getattr(norm, name, None) for name in ("weight", "bias"))
-        return _Norm(self._keep(weight), self._keep(bias))
-
-    def _linear(self, linear: Linear) -> _Linear:
-        """The weight in panels (outputs / panel, inputs, panel), outputs padded with zeros."""
-        padding = -linear.out_features % self.panel
-        weight, scale = linear.weight.detach(), None
-        if self.dtype == "int8":  # the largest weight of each output becomes 127
-            scale = weight.abs().amax(1).clamp(min=1e-12) / 127
-            weight, scale = (weight / scale[:, None]).round(), F.pad(scale, (0, padding))
-        weight = F.pad(weight.to(getattr(torch, self.dtype)), (0, 0, 0, padding))
-        panels = weight.view(-1, self.panel, linear.in_features).mT.contiguous()
-        bias = None if linear.bias is None else F.pad(linear.bias.detach(), (0, padding))
-        return _Linear(
-            linear.in_features,
-            linear.out_features,
-            DTYPES.index(self.dtype),
-            self._keep(panels),
-            self._keep(scale),
-            self._keep(bias),
-        )
-
-    def _block(self, block: Any, number: int) -> tuple[Any, ...]:
-        """The fields of a _Block up to its caches."""
-        mixer, ffn = block.mixer, block.ffn
-        linears = [*_linears(mixer), *((ffn.up, ffn.down) if ffn is not None else ())]
-        norms = block.mixer_norm, block.mixer_out_norm, block.ffn_norm, block.ffn_out_norm
-        return (
-            MIXERS.index(self.config.mixer(number)),
-            mixer.dilation if isinstance(mixer, Convolution) else 0,
-            *(self._norm(norm) for norm in norms),
-            *(self._linear(each) for each in linears),
-            *(_Linear() for _ in LINEARS[len(linears) :]),
-        )
-
-    @torch.no_grad()
-    def position_tables(self, positions: Tensor) -> tuple[Tensor | None, ...]:
-        """cos and sin (N, head_width) and the embedding (N, width) of positions (N, axes);
-        None for those that the model does not use."""
-        config = self.config
-        if config.positions == "rope":
-            return *rotary_angles(positions, config), None
-        if config.positions == "sinusoidal":
-            return None, None, sinusoids(positions[:, 0], config.width)
-        if self.position_embedding is not None:
-            return None, None, self.position_embedding.weight[positions[:, 0]]
-        return None, None, None
 
 
 class _ThreadChooser:
@@ -250,7 +56,7 @@ def _make_cache(
     value_width: int,
     state_width: int,
 ) -> tuple[Tensor, Tensor]:
-    """The fields keys and values of a _Block, see decode_step.c."""
+    """The fields keys and values of a BlockStruct, see decode_step.c."""
     mixer, nothing = config.mixer(block), torch.zeros(0)
     if mixer == "attention":
         keys = torch.zeros(rows, config.groups, positions // lanes, config.head_width, lanes)
@@ -284,7 +90,7 @@ class NativeSlots:
             for number in range(config.layers)
         ]
         blocks = [
-            _Block(*block, *(tensor.data_ptr() for tensor in cache))
+            BlockStruct(*block, *(tensor.data_ptr() for tensor in cache))
             for block, cache in zip(native.blocks, self.caches, strict=True)
         ]
         self._thread_choosers: dict[int, _ThreadChooser] = {}  # by the number of tokens of a step
@@ -293,7 +99,7 @@ class NativeSlots:
         shapes = [(max_tokens, buffer_stride)] * 4 + [(self.threads, positions)]
         self._buffers = [torch.zeros(shape) for shape in shapes]
         logits_stride = round_up(config.vocab_size, native.panel)
-        self._model = _Model(
+        self._model = ModelStruct(
             config.layers,
             config.width,
             config.heads,
@@ -320,11 +126,11 @@ class NativeSlots:
             address(native.slopes),
             native.final_norm,
             native.lm_head,
-            (_Block * config.layers)(*blocks),
+            (BlockStruct * config.layers)(*blocks),
             *(buffer.data_ptr() for buffer in self._buffers),
         )
         self._inputs = np.zeros((4, max_tokens), np.int64)  # ids, sequences, positions, table_rows
-        self._tokens = _Tokens(0, 0, *self._addresses(), *map(address, native.default_tables))
+        self._tokens = TokensStruct(0, 0, *self._addresses(), *map(address, native.default_tables))
         self._step_logits = torch.zeros(rows, logits_stride)
         self._row_logits = torch.zeros(rows, logits_stride)
 
@@ -340,7 +146,7 @@ class NativeSlots:
         if positions is not None:
             table_rows = np.arange(count)
             tables = native.position_tables(torch.from_numpy(positions))
-            tokens = _Tokens(0, 0, *self._addresses(), *map(address, tables))
+            tokens = TokensStruct(0, 0, *self._addresses(), *map(address, tables))
         for buffer, values in zip(self._inputs, (ids, rows, indices, table_rows), strict=True):
             buffer[:count] = values
         tokens.count, tokens.logits_count = count, 0 if logits is None else len(logits)

@@ -76,15 +76,14 @@ class SequenceModel(nn.Module):
 
     def _initialise(self) -> None:
         """Sets all initial values. Weights are normal, with a standard deviation by fan-in for
-        linear layers and GPT-2's 0.02 for embedding and head (so that an untrained loss is ln V).
+        linear layers and GPT-2's 0.02 for the head (so that an untrained loss is ln V).
         Output projections are zero, or scaled by 1 / sqrt(2 layers) as in GPT-2, where there is a
         residual stream to add to. Recurrent layers have their own, see `Recurrent.initialise`."""
         config = self.config
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
-        unnormed = config.norm == "none"  # nothing else gives the first block inputs of size one
-        nn.init.normal_(self.embedding.weight, std=1.0 if unnormed else 0.02)
+        nn.init.normal_(self.embedding.weight, std=config.embedding_std)
         if self.position_embedding is not None:
             nn.init.normal_(self.position_embedding.weight, std=0.02)
         self._correlate_ordered_rows(self.embedding.weight)

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..decode.native_slots import NativeModel, NativeSlots
+from ..decode.native_model import NativeModel
+from ..decode.native_slots import NativeSlots
 from ..errors import DamagedError
 from ..model.sequence_model import SequenceModel
 from ..protocols import ByteTokenizer, Ids, Sequence

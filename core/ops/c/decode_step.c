@@ -36,7 +36,7 @@ enum { VALUE_TILE_WIDTH = 2 * LANES };            /* elements of values that are
 
 /* ---- matrix products of a few tokens -------------------------------------------------------- */
 
-/* native_slots._Linear. output_scale: of each output, for int8 weights. output_scale and bias are
+/* native_model.LinearStruct. output_scale: of each output, for int8 weights. output_scale and bias are
    padded to whole panels; each may be null. */
 typedef struct {
     int32_t inputs, outputs, dtype;
@@ -104,12 +104,13 @@ static void multiply_linear(const Linear *linear, int tokens, const float *x, in
 
 /* ---- the model ------------------------------------------------------------------------------ */
 
-/* Numbered as NORMS, FFNS and MIXERS of native_slots.py. */
+/* Numbered as NORMS, FFNS and MIXERS of native_model.py. */
 enum { NO_NORM, RMSNORM, LAYERNORM };
 enum { RELU, GELU, RELU2, GLU, BILINEAR, REGLU, GEGLU, SWIGLU, NO_FFN };
 enum { ATTENTION, RNN, GRU, LSTM, CONV };
 
-/* The structures have the layouts of native_slots._Norm, _Block, _Model and _Tokens. */
+/* The structures have the layouts of NormStruct, BlockStruct, ModelStruct and
+   TokensStruct of native_model.py. */
 
 typedef struct { /* (width,), each may be null */
     const float *weight, *bias;
