@@ -110,7 +110,9 @@ class Sampler:
         """A prompt with `count` empty samples. DataError if the prompt cannot be continued."""
         sequence = self.task.prompt(prompt.data, self.tokenizer, self.options)
         context = self.model.config.context
-        if sequence.given > context - (not self.model.has_encoder):
+        decodes_all = not self.model.has_encoder  # the source, too, is in the decoder's context
+        too_long = decodes_all and len(sequence) > context and sequence.given >= context
+        if too_long or sequence.given > context:
             raise DataError(
                 f"a source of {sequence.given} tokens does not fit the context of {context}; "
                 "shorten it, or train with a longer --context"

@@ -39,7 +39,7 @@ def test_names_are_completed(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     for line, wanted in {
         "tfm ": set(COMMANDS),
         "tfm comp": {"compare", "compress", "completion"},
-        "tfm train --task s": {"series"},
+        "tfm train --task s": {"series", "sort"},
         "tfm train --arch ll": {"llama"},
         "tfm train --size ": {"nano", "tiny", "small", "base", "large"},
         "tfm train --tokenizer b": {"byte", "bpe", "bins"},

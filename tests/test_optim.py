@@ -280,7 +280,8 @@ def test_every_parameter_has_one_optimizer(arch: str, optimizer: str) -> None:
         for group in each.param_groups
         for p in group["params"]
     }
-    matrices = {id(p) for p in model.blocks.parameters() if p.ndim == 2}
+    blocks = (*model.encoder, *model.blocks)
+    matrices = {id(p) for block in blocks for p in block.parameters() if p.ndim == 2}
     assert muon == (matrices if optimizer == "muon" else set())
     for group in groups:
         kinds = {p.ndim >= 2 for p in group["params"]}

@@ -152,9 +152,9 @@ class Run:
         return self.path.name
 
     def model_config(self) -> ModelConfig:
-        fields = dict(self.config["model"])
-        if "mixer" in fields:  # as the field was called before it was a list
-            fields["mixers"] = fields.pop("mixer")
+        fields = self.config["model"]
+        if isinstance(fields, dict) and "mixer" in fields:  # its name before it was a list
+            fields = {("mixers" if name == "mixer" else name): x for name, x in fields.items()}
         return from_json(ModelConfig, fields, f"{self.path}/config.json: model")
 
     def train_config(self) -> TrainConfig:
