@@ -127,7 +127,7 @@ def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     help="Show the version and exit.",
 )
 def cli() -> None:
-    """Train, score and sample transformers on sequences: text, bytes, images, series."""
+    """Train, score and sample sequence models of text, bytes, images, series and pairs."""
 
 
 def main() -> NoReturn:

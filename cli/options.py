@@ -42,6 +42,10 @@ class Real(click.FloatRange):
             self.fail(f"{value!r}: must be a finite number")
         return number
 
+    def _describe_range(self) -> str:
+        """For --help; click writes x<=None for a number without bounds."""
+        return "" if self.min is self.max is None else super()._describe_range()
+
 
 class Count(click.ParamType[int]):
     """A positive whole number such as 300, 10k, 2.5M or 1B."""

@@ -46,10 +46,12 @@ COLUMNS = re.compile(rb"(?i)[\"']?\bsource\b[\"']?.*\btarget\b|[\"']?\btarget\b[
 @dataclass(frozen=True)
 class PairsOptions:
     source: str | None = field(
-        default=None, metadata={"help": "The column of sources.  [default: source]"}
+        default=None,
+        metadata={"help": "The column of sources (else `source`, or the first of two)."},
     )
     target: str | None = field(
-        default=None, metadata={"help": "The column of targets.  [default: target]"}
+        default=None,
+        metadata={"help": "The column of targets (else `target`, or the second of two)."},
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Tfm
+from conftest import Tfm, Trained
 from helpers import prose, saved_weights
 
 from tfm.core.architectures import ARCHS, SIZES, architecture, model_config
@@ -103,9 +103,8 @@ def test_an_architecture_learns_a_generated_task(folder: Path, arch: str, task: 
     goes_through(folder, arch, task, *SHORT.get(task, ("--max-length", 2)))
 
 
-@pytest.mark.parametrize(("arch", "task"), [("lstm", "text"), ("encoder-decoder", "pairs")])
-def test_a_killed_training_goes_on_exactly(folder: Path, arch: str, task: str) -> None:
-    tfm = Tfm(folder)
+def test_a_killed_training_goes_on_exactly(folder: Path) -> None:
+    tfm, arch, task = Tfm(folder), "encoder-decoder", "pairs"
     train = ("train", "--task", task, *DATA[task], "--arch", arch, *SMALL, "--steps", 2)
     tfm(*train, "--run", f"{arch}-killed")
     assert "killed in step 6" in tfm("verify", f"{arch}-killed", "--resume-exact").err
@@ -156,11 +155,10 @@ def test_names_are_known_and_described() -> None:
     assert set(GENERATED) <= set(names("tasks"))
 
 
-def test_a_run_from_before_mixers_were_a_list_is_read(folder: Path, tmp_path: Path) -> None:
-    Tfm(folder)("train", *DATA["pairs"], "--task", "pairs", *SMALL, "--steps", 1, "--run", "new")
-    shutil.copytree(folder / "new", tmp_path / "old")
+def test_a_run_from_before_mixers_were_a_list_is_read(trained: Trained, tmp_path: Path) -> None:
+    shutil.copytree(trained.path, tmp_path / "old")
     config = json.loads((tmp_path / "old/config.json").read_text())
     config["model"]["mixer"] = config["model"].pop("mixers")
     (tmp_path / "old/config.json").write_text(json.dumps(config))
-    assert Run(tmp_path / "old").model_config() == Run(folder / "new").model_config()
+    assert Run(tmp_path / "old").model_config() == Run(trained.path).model_config()
     assert ModelConfig().mixer(3) == "attention"

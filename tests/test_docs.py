@@ -47,7 +47,7 @@ def test_the_readme_runs_in_order_as_one_script(tmp_path: Path) -> None:
     for name in ("README.md", "CHANGELOG.md"):
         shutil.copy(ROOT / name, tmp_path)
     blocks = [b for b in shell_blocks(ROOT / "README.md") if "pip install" not in b]
-    script = "\n".join(blocks).replace("--budget 10s", "--steps 2")
+    script = "\n".join(blocks).replace("--budget 5s", "--steps 2")
     out = run_shell_block(script, tmp_path, {**QUICK, "TFM_STEPS": "2"})
     assert "B is not significantly worse" in out
     assert (tmp_path / "runs/sevens.png").exists() and (tmp_path / "runs/fan.png").exists()

@@ -11,6 +11,7 @@ import pytest
 from conftest import Tfm
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from server import OPEN_FILES
 
 from tfm.core.data.byte_stream import MAX_OPEN, ByteStream
 from tfm.core.data.source import Source
@@ -33,9 +34,6 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @posix
 def test_all_verbs_read_more_files_than_may_be_open(tfm: Tfm, many: Path) -> None:
-    import resource
-
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     quick = ("--size", "nano", "--steps", 1, "-q", "--tokenizer", "byte")
     tfm("train", many, *quick, "--run", "stream")
     tfm("train", many, *quick, "--each", "file", "--run", "files")
@@ -45,11 +43,7 @@ def test_all_verbs_read_more_files_than_may_be_open(tfm: Tfm, many: Path) -> Non
         ("compare", "stream", "stream", "--data", many),
         ("score", "files", many, "--tsv"),
     ):
-        process = tfm.start(
-            *args, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (256, limit[1]))
-        )
-        out, err = process.communicate(timeout=120)
-        assert process.returncode == 0, err.decode()
+        out = tfm(*args, env={OPEN_FILES: "256"}).out
     assert len(out.splitlines()) == COUNT, "one score a file"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import Tfm, Trained
 from dateutil import parser
+from filelock import FileLock
 
 from tfm.core.data.source import Source
 from tfm.core.errors import ConfigError, DataError, UsageError
@@ -192,9 +193,20 @@ def test_a_protocol_names_a_search() -> None:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """Letters to upper case: learned in a moment."""
-    folder = tmp_path_factory.mktemp("pairs")
+def run(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Trained:
+    """Letters to upper case: learned in a moment, once for all workers."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "pairs"
+    with FileLock(f"{folder}.lock"):
+        scores = folder / "scores.json"
+        if not scores.exists():
+            scores.write_text(json.dumps(train_run_in(folder)))
+        return Trained(folder / "run", json.loads(scores.read_text()))
+
+
+def train_run_in(folder: Path) -> dict[str, object]:
+    """The scores of a training."""
+    folder.mkdir()
     draw = random.Random(0)
     words = ["".join(draw.choices("abcdef", k=draw.randint(1, 6))) for _ in range(1500)]
     (folder / "p.tsv").write_text("".join(f"{w}\t{w.upper()}\n" for w in sorted(set(words))))
@@ -202,7 +214,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         *("train", "--task", "pairs", "--data", "p.tsv", "--arch", "encoder-decoder"),
         *("--size", "nano", "--set", "train.batch=32", "--steps", 300, "--run", "run", "--json"),
     )
-    return Trained(folder / "run", result.json())
+    scores: dict[str, object] = result.json()
+    return scores
 
 
 def test_it_learns_them(run: Trained) -> None:

@@ -27,6 +27,7 @@ import warm
 
 LIBRARIES = ("pandas", "PIL.Image", "statsmodels.tsa.forecasting.theta", "huggingface_hub")
 TIMEOUT = 120  # seconds
+OPEN_FILES = "TFM_TEST_OPEN_FILES"  # a variable that limits the files of one command
 START_MODULES = ("cli.main", "cli.train", "cli.training")  # have the time of the command's start
 
 
@@ -93,6 +94,11 @@ def _run(request: dict[str, Any], files: list[int]) -> NoReturn:
         os.chdir(request["folder"])
         os.environ.clear()
         os.environ.update(request["env"])
+        if OPEN_FILES in os.environ:  # the most that this command may have open
+            import resource
+
+            most = int(os.environ.pop(OPEN_FILES))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         sys.argv = ["tfm", *request["args"]]
         for name in START_MODULES:
             importlib.import_module(f"tfm.{name}").COMMAND_START = time.monotonic()
