@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from pathlib import Path
 from typing import Any
 
 from _common import DATA, heading, table, tfm_json, workspace
@@ -39,8 +38,8 @@ def serves(arch: str, domain: str) -> bool:
     return domain != "image" or ARCHS[arch].model.get("positions") not in ONE_AXIS
 
 
-def measure(arch: str, domain: str, size: str, seed: int) -> tuple[float, float, int]:
-    """(score, seconds of all steps, parameters) of one run."""
+def measure(arch: str, domain: str, size: str, seed: int) -> tuple[float, float]:
+    """(score, seconds of all steps) of one run."""
     metric, tokens, data = DOMAINS[domain]
     folder = workspace()
     scores: dict[str, Any] = tfm_json(
@@ -51,14 +50,7 @@ def measure(arch: str, domain: str, size: str, seed: int) -> tuple[float, float,
     log = (folder / "run" / "log.jsonl").read_text().splitlines()
     steps = [json.loads(line) for line in log]
     seconds = sum(entry.get("seconds", 0.0) for entry in steps if "loss" in entry)
-    return float(scores[metric]), seconds, _parameters(folder / "run")
-
-
-def _parameters(run: Path) -> int:
-    from tfm.core.model.sequence_model import on_meta
-    from tfm.core.runs.run import Run
-
-    return on_meta(Run(run).model_config()).parameter_count()
+    return float(scores[metric]), seconds
 
 
 def main() -> None:
@@ -78,7 +70,7 @@ def main() -> None:
                 cells.append("-")
                 continue
             runs = [measure(arch, domain, args.size, seed) for seed in range(args.seeds)]
-            scores = " / ".join(f"{score:.3f}" for score, _, _ in runs)
+            scores = " / ".join(f"{score:.3f}" for score, _ in runs)
             cells.append(f"{scores} ({statistics.mean(run[1] for run in runs):.0f})")
         rows.append([arch, *cells])
         print("\t".join(map(str, rows[-1])), flush=True)

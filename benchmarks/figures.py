@@ -176,10 +176,10 @@ def draw(name: str, size: str, path: Path) -> None:
             x += width_of(part) + GAP
     millions = on_meta(config).blocks_parameter_count() / 1e6
     note = f"--size {size}: width {config.width}, {millions:.2f} M parameters in the blocks"
-    axes.text(0, -HEIGHT / 2 - 0.5, note, ha="left", va="top", fontsize=8.5, color="#555555")
+    axes.text(0, -HEIGHT / 2 - 0.74, note, ha="left", va="top", fontsize=8.5, color="#555555")
     width, height = max(ends) + 0.2, 2.3 * len(rows)
     axes.set_xlim(-0.1, width)
-    axes.set_ylim(-HEIGHT / 2 - 0.85, height - 2.3 + HEIGHT / 2 + 0.6)
+    axes.set_ylim(-HEIGHT / 2 - 1.1, height - 2.3 + HEIGHT / 2 + 0.6)
     axes.set_aspect("equal")
     axes.axis("off")
     figure.set_size_inches(0.72 * width, 0.72 * height)
@@ -198,7 +198,7 @@ def main() -> None:
     parser.add_argument("--to", type=Path, default=ROOT / "docs" / "architectures")
     parser.add_argument("--png", action="store_true")
     args = parser.parse_args()
-    matplotlib.rcParams["svg.hashsalt"] = "tfm"
+    matplotlib.rcParams.update({"svg.hashsalt": "tfm", "svg.fonttype": "none"})
     args.to.mkdir(parents=True, exist_ok=True)
     for name in ARCHS:
         draw(name, args.size, args.to / f"{name}.{'png' if args.png else 'svg'}")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 from _common import DATA, heading, table, tfm_json, workspace
@@ -19,6 +20,7 @@ from _common import DATA, heading, table, tfm_json, workspace
 from tfm.core.architectures import ARCHS
 
 os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+DIVERGED = 4  # exit code
 MUON, ADAMW = (0.01, 0.02, 0.04, 0.08), (0.001, 0.002, 0.004, 0.008)
 
 
@@ -34,7 +36,9 @@ def nats(arch: str, optimizer: str, rate: float, steps: int, seed: int) -> float
             *("--set", f"train.optimizer={optimizer}", "--set", f"train.{name}={rate}"),
             folder=workspace(),
         )
-    except Exception:  # diverged
+    except subprocess.CalledProcessError as error:
+        if error.returncode != DIVERGED:
+            raise
         return float("nan")
     return float(scores["nll"] / scores["tokens"])
 

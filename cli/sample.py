@@ -122,7 +122,8 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
     config = with_fields(SampleConfig(), "sample", {**sets["sample"], **fields})
     if "seed" in sets["sample"]:
         raise UsageError("--set sample.seed: use --seed")
-    config = replace(config, seed=flags["seed"], greedy=flags["greedy"] or config.greedy)
+    greedy = flags["greedy"] or flags["beam"] == 1 or config.greedy  # a beam of one is greedy
+    config = replace(config, seed=flags["seed"], greedy=greedy)
     chosen = set(RANDOM) & {*fields, *sets["sample"]}
     if "length_penalty" in fields and config.beam == 1:
         raise UsageError("--length-penalty: needs --beam")

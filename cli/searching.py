@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from ..core.errors import DataError, TfmError, UsageError
@@ -53,8 +54,6 @@ class Searcher(Sampler):
 
     def _search(self, jobs: list[Job]) -> None:
         """Fills the samples of the jobs, the best continuation first."""
-        from dataclasses import replace
-
         from ..core.decode.beam import beam_search
 
         lengths = {job.length for job in jobs}

@@ -43,11 +43,15 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 @dataclass(frozen=True)
 class Generated:
-    """Items of one part, made when they are asked for. about: the task and its options."""
+    """Items of one part, made when they are asked for. of: the task and its options."""
 
     make: Callable[[Random], tuple[str, str]]
-    about: str
+    of: str
     held_out: bool
+
+    @property
+    def about(self) -> str:
+        return f"{sum(1 for _ in self):,} others" if self.held_out else self.of
 
     @property
     def size(self) -> int:
@@ -56,7 +60,7 @@ class Generated:
 
     @property
     def fingerprint(self) -> str:
-        return hashlib.sha256(f"{self.about}/{self.held_out}".encode()).hexdigest()
+        return hashlib.sha256(f"{self.of}/{self.held_out}".encode()).hexdigest()
 
     def item(self, seed: int, index: int) -> tuple[str, str]:
         """Item number `index` of the endless sequence of a seed. ConfigError if no question belongs
@@ -67,7 +71,7 @@ class Generated:
             digest = hashlib.blake2b(source.encode(), digest_size=4).digest()
             if (digest[0] % HELD_OUT_SHARE == 0) == self.held_out:
                 return source, target
-        raise ConfigError(f"{self.about}: there are too few different questions")
+        raise ConfigError(f"{self.of}: there are too few different questions")
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         """The first HELD_OUT items, without those that come again."""
@@ -159,13 +163,10 @@ class Synthetic(PairsTask):
     def split(self, items: Any, holdout: float | None) -> tuple[Any, Any]:
         if holdout is not None:
             raise UsageError(f"--holdout: the {self.name} task holds out {HELD_OUT:,} items")
-        held = replace(items, held_out=True)
-        count = sum(1 for _ in held)
-        return items, replace(held, about=f"{count:,} others")
+        return items, replace(items, held_out=True)
 
     def halves(self, held: Any) -> tuple[Any, Any]:
-        some = list(held)
-        return Pairs([s for s, _ in some], [t for _, t in some], held.about).split(0.5, "halves")
+        return Pairs.of(held, held.about).split(0.5, "halves")
 
     def fit_tokenizer(self, spec: str, train: Any) -> ByteTokenizer:
         if spec != "byte":
@@ -191,7 +192,7 @@ class Synthetic(PairsTask):
         return Endless(item, tokenizer, context)
 
     def defaults(self, train: Any, tokenizer: Any) -> dict[str, dict[str, object]]:
-        """No item comes twice, so that nothing is overfitted."""
+        """Items hardly ever come again, so that nothing is overfitted."""
         return {"model": {"dropout": 0.0}, "train": {}}
 
     def window_floor(
@@ -203,8 +204,7 @@ class Synthetic(PairsTask):
         quick: bool = False,
     ) -> dict[str, float]:
         known = self.items(self.default_source())
-        some = [known.item(0, index) for index in range(BASELINE_ITEMS)]
-        train = Pairs([s for s, _ in some], [t for _, t in some], "")
+        train = Pairs.of((known.item(0, index) for index in range(BASELINE_ITEMS)), known.of)
         held = [texts_of(sequence, tokenizer) for sequence in windows]
         return baselines(train, held, self.headline, quick)
 

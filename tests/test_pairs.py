@@ -279,6 +279,17 @@ def test_wrong_flags_are_one_line(run: Trained, flags: tuple[object, ...], says:
     assert says in Tfm(run.path.parent).error("sample", "run", *prompt, *flags)
 
 
+def test_a_beam_of_text_is_no_less_likely_than_greedy(trained: Trained, tfm: Tfm) -> None:
+    """A beam of one is greedy decoding, which is not what a text is sampled by."""
+    prompt = ("sample", trained.path, "-p", "the quick", "--length", 12, "--json")
+    greedy, one, four = (
+        tfm(*prompt, *flags).json() for flags in (("--greedy",), ("--beam", 1), ("--beam", 4))
+    )
+    assert greedy["tokens"] == one["tokens"]
+    assert sum(four["logprobs"]) >= sum(greedy["logprobs"]) - 1e-4
+    assert len(four["tokens"]) == 12
+
+
 @pytest.mark.parametrize("flags", [(), ("--beam", 2), ("--strict",)], ids=str)
 def test_a_long_source_is_named_after_the_answers_before_it(
     run: Trained, flags: tuple[object, ...]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,11 @@ class Pairs:
     targets: list[str]
     about: str
     skipped: int = 0
+
+    @classmethod
+    def of(cls, pairs: Iterable[tuple[str, str]], about: str, skipped: int = 0) -> Pairs:
+        some = list(pairs)
+        return cls([source for source, _ in some], [target for _, target in some], about, skipped)
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -90,8 +95,7 @@ def read_pairs(source: Source, names: tuple[str | None, str | None]) -> Pairs:
     whole = [(s, t) for s, t in found if s is not None and t is not None]
     if not whole:
         raise DataError(f"--data {source.describe()}: no pairs in it")
-    sources, targets = [s for s, _ in whole], [t for _, t in whole]
-    return Pairs(sources, targets, source.describe(), len(found) - len(whole))
+    return Pairs.of(whole, source.describe(), len(found) - len(whole))
 
 
 def _tab_separated(part: Path | TableSource) -> Path | TableSource:
