@@ -67,7 +67,7 @@ class ModelConfig:
     qk_norm: bool = True  # RMS-normalise queries and keys
     bias: bool = False  # bias terms in linear layers and layernorm
     tied: bool = False  # the output head shares the embedding matrix
-    embedding_std: float = 0.02  # of the initial embeddings
+    embedding_std: float = 0.02  # of the initial embeddings, of ids and of positions
     zero_init: bool = True  # output projections start at zero, so each block starts as identity
     dropout: float = 0.0  # probability, in training
     softcap: float = 0.0  # c: logits become c * tanh(logits / c) (0: off)

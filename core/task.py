@@ -216,8 +216,9 @@ class Task(ABC):
         return None
 
     def defaults(self, train: OwnItems, tokenizer: OwnTokenizer) -> dict[str, dict[str, object]]:
-        """Default config fields for this data, which --set overrides: {"model": {"dropout": 0.3}}.
-        If empty, dropout and the largest size follow from the number of epochs."""
+        """Config fields for this data where neither --set nor the architecture has them:
+        {"model": {"dropout": 0.3}}. If empty, dropout and the largest size follow from the number
+        of epochs."""
         return {}
 
     # -- scores --------------------------------------------------------------------------------

@@ -85,7 +85,7 @@ class SequenceModel(nn.Module):
                 nn.init.zeros_(parameter)
         nn.init.normal_(self.embedding.weight, std=config.embedding_std)
         if self.position_embedding is not None:
-            nn.init.normal_(self.position_embedding.weight, std=0.02)
+            nn.init.normal_(self.position_embedding.weight, std=config.embedding_std)
         self._correlate_ordered_rows(self.embedding.weight)
         for module in self.modules():
             if isinstance(module, Recurrent):

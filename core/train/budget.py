@@ -44,6 +44,7 @@ class Speed:
 
     step_seconds: float
     eval_tokens_per_second: float
+    target_share: float = 1.0  # of the positions of training rows that have a target
 
 
 @dataclass
@@ -82,7 +83,8 @@ def measure(
     began = time.perf_counter()
     batch_nll(model, batch).sum().item()
     tokens_per_second = batch.ids.size / (time.perf_counter() - began)
-    return Speed(sum(times) / len(times), tokens_per_second)
+    target_share = float((batch.weight[:, 1:] != 0).mean())
+    return Speed(sum(times) / len(times), tokens_per_second, target_share)
 
 
 def make_plan(
@@ -113,13 +115,11 @@ class _Planner:
         self, request: Request, prepared: Prepared, device: torch.device, cache: Path
     ) -> None:
         task, tokenizer = prepared.task, prepared.tokenizer
-        own = task.defaults(prepared.train, tokenizer)
-        sets = {section: {**own[section], **request.sets.get(section, {})} for section in own}
-        self.request = replace(request, sets={**request.sets, **sets})
-        self.prepared, self.device, self.cache = prepared, device, cache
+        self.defaults = task.defaults(prepared.train, tokenizer)
+        self.request, self.prepared, self.device, self.cache = request, prepared, device, cache
         self.longest = task.longest(prepared.train, tokenizer)
         self.training_tokens = math.inf  # not needed if the task has its own defaults
-        if not own:  # estimated from the held-out items, which are tokenized already
+        if not self.defaults:  # estimated from the held-out items, which are tokenized already
             final = prepared.final_split
             tokens = sum(len(s) - s.given for s in prepared.heldout[final])
             self.training_tokens = tokens * prepared.train.size / max(prepared.held[final].size, 1)
@@ -133,6 +133,7 @@ class _Planner:
             self.device,
             tokens,
             self.training_tokens,
+            self.defaults,
         )
 
     def model_of(self, size: str) -> ModelConfig:
@@ -183,7 +184,8 @@ class _Planner:
             tokens_per_second = _step_tokens(fitted, train) / speed.step_seconds
             seen = tokens_seen(size, deadline.left() * tokens_per_second, self.model_of)
             if self.request.size is None and self.request.init is None:
-                size = choose_size(seen, self.model_of, self.training_tokens)
+                targets = {name: speed.target_share * tokens for name, tokens in seen.items()}
+                size = choose_size(targets, self.model_of, self.training_tokens)
             model, train = self.configs(size, seen[size])
             data = self.dataset(model, sample)
         speed, model = speeds[kind], fit_context(model, data, note)

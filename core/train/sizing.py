@@ -29,8 +29,8 @@ SHAPES = {
     "base": (256, 8192),
     "large": (1024, 32768),
 }
-# A size is chosen if it trains on at least this many tokens per parameter of its blocks. The second
-# ratio is enough if the next smaller size would train for more than MAX_EPOCHS epochs.
+# A size is chosen if it trains on at least this many targets per parameter of its blocks. The
+# second ratio is enough if the next smaller size would train for more than MAX_EPOCHS epochs.
 MIN_TOKENS_PER_PARAMETER, MIN_TOKENS_PER_PARAMETER_WHEN_REPEATING = 1.4, 1.0
 MAX_EPOCHS = 24
 MAX_PARAMETERS_PER_TOKEN = 30  # of training data, which larger models memorise
@@ -39,6 +39,7 @@ MIN_STEPS, MIN_STEP_TOKENS = 400, 768  # batches are halved to reach 400 steps, 
 # the product adds DROPOUT_PER_DOUBLING.
 DROPOUT_ONSET, DROPOUT_PER_DOUBLING, MAX_DROPOUT = 17, 0.04, 0.5
 COMPILE_MIN_SECONDS = 90  # of training on a GPU: compiling takes up to 20 and halves a step
+NOTHING: Mapping[str, Mapping[str, object]] = {}
 GPU_STEP_SECONDS, GPU_FLOPS = 0.004, 2e14  # rough: launching the kernels of a step; FLOP/s
 
 
@@ -73,7 +74,8 @@ def choose_size(
     config_of: Callable[[str], ModelConfig],
     training_tokens: float = math.inf,
 ) -> str:
-    """The largest size that trains on enough tokens and is not too large for its training data."""
+    """The largest size that trains on enough tokens and is not too large for its training data.
+    seen: tokens that are targets, by size."""
     best = "nano"
     for size in SIZES:
         enough = MIN_TOKENS_PER_PARAMETER
@@ -115,12 +117,16 @@ def make_configs(
     device: torch.device,
     tokens: float | None = None,
     training_tokens: float = math.inf,
+    defaults: Mapping[str, Mapping[str, object]] = NOTHING,
 ) -> tuple[ModelConfig, TrainConfig]:
-    """The configs of a size by these rules, overridden by the fields of `--set`.
+    """The configs of a size. A field is that of `--set`, else that of the architecture, else that
+    of the task, else by these rules.
 
     longest: as in `shape`; tokens: how many the training sees, None if unknown; training_tokens:
-    how many the training data has.
+    how many the training data has; defaults: `Task.defaults`.
     """
+    arch = architecture(request.arch)
+    own = {section: dict(values) for section, values in defaults.items()}
     sets = dict(request.sets.get("model", {}))
     for name in ("vocab_size", "axes", "ordered_from", "ordered_to"):
         if name in sets:
@@ -129,39 +135,40 @@ def make_configs(
     if "context" in sets:
         context = parse_value(sets.pop("context"), int, "model.context")
     asked = parse_fields(ModelConfig, "model", sets)
+    given = {**own.get("model", {}), **arch.model, **asked}  # fields that a rule leaves alone
     if request.init is not None:
         model = request.init.model_config()
         context, rows = shape(size, None, model.context)
-        model = replace(model, **asked)
+        model = replace(model, **{"dropout": given.get("dropout", model.dropout), **asked})
     else:
         context, rows = shape(size, longest, context)
         low, high = tokenizer.ordered
-        own = {
+        of_tokens = {
             "vocab_size": tokenizer.vocab_size,
             "axes": tokenizer.axes,
             "context": context,
             "ordered_from": low,
             "ordered_to": high,
         }
-        model = model_config(request.arch, size, **own, **asked)
+        model = model_config(request.arch, size, **of_tokens, **given)
         if tokens is not None and request.steps is None:
             rows = rows_for(tokens, rows, context)
-    if tokens is not None and "dropout" not in asked:
+    if tokens is not None and "dropout" not in given:
         parameters = on_meta(model).blocks_parameter_count()
         rate = dropout_for(tokens / training_tokens, parameters / training_tokens)
         model = replace(model, dropout=rate)
     long = tokens is not None and seconds_on_gpu(model, tokens, rows) >= COMPILE_MIN_SECONDS
     alike = set(model.mixers.split(",")) == {"attention"}  # all blocks share a compiled one
     compiles = can_compile(device) and alike
-    train = TrainConfig(
+    by_rule = TrainConfig(
         batch=rows,
         seed=request.seed,
         dtype=default_dtype(device, model),
         threads=torch.get_num_threads(),
         compile=long and compiles,
-        **architecture(request.arch).train,
     )
-    train = with_fields(train, "train", request.sets.get("train", {}))
+    fields = {**own.get("train", {}), **arch.train, **request.sets.get("train", {})}
+    train = with_fields(by_rule, "train", fields)
     if train.compile and not compiles:
         raise ConfigError(
             "--set train.compile: needs a GPU, Triton, a C compiler and attention in every block; "
