@@ -1,5 +1,7 @@
 """The lstm architecture against a bare loop around `torch.nn.LSTM` of the same shape: tokens a
-second of training (both with AdamW) and of decoding one row, all programs in turn.
+second of training and of decoding one row, all programs in turn. In training each of the two has
+AdamW alone, and Muon for the layers' matrices, the loop that of torch. The last row has what `tfm
+train` chooses.
 
 python benchmarks/recurrent.py [--size tiny] [--rounds 5]
 """
@@ -22,6 +24,7 @@ from tfm.core.architectures import model_config
 from tfm.core.config import ModelConfig, SampleConfig, TrainConfig
 from tfm.core.decode.batch_decoder import Decoder, for_decoding
 from tfm.core.model.sequence_model import SequenceModel
+from tfm.core.ops.device import default_dtype
 from tfm.core.protocols import Array, Batch, Sequence
 from tfm.core.train.loop import train
 from tfm.core.train.optim import make_optimizers
@@ -58,26 +61,33 @@ class RandomIds:
         return Batch(ids, weight)
 
 
-def bare_training(shape: ModelConfig) -> Callable[[], object]:
+def bare_training(shape: ModelConfig, muon: bool = False) -> Callable[[], object]:
     model = Bare(shape)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    matrices = [p for p in model.lstm.parameters() if muon and p.ndim == 2]
+    rest = [p for p in model.parameters() if not any(p is each for each in matrices)]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr=1e-3)]
+    if matrices:
+        optimizers.append(torch.optim.Muon(matrices))
     ids = torch.randint(0, VOCAB, (STEPS, ROWS, CONTEXT + 1))
 
     def steps() -> None:
         for batch in ids:
             logits, _ = model(batch[:, :-1])
             loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
-            optimizer.zero_grad()
+            model.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
 
     return steps
 
 
-def our_training(shape: ModelConfig, optimizer: str) -> Callable[[], object]:
+def our_training(
+    shape: ModelConfig, optimizer: str, dtype: str = "float32"
+) -> Callable[[], object]:
     model, data = SequenceModel(shape), RandomIds()
-    config = TrainConfig(steps=1_000_000, batch=ROWS, optimizer=optimizer)
+    config = TrainConfig(steps=1_000_000, batch=ROWS, optimizer=optimizer, dtype=dtype)
     running: Iterator[Any] = train(model, data, config, make_optimizers(model, config))
 
     def steps() -> None:
@@ -122,6 +132,7 @@ def main() -> None:
     heading()
     library = use_kernels()
     shape = model_config("lstm", args.size, vocab_size=VOCAB, context=CONTEXT)
+    chosen = default_dtype(torch.device("cpu"), shape)
     print(f"{shape.layers} layers of width {shape.width}\n")
     for what, tokens, contenders in (
         (
@@ -129,8 +140,10 @@ def main() -> None:
             STEPS * ROWS * CONTEXT,
             {
                 "torch.nn.LSTM, AdamW": bare_training(shape),
+                "torch.nn.LSTM, Muon": bare_training(shape, muon=True),
                 "tfm, AdamW": our_training(shape, "adamw"),
                 "tfm, Muon": our_training(shape, "muon"),
+                f"tfm, Muon, {chosen}": our_training(shape, "muon", chosen),
             },
         ),
         (

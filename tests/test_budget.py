@@ -39,6 +39,7 @@ class Machine:
     clock: Clock
     seconds_per_token: float
     measuring: float = 2.0
+    target_share: float = 1.0
     measured: list[tuple[int, int]] = field(default_factory=list)  # (width, rows)
 
     def __call__(self, model: Any, train: TrainConfig, *rest: Any) -> Speed:
@@ -46,7 +47,7 @@ class Machine:
         self.measured.append((model.width, train.batch))
         tokens = train.batch * train.accumulate * model.context
         step = self.seconds_per_token * tokens * (model.width / 128) ** 1.8
-        return Speed(step, 10 / self.seconds_per_token)
+        return Speed(step, 10 / self.seconds_per_token, self.target_share)
 
 
 def quiet(text: str) -> None: ...
@@ -113,6 +114,15 @@ def test_more_time_and_a_faster_machine_buy_a_larger_model(
         for budget, speed in ((10.0, 2e-4), (60.0, 2e-5), (600.0, 2e-6))
     ]
     assert widths == sorted(widths) and widths[0] < widths[-1]
+
+
+def test_rows_with_few_targets_buy_a_smaller_model(prepared: Prepared, tmp_path: Path) -> None:
+    asked, sizes = request(None, budget=120.0), []
+    for share in (1.0, 0.1):
+        machine = Machine(Clock(), 2e-5, target_share=share)
+        deadline = Deadline(machine.clock.now + 120.0, machine.clock)
+        sizes.append(make_plan(asked, prepared, deadline, tmp_path, quiet, machine).size)
+    assert sizes == ["tiny", "nano"]
 
 
 def test_a_chosen_size_is_measured_and_an_asked_size_is_kept(

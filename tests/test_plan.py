@@ -6,12 +6,14 @@ import sys
 from dataclasses import replace
 
 import pytest
+import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tfm.core.architectures import ARCHS, SIZES, model_config
 from tfm.core.config import ModelConfig, TrainConfig
 from tfm.core.model.sequence_model import SequenceModel, on_meta
+from tfm.core.train.request import Request
 from tfm.core.train.sizing import MAX_PARAMETERS_PER_TOKEN as MOST
 from tfm.core.train.sizing import (
     MIN_STEP_TOKENS,
@@ -19,11 +21,13 @@ from tfm.core.train.sizing import (
     SHAPES,
     choose_size,
     dropout_for,
+    make_configs,
     rows_for,
     shape,
     steps_for,
     tokens_seen,
 )
+from tfm.tokenizers.byte import SingleByteTokenizer
 
 
 def config_of(size: str) -> ModelConfig:
@@ -139,6 +143,32 @@ def test_counting_parameters_imports_no_compiler() -> None:
         "sys.exit('torch._dynamo' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+DEFAULTS = {"model": {"positions": "alibi", "dropout": 0.25}, "train": {"lr": 0.5, "momentum": 0.5}}
+
+
+@pytest.mark.parametrize(
+    ("arch", "flags", "positions", "lr", "dropout"),
+    [
+        ("transformer", {}, "alibi", 0.5, 0.25),  # of the task
+        ("lstm", {}, "none", ARCHS["lstm"].train["lr"], 0.25),  # of the architecture
+        ("vaswani", {}, "sinusoidal", 0.5, 0.1),
+        ("lstm", {"positions": "learned", "lr": 0.3}, "learned", 0.3, 0.25),  # of --set
+    ],
+)
+def test_a_field_is_that_of_set_of_the_architecture_or_of_the_task(
+    arch: str, flags: dict[str, object], positions: str, lr: float, dropout: float
+) -> None:
+    sets: dict[str, dict[str, object]] = {"model": {}, "train": {}}
+    for name, value in flags.items():
+        sets["train" if name == "lr" else "model"][name] = value
+    asked, cpu = Request(arch=arch, sets=sets), torch.device("cpu")
+    model, train = make_configs(
+        asked, SingleByteTokenizer(), "nano", None, cpu, 1e6, 1e4, defaults=DEFAULTS
+    )
+    assert (model.positions, train.lr, model.dropout) == (positions, lr, dropout)
+    assert train.momentum == 0.5
 
 
 def test_tokens_become_whole_steps() -> None:
