@@ -233,7 +233,7 @@ def test_a_window_of_attention_is_a_band_of_the_scores() -> None:
     config = ModelConfig(width=8, heads=2, window=3, positions="none")
     mixer: Attention = lively(Attention(config))
     x = hidden()
-    q, k, v = mixer._project(x, Context())
+    q, k, v = mixer.project(x, Context())
     at = torch.arange(T)
     seen = (at[:, None] >= at) & (at[:, None] - at < 3)
     scores = (q @ k.mT / 2).masked_fill(~seen, -math.inf)

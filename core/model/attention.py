@@ -34,9 +34,9 @@ class Attention(nn.Module):
         self.out = Linear(config.width, (config.width,), bias=config.bias, output=True)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        q, k, v = self._project(x, context)
+        q, k, v = self.project(x, context)
         rate = self.dropout if self.training else 0.0
-        first, slopes = self._first_visible(x, context), self._slopes(x)
+        first, slopes = self.first_visible(x, context), self._slopes(x)
         mixed = ops.attention(q, k, v, first, rate=rate, slopes=slopes)
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return out
@@ -48,11 +48,11 @@ class Attention(nn.Module):
         return KeyValues(keys, values, shares=not (self.window or self.alibi))
 
     def step(self, x: Tensor, context: Context, cache: KeyValues) -> Tensor:
-        q, k, v = self._project(x, context)
+        q, k, v = self.project(x, context)
         if cache.prefix is None:
             cache.append(k, v, context.at, context.lengths)
             keys, values = cache.read(q.dtype)
-            first, slopes = self._first_visible(x, context), self._slopes(x)
+            first, slopes = self.first_visible(x, context), self._slopes(x)
             mixed = ops.attention(q, keys, values, first, at=context.at, slopes=slopes)
         else:
             mixed = self._attend_to_prefix(q, k, v, cache)
@@ -64,7 +64,7 @@ class Attention(nn.Module):
         (Chowdhery et al. 2022, PaLM, appendix B)."""
         return 12.0 * self.heads * self.head_width * min(length, self.window or length)
 
-    def _first_visible(self, x: Tensor, context: Context) -> Tensor | None:
+    def first_visible(self, x: Tensor, context: Context) -> Tensor | None:
         """(B, T) int32, the first position that each one sees; None for 0."""
         if not self.window:
             return context.segment_start
@@ -77,7 +77,7 @@ class Attention(nn.Module):
     def _slopes(self, x: Tensor) -> Tensor | None:
         return alibi_slopes(self.heads, x.device) if self.alibi else None
 
-    def _project(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, heads, T, w), keys and values (B, groups, T, w), normalised and rotated."""
         return ops.split_heads(self.qkv(x), self.heads, self.groups, context.rotary, self.eps)
 

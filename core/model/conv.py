@@ -31,6 +31,10 @@ class Convolution(nn.Module):
         self.out = Linear(config.width, (config.width,), bias=config.bias, output=True)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
+        return self._mix(self.gather(x, context))
+
+    def gather(self, x: Tensor, context: Context) -> Tensor:
+        """The taps (B, T, kernel * D) of all positions; before the first one stand zeros."""
         at = torch.arange(x.shape[1], device=x.device)
         taps = [x]
         for back in range(self.dilation, self.reach + 1, self.dilation):
@@ -40,7 +44,7 @@ class Convolution(nn.Module):
                 own = at - back >= context.segment_start
                 earlier = earlier * own[..., None]
             taps.append(earlier)
-        return self._mix(torch.cat(taps, dim=-1))
+        return torch.cat(taps, dim=-1)
 
     def start(self, batch: int, length: int) -> History:
         like = self.taps.weight

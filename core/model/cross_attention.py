@@ -20,7 +20,7 @@ class WholeAttention(Attention):
     directions (Vaswani et al. 2017, section 3.2.3)."""
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        q, k, v = self._project(x, context)
+        q, k, v = self.project(x, context)
         rate = self.dropout if self.training else 0.0
         mixed = ops.masked_attention(q, k, v, same_item(context.segments, context.segments), rate)
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
@@ -44,7 +44,7 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, context: Context) -> Tensor:
         if context.memory is None:
             raise ValueError("a model with an encoder needs a source")
-        keys, values = self._read(context.memory)
+        keys, values = self.read(context.memory)
         seen = same_item(context.segments, context.memory_segments)
         return self._attend(x, keys, values, seen)
 
@@ -59,7 +59,7 @@ class CrossAttention(nn.Module):
         """As `Mixer.step`. A step with a `context.memory` (B, S, D) reads the source, whole rows of
         one item, into the cache."""
         if context.memory is not None:
-            cache.fill(*self._read(context.memory))
+            cache.fill(*self.read(context.memory))
         at = torch.arange(self.positions, device=x.device)
         seen = (at < cache.lengths[:, None])[:, None, None]
         return self._attend(x, cache.keys.to(x.dtype), cache.values.to(x.dtype), seen)
@@ -67,18 +67,20 @@ class CrossAttention(nn.Module):
     def flops(self, length: int) -> float:
         return 12.0 * self.heads * self.head_width * length
 
-    def _read(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+    def read(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values (B, groups, S, w) of a source (B, S, D)."""
         kv = self.kv(memory).view(*memory.shape[:2], 2 * self.groups, -1).transpose(1, 2)
         keys, values = kv.chunk(2, dim=1)
         return keys if self.eps is None else ops.rms_norm(keys, None, self.eps), values
 
-    def _attend(self, x: Tensor, keys: Tensor, values: Tensor, seen: Tensor) -> Tensor:
+    def ask(self, x: Tensor) -> Tensor:
+        """Queries (B, heads, T, w) of a target's positions x (B, T, D)."""
         q = self.query(x).view(*x.shape[:2], self.heads, -1).transpose(1, 2)
-        if self.eps is not None:
-            q = ops.rms_norm(q, None, self.eps)
+        return q if self.eps is None else ops.rms_norm(q, None, self.eps)
+
+    def _attend(self, x: Tensor, keys: Tensor, values: Tensor, seen: Tensor) -> Tensor:
         rate = self.dropout if self.training else 0.0
-        mixed = ops.masked_attention(q, keys, values, seen, rate)
+        mixed = ops.masked_attention(self.ask(x), keys, values, seen, rate)
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return out
 
