@@ -161,16 +161,20 @@ def _deadline(ctx: click.Context, flags: dict[str, Any]) -> Deadline | None:
 def _request(ctx: click.Context, flags: dict[str, Any]) -> Any:
     """The request that the flags describe. Unknown names fail here, before torch is imported."""
     from ..core.architectures import model_config
+    from ..core.config import ModelConfig
     from ..core.plugins import find
     from ..core.runs.catalogue import open_run
     from ..core.train.early_stopping import bound_of
 
-    model_config(flags["arch"], flags["size"] or "tiny")
+    sets = settings.sets(ctx, flags["settings"])
+    words = {
+        k: str(v) for k, v in sets["model"].items() if isinstance(getattr(ModelConfig, k, 0), str)
+    }
+    model_config(flags["arch"], flags["size"] or "tiny", **({} if flags["init"] else words))
     if flags["task"]:
         find("tasks", flags["task"])
     if not flags["data"] and not flags["init"]:
         find("tasks", flags["task"] or "text").prefetch()
-    sets = settings.sets(ctx, flags["settings"])
     task_options = {
         name: flags[name]
         for name in ctx.meta.get("tfm.task_options", ())
@@ -242,6 +246,9 @@ def _start(
     plan = make_plan(request, prepared, deadline, cache_folder(), note)
     state = fresh_state(plan, request.init)
     m, t = plan.model, plan.train
+    for name in request.sets["model"]:
+        if not m.uses(name):
+            note(f"model.{name} has no effect: no layer of this model ({m.mixers}) uses it")
     note(
         f"model: {request.arch} {plan.size}, {state.model.parameter_count():,} parameters, "
         f"{m.layers} layers of width {m.width}, context {m.context}, "

@@ -141,6 +141,22 @@ class ModelConfig:
         no_window = not (encodes and self.window)
         _check(no_window, "model.window", "0 for a model with an encoder", self.window)
 
+    def uses(self, field: str) -> bool:
+        """Whether a field means anything to the model's layers."""
+        mixers = set(self.mixers.split(","))
+        attends = "attention" in mixers or self.encoder_layers > 0
+        return {
+            "heads": attends or "attention-rnn" in mixers,
+            "kv_heads": attends,
+            "qk_norm": attends,
+            "window": "attention" in mixers,
+            "kernel": "conv" in mixers,
+            "positions": attends or self.positions not in ("rope", "alibi"),
+            "rope_theta": attends and self.positions == "rope",
+            "ffn_width": self.ffn != "none",
+            "norm_eps": attends or self.norm != "none",
+        }.get(field, True)
+
     @property
     def head_width(self) -> int:
         return self.width // self.heads

@@ -127,6 +127,22 @@ def test_positions_of_one_axis_are_no_pictures(folder: Path) -> None:
         assert "--set model.positions: must be rope or none" in said
 
 
+def test_a_wrong_name_is_found_before_data_is_read(folder: Path) -> None:
+    for field, value in (("mixers", "attention,lsmt"), ("ffn", "swigloo"), ("positions", "rotary")):
+        said = Tfm(folder).error(
+            "train", "--data", "missing.txt", "--set", f"model.{field}={value}"
+        )
+        assert f"--set model.{field}" in said and "missing.txt" not in said
+
+
+def test_a_field_that_no_layer_uses_is_said(folder: Path) -> None:
+    train = ("train", *DATA["text"], *SMALL, "--steps", 1, "--run", "unused")
+    said = Tfm(folder)(
+        *train, "--arch", "gru", "--set", "model.window=4", "--set", "model.bias=1"
+    ).err
+    assert "model.window has no effect" in said and "model.bias" not in said
+
+
 # -- presets ---------------------------------------------------------------------------------------
 
 
