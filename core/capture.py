@@ -2,7 +2,9 @@
 
 The names are those of TransformerLens (Nanda & Bloom 2022) for the residual stream, attention and
 feed-forward layers; recurrent and convolutional layers have names of the same kind. Those of an
-encoder begin with `encoder.` in place of `blocks.`.
+encoder begin with `encoder.` in place of `blocks.`. `hook_resid_pre` is what a block reads,
+`hook_resid_mid` the sum after its mixer, `hook_resid_mid_cross` after cross-attention and
+`hook_resid_post` what it writes; with post-norm, sums are those before their norm.
 """
 
 from __future__ import annotations
@@ -35,8 +37,8 @@ def capture(
     model: SequenceModel, ids: Tensor, positions: Tensor | None = None, source: Tensor | None = None
 ) -> Found:
     """The tensors of one pass over ids (T,), in the order in which they are computed, and last the
-    `logits` (T, V). None has a batch dimension. The model computes in evaluation mode, by the plain
-    operations of ops/reference.py.
+    `logits` (T, V). None of them has a batch dimension. The model computes in evaluation mode, by
+    the plain operations of ops/reference.py.
 
     positions (T, axes), source (S,): see `SequenceModel.forward`.
     """
@@ -45,8 +47,8 @@ def capture(
     model.eval()
     try:
         with ops.use("reference"), ExitStack() as stack:
-            for module, hook in _hooks(model, found):
-                stack.callback(module.register_forward_hook(hook).remove)
+            for register, hook in _hooks(model, found):
+                stack.callback(register(hook).remove)
             hidden = model(
                 ids[None],
                 None if positions is None else positions[None],
@@ -58,36 +60,47 @@ def capture(
     return found
 
 
-Hook = Callable[[nn.Module, Any, Tensor], None]  # takes a module, its inputs and its output
+def _hooks(
+    model: SequenceModel, found: Found
+) -> list[tuple[Callable[..., Any], Callable[..., None]]]:
+    """Hooks that write tensors into `found`, each after the method that registers it."""
+    hooks: list[tuple[Callable[..., Any], Callable[..., None]]] = []
 
+    def read(module: nn.Module, name: str) -> None:
+        """The first input of the module."""
 
-def _hooks(model: SequenceModel, found: Found) -> list[tuple[nn.Module, Hook]]:
-    """The modules to be watched, each with a hook that writes its tensors into `found`."""
-    hooks: list[tuple[nn.Module, Hook]] = []
+        def hook(module: nn.Module, inputs: Any) -> None:
+            found[name] = inputs[0][0]
+
+        hooks.append((module.register_forward_pre_hook, hook))
 
     def keep(module: nn.Module | None, *names: str) -> None:
         """The output of the module. Several names: of its calls, in turn."""
         turn = iter(names)
+
+        def hook(module: nn.Module, inputs: Any, out: Tensor) -> None:
+            found[next(turn)] = out[0]
+
         if module is not None:
-            hooks.append((module, lambda _, inputs, out: found.update({next(turn): out[0]})))
+            hooks.append((module.register_forward_hook, hook))
 
     def explain(module: nn.Module | None, name: str, within: Callable[..., Found]) -> None:
         """What the module computes within."""
 
         def hook(module: nn.Module, inputs: Any, out: Tensor) -> None:
             parts = within(module, *inputs)
-            found.update({f"{name}.hook_{part}": value[0] for part, value in parts.items()})
+            found.update({f"{name}.hook_{part}": tensor[0] for part, tensor in parts.items()})
 
         if module is not None:
-            hooks.append((module, hook))
+            hooks.append((module.register_forward_hook, hook))
 
-    keep(model.embedding, "hook_embed", "encoder.hook_embed")
+    keep(model.embedding, "hook_embed", "encoder.hook_embed")  # the target is embedded first
     keep(model.position_embedding, "hook_pos_embed", "encoder.hook_pos_embed")
-    keep(model.dropout, "hook_stream", "encoder.hook_stream")
     for stem, blocks in (("encoder", model.encoder), ("blocks", model.blocks)):
         for number, block in enumerate(cast(Any, blocks)):
             name = f"{stem}.{number}"
             mixer, within = _mixer_of(block)
+            read(block, f"{name}.hook_resid_pre")
             keep(block.mixer_norm, f"{name}.ln1.hook_normalized")
             explain(block.mixer, f"{name}.{mixer}", within)
             keep(block.mixer, f"{name}.hook_{mixer}_out")
@@ -97,18 +110,13 @@ def _hooks(model: SequenceModel, found: Found) -> list[tuple[nn.Module, Hook]]:
             keep(block.ffn_norm, f"{name}.ln2.hook_normalized")
             explain(block.ffn, f"{name}.mlp", _feed_forward)
             keep(block.ffn, f"{name}.hook_mlp_out")
-            keep(block.add, *_streams(block, name))
+            layers = (("mid", block.mixer), ("mid_cross", block.cross), ("post", block.ffn))
+            sums = [each for each, layer in layers if layer is not None]
+            keep(block.add, *(f"{name}.hook_resid_{each}" for each in sums))
             keep(block, f"{name}.hook_resid_post")
     keep(model.encoder_norm, "encoder.ln_final.hook_normalized")
     keep(model.norm, "ln_final.hook_normalized")
     return hooks
-
-
-def _streams(block: Block, name: str) -> list[str]:
-    """Names of the sums of the block's layers with what they read."""
-    layers = ["attn", *(["cross"] if block.cross is not None else [])]
-    layers += ["mlp"] if block.ffn is not None else []
-    return [f"{name}.hook_resid_{layer}" for layer in layers]
 
 
 def _mixer_of(block: Block) -> tuple[str, Callable[..., Found]]:
@@ -132,7 +140,7 @@ def _attention(layer: Attention, x: Tensor, context: Context) -> Found:
     heads, groups = layer.heads, layer.groups
     q, k, v = reference.split_heads(layer.qkv(x), heads, groups, None, None)
     turned_q, turned_k, _ = layer.project(x, context)
-    visible = torch.ones(1, x.shape[1], x.shape[1], dtype=torch.bool)
+    visible = torch.ones(1, x.shape[1], x.shape[1], dtype=torch.bool, device=x.device)
     bias = None
     if not isinstance(layer, WholeAttention):
         visible = reference.visible_keys(
@@ -151,7 +159,7 @@ def _cross_attention(layer: CrossAttention, x: Tensor, context: Context) -> Foun
     turned_q = layer.ask(x)
     q = layer.query(x).unflatten(-1, (layer.heads, -1)).transpose(1, 2)
     k = layer.kv(memory).unflatten(-1, (2 * layer.groups, -1)).transpose(1, 2)[:, : layer.groups]
-    visible = torch.ones(1, x.shape[1], memory.shape[1], dtype=torch.bool)
+    visible = torch.ones(1, x.shape[1], memory.shape[1], dtype=torch.bool, device=x.device)
     return _weighted(q, k, v, turned_q, turned_k, visible, None)
 
 

@@ -65,9 +65,11 @@ def test_parts_add_up_to_what_layers_write(name: str) -> None:
         [("encoder", model.encoder)] if source is not None else []
     )
     for stem, blocks in stacks:
-        stream = found["hook_stream" if stem == "blocks" else "encoder.hook_stream"]
         for number, block in enumerate(blocks):
             at = f"{stem}.{number}"
+            stream = found[f"{at}.hook_resid_pre"]
+            if number:
+                same(f"{stem}.{number - 1}.hook_resid_post", stream)
             mixer = next(k for k in ("attn", "rnn", "conv") if f"{at}.hook_{k}_out" in found)
             if mixer == "rnn":
                 same(f"{at}.hook_rnn_out", found[f"{at}.rnn.hook_state"])
@@ -86,12 +88,12 @@ def test_parts_add_up_to_what_layers_write(name: str) -> None:
                 assert found[f"{at}.cross_attn.hook_pattern"].shape == (4, T, S)
                 same(f"{at}.hook_cross_attn_out", block.cross.out(z.flatten(1)))
             if block.pre and model.config.norm_position == "pre" and model.config.residual:
-                for layer, key in ((mixer, "attn"), ("cross_attn", "cross"), ("mlp", "mlp")):
+                sums = ((mixer, "mid"), ("cross_attn", "mid_cross"), ("mlp", "post"))
+                for layer, key in sums:
                     if f"{at}.hook_{layer}_out" in found:
                         stream = stream + found[f"{at}.hook_{layer}_out"]
                         same(f"{at}.hook_resid_{key}", stream)
                 same(f"{at}.hook_resid_post", stream)
-            stream = found[f"{at}.hook_resid_post"]
 
 
 def test_patterns_are_causal_and_sum_to_one() -> None:
@@ -110,6 +112,7 @@ def test_names_are_those_of_transformer_lens() -> None:
     found = capture(model, inputs(model)[0])
     within = ("q", "k", "v", "rot_q", "rot_k", "attn_scores", "pattern", "z")
     block = ["ln1.hook_normalized", *(f"attn.hook_{x}" for x in within), "hook_attn_out"]
+    block += ["hook_resid_pre", "hook_resid_mid", "hook_resid_post"]
     block += ["ln2.hook_normalized", "mlp.hook_pre", "mlp.hook_pre_linear", "mlp.hook_post"]
     names = {f"blocks.{n}.{each}" for n in (0, 1) for each in [*block, "hook_mlp_out"]}
     assert names <= set(found)
