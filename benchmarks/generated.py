@@ -3,7 +3,7 @@
 python benchmarks/generated.py [--task recall ...] [--arch NAME ...] [--budget 2m] [--seeds 2]
 
 The score is that of the held-out items: the share of right values for recall, of exact answers for
-the others. In parentheses the best baseline.
+the others. In parentheses the best baseline; then the steps of the first seed.
 """
 
 from __future__ import annotations

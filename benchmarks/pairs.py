@@ -1,6 +1,7 @@
 """Pairs of sequences: generated dates, and vowels restored in Shakespeare's lines.
 
 python benchmarks/pairs.py [--dates 60s] [--vowels 5m] [--arch NAME ...] [--beam 4]
+                           [--only dates|vowels]
 
 The vowels task is made from tinyshakespeare: a source is a line of speech without its vowels, its
 target is the line. The last tenth of the text is held out; a line of it that also stands in the

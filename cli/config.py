@@ -10,7 +10,14 @@ from typing import Any
 
 import click
 
-from ..core.config import ModelConfig, SampleConfig, TrainConfig, with_fields
+from ..core.config import (
+    ModelConfig,
+    SampleConfig,
+    TrainConfig,
+    check_names,
+    parse_fields,
+    with_fields,
+)
 from . import options as opt
 from . import settings
 from .folders import config_file
@@ -68,7 +75,12 @@ def all_settings(ctx: click.Context) -> list[dict[str, Any]]:
                 )
     sets = settings.sets(ctx, ())
     for section, config in FIELDS.items():
-        changed = asdict(with_fields(config, section, sets[section]))
+        values = parse_fields(type(config), section, sets[section])
+        if section == "model":  # its numbers must fit the shape of a size, which train chooses
+            check_names(values)
+            changed = asdict(config) | values
+        else:
+            changed = asdict(with_fields(config, section, sets[section]))
         for field, value in changed.items():
             origin = ctx.meta["tfm.origins"].get(f"{section}.{field}", "default")
             found[f"{section}.{field}"] = {

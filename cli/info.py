@@ -16,6 +16,16 @@ if TYPE_CHECKING:
     from ..core.config import ModelConfig
 
 
+def _layers(config: ModelConfig) -> str:
+    """What the layers are, apart from their number and width."""
+    parts = [] if config.mixers == "attention" else [config.mixers]
+    if config.encoder_layers:
+        parts.append(f"an encoder of {config.encoder_layers}")
+    if config.uses("heads"):
+        parts.append(f"{config.heads} head{'s' if config.heads > 1 else ''}")
+    return "".join(f"{part}, " for part in parts)
+
+
 def _receptive_field(model: ModelConfig) -> str:
     """What a hidden state depends on, where that is not all positions before it."""
     from ..core.model.sequence_model import on_meta
@@ -52,6 +62,7 @@ def command(run: str | None, runs: str, quiet: bool, as_json: bool) -> None:
         )
         return
     model, train, data = config["model"], config["train"], config["data"]
+    shape = opened.model_config()
     rows = [
         ["run", str(opened.path)],
         ["state", f"{status['state']}, step {status['step']:,} of {status['steps']:,}"],
@@ -62,13 +73,14 @@ def command(run: str | None, runs: str, quiet: bool, as_json: bool) -> None:
         [
             "model",
             f"{config['arch']} {config['size']}: {model['layers']} layers of "
-            f"width {model['width']}, {model['heads']} heads, context {model['context']}"
-            f"{_receptive_field(opened.model_config())}",
+            f"width {model['width']}, {_layers(shape)}context {model['context']}"
+            f"{_receptive_field(shape)}",
         ],
         [
             "training",
             f"batch {train['batch']} x {train['accumulate']}, {train['optimizer']}, "
-            f"lr {train['lr']}, {train['dtype']}, {train['threads']} threads",
+            f"lr {train['lr' if train['optimizer'] == 'muon' else 'adam_lr']}, "
+            f"{train['dtype']}, {train['threads']} threads",
         ],
         ["checkpoints", ", ".join(map(str, saved)) or "none"],
     ]

@@ -161,16 +161,14 @@ def _deadline(ctx: click.Context, flags: dict[str, Any]) -> Deadline | None:
 def _request(ctx: click.Context, flags: dict[str, Any]) -> Any:
     """The request that the flags describe. Unknown names fail here, before torch is imported."""
     from ..core.architectures import model_config
-    from ..core.config import ModelConfig
+    from ..core.config import check_names
     from ..core.plugins import find
     from ..core.runs.catalogue import open_run
     from ..core.train.early_stopping import bound_of
 
     sets = settings.sets(ctx, flags["settings"])
-    words = {
-        k: str(v) for k, v in sets["model"].items() if isinstance(getattr(ModelConfig, k, 0), str)
-    }
-    model_config(flags["arch"], flags["size"] or "tiny", **({} if flags["init"] else words))
+    check_names(sets["model"])
+    model_config(flags["arch"], flags["size"] or "tiny")
     if flags["task"]:
         find("tasks", flags["task"])
     if not flags["data"] and not flags["init"]:

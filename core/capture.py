@@ -4,7 +4,8 @@ The names are those of TransformerLens (Nanda & Bloom 2022) for the residual str
 feed-forward layers; recurrent and convolutional layers have names of the same kind. Those of an
 encoder begin with `encoder.` in place of `blocks.`. `hook_resid_pre` is what a block reads,
 `hook_resid_mid` the sum after its mixer, `hook_resid_mid_cross` after cross-attention and
-`hook_resid_post` what it writes; with post-norm, sums are those before their norm.
+`hook_resid_post` what it writes; with post-norm, sums are those before their norm. What a layer
+writes (`hook_attn_out` ...) has passed its output norm, if it has one.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def capture(
     positions (T, axes), source (S,): see `SequenceModel.forward`.
     """
     found: Found = {}
-    was_training = model.training
+    training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         with ops.use("reference"), ExitStack() as stack:
@@ -56,7 +57,8 @@ def capture(
             )
             found["logits"] = model.logits(hidden)[0]
     finally:
-        model.train(was_training)
+        for module in training:
+            module.training = True
     return found
 
 
@@ -104,12 +106,15 @@ def _hooks(
             keep(block.mixer_norm, f"{name}.ln1.hook_normalized")
             explain(block.mixer, f"{name}.{mixer}", within)
             keep(block.mixer, f"{name}.hook_{mixer}_out")
+            keep(block.mixer_out_norm, f"{name}.hook_{mixer}_out")
             keep(block.cross_norm, f"{name}.ln_cross.hook_normalized")
             explain(block.cross, f"{name}.cross_attn", _cross_attention)
             keep(block.cross, f"{name}.hook_cross_attn_out")
+            keep(block.cross_out_norm, f"{name}.hook_cross_attn_out")
             keep(block.ffn_norm, f"{name}.ln2.hook_normalized")
             explain(block.ffn, f"{name}.mlp", _feed_forward)
             keep(block.ffn, f"{name}.hook_mlp_out")
+            keep(block.ffn_out_norm, f"{name}.hook_mlp_out")
             layers = (("mid", block.mixer), ("mid_cross", block.cross), ("post", block.ffn))
             sums = [each for each, layer in layers if layer is not None]
             keep(block.add, *(f"{name}.hook_resid_{each}" for each in sums))

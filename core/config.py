@@ -16,7 +16,13 @@ DISTRIBUTION = "tfm-toolkit"  # the name on PyPI, where `tfm` is another project
 MIXERS = ("attention", "rnn", "gru", "lstm", "conv", "attention-rnn")
 FFNS, GATED_FFNS = ("relu", "gelu", "relu2"), ("glu", "bilinear", "reglu", "geglu", "swiglu")
 POSITIONS = ("rope", "sinusoidal", "learned", "alibi", "none")
-NORM_POSITIONS = ("pre", "post", "sandwich")
+NAMES = {  # the fields of ModelConfig whose values are names; mixers is a list of them
+    "mixers": MIXERS,
+    "norm": ("layernorm", "rmsnorm", "none"),
+    "norm_position": ("pre", "post", "sandwich"),
+    "positions": POSITIONS,
+    "ffn": (*FFNS, *GATED_FFNS, "none"),
+}
 
 
 def tfm_version() -> str:
@@ -29,6 +35,13 @@ def tfm_version() -> str:
 def _check(ok: bool, flag: str, must: str, value: object) -> None:
     if not ok:
         raise ConfigError(f"--set {flag}: must be {must}, got {value}")
+
+
+def check_names(fields: Mapping[str, object]) -> None:
+    """ConfigError if one of the fields of NAMES has an unknown value."""
+    for field in fields.keys() & NAMES:
+        for name in str(fields[field]).split(",") if field == "mixers" else [str(fields[field])]:
+            _one_of(name, f"model.{field}", NAMES[field])
 
 
 def _one_of(value: str, flag: str, names: tuple[str, ...]) -> None:
@@ -94,12 +107,7 @@ class ModelConfig:
         _check(self.embedding_std > 0, "model.embedding_std", "above 0", self.embedding_std)
         _check(self.rope_theta > 1, "model.rope_theta", "above 1", self.rope_theta)
         _check(0 <= self.dropout < 1, "model.dropout", "in [0, 1)", self.dropout)
-        _one_of(self.norm, "model.norm", ("layernorm", "rmsnorm", "none"))
-        _one_of(self.norm_position, "model.norm_position", NORM_POSITIONS)
-        _one_of(self.positions, "model.positions", POSITIONS)
-        _one_of(self.ffn, "model.ffn", (*FFNS, *GATED_FFNS, "none"))
-        for mixer in self.mixers.split(","):
-            _one_of(mixer, "model.mixers", MIXERS)
+        check_names({name: getattr(self, name) for name in NAMES})
         _check(
             self.mixers.count(",") + 1 in (1, self.layers),
             "model.mixers",
@@ -107,7 +115,7 @@ class ModelConfig:
             self.mixers,
         )
         _check(
-            self.width % self.heads == 0,
+            self.width % self.heads == 0 or not self.uses("heads"),
             "model.heads",
             f"a divisor of the width {self.width}",
             self.heads,
@@ -119,7 +127,7 @@ class ModelConfig:
             self.kv_heads,
         )
         _check(
-            self.positions != "rope" or self.head_width % 2 == 0,
+            self.positions != "rope" or self.head_width % 2 == 0 or not self.uses("positions"),
             "model.heads",
             "such that width / heads is even (for rotary positions)",
             self.heads,
@@ -154,7 +162,9 @@ class ModelConfig:
             "positions": attends or self.positions not in ("rope", "alibi"),
             "rope_theta": attends and self.positions == "rope",
             "ffn_width": self.ffn != "none",
-            "norm_eps": attends or self.norm != "none",
+            "norm_position": self.norm != "none",
+            "norm_eps": attends and self.qk_norm or self.norm != "none",
+            "zero_init": self.residual,
         }.get(field, True)
 
     @property

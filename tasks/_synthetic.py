@@ -324,7 +324,9 @@ class RecallOptions:
     )
 
     def __post_init__(self) -> None:
-        if self.pairs < 1 or self.length % 2 or self.length < 4 * self.pairs:
+        if self.pairs < 1:
+            raise ConfigError(f"--pairs {self.pairs}: must be at least 1")
+        if self.length % 2 or self.length < 4 * self.pairs:
             raise ConfigError(
                 f"--length {self.length}: must be even, and at least 4 times --pairs {self.pairs}"
             )

@@ -141,6 +141,20 @@ def test_a_field_that_no_layer_uses_is_said(folder: Path) -> None:
         *train, "--arch", "gru", "--set", "model.window=4", "--set", "model.bias=1"
     ).err
     assert "model.window has no effect" in said and "model.bias" not in said
+    shown = Tfm(folder)("info", "unused").text
+    assert "gru, context" in shown and "heads" not in shown
+    said = Tfm(folder)(*train, "--arch", "lstm", "--set", "model.heads=5", "--run", "odd").err
+    assert "model.heads has no effect" in said
+
+
+def test_a_run_that_goes_on_keeps_its_own_dropout(folder: Path) -> None:
+    tfm = Tfm(folder)
+    train = ("train", "--task", "pairs", *DATA["pairs"], "--steps", 1, "--size", "nano")
+    tfm(*train, "--arch", "vaswani", "--run", "published")
+    tfm(*train, "--arch", "vaswani", "--set", "model.dropout=0", "--run", "none")
+    tfm("train", "--init", "none", *DATA["pairs"], "--steps", 1, "--run", "on")
+    found = [tfm("info", run, "--json").json()["model"]["dropout"] for run in ("published", "on")]
+    assert found == [0.1, 0.0]
 
 
 # -- presets ---------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from helpers import DECODERS
@@ -12,7 +14,7 @@ from tfm.core.capture import capture
 from tfm.core.config import ModelConfig
 from tfm.core.model.sequence_model import SequenceModel
 
-T, S, V, CLOSE = 12, 7, 40, dict(atol=1e-5, rtol=1e-5)
+T, S, V = 12, 7, 40
 VARIANTS: dict[str, dict[str, object]] = {
     **DECODERS,
     "grouped": dict(kv_heads=2, window=5),
@@ -50,7 +52,7 @@ def test_captured_logits_are_those_of_the_usual_path(name: str) -> None:
     assert not any(hooks), "no hook stays"
     with torch.no_grad():
         hidden = model(ids[None], source=None if source is None else source[None])
-        torch.testing.assert_close(found["logits"], model.logits(hidden)[0], **CLOSE)  # type: ignore[arg-type]
+        torch.testing.assert_close(found["logits"], model.logits(hidden)[0], atol=1e-5, rtol=1e-5)
     assert all(value.isfinite().all() for key, value in found.items() if "scores" not in key)
 
 
@@ -60,10 +62,12 @@ def test_parts_add_up_to_what_layers_write(name: str) -> None:
     model = model_of(name)
     ids, source = inputs(model)
     found = capture(model, ids, source=source)
-    same = lambda one, other: torch.testing.assert_close(found[one], other, **CLOSE)  # type: ignore[arg-type]  # noqa: E731
-    stacks = [("blocks", model.blocks)] + (
-        [("encoder", model.encoder)] if source is not None else []
-    )
+
+    def same(name: str, value: Tensor, out_norm: Any = None) -> None:
+        value = value if out_norm is None else out_norm(value)
+        torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-5)
+
+    stacks: list[tuple[str, Any]] = [("blocks", model.blocks), ("encoder", model.encoder)]
     for stem, blocks in stacks:
         for number, block in enumerate(blocks):
             at = f"{stem}.{number}"
@@ -72,22 +76,24 @@ def test_parts_add_up_to_what_layers_write(name: str) -> None:
                 same(f"{stem}.{number - 1}.hook_resid_post", stream)
             mixer = next(k for k in ("attn", "rnn", "conv") if f"{at}.hook_{k}_out" in found)
             if mixer == "rnn":
-                same(f"{at}.hook_rnn_out", found[f"{at}.rnn.hook_state"])
+                mixed = found[f"{at}.rnn.hook_state"]
             elif mixer == "conv":
-                same(f"{at}.hook_conv_out", block.mixer.out(found[f"{at}.conv.hook_post"]))
+                mixed = block.mixer.out(found[f"{at}.conv.hook_post"])
             elif f"{at}.attn.hook_state" in found:
                 both = (found[f"{at}.attn.hook_state"], found[f"{at}.attn.hook_z"])
-                same(f"{at}.hook_attn_out", block.mixer.out(torch.cat(both, dim=-1)))
+                mixed = block.mixer.out(torch.cat(both, dim=-1))
             else:
-                same(f"{at}.hook_attn_out", block.mixer.out(found[f"{at}.attn.hook_z"].flatten(1)))
+                mixed = block.mixer.out(found[f"{at}.attn.hook_z"].flatten(1))
+            same(f"{at}.hook_{mixer}_out", mixed, block.mixer_out_norm)
             if block.ffn is not None:
-                same(f"{at}.hook_mlp_out", block.ffn.down(found[f"{at}.mlp.hook_post"]))
+                fed = block.ffn.down(found[f"{at}.mlp.hook_post"])
+                same(f"{at}.hook_mlp_out", fed, block.ffn_out_norm)
             if block.cross is not None:
                 z = found[f"{at}.cross_attn.hook_z"]
                 assert z.shape == (T, 4, 8)
                 assert found[f"{at}.cross_attn.hook_pattern"].shape == (4, T, S)
                 same(f"{at}.hook_cross_attn_out", block.cross.out(z.flatten(1)))
-            if block.pre and model.config.norm_position == "pre" and model.config.residual:
+            if block.pre and model.config.residual:
                 sums = ((mixer, "mid"), ("cross_attn", "mid_cross"), ("mlp", "post"))
                 for layer, key in sums:
                     if f"{at}.hook_{layer}_out" in found:

@@ -172,7 +172,7 @@ class SequenceModel(nn.Module):
             index = own_positions(ids.shape[1], first, ids.device)
         index = index.clamp(max=config.context - 1)  # for rows that are full, which take no id
         if config.positions == "sinusoidal":
-            x = x * math.sqrt(config.width) + sinusoids(index, config.width)
+            x = x * math.sqrt(config.width) + sinusoids(index, config.width).to(x.dtype)
         elif self.position_embedding is not None:
             x = x + self.position_embedding(index)
         return self.dropout(x), None

@@ -1,7 +1,8 @@
 """The rules of the planner: size, batch, context and dropout as functions of tokens and data.
 
-They measure nothing, so with `--steps` or `--tokens` the plan depends on flags and data alone. The
-constants come from benchmarks/sweep.py (docs/performance.md).
+They measure nothing (but for whether bfloat16 is fast here), so with `--steps` or `--tokens` the
+plan depends on flags and data alone. The constants come from benchmarks/sweep.py
+(docs/performance.md).
 """
 
 from __future__ import annotations
@@ -139,6 +140,8 @@ def make_configs(
     if request.init is not None:
         model = request.init.model_config()
         context, rows = shape(size, None, model.context)
+        if "dropout" in arch.model:  # rather than a rule's, that of the run
+            given["dropout"] = asked.get("dropout", model.dropout)
         model = replace(model, **{"dropout": given.get("dropout", model.dropout), **asked})
     else:
         context, rows = shape(size, longest, context)
