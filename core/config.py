@@ -39,9 +39,11 @@ def _check(ok: bool, flag: str, must: str, value: object) -> None:
 
 def check_names(fields: Mapping[str, object]) -> None:
     """ConfigError if one of the fields of NAMES has an unknown value."""
-    for field in fields.keys() & NAMES:
-        for name in str(fields[field]).split(",") if field == "mixers" else [str(fields[field])]:
-            _one_of(name, f"model.{field}", NAMES[field])
+    for field, known in NAMES.items():
+        if field in fields:
+            value = str(fields[field])
+            for name in value.split(",") if field == "mixers" else [value]:
+                _one_of(name, f"model.{field}", known)
 
 
 def _one_of(value: str, flag: str, names: tuple[str, ...]) -> None:

@@ -12,7 +12,6 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import Any, ClassVar
@@ -360,8 +359,7 @@ class RecallTask(Synthetic):
         pairs = [number for pair in zip(keys, values, strict=True) for number in pair]
         rest = [0] * (o.length - 2 * o.pairs)
         if o.fillers == "random":
-            found = iter(lambda: draw.randrange(o.vocabulary), None)
-            rest = list(islice((number for number in found if number not in keys), len(rest)))
+            rest = [self._filler(draw, keys) for _ in rest]
         for gap, asked, value in zip(self._gaps(draw), keys, values, strict=True):
             rest[2 * gap : 2 * gap + 2] = asked, value
         return " ".join(map(str, pairs)), " ".join(map(str, rest))
@@ -369,6 +367,12 @@ class RecallTask(Synthetic):
     def longest_item(self) -> tuple[str, str]:
         pairs = 2 * self.options.pairs
         return " ".join("0" * pairs), " ".join("0" * (self.options.length - pairs))
+
+    def _filler(self, draw: Random, keys: list[int]) -> int:
+        """Any number but the keys, so that only queries are keys."""
+        while (number := draw.randrange(self.options.vocabulary)) in keys:
+            pass
+        return number
 
     def _gaps(self, draw: Random) -> list[int]:
         """Distinct places of the queries, in pairs of tokens, by the law p(g) ~ g^(power - 1)."""

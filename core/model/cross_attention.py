@@ -23,7 +23,7 @@ class WholeAttention(Attention):
         q, k, v = self.project(x, context)
         rate = self.dropout if self.training else 0.0
         mixed = ops.masked_attention(
-            q, k, v, same_item(x, context.segments, context.segments), rate
+            q, k, v, same_item(context.segments, context.segments, x.device), rate
         )
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return out
@@ -47,7 +47,7 @@ class CrossAttention(nn.Module):
         if context.memory is None:
             raise ValueError("a model with an encoder needs a source")
         keys, values = self.read(context.memory)
-        seen = same_item(x, context.segments, context.memory_segments)
+        seen = same_item(context.segments, context.memory_segments, x.device)
         return self._attend(x, keys, values, seen)
 
     def start(self, batch: int) -> SourceCache:
@@ -111,9 +111,9 @@ class SourceCache:
         self.lengths[row] = other.lengths[0]
 
 
-def same_item(x: Tensor, ones: Tensor | None, others: Tensor | None) -> Tensor:
+def same_item(ones: Tensor | None, others: Tensor | None, device: torch.device) -> Tensor:
     """(B or 1, 1, T, S): whether positions of items ones (B, T) and others (B, S) are of the same
     item; all are where either is None."""
     if ones is None or others is None:
-        return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=x.device)
+        return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
     return (ones[:, :, None] == others[:, None])[:, None]

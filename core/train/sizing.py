@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
 
 import torch
 
@@ -40,7 +42,6 @@ MIN_STEPS, MIN_STEP_TOKENS = 400, 768  # batches are halved to reach 400 steps, 
 # the product adds DROPOUT_PER_DOUBLING.
 DROPOUT_ONSET, DROPOUT_PER_DOUBLING, MAX_DROPOUT = 17, 0.04, 0.5
 COMPILE_MIN_SECONDS = 90  # of training on a GPU: compiling takes up to 20 and halves a step
-NOTHING: Mapping[str, Mapping[str, object]] = {}
 GPU_STEP_SECONDS, GPU_FLOPS = 0.004, 2e14  # rough: launching the kernels of a step; FLOP/s
 
 
@@ -118,7 +119,7 @@ def make_configs(
     device: torch.device,
     tokens: float | None = None,
     training_tokens: float = math.inf,
-    defaults: Mapping[str, Mapping[str, object]] = NOTHING,
+    defaults: Mapping[str, Mapping[str, object]] = MappingProxyType({}),
 ) -> tuple[ModelConfig, TrainConfig]:
     """The configs of a size. A field is that of `--set`, else that of the architecture, else that
     of the task, else by these rules.
@@ -127,7 +128,6 @@ def make_configs(
     how many the training data has; defaults: `Task.defaults`.
     """
     arch = architecture(request.arch)
-    own = {section: dict(values) for section, values in defaults.items()}
     sets = dict(request.sets.get("model", {}))
     for name in ("vocab_size", "axes", "ordered_from", "ordered_to"):
         if name in sets:
@@ -136,7 +136,11 @@ def make_configs(
     if "context" in sets:
         context = parse_value(sets.pop("context"), int, "model.context")
     asked = parse_fields(ModelConfig, "model", sets)
-    given = {**own.get("model", {}), **arch.model, **asked}  # fields that a rule leaves alone
+    given: dict[str, Any] = {
+        **defaults.get("model", {}),
+        **arch.model,
+        **asked,
+    }  # fields that a rule leaves alone
     if request.init is not None:
         model = request.init.model_config()
         context, rows = shape(size, None, model.context)
@@ -153,7 +157,7 @@ def make_configs(
             "ordered_from": low,
             "ordered_to": high,
         }
-        model = model_config(request.arch, size, **of_tokens, **given)
+        model = model_config(request.arch, size, **{**of_tokens, **given})
         if tokens is not None and request.steps is None:
             rows = rows_for(tokens, rows, context)
     if tokens is not None and "dropout" not in given:
@@ -170,7 +174,7 @@ def make_configs(
         threads=torch.get_num_threads(),
         compile=long and compiles,
     )
-    fields = {**own.get("train", {}), **arch.train, **request.sets.get("train", {})}
+    fields = {**defaults.get("train", {}), **arch.train, **request.sets.get("train", {})}
     train = with_fields(by_rule, "train", fields)
     if train.compile and not compiles:
         raise ConfigError(
