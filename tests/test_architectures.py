@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import Tfm, Trained
 from helpers import prose, saved_weights
 
 from tfm.core.architectures import ARCHS, SIZES, architecture, model_config
 from tfm.core.config import ModelConfig
 from tfm.core.errors import ConfigError
-from tfm.core.model.sequence_model import on_meta
+from tfm.core.model.sequence_model import SequenceModel, on_meta
 from tfm.core.plugins import names
 from tfm.core.runs.run import Run
 
@@ -145,6 +148,41 @@ def test_a_field_that_no_layer_uses_is_said(folder: Path) -> None:
     assert "gru, context" in shown and "heads" not in shown
     said = Tfm(folder)(*train, "--arch", "lstm", "--set", "model.heads=5", "--run", "odd").err
     assert "model.heads has no effect" in said
+
+
+@pytest.mark.parametrize(
+    ("arch", "field", "value"),
+    [
+        ("gru", "window", 4),
+        ("lstm", "heads", 8),
+        ("lstm", "positions", "rope"),
+        ("lstm", "zero_init", False),
+        ("lstm", "norm_position", "sandwich"),
+        ("cnn", "qk_norm", True),
+        ("cnn", "ffn_width", 48),
+        ("gpt2", "rope_theta", 50.0),
+        ("gpt2", "kernel", 5),
+        ("transformer", "window", 4),
+        ("transformer", "kv_heads", 1),
+        ("transformer", "rope_theta", 50.0),
+        ("transformer", "norm_eps", 0.1),
+        ("transformer", "zero_init", True),
+        ("attention-rnn", "heads", 8),
+        ("cnn", "kernel", 5),
+    ],
+)
+def test_a_field_is_used_where_it_changes_the_model(arch: str, field: str, value: object) -> None:
+    shape: dict[str, Any] = dict(layers=2, width=32, heads=2, context=16, vocab_size=40)
+    # layers that write nothing at first would hide a change, so they start at zero only here
+    starts = {"zero_init": field == "zero_init" and not value}
+    usual = ModelConfig(**{**ARCHS[arch].model, **shape, **starts})
+    hidden = []
+    for config in (usual, replace(usual, **{field: value})):
+        torch.manual_seed(0)
+        with torch.no_grad():
+            hidden.append(SequenceModel(config).eval()(torch.arange(12)[None]))
+    changed = not torch.equal(*hidden)
+    assert replace(usual, **{field: value}).uses(field) == changed
 
 
 def test_a_run_that_goes_on_keeps_its_own_dropout(folder: Path) -> None:
