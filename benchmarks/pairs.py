@@ -40,7 +40,8 @@ def write_vowels(folder: Path) -> tuple[Path, Path]:
     lines = [line for line in lines if without_vowels(line).strip() and not line.endswith(":")]
     first = len(lines) * 9 // 10
     known, held = lines[:first], lines[first:]
-    held = [line for line in dict.fromkeys(held) if line not in set(known)]
+    seen = set(known)
+    held = [line for line in dict.fromkeys(held) if line not in seen]
     files = folder / "train.tsv", folder / "held.tsv"
     for file, part in zip(files, (known, held), strict=True):
         file.write_text("".join(f"{without_vowels(line)}\t{line}\n" for line in part))
@@ -54,7 +55,7 @@ def by_words(known: Path, held: Path) -> dict[str, float | None]:
         words[without_vowels(word)][word] += 1
     pairs = read(held)
     usual = {bare: found.most_common(1)[0][0] for bare, found in words.items()}
-    # a word that is all vowels leaves no trace between its spaces but an empty piece
+    # a word of vowels alone is an empty piece between two spaces, which is looked up like others
     predicted = [
         " ".join(usual.get(bare, bare) for bare in source.split(" ")) for source, _ in pairs
     ]
