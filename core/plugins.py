@@ -10,6 +10,7 @@ import importlib
 from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from itertools import accumulate
 from pathlib import Path
@@ -28,6 +29,7 @@ def _builtin_names(group: str) -> list[str]:
     return sorted(p.stem for p in (ROOT / group).glob("*.py") if not p.stem.startswith("_"))
 
 
+@cache  # what is installed does not change while a command runs
 def _entry_points(group: str) -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=f"tfm.{group}")}
 

@@ -14,29 +14,26 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from pkgutil import walk_packages
 from typing import NoReturn
 
 HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE.parent), str(HERE.parent.parent / "benchmarks")]  # helpers and _common
 
-MODULES = (
-    *("cli.main", "cli.train", "cli.eval", "cli.sample", "cli.training", "cli.drawing"),
-    *("core.train.prepare", "core.train.budget", "core.train.state", "core.train.run_config"),
-    *("core.train.fit", "core.train.events", "core.score.report", "core.decode.batch_decoder"),
-    *("core.runs.catalogue", "tasks.text", "tasks.byte", "tasks._text.running"),
-    *("tasks._text.baselines", "tokenizers.byte", "tokenizers.char"),
-)
+PACKAGES = ("cli", "core", "tasks", "tokenizers")
 
 
 def warm() -> None:
+    """Imports all of tfm, so that its modules are read and compiled once and not in each fork."""
     import filelock  # noqa: F401
     import safetensors.numpy
     import safetensors.torch  # noqa: F401
     import torch
 
     torch.set_num_threads(1)  # threads do not survive a fork, which would wait for them forever
-    for name in MODULES:
-        importlib.import_module(f"tfm.{name}")
+    for package in PACKAGES:
+        for found in walk_packages([str(HERE.parent.parent / package)], f"tfm.{package}."):
+            importlib.import_module(found.name)
 
 
 @contextmanager
