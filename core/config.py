@@ -5,6 +5,7 @@ Error messages name the flag that sets the field (`--set model.heads`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -64,8 +65,9 @@ class ModelConfig:
     context: int = 256  # the most positions of a row
     window: int = 0  # of sliding-window attention: the last positions that one sees (0: all)
     axes: int = 1  # coordinates of a position: 1 for text, 2 (row, column) for images
-    ordered_from: int = 0  # ids ordered_from ... ordered_to - 1 are bins of one ordered quantity:
-    ordered_to: int = 0  # training also moves the embeddings of neighbouring bins
+    # ranges of ids that are bins of an ordered quantity, whose embeddings training moves with those
+    # of their neighbours: 17-1040 for ids 17 ... 1039; several are separated by commas
+    ordered: str = ""
     # the layer that mixes positions: attention, rnn, gru, lstm, conv or attention-rnn, one for all
     # blocks or a list of one a block, separated by commas
     mixers: str = "attention"
@@ -90,20 +92,13 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("vocab_size", "layers", "heads", "width", "context", "axes", "kernel"):
             _check(getattr(self, name) >= 1, f"model.{name}", "at least 1", getattr(self, name))
-        for name in (
-            "kv_heads",
-            "ffn_width",
-            "softcap",
-            "ordered_from",
-            "window",
-            "encoder_layers",
-        ):
+        for name in ("kv_heads", "ffn_width", "softcap", "window", "encoder_layers"):
             _check(getattr(self, name) >= 0, f"model.{name}", "at least 0", getattr(self, name))
         _check(
-            self.ordered_from <= self.ordered_to <= self.vocab_size,
-            "model.ordered_to",
-            f"{self.ordered_from} to the vocabulary's {self.vocab_size}",
-            self.ordered_to,
+            all(low < high <= self.vocab_size for low, high in self.ordered_ranges),
+            "model.ordered",
+            f"ranges within the vocabulary's {self.vocab_size} ids, such as 17-1040",
+            self.ordered,
         )
         _check(self.norm_eps > 0, "model.norm_eps", "above 0", self.norm_eps)
         _check(self.embedding_std > 0, "model.embedding_std", "above 0", self.embedding_std)
@@ -168,6 +163,12 @@ class ModelConfig:
             "norm_eps": attends and self.qk_norm or self.norm != "none",
             "zero_init": self.residual,
         }.get(field, True)
+
+    @property
+    def ordered_ranges(self) -> list[tuple[int, int]]:
+        """The half-open ranges of `ordered`; (0, 0) for one that is none."""
+        found = [re.fullmatch(r"(\d+)-(\d+)", each) for each in self.ordered.split(",") if each]
+        return [(int(each[1]), int(each[2])) if each else (0, 0) for each in found]
 
     @property
     def head_width(self) -> int:

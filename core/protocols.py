@@ -87,7 +87,8 @@ class Tokenizer(Protocol):
     axes: int  # coordinates of a position, see `positions`
     lossless: bool  # whether `decode` returns exactly the item that was encoded
     begin: int  # the begin token, the first id of every sequence; it is given, never predicted
-    ordered: tuple[int, int]  # ids low ... high - 1 are bins of one ordered quantity; (0, 0): none
+    # ranges (low, high): ids low ... high - 1 are bins of an ordered quantity; empty: none
+    ordered: tuple[tuple[int, int], ...]
 
     def encode(self, item: Any, like: Sequence | None = None) -> Sequence:
         """The item's ids. like: a sequence whose side information (such as a scale) is reused."""

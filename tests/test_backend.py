@@ -76,7 +76,7 @@ def test_the_gradient_of_logits_is_autograds(softcap: float, ranges: bool) -> No
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_rates_as_tensors_move_weights_as_numbers_do(optimizer: str) -> None:
-    shape = ModelConfig(vocab_size=40, layers=1, width=16, heads=2, context=8, ordered_to=40)
+    shape = ModelConfig(vocab_size=40, layers=1, width=16, heads=2, context=8, ordered="0-40")
     config = replace(TrainConfig(optimizer=optimizer), average=0.9)
 
     def moved(device: Any) -> list[torch.Tensor]:

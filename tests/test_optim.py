@@ -218,19 +218,24 @@ def test_knots_are_fewer_than_rows_and_share_them_out(count: int, knots: int) ->
         assert bool((near >= 0).all()) and bool((near.sum(0) > 0).all())
 
 
-def test_neighbours_are_moved_as_adamw_moves_the_knots_between_them() -> None:
+@pytest.mark.parametrize("ranges", [[(3, 43)], [(3, 43), (50, 84)]], ids=["one", "two"])
+def test_neighbours_are_moved_as_adamw_moves_the_knots_between_them(
+    ranges: list[tuple[int, int]],
+) -> None:
     """The same as torch's AdamW on knots c where the table is w + near @ c."""
-    low, high = 3, 43
-    near = knot_weights(high - low)
     torch.manual_seed(0)
-    ours = torch.nn.Parameter(torch.randn(50, 6))
+    ours = torch.nn.Parameter(torch.randn(90, 6))
+    near = torch.zeros(90, 0)
+    for low, high in ranges:
+        weights = knot_weights(high - low)
+        near = torch.cat((near, F.pad(weights, (0, 0, low, 90 - high))), dim=1)
     own, knots = ours.detach().clone(), torch.nn.Parameter(torch.zeros(near.shape[1], 6))
-    mine = Neighbours([ours], low, high, lr=0.1, beta1=0.8, beta2=0.9)
+    mine = Neighbours([ours], ranges, lr=0.1, beta1=0.8, beta2=0.9)
     other = torch.optim.AdamW([knots], lr=0.1, betas=(0.8, 0.9), eps=AdamW.EPS, weight_decay=0.0)
-    target = torch.randn(50, 6)
+    target = torch.randn(90, 6)
 
     def table() -> Tensor:
-        return torch.cat((own[:low], own[low:high] + near @ knots, own[high:]))
+        return own + near @ knots
 
     for _ in range(5):
         ours.grad = ours.detach() - target
@@ -239,14 +244,13 @@ def test_neighbours_are_moved_as_adamw_moves_the_knots_between_them() -> None:
         ((table() - target).square().sum() / 2).backward()
         other.step()
     torch.testing.assert_close(ours.detach(), table().detach(), rtol=1e-5, atol=1e-5)
-    assert torch.equal(ours[:low], own[:low]) and torch.equal(ours[high:], own[high:])
+    outside = near.sum(1) == 0
+    assert torch.equal(ours[outside], own[outside]) and not outside.all()
 
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_ordered_ids_begin_alike_and_move_together(tied: bool) -> None:
-    config = model_config(
-        "transformer", "nano", vocab_size=200, ordered_from=10, ordered_to=200, tied=tied
-    )
+    config = model_config("transformer", "nano", vocab_size=200, ordered="10-200", tied=tied)
     torch.manual_seed(0)
     model = SequenceModel(config)
     for table in {model.embedding.weight, model.head.weight}:

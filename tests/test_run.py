@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import Trained
 from helpers import FakeTokenizer, random_weights, save_checkpoint
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -288,3 +289,11 @@ def test_weights_that_are_not_finite_are_never_saved(run: Run) -> None:
     with pytest.raises(DivergedError, match="not finite, so nothing is saved"):
         save_checkpoint(run, 2, model)
     assert [checkpoint.step for checkpoint in run.checkpoints()] == [1]
+
+
+def test_a_config_from_before_lists_of_mixers_and_ranges_is_read(trained: Trained) -> None:
+    run = Run(trained.path)
+    fields = {**run.config["model"], "mixer": "lstm", "ordered_from": 3, "ordered_to": 9}
+    run.config["model"] = {k: v for k, v in fields.items() if k not in ("mixers", "ordered")}
+    config = run.model_config()
+    assert (config.mixers, config.ordered, config.ordered_ranges) == ("lstm", "3-9", [(3, 9)])

@@ -23,7 +23,7 @@ class TextTokenizer(ABC):
 
     axes = 1
     lossless = True
-    ordered = (0, 0)
+    ordered: tuple[tuple[int, int], ...] = ()
     byte_level = True
 
     def __init__(self, pieces: list[bytes], ends: bool) -> None:

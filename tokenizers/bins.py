@@ -63,7 +63,7 @@ class BinsTokenizer:
         self.edges, self.centres, self.season = edges, centres, season
         self.coding, self.mean = coding, mean  # coding: auto, values, differences
         self.vocab_size = FIRST_BIN_ID + len(centres)
-        self.ordered = FIRST_BIN_ID, self.vocab_size
+        self.ordered: tuple[tuple[int, int], ...] = ((FIRST_BIN_ID, self.vocab_size),)
         self.zero = int(np.searchsorted(edges[1:-1], 0.0, side="right"))
 
     # -- normalisation -----------------------------------------------------------------------

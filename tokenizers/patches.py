@@ -81,7 +81,7 @@ class PatchTokenizer:
                     "exact ids; use fewer --levels, or --tokenizer patches:512 for a codebook"
                 )
         id_is_level = not codebooks and self.patch_ids == form.levels
-        self.ordered = (0, form.levels if id_is_level else 0)
+        self.ordered: tuple[tuple[int, int], ...] = ((0, form.levels),) if id_is_level else ()
         self.begin = self.patch_ids + len(labels)
         self.vocab_size = self.begin + 1
         self._layouts: dict[tuple[int, int], tuple[Ids, Ids]] = {}

@@ -15,12 +15,13 @@ def rotary_angles(positions: Tensor, config: ModelConfig) -> tuple[Tensor, Tenso
     """cos and sin, each (..., T, head_width), of positions (..., T, axes), for `operations.rotate`.
 
     For one axis as Su et al. 2021 (RoFormer), in the half-split layout of Llama. With several axes,
-    frequency j belongs to axis j mod axes, so that each axis has low and high frequencies.
+    frequency j belongs to axis j mod axes, so that each axis has low and high frequencies. Where
+    all coordinates of a position are the same, that is the rotation of one axis.
     """
     pairs = config.head_width // 2
     index = torch.arange(pairs, device=positions.device)
     frequency = config.rope_theta ** (-index.float() / pairs)
-    angles = positions.float()[..., index % config.axes] * frequency
+    angles = positions.float()[..., index % positions.shape[-1]] * frequency
     cos, sin = angles.cos(), angles.sin()
     return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 

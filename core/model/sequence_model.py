@@ -108,9 +108,10 @@ class SequenceModel(nn.Module):
     @torch.no_grad()
     def _correlate_ordered_rows(self, table: Tensor) -> None:
         """Gives the rows of ordered ids similar initial values where the ids are close."""
-        low, high = self.config.ordered_from, self.config.ordered_to
-        weights = knot_weights(high - low).to(table)
-        table[low:high] += weights @ torch.empty(weights.shape[1], table.shape[1]).normal_(std=0.02)
+        for low, high in self.config.ordered_ranges:
+            weights = knot_weights(high - low).to(table)
+            knots = torch.empty(weights.shape[1], table.shape[1]).normal_(std=0.02)
+            table[low:high] += weights @ knots
 
     # -- from ids to hidden states -------------------------------------------------------------
 

@@ -153,8 +153,13 @@ class Run:
 
     def model_config(self) -> ModelConfig:
         fields = self.config["model"]
-        if isinstance(fields, dict) and "mixer" in fields:  # its name before it was a list
-            fields = {("mixers" if name == "mixer" else name): x for name, x in fields.items()}
+        if isinstance(fields, dict):
+            fields = dict(fields)
+            if "mixer" in fields:  # the name before it was a list
+                fields["mixers"] = fields.pop("mixer")
+            if "ordered_to" in fields:  # when there was one range
+                low, high = fields.pop("ordered_from", 0), fields.pop("ordered_to")
+                fields["ordered"] = f"{low}-{high}" if high else ""
         return from_json(ModelConfig, fields, f"{self.path}/config.json: model")
 
     def train_config(self) -> TrainConfig:

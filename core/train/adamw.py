@@ -56,12 +56,17 @@ class Neighbours(Optimizer):
 
     name = "neighbours"
 
-    def __init__(self, tables: list[Tensor], low: int, high: int, **settings: float) -> None:
-        self.rows, self.near = slice(low, high), knot_weights(high - low).to(tables[0])
+    def __init__(
+        self, tables: list[Tensor], ranges: list[tuple[int, int]], **settings: float
+    ) -> None:
+        """ranges: of ids, each an ordered quantity of its own."""
+        near = [knot_weights(high - low).to(tables[0]) for low, high in ranges]
+        self.ranges = [(slice(*each), weights) for each, weights in zip(ranges, near, strict=True)]
+        self.knots = [weights.shape[1] for weights in near]
         super().__init__([dict(params=tables, **settings)])
 
     def _fresh(self, parameter: Tensor) -> dict[str, Tensor]:
-        shape = self.near.shape[1], parameter.shape[1]
+        shape = sum(self.knots), parameter.shape[1]
         zeros = [torch.zeros(shape, device=parameter.device) for _ in range(2)]
         return {
             "step": torch.zeros((), device=parameter.device),
@@ -72,8 +77,11 @@ class Neighbours(Optimizer):
     def _move(self, moved: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
         beta1, beta2 = group["beta1"], group["beta2"]
         for p, gradient in zip(moved, gradients, strict=True):
-            state, of_knots = self.state[p], self.near.T @ gradient[self.rows]
+            state = self.state[p]
+            of_knots = torch.cat([near.T @ gradient[rows] for rows, near in self.ranges])
             step = state["step"].add_(1)
             mean = state["mean"].lerp_(of_knots, 1 - beta1) / (1 - beta1**step)
             square = state["square"].lerp_(of_knots.square(), 1 - beta2) / (1 - beta2**step)
-            p[self.rows] -= group["lr"] * self.near @ (mean / (square.sqrt() + AdamW.EPS))
+            moves = (mean / (square.sqrt() + AdamW.EPS)).split(self.knots)
+            for (rows, near), move in zip(self.ranges, moves, strict=True):
+                p[rows] -= group["lr"] * near @ move

@@ -29,10 +29,9 @@ def make_optimizers(model: SequenceModel, config: TrainConfig) -> list[Optimizer
     )
     optimizers: list[Optimizer] = [adamw]
     shape = model.config
-    if shape.ordered_to > shape.ordered_from:
+    if shape.ordered_ranges:
         tables = [model.embedding.weight] + ([] if shape.tied else [model.head.weight])
-        low, high = shape.ordered_from, shape.ordered_to
-        optimizers.append(Neighbours(tables, low, high, **shared))
+        optimizers.append(Neighbours(tables, shape.ordered_ranges, **shared))
     if matrices:
         dtype = getattr(torch, config.dtype)
         optimizers.append(Muon(matrices, config.lr, config.momentum, config.weight_decay, dtype))

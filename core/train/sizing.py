@@ -129,7 +129,7 @@ def make_configs(
     """
     arch = architecture(request.arch)
     sets = dict(request.sets.get("model", {}))
-    for name in ("vocab_size", "axes", "ordered_from", "ordered_to"):
+    for name in ("vocab_size", "axes", "ordered"):
         if name in sets:
             raise ConfigError(f"--set model.{name}: follows from --tokenizer")
     context = request.context
@@ -149,13 +149,11 @@ def make_configs(
         model = replace(model, **{"dropout": given.get("dropout", model.dropout), **asked})
     else:
         context, rows = shape(size, longest, context)
-        low, high = tokenizer.ordered
         of_tokens = {
             "vocab_size": tokenizer.vocab_size,
             "axes": tokenizer.axes,
             "context": context,
-            "ordered_from": low,
-            "ordered_to": high,
+            "ordered": ",".join(f"{low}-{high}" for low, high in tokenizer.ordered),
         }
         model = model_config(request.arch, size, **{**of_tokens, **given})
         if tokens is not None and request.steps is None:

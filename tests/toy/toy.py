@@ -41,7 +41,7 @@ class GridTokenizer:
     axes = 2
     lossless = True
     begin = BEGIN
-    ordered = (0, 0)
+    ordered = ()
 
     def encode(self, item: Grid, like: Sequence | None = None) -> Sequence:
         cells = np.array(item.cells)
