@@ -17,12 +17,13 @@ from .names import complete_run
 from .render import columns, say
 
 if TYPE_CHECKING:
-    from ..core.runs.run import Run
+    from ..core.protocols import Tokenizer
 
 
 @click.command("compare", cls=opt.Command)
 @click.argument("a", metavar="A", shell_complete=complete_run)
 @click.argument("b", metavar="B", shell_complete=complete_run)
+@opt.part_option
 @opt.option("--data", multiple=True, metavar="PATH", help="Data instead of held-out data.")
 @opt.option("--column", help="The column of a table with the items.  [default: the run's]")
 @opt.option(
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 def command(
     a: str,
     b: str,
+    part: str | None,
     data: tuple[str, ...],
     column: str | None,
     margin: float,
@@ -55,7 +57,7 @@ def command(
     """
     from ..core.runs.catalogue import open_run
 
-    opened = [open_run(name, Path(runs)) for name in (a, b)]
+    opened = [open_run(opt.part_of(name, part), Path(runs)) for name in (a, b)]
     for run in opened:
         run.check()
     tasks = [run.task() for run in opened]
@@ -65,7 +67,7 @@ def command(
             f"{a} is scored in bits per {unit}, {b} in bits per {tasks[1].unit}: not comparable"
         )
     tokenizers = [run.tokenizer() for run in opened]
-    same_tokens = _tokenizer_hash(opened[0]) == _tokenizer_hash(opened[1])
+    same_tokens = _tokenizer_hash(tokenizers[0]) == _tokenizer_hash(tokenizers[1])
     if not same_tokens and not all(tokenizer.lossless for tokenizer in tokenizers):
         raise UsageError(
             f"{a} and {b} have different tokenizers that are not lossless: their likelihoods are "
@@ -154,11 +156,12 @@ def _units_of(task: Any) -> Any:
     return lambda sequence: task.units([sequence])[task.unit]
 
 
-def _tokenizer_hash(run: Run) -> str:
-    """The SHA-256 of the tokenizer's files."""
-    digest = hashlib.sha256()
-    for path in sorted(run.path.glob("tokenizer.*")):
-        digest.update(path.name.encode() + path.read_bytes())
+def _tokenizer_hash(tokenizer: Tokenizer) -> str:
+    """The SHA-256 of a tokenizer's kind and state."""
+    state, arrays = tokenizer.state()
+    digest = hashlib.sha256(json.dumps([type(tokenizer).__name__, state], sort_keys=True).encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(name.encode() + array.tobytes())
     return digest.hexdigest()
 
 

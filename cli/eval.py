@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 @click.command("eval", cls=opt.Command)
 @opt.run_argument
+@opt.part_option
 @opt.option("--data", multiple=True, metavar="PATH", help="Data instead of held-out data.")
 @opt.option("--column", help="The column of a table with the items.  [default: the run's]")
 @opt.option("--split", help="Held-out split: valid or test.  [default: that of the final score]")
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 @opt.json_option
 def command(
     run: str | None,
+    part: str | None,
     data: tuple[str, ...],
     column: str | None,
     split: str | None,
@@ -77,7 +79,7 @@ def command(
     check_predictions(predictions)
     if data and split is not None:
         raise UsageError("--data and --split exclude each other: --data is scored as a whole")
-    opened = open_run(run, Path(runs))
+    opened = open_run(opt.part_of(run, part), Path(runs), whole=True)
     opened.check()
     task = opened.task()
     if beam or length_penalty is not None:
@@ -175,7 +177,12 @@ def _beam_protocol(
 
 
 def table(scores: dict[str, Any]) -> str:
-    """The scores as text: the main metrics next to those of the baselines, then the rest."""
+    """The scores as text: the main metrics next to those of the baselines, then the rest. Of
+    several domains: those of each."""
+    if "parts" in scores:
+        whole = {k: v for k, v in scores.items() if k != "parts"} | {"floor": None}
+        each = {"all": whole, **scores["parts"]}
+        return "\n\n".join(f"{name}\n{table({'run': '', **own})}" for name, own in each.items())
     unit = scores["unit"]
     floor = scores["floor"] or {}
     named = [name for name in scores if any(key.endswith(f"_{name}") for key in floor)]

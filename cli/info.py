@@ -44,7 +44,7 @@ def command(run: str | None, runs: str, quiet: bool, as_json: bool) -> None:
     """Show settings, data, model, loss curve and score of RUN (the newest by default)."""
     from ..core.runs.catalogue import open_run
 
-    opened = open_run(run, Path(runs))
+    opened = open_run(run, Path(runs), whole=True)
     status = opened.status()
     saved = [c.step for c in opened.checkpoints()]
     config = opened.config

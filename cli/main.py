@@ -40,6 +40,7 @@ COMMANDS = {
     "score": "Print the negative log-likelihood of lines, files or other items.",
     "compare": "Test whether one run is worse than another (paired bootstrap).",
     "sample": "Sample from a run, or continue a prompt.",
+    "view": "See inside a run: its tensors on one item, in 3D, as matrices and in figures.",
     "tokenize": "Print the token ids of text, images or series.",
     "detokenize": "Turn token ids back into text, images or series.",
     "compress": "Compress a file with a run's model.",

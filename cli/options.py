@@ -174,7 +174,8 @@ class TaskCommand(Command):
 
         data = [expanded(value) for name, value in _option_pairs(args) if name == "--data"]
         data += [expanded(word) for word in self._files(args)]
-        name = _peek(args, "task") or (ctx.default_map or {}).get("task")
+        mixed = any(name == "--mix" for name, _ in _option_pairs(args))
+        name = "mix" if mixed else _peek(args, "task") or (ctx.default_map or {}).get("task")
         init = _peek(args, "init")
         root = _peek(args, "runs") or (ctx.default_map or {}).get("runs") or "runs"
         try:
@@ -227,13 +228,20 @@ class RunTaskCommand(Command):
             if not word.startswith("-") and (at == 0 or args[at - 1] not in takes_value)
         ]
         root = _peek(args, "runs") or (ctx.default_map or {}).get("runs") or "runs"
+        part = next((value for name, value in _option_pairs(args) if name == "--task"), None)
         for word in [*words, None]:
             try:
-                task = find("tasks", open_run(word, Path(root)).config["task"])
+                task = find("tasks", open_run(part_of(word, part), Path(root)).config["task"])
                 return task.name, task.SampleOptions
             except (TfmError, KeyError):
                 continue
         return None
+
+
+def part_of(run: str | None, part: str | None) -> str | None:
+    """RUN:PART, the name of one domain of a run of several."""
+    named = part is None or (run or "").endswith(f":{part}")
+    return run if named else f"{run or ''}:{part}"
 
 
 def task_flags(task: str, options: Any) -> list[click.Option]:
@@ -241,6 +249,8 @@ def task_flags(task: str, options: Any) -> list[click.Option]:
     hints = get_type_hints(options)
     flags: list[click.Option] = []
     for f in fields(options):
+        if f.metadata.get("internal"):
+            continue
         choices = f.metadata.get("choices")
         default = "" if f.default is None or f.default is MISSING else f"; default: {f.default}"
         flags.append(
@@ -298,6 +308,10 @@ def dtype_option(default: str) -> Callable[[F], F]:
     )
 
 
+# Does not read TFM_TASK or `task` of a config file: those are for training.
+part_option = click.option(
+    "--task", "part", metavar="PART", help="The domain, of a run of several: RUN:PART for short."
+)
 checkpoint_option = option(
     "--checkpoint",
     default="last",

@@ -45,7 +45,7 @@ def command(
     from ..core.runs.catalogue import open_run
     from ..core.runs.run import check_free
 
-    original = open_run(run, Path(runs))
+    original = open_run(run, Path(runs), whole=True)
     original.check()
     end = original.checkpoint().step
     path = Path(run_name) if run_name else _next_name(original.path)

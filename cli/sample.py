@@ -29,6 +29,7 @@ RANDOM = ("temperature", "top_k", "top_p", "min_p")  # fields of sampling at ran
 
 @click.command("sample", cls=opt.RunTaskCommand)
 @opt.run_argument
+@opt.part_option
 @opt.option("-p", "--prompt", metavar="TEXT|@FILE|-", help="Text to continue; @FILE, - (stdin).")
 @opt.option(
     "-n",
@@ -132,7 +133,7 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
     from ..core.runs.catalogue import open_run
 
     try:
-        run = open_run(flags["run"], Path(flags["runs"]))
+        run = open_run(opt.part_of(flags["run"], flags["part"]), Path(flags["runs"]))
     except UsageError as error:
         if flags["run"] is None:
             raise

@@ -60,6 +60,7 @@ by_token_option = click.option("--tokens", "by_token", is_flag=True, help="Add e
 
 @click.command("score", cls=opt.Command)
 @click.argument("names", nargs=-1, metavar="[RUN] [FILE]...", shell_complete=complete_run)
+@opt.part_option
 @opt.option("--heldout", is_flag=True, help="Score the held-out items of the run.")
 @opt.option("--split", help="With --heldout: valid or test.  [default: that of the final score]")
 @by_token_option
@@ -73,6 +74,7 @@ by_token_option = click.option("--tokens", "by_token", is_flag=True, help="Add e
 @opt.option("--json", "as_json", is_flag=True, envvar="TFM_JSON", help="JSON lines (the default).")
 def command(
     names: tuple[str, ...],
+    part: str | None,
     heldout: bool,
     split: str | None,
     by_token: bool,
@@ -109,7 +111,7 @@ def command(
 
     from ..core.runs.catalogue import open_run
 
-    run = open_run(name, Path(runs))
+    run = open_run(opt.part_of(name, part), Path(runs))
     run.check()
     task = run.task()
     tokenizer = run.tokenizer()

@@ -39,6 +39,12 @@ if TYPE_CHECKING:
     metavar="PATH",
     help="Training data: files, folders, globs, archives, tables, - (stdin), hf:NAME; repeatable.",
 )
+@opt.option(
+    "--mix",
+    multiple=True,
+    metavar="TASK[:PATH][@WEIGHT]",
+    help="Train on several domains: text:a.txt@0.5, series:c.csv@0.2,horizon=24; repeatable.",
+)
 @opt.option("--column", help="The column of a table that holds the items.")
 @opt.option("--valid", multiple=True, metavar="PATH", help="Validation data (else part of --data).")
 @opt.option("--test", multiple=True, metavar="PATH", help="Data for the final score.")
@@ -169,6 +175,9 @@ def _request(ctx: click.Context, flags: dict[str, Any]) -> Any:
     sets = settings.sets(ctx, flags["settings"])
     check_names(sets["model"])
     model_config(flags["arch"], flags["size"] or "tiny")
+    if flags["mix"]:
+        _check_mix(flags)
+        flags["task"] = "mix"
     if flags["task"]:
         find("tasks", flags["task"])
     if not flags["data"] and not flags["init"]:
@@ -178,6 +187,10 @@ def _request(ctx: click.Context, flags: dict[str, Any]) -> Any:
         for name in ctx.meta.get("tfm.task_options", ())
         if flags[name] is not None
     }
+    if flags["mix"]:
+        from ..tasks._mix.parts import lasting
+
+        task_options["parts"] = "\n".join(map(lasting, flags["mix"]))
     for name in ("save_every", "patience", "until"):
         if flags[name] is not None:
             sets["train"][name] = flags[name]
@@ -189,14 +202,14 @@ def _request(ctx: click.Context, flags: dict[str, Any]) -> Any:
         for name in ("tokenizer", "size", "context", "arch"):
             if settings.origin(ctx, name) == "flag":
                 raise UsageError(f"--{name} and --init exclude each other: its run has its own")
-        if flags["task"] not in (None, init.config["task"]):
+        if flags["task"] not in (None, "mix", init.config["task"]):
             raise UsageError(
                 f"--task {flags['task']}: --init {init.path} is a {init.config['task']} run"
             )
     from ..core.train.request import Request
 
     return Request(
-        task=init.config["task"] if init else flags["task"],
+        task=init.config["task"] if init and not flags["mix"] else flags["task"],
         task_options={**sets["task"], **task_options},
         data=flags["data"],
         column=flags["column"],
@@ -215,6 +228,15 @@ def _request(ctx: click.Context, flags: dict[str, Any]) -> Any:
         init=init,
         sets=sets,
     )
+
+
+def _check_mix(flags: dict[str, Any]) -> None:
+    """UsageError for flags that name the data of one domain."""
+    for name in ("data", "column", "valid", "test"):
+        if flags[name]:
+            raise UsageError(f"--{name} and --mix exclude each other: a part names its own data")
+    if flags["task"] not in (None, "mix"):
+        raise UsageError(f"--task {flags['task']} and --mix exclude each other")
 
 
 def _start(
@@ -242,7 +264,8 @@ def _start(
     kernels.use_kernels()
     prepared = prepare(request, note)
     plan = make_plan(request, prepared, deadline, cache_folder(), note)
-    state = fresh_state(plan, request.init)
+    first_id = prepared.task.first_id(prepared.tokenizer)
+    state = fresh_state(plan, request.init, first_id)
     m, t = plan.model, plan.train
     for name in request.sets["model"]:
         if not m.uses(name):
@@ -296,7 +319,7 @@ def _resume(
     from ..core.train.fit import replanned
     from ..core.train.state import resume
 
-    run = open_run(flags["resume"] or None, Path(flags["runs"]))
+    run = open_run(flags["resume"] or None, Path(flags["runs"]), whole=True)
     run.lock()
     kernels.use_kernels()
     task, plan, state = resume(run, note, flags["device"], cache_folder(), flags["data"])

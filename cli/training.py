@@ -8,6 +8,7 @@ import time
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
+from ..core.plugins import find
 from ..core.train.controls import Controls
 from .main import COMMAND_START, exit_process
 from .render import TrainingProgress, clock, curve, say
@@ -168,10 +169,15 @@ def show_scores(
     if scores.get("best_step") not in (None, state.step):
         say(f"the best score was at step {scores['best_step']:,}: use it with --checkpoint best")
     say(score_line(task.unit, scores, task.headline))
-    if with_sample:
+    parts = scores.get("parts", {})
+    for name, own in parts.items():
+        headline = find("tasks", own["task"]).headline
+        say(f"{name}: {score_line(own['unit'], {**own, 'split': scores['split']}, headline)}")
+    if with_sample and not parts:
         show_sample(run, task, state)
     seconds = time.monotonic() - COMMAND_START
-    say(f"trained in {clock(seconds)}; next: tfm sample {quote(str(run.path))}")
+    first = f":{next(iter(parts))}" if parts else ""
+    say(f"trained in {clock(seconds)}; next: tfm sample {quote(str(run.path) + first)}")
 
 
 def show_sample(run: Run, task: Task, state: State) -> None:

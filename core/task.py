@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 import numpy as np
 
 from .errors import UsageError
-from .protocols import ByteTokenizer, Dataset, Items, Sequence, StreamDecoder, Tokenizer
+from .protocols import ByteTokenizer, Dataset, Ids, Items, Sequence, StreamDecoder, Tokenizer
 
 if TYPE_CHECKING:
     from .config import SampleConfig
@@ -177,6 +177,11 @@ class Task(ABC):
         names none."""
         return {}
 
+    def members(self, train: OwnItems, tokenizer: OwnTokenizer) -> dict[str, dict[str, Any]]:
+        """For a task of several domains: the name of each, with the fields of config.json that a
+        run of that domain alone would have."""
+        return {}
+
     def names(self, items: OwnItems) -> Iterator[str | None] | None:
         """The names that `tfm score` prints for `sequences(items)`; None for one that goes on with
         the item before it. Without names at all: the `id` in the side information, else the file
@@ -205,6 +210,15 @@ class Task(ABC):
         do not fit together."""
         same: Tokenizer = tokenizer
         return same
+
+    def start_from(self, kind: str, tokenizer: OwnTokenizer) -> None:
+        """Takes up the tokenizer of a run of another task, whose weights training starts from.
+        UsageError if this task cannot; only one of several domains can."""
+        raise UsageError(f"--task {self.name}: the run of --init is a {kind} run")
+
+    def first_id(self, tokenizer: OwnTokenizer) -> int:
+        """Where the ids of the run of --init begin in the vocabulary of `tokenizer`."""
+        return 0
 
     def about_tokenizer(self, spec: str, tokenizer: OwnTokenizer) -> str | None:
         """What a user does not expect of the tokenizer that `fit_tokenizer` made of a spec."""
@@ -282,6 +296,19 @@ class Task(ABC):
         leaves out baselines that take seconds."""
         return None
 
+    def baselines(
+        self,
+        train: OwnItems,
+        held: OwnItems,
+        windows: Iterable[Sequence],
+        tokenizer: OwnTokenizer,
+        quick: bool,
+    ) -> tuple[dict[str, float], bool]:
+        """(the scores of `window_floor`, or else of `floor`; whether slow ones are left out).
+        windows: the sequences of the held-out items."""
+        found = self.window_floor(lambda: train, windows, tokenizer, None, quick)
+        return (self.floor(train, held), False) if found is None else (found, quick)
+
     # -- samples -------------------------------------------------------------------------------
 
     def prompt(self, data: bytes | None, tokenizer: OwnTokenizer, sampling: OwnOptions) -> Sequence:
@@ -355,6 +382,31 @@ class Task(ABC):
         readable itself."""
         return None
 
+    # -- what a person sees of ids -------------------------------------------------------------
+
+    def to_read(
+        self, data: bytes, tokenizer: OwnTokenizer, note: Callable[[str], None]
+    ) -> Sequence:
+        """The ids of what a user gives `tfm view` to read; by default those of a prompt. note:
+        receives what the user should know."""
+        return self.prompt(data, tokenizer, self.SampleOptions())
+
+    def token_labels(self, ids: Ids, tokenizer: OwnTokenizer) -> list[str]:
+        """A short name of each id, wherever it stands: by default its text, or else its number."""
+        of_bytes = self.byte_tokenizer(tokenizer)
+        pieces = [] if of_bytes is None else of_bytes.pieces
+        return piece_labels(ids, pieces, tokenizer.begin, self.end_token(tokenizer))
+
+    def illustration(
+        self, sequence: Sequence, tokenizer: OwnTokenizer, guesses: Ids, ids: Ids
+    ) -> dict[str, Any]:
+        """What an item is to a person, as JSON for `tfm view`. `form` says how it is drawn: text,
+        ids (of no known form), picture, series; the other keys belong to the form.
+
+        guesses (levels, T): ids that stand in the place of the T after the first one (of the
+        sequence, or of the target that a decoder reads); ids: all that the page names."""
+        return {"form": "ids" if self.byte_tokenizer(tokenizer) is None else "text"}
+
     # -- items and ids, without a model --------------------------------------------------------
 
     def byte_tokenizer(self, tokenizer: OwnTokenizer) -> ByteTokenizer | None:
@@ -379,6 +431,18 @@ class Task(ABC):
         pairs = list(decoded)
         if pairs:
             self.write([item for item, _ in pairs], pairs[0][1], self.SampleOptions(), out)
+
+
+def piece_labels(ids: Ids, pieces: list[bytes], begin: int, end: int | None) -> list[str]:
+    """A name of each id: its piece as text, or else <begin>, <end> or its number. Bytes that are no
+    text become \\xNN."""
+    names = {end: "<end>", begin: "<begin>"}
+    return [
+        pieces[id].decode("utf-8", "backslashreplace")
+        if id < len(pieces)
+        else names.get(id, str(id))
+        for id in ids.tolist()
+    ]
 
 
 class ItemDecoder:

@@ -23,8 +23,8 @@ from ..core.data.datasets import ItemRows, too_long
 from ..core.data.keyed_random import key
 from ..core.data.source import Source
 from ..core.errors import ConfigError, UsageError
-from ..core.protocols import ByteTokenizer, Sequence
-from ..core.task import Description
+from ..core.protocols import ByteTokenizer, Ids, Sequence
+from ..core.task import Description, piece_labels
 from ..tokenizers.byte import SingleByteTokenizer
 from ..tokenizers.integers import IntegerTokenizer
 from ._pairs.metrics import baselines
@@ -425,6 +425,14 @@ class RecallTask(Synthetic):
         if len(ids) % 2 == 0:
             raise UsageError("--prompt: give keys with their values, then one key: '5 17 3 9 5'")
         return Sequence(np.array([*ids[:-1], tokenizer.begin, ids[-1]]), len(ids))
+
+    def token_labels(self, ids: Ids, tokenizer: Any) -> list[str]:
+        return piece_labels(ids, [], tokenizer.begin, None)
+
+    def illustration(
+        self, sequence: Sequence, tokenizer: Any, guesses: Ids, ids: Ids
+    ) -> dict[str, Any]:
+        return {"form": "ids"}
 
     def new_tokens(self, prompt: Sequence, sampling: Any) -> int:
         return 1

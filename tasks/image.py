@@ -16,7 +16,7 @@ from ..core.data.datasets import too_long
 from ..core.data.scratch import scratch_file
 from ..core.data.source import Source
 from ..core.errors import DataError, UsageError
-from ..core.protocols import Sequence
+from ..core.protocols import Ids, Sequence
 from ..core.task import Description, Prediction
 from ..tokenizers.patches import PatchTokenizer, Picture
 from ._image.baselines import histogram, png
@@ -24,6 +24,7 @@ from ._image.completion import prompt_rows
 from ._image.dataset import PictureRows
 from ._image.display import FILE_TYPES, grid, terminal_picture, write_arrays
 from ._image.find import listed
+from ._image.illustration import illustration, labels
 from ._image.options import ImageOptions, ImageSampling
 from ._image.pictures import Pictures
 from ._image.prediction import accuracy, predictions
@@ -224,6 +225,26 @@ class ImageTask(task.Task):
             counts = [f"{len(t.labels)} labels ({t.label_position})" for t in (one, other)]
             return " against ".join(counts)
         return None
+
+    # -- what a person sees of ids -----------------------------------------------------------
+
+    def to_read(
+        self, data: bytes, tokenizer: PatchTokenizer, note: Callable[[str], None]
+    ) -> Sequence:
+        """A whole picture: its bytes, or the name of its file. UsageError for a run that puts a
+        label before the picture."""
+        if tokenizer.label_position == "first":
+            raise UsageError("-p: this run reads a label before the picture; use --item N")
+        pixels, _ = prompt_rows(data, tokenizer.form, tokenizer.patch[0], tokenizer.form.height)
+        return tokenizer.encode(Picture(pixels))
+
+    def token_labels(self, ids: Ids, tokenizer: PatchTokenizer) -> list[str]:
+        return labels(ids, tokenizer)
+
+    def illustration(
+        self, sequence: Sequence, tokenizer: PatchTokenizer, guesses: Ids, ids: Ids
+    ) -> dict[str, Any]:
+        return illustration(sequence, tokenizer, guesses, ids)
 
     # -- samples -----------------------------------------------------------------------------
 

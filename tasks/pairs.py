@@ -225,6 +225,14 @@ class PairsTask(task.Task):
         ids = self._given(data, tokenizer)
         return Sequence(ids, len(ids))
 
+    def token_labels(self, ids: Ids, tokenizer: ByteTokenizer) -> list[str]:
+        return task.piece_labels(ids, tokenizer.pieces, tokenizer.begin, tokenizer.end)
+
+    def illustration(
+        self, sequence: Sequence, tokenizer: Any, guesses: Ids, ids: Ids
+    ) -> dict[str, Any]:
+        return {"form": "text"}
+
     def end_token(self, tokenizer: ByteTokenizer) -> int:
         return tokenizer.end
 

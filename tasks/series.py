@@ -17,13 +17,14 @@ from ..core import task
 from ..core.config import SampleConfig
 from ..core.data.source import Source
 from ..core.errors import DataError, UsageError
-from ..core.protocols import Dataset, Sequence
+from ..core.protocols import Dataset, Ids, Sequence
 from ..core.task import Description
 from ..tokenizers._scales import Values
 from ..tokenizers.bins import BinsTokenizer, Window, parse
 from ._series.baselines import floors
 from ._series.collection import Collection, Windows, fingerprint, follow, halves, split
 from ._series.frequency import find_season, season_and_horizon
+from ._series.illustration import illustration, labels
 from ._series.metrics import QUANTILES
 from ._series.options import SeriesOptions, SeriesSampleOptions
 from ._series.output import Forecast, escape_formula, write_values
@@ -313,6 +314,28 @@ class SeriesTask(task.Task):
         self, items: list[Forecast], prompt: Any, sampling: SeriesSampleOptions, width: int
     ) -> str | None:
         return "\n\n".join(fan(item, width) for item in items[:3])
+
+    # -- what a person sees of ids -------------------------------------------------------------
+
+    def to_read(
+        self, data: bytes, tokenizer: BinsTokenizer, note: Callable[[str], None]
+    ) -> Sequence:
+        """The last points of the first series in a file, all of them history."""
+        prompts = prompts_of_file(data, self.options.columns, (), note)
+        if len(prompts) > 1:
+            note(f"{len(prompts):,} series; shown: {prompts[0].series.id}")
+        series = prompts[0].series
+        past, gap = prompts[0].history(tokenizer.history, tokenizer.season, tokenizer.horizon)
+        about = {"id": series.id, "first": prompts[0].first - gap, **series.clock.side()}
+        return tokenizer.encode(Window(past, len(past), about))
+
+    def token_labels(self, ids: Ids, tokenizer: BinsTokenizer) -> list[str]:
+        return labels(ids, tokenizer)
+
+    def illustration(
+        self, sequence: Sequence, tokenizer: BinsTokenizer, guesses: Ids, ids: Ids
+    ) -> dict[str, Any]:
+        return illustration(sequence, tokenizer)
 
     # -- tokenize and detokenize ---------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from conftest import Tfm
 from helpers import prose, put_tfm_on_path, run_shell_block, shell_blocks
 
 ROOT = Path(__file__).parent.parent
-GUIDES = ("training", "evaluation", "sampling", "domains", "architectures", "command-line")
+GUIDES = ("training", "evaluation", "sampling", "view", "domains", "architectures", "command-line")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCKS = [(name, block) for name in GUIDES for block in shell_blocks(ROOT / f"docs/{name}.md")]
 QUICK = {"TFM_SIZE": "nano"}

@@ -12,6 +12,8 @@ from ..protocols import Batch
 from .block import RunBlock, call_block
 from .sequence_model import SequenceModel
 
+MAX_RANGES = 8  # of legal ids, with which a loss is computed range by range
+
 
 class Objective(nn.Module):
     """The training loss of a batch as a module, which torch.compile, DDP and FSDP can wrap."""
@@ -58,9 +60,39 @@ class Objective(nn.Module):
         legal = None if legal is None else counted_rows(legal)
         if self.label_smoothing:
             return self._smoothed(*rows, (low, high), legal)
+        if legal is not None and hidden.device.type == "cpu":
+            return self._by_range(*rows, legal)
+        return self._nll(*rows, (low, high), legal)
+
+    def _nll(
+        self,
+        hidden: Tensor,
+        targets: Tensor,
+        weight: Tensor,
+        ids: tuple[int, int],
+        legal: Tensor | None = None,
+    ) -> Tensor:
+        """See `operations.linear_nll`."""
+        cap = self.model.config.softcap
         return ops.linear_nll(
-            self.model.head, *rows, (low, high), legal, self.model.config.softcap, self.compiled
+            self.model.head, hidden, targets, weight, ids, legal, cap, self.compiled
         )
+
+    def _by_range(self, hidden: Tensor, targets: Tensor, weight: Tensor, legal: Tensor) -> Tensor:
+        """The same as the masked loss. Where positions have a few different ranges of legal ids
+        that are small parts of the vocabulary (several domains), each range has a product of its
+        own rows of the head."""
+        vocabulary = self.model.config.vocab_size
+        ranges, which = torch.unique(legal, dim=0, return_inverse=True)
+        sizes = ranges[:, 1] - ranges[:, 0]
+        products = int((sizes * which.bincount(minlength=len(ranges))).sum())
+        if len(ranges) > MAX_RANGES or 2 * products > len(legal) * vocabulary:
+            return self._nll(hidden, targets, weight, (0, vocabulary), legal)
+        total = hidden.new_zeros((), dtype=torch.float32)
+        for number, (low, high) in enumerate(ranges.tolist()):
+            here = which == number
+            total = total + self._nll(hidden[here], targets[here] - low, weight[here], (low, high))
+        return total
 
     def _smoothed(
         self,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -202,6 +202,20 @@ class SequenceModel(nn.Module):
             self._angles = table = rotary_angles(counting, self.config)
         return table
 
+    def part(self, low: int, high: int) -> SequenceModel:
+        """The same model of the ids low ... high - 1 alone: its id i is id low + i of this one. All
+        weights are shared."""
+        config = replace(self.config, vocab_size=high - low, ordered="")
+        found = without_values(config)
+        rows = self.embedding.weight[low:high]
+        found.embedding = nn.Embedding(high - low, config.width, _weight=rows)
+        found.head.weight = nn.Parameter(self.head.weight[low:high])
+        if config.tied:
+            found.head.weight = found.embedding.weight
+        for name in ("position_embedding", "encoder", "encoder_norm", "blocks", "norm"):
+            setattr(found, name, getattr(self, name))
+        return found.train(self.training)
+
     # -- decoding ------------------------------------------------------------------------------
 
     def start(self, batch: int, length: int) -> DecodingState:
@@ -300,8 +314,10 @@ def _embedding(count: int, width: int) -> nn.Embedding:
     return nn.Embedding(count, width, _weight=table)
 
 
-@functools.cache
-def on_meta(config: ModelConfig) -> SequenceModel:
+def without_values(config: ModelConfig) -> SequenceModel:
     """A model on the meta device: it has shapes and no values."""
     with torch.device("meta"):
         return SequenceModel(config)
+
+
+on_meta = functools.cache(without_values)  # to read sizes from

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..errors import TfmError, UsageError
 from ..files import file_problems, log_entries, read_manifest
 from .checkpoints import WRONG_RUN, checkpoints, identity
+from .part import PartOfRun
 from .run import NAME, Run
 
 
@@ -36,10 +37,21 @@ def _readable(root: Path) -> tuple[list[Run], list[tuple[Path, str]]]:
     return sorted(found, key=lambda run: run.created), problems
 
 
-def open_run(name: str | None, root: Path) -> Run:
-    """A run by path, by its name under `root`, or the newest with a checkpoint. UsageError if there
-    is none."""
-    return Run(find_run(name, root))
+def open_run(name: str | None, root: Path, whole: bool = False) -> Run:
+    """A run by path, by its name under `root`, or the newest with a checkpoint. RUN:PART is one
+    domain of a run of several, see `PartOfRun`, or a run of that domain alone. UsageError if there
+    is none; unless `whole`, also for a run of several domains without the name of one."""
+    base, colon, part = (name or "").rpartition(":")
+    if colon and not os.path.exists(str(name)):
+        run = Run(find_run(base or None, root))
+        alone = not run.config.get("parts") and run.config["task"] == part
+        return run if alone else PartOfRun(run, part)
+    run = Run(find_run(name, root))
+    parts = run.config.get("parts")
+    if parts and not whole:
+        some = ", ".join(f"{run.path}:{each}" for each in parts)
+        raise UsageError(f"{run.path}: a run of several domains; name one: {some}")
+    return run
 
 
 def find_run(name: str | None, root: Path) -> Path:

@@ -151,6 +151,11 @@ class Run:
     def name(self) -> str:
         return self.path.name
 
+    @property
+    def address(self) -> str:
+        """What `open_run` opens as this, from every folder."""
+        return str(self.path.absolute())
+
     def model_config(self) -> ModelConfig:
         fields = self.config["model"]
         if isinstance(fields, dict):
@@ -166,6 +171,10 @@ class Run:
         return from_json(TrainConfig, self.config["train"], f"{self.path}/config.json: train")
 
     def tokenizer(self) -> Any:
+        return self._tokenizer()
+
+    def _tokenizer(self, kind: str | None = None) -> Any:
+        """The tokenizer that the run's files hold, of this kind, or the one that the config has."""
         from ..plugins import find
 
         try:
@@ -175,7 +184,8 @@ class Run:
                 from safetensors.numpy import load_file
 
                 arrays = load_file(str(self.path / "tokenizer.safetensors"))
-            return find("tokenizers", self.config["tokenizer"]["kind"]).from_state(state, arrays)
+            kind = kind or self.config["tokenizer"]["kind"]
+            return find("tokenizers", kind).from_state(state, arrays)
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise DamagedError(f"{self.path / 'tokenizer.json'}: damaged ({error})") from error
 

@@ -72,6 +72,10 @@ def report(
 
     if floor is None:
         floor = task.window_floor(read_train, windows, tokenizer, protocol)
+    for name, part in model_metrics.get("parts", {}).items():
+        start = f"{name}."
+        own = {k.removeprefix(start): v for k, v in (floor or {}).items() if k.startswith(start)}
+        part["floor"] = own
     return {
         "schema": SCHEMA,
         "task": task.name,

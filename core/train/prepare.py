@@ -78,16 +78,19 @@ def prepare(request: Request, note: Note) -> Prepared:
         note(f"{source.describe()} looks like --task {name}{most}")
     init = request.init
     options = dict(request.task_options)
-    if init is not None:
+    same = init is not None and init.config["task"] == name
+    if init is not None and same:
         options = init_options(init, options)
     task = make_task(name, options)
+    if init is not None and not same:
+        task.start_from(init.config["task"], init.tokenizer())
     encoder = architecture(request.arch).model.get("encoder_layers", 0)
     if request.sets.get("model", {}).get("encoder_layers", encoder) and not task.pairs:
         raise ConfigError(
             f"--arch {request.arch}: has an encoder, for the source of a pair; the items of --task "
             f"{name} have none"
         )
-    own = task.adapt(init.tokenizer()) if init is not None else None
+    own = task.adapt(init.tokenizer()) if init is not None and same else None
     if source is None:
         source = task.default_source()
         if not task.generated:
@@ -111,9 +114,7 @@ def prepare(request: Request, note: Note) -> Prepared:
     heldout = {split: list(task.sequences(part, tokenizer)) for split, part in held.items()}
     final = next(name for name in ("test", "report", "valid") if name in held)
     quick = request.budget is not None and request.budget < QUICK_SECONDS
-    floor = task.window_floor(lambda: train, heldout[final], tokenizer, None, quick)
-    if floor is None:
-        floor, quick = task.floor(train, held[final]), False
+    floor, quick = task.baselines(train, held[final], heldout[final], tokenizer, quick)
     if floor:
         ends = tuple(f"_{name}" for name in task.headline)
         first = {name: value for name, value in floor.items() if not ends or name.endswith(ends)}

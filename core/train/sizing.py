@@ -111,6 +111,16 @@ def seconds_on_gpu(model: ModelConfig, tokens: float, rows: int) -> float:
     return GPU_STEP_SECONDS * tokens / (rows * model.context) + work / GPU_FLOPS
 
 
+def _of_tokens(tokenizer: Tokenizer, context: int) -> dict[str, Any]:
+    """The fields of a model that follow from its tokens."""
+    return {
+        "vocab_size": tokenizer.vocab_size,
+        "axes": tokenizer.axes,
+        "context": context,
+        "ordered": ",".join(f"{low}-{high}" for low, high in tokenizer.ordered),
+    }
+
+
 def make_configs(
     request: Request,
     tokenizer: Tokenizer,
@@ -143,19 +153,16 @@ def make_configs(
     }  # fields that a rule leaves alone
     if request.init is not None:
         model = request.init.model_config()
+        if tokenizer.vocab_size != model.vocab_size:  # more domains than the run has
+            context = max(model.context, (longest or 0) - 1)
+            model = replace(model, **_of_tokens(tokenizer, context))
         context, rows = shape(size, None, model.context)
         if "dropout" in arch.model:  # rather than a rule's, that of the run
             given["dropout"] = asked.get("dropout", model.dropout)
         model = replace(model, **{"dropout": given.get("dropout", model.dropout), **asked})
     else:
         context, rows = shape(size, longest, context)
-        of_tokens = {
-            "vocab_size": tokenizer.vocab_size,
-            "axes": tokenizer.axes,
-            "context": context,
-            "ordered": ",".join(f"{low}-{high}" for low, high in tokenizer.ordered),
-        }
-        model = model_config(request.arch, size, **{**of_tokens, **given})
+        model = model_config(request.arch, size, **{**_of_tokens(tokenizer, context), **given})
         if tokens is not None and request.steps is None:
             rows = rows_for(tokens, rows, context)
     if tokens is not None and "dropout" not in given:

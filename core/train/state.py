@@ -13,6 +13,7 @@ from ..data.keyed_random import key
 from ..errors import ConfigError, DamagedError, UsageError
 from ..model.sequence_model import SequenceModel
 from ..ops.device import pick_device, use_threads
+from ..runs.catalogue import open_run
 from ..runs.checkpoints import Checkpoint
 from ..runs.run import Run
 from ..runs.tensors import load_weights, read_tensors
@@ -68,23 +69,30 @@ class State:
         return run.save(self.step, weights, state_tensors(self.model, self.optimizers), about)
 
 
-def fresh_state(plan: Plan, init: Run | None) -> State:
-    """Weights initialised from the seed, or those of another run. UsageError if its model has
-    another shape."""
+def fresh_state(plan: Plan, init: Run | None, first_id: int = 0) -> State:
+    """Weights initialised from the seed, or those of another run, whose ids begin at `first_id`.
+    UsageError if its model has another shape."""
     torch.manual_seed(key(plan.train.seed, "weights"))
     model = SequenceModel(plan.model)
     if init is not None:
-        checkpoint = init.checkpoint()
-        init.check_checkpoint(checkpoint)
-        known = replace(init.model_config(), dropout=0.0)
-        if known.positions != "learned" and plan.model.context < known.context:
-            known = replace(known, context=plan.model.context)  # of shorter items, such as windows
-        if known != replace(plan.model, dropout=0.0):
+        known, wanted = replace(init.model_config(), dropout=0.0), plan.model
+        last_id = first_id + known.vocab_size
+        if known.positions != "learned":  # items, such as windows, can have another length
+            known = replace(known, context=wanted.context)
+        if wanted.vocab_size > last_id or first_id:  # of several domains
+            names = ("vocab_size", "axes", "ordered")
+            known = replace(known, **{name: getattr(wanted, name) for name in names})
+        if known != replace(wanted, dropout=0.0):
             raise UsageError(
                 f"--init {init.path}: its model has another shape than these flags ask for; "
                 "leave --arch, --size, --context and --set model.* to it"
             )
-        load_weights(model, checkpoint.path / "model.safetensors")
+        weights = init.load_model().state_dict()
+        for name in ("embedding.weight", "head.weight"):
+            rows = model.get_parameter(name).detach().clone()
+            rows[first_id:last_id] = weights[name]
+            weights[name] = rows
+        model.load_state_dict(weights)
     model = model.to(plan.device)
     return State(model, make_optimizers(model, plan.train), plan.train)
 
@@ -128,8 +136,12 @@ def resume(
             note(f"{error}; going back to the checkpoint before")
     if run.checkpoints():
         raise DamagedError(f"{run.path}: no sound checkpoint is left")
-    init = Run(Path(config["init"])) if config["init"] else None
-    return task, plan, fresh_state(plan, init)
+    if not config["init"]:
+        return task, plan, fresh_state(plan, None)
+    init = open_run(config["init"], Path(), whole=True)
+    if init.config["task"] != task.name:
+        task.start_from(init.config["task"], init.tokenizer())
+    return task, plan, fresh_state(plan, init, task.first_id(tokenizer))
 
 
 def _restored(

@@ -1,0 +1,263 @@
+"""The page of `tfm view` in Chromium: what it draws, computes and answers to keys and clicks."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_capture import VARIANTS
+from test_view_packing import view_of
+
+from tfm.core.view.packing import Plan
+from tfm.core.view.page import View
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+TENSOR = """name => {
+  const { shape, values } = window.tfmView.page.tensor(name);
+  const bytes = new Uint8Array(Float32Array.from(values).buffer);
+  let text = "";
+  for (const byte of bytes) text += String.fromCharCode(byte);
+  return [shape, btoa(text)];
+}"""
+TABS = ("io", "space", "matrix", "flow", "code", "checks")
+EVERYTHING = Plan()
+RECOMPUTED = Plan(recompute=True, bits=16)
+SMALLEST = Plan(True, False, 8, hidden=8, last=8, blocks=(1,))
+
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright here")
+    with playwright.sync_playwright() as running:
+        started = running.chromium.launch(executable_path=BROWSER, args=list(FLAGS))
+        yield started
+        started.close()
+
+
+class Opened:
+    """A page in a tab of its own. It fails on any message, request or error of the page."""
+
+    def __init__(self, browser: Any, html: bytes, folder: Path, **settings: Any) -> None:
+        self.path = folder / "view.html"
+        self.path.write_bytes(html)
+        self.problems: list[str] = []
+        self.context = browser.new_context(
+            **{"viewport": {"width": 1280, "height": 720}, **settings}
+        )
+        self.tab = self.context.new_page()
+        self.tab.on("console", lambda message: self.problems.append(message.text))
+        self.tab.on("pageerror", lambda error: self.problems.append(str(error)))
+        self.tab.on("dialog", lambda dialog: self.problems.append(dialog.message))
+        self.tab.on("request", self._requested)
+
+    def _requested(self, request: Any) -> None:
+        if not request.url.startswith(("file:", "data:", "blob:")):
+            self.problems.append(request.url)
+
+    def go(self, where: str = "") -> Opened:
+        self.tab.goto(f"file://{self.path}#{where}")
+        self.tab.wait_for_selector("body[data-ready]", timeout=20_000)
+        return self
+
+    def show(self, tab: str) -> str:
+        """Chooses a tab and returns the text of its panel."""
+        self.tab.evaluate("tab => window.tfmView.state.set({ tab })", tab)
+        self.tab.wait_for_timeout(50)
+        return str(self.tab.inner_text(f"#panel-{tab}"))
+
+    def selection(self) -> dict[str, Any]:
+        return dict(self.tab.evaluate("() => ({ ...window.tfmView.state.selection })"))
+
+    def tensor(self, name: str) -> Any:
+        shape, data = self.tab.evaluate(TENSOR, name)
+        return np.frombuffer(base64.b64decode(data), np.float32).reshape(shape)
+
+    def colours(self, selector: str) -> int:
+        """How many colours an element shows."""
+        picture = Image.open(io.BytesIO(self.tab.locator(selector).screenshot())).convert("RGB")
+        found = picture.getcolors(1 << 24)
+        return len(found or [])
+
+    def close(self) -> None:
+        self.context.close()
+        assert not self.problems, self.problems
+
+
+@pytest.fixture
+def open_page(browser: Any, tmp_path: Path) -> Iterator[Any]:
+    opened: list[Opened] = []
+
+    def start(html: bytes, where: str = "", **settings: Any) -> Opened:
+        opened.append(Opened(browser, html, tmp_path, **settings))
+        return opened[-1].go(where)
+
+    yield start
+    for each in opened:
+        each.close()
+
+
+# -- every architecture ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_page_holds_the_numbers_of_the_model(open_page: Any, name: str) -> None:
+    """Decoded or computed in the browser, each tensor is as close as the page states."""
+    view = view_of(name)
+    for plan in (EVERYTHING, RECOMPUTED):
+        records = view.pack(plan).records
+        page = open_page(view.page(plan))
+        for tensor, record in records.items():
+            true = view.tensors.get(tensor, view.weights.get(tensor, view.last))
+            true = true[:, view.top] if tensor == "logits" else true
+            found = page.tensor(tensor)
+            finite = np.isfinite(true)
+            assert (np.isfinite(found) == finite).all(), tensor
+            error = np.abs(found[finite] - true[finite]).max(initial=0)
+            assert error <= record["error"] * 1.01 + 2e-6 * max(1, record["largest"]), tensor
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("plan", [EVERYTHING, SMALLEST], ids=["whole", "smallest"])
+def test_every_panel_shows_every_architecture(open_page: Any, name: str, plan: Plan) -> None:
+    view = view_of(name)
+    page = open_page(view.page(plan))
+    for tab in TABS:
+        assert len(page.show(tab)) > 40, tab
+        assert page.colours(f"#panel-{tab}") > 12, tab
+    for block in range(2):
+        for part in ("mixer", "cross", "ffn"):
+            page.tab.evaluate("at => window.tfmView.state.set(at)", {"block": block, "part": part})
+            for tab in ("space", "matrix", "flow", "code"):
+                page.show(tab)
+
+
+# -- domains ---------------------------------------------------------------------------------------
+
+
+def test_hostile_tokens_are_shown_and_not_run(open_page: Any) -> None:
+    view = view_of("transformer")
+    ids = view.data["input"]["ids"]
+    names = [
+        "</script><script>alert(1)</script>",
+        "\x07\x1b[31m",
+        "\u202eabc",
+        "<img src=x onerror=alert(1)>",
+        "\n",
+    ]
+    for id, name in zip(dict.fromkeys(ids), names, strict=False):
+        view.data["labels"][str(id)] = name
+    page = open_page(view.page(EVERYTHING))
+    strip = page.tab.inner_text("#tokens")
+    for shown in ("</script><script>alert(1)</script>", r"\x07\x1b[31m", r"\u202eabc", "⏎"):
+        assert shown in strip
+    for tab in TABS:
+        page.show(tab)
+
+
+# -- keys, clicks, addresses -----------------------------------------------------------------------
+
+
+def test_every_panel_has_an_address(open_page: Any) -> None:
+    page = open_page(view_of("transformer").page(EVERYTHING))
+    for tab in TABS:
+        page.go(f"tab={tab}&block=1&head=2&query=5")
+        found = page.selection()
+        assert (found["tab"], found["block"], found["head"], found["query"]) == (tab, 1, 2, 5)
+        assert page.tab.is_visible(f"#panel-{tab}")
+    page.go("tab=nonsense&block=99&query=-3&head=x&row=7")
+    found = page.selection()
+    assert (found["tab"], found["block"], found["head"]) == ("io", 1, 0)
+
+
+def test_keys_move_the_selection(open_page: Any) -> None:
+    page = open_page(view_of("transformer").page(EVERYTHING), "tab=io&query=5")
+    press = page.tab.keyboard.press
+    for number, tab in enumerate(TABS, 1):
+        press(str(number))
+        assert page.selection()["tab"] == tab
+    press("ArrowLeft")
+    press("]")
+    press("+")
+    press("d")
+    found = page.selection()
+    assert (found["query"], found["block"], found["head"], found["part"]) == (4, 1, 0, "ffn")
+    press("[")
+    press("a")
+    press("+")
+    press("n")
+    found = page.selection()
+    assert (found["block"], found["step"]) == (0, 1)
+    assert f"query={found['query']}" in page.tab.evaluate("location.hash")
+    press("?")
+    assert page.tab.is_visible("#help")
+    press("Escape")
+    press("t")
+    assert page.tab.evaluate("document.documentElement.dataset.theme") == "dark"
+
+
+def test_clicks_choose_a_token_and_a_line(open_page: Any) -> None:
+    page = open_page(view_of("encoder-decoder").page(EVERYTHING), "tab=code")
+    page.tab.locator(".strip").nth(1).locator(".strip-token").nth(3).click()
+    found = page.selection()
+    assert (found["stack"], found["query"]) == ("blocks", 3)
+    page.tab.locator(".line", has_text="softmax").last.click()
+    assert "pattern" in page.tab.inner_text(".code-caption")
+    page.tab.locator(".node.cross").first.click()
+    assert page.selection()["part"] == "cross"
+
+
+def test_the_walk_visits_every_step(open_page: Any) -> None:
+    view = view_of("transformer")
+    page = open_page(view.page(EVERYTHING), "tab=space")
+    assert "The whole pass" in page.tab.inner_text("#panel-space")
+    for number, step in enumerate(view.data["walk"]):
+        page.tab.keyboard.press("n")
+        assert page.selection()["step"] == number
+        shown = page.tab.inner_text("#panel-space")
+        assert step["title"] in shown and step["caption"] in shown
+    page.tab.keyboard.press("n")
+    assert page.selection()["step"] == len(view.data["walk"]) - 1
+
+
+# -- screens ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_phone_shows_it_without_scrolling_sideways(open_page: Any, theme: str) -> None:
+    settings = {"viewport": {"width": 390, "height": 800}, "color_scheme": theme}
+    page = open_page(view_of("encoder-decoder").page(EVERYTHING), **settings)
+    for tab in TABS:
+        page.show(tab)
+        wide = f"document.getElementById('panel-{tab}').scrollWidth"
+        assert page.tab.evaluate(wide) <= 390, tab
+        assert page.tab.evaluate("document.documentElement.scrollWidth") <= 390
+    background = page.tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, background[4:-1].split(","))) < 200) is (theme == "dark")
+    assert os.path.exists(page.path)
+
+
+def test_next_tokens_follow_from_the_logits(open_page: Any) -> None:
+    """The likeliest next id of the panel is that of the model."""
+    view: View = view_of("transformer")
+    best = int(view.last.argmax())
+    view.data["labels"][str(best)] = "likeliest"
+    page = open_page(view.page(EVERYTHING))
+    weights = np.exp(view.last.astype(np.float64) - view.last.max())
+    share = float(weights.max() / weights.sum())
+    text = page.show("io")
+    assert "likeliest" in text
+    assert f"{100 * share:.1f}\u00a0%" in text or f"{100 * share:.0f}\u00a0%" in text
