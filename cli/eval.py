@@ -144,7 +144,7 @@ def command(
         floor=floor,
         training=lambda: training_items(opened, task),
         note=note,
-        run=str(opened.path),
+        run=opened.title,
         step=opened.checkpoint(checkpoint).step,
         split=split,
     )
@@ -181,8 +181,15 @@ def table(scores: dict[str, Any]) -> str:
     several domains: those of each."""
     if "parts" in scores:
         whole = {k: v for k, v in scores.items() if k != "parts"} | {"floor": None}
-        each = {"all": whole, **scores["parts"]}
-        return "\n\n".join(f"{name}\n{table({'run': '', **own})}" for name, own in each.items())
+        if whole[f"bits_per_{scores['unit']}"] is None:  # of parts that are not all lossless
+            kept = [[k, _number(whole[k])] for k in ("step", "split", "tokens", "nll_per_token")]
+            each = scores["parts"]
+            first = f"{scores['run']}\n{columns(kept)}\n\n"
+        else:
+            each, first = {"all": whole, **scores["parts"]}, ""
+        return first + "\n\n".join(
+            f"{name}\n{table({'run': '', **own})}" for name, own in each.items()
+        )
     unit = scores["unit"]
     floor = scores["floor"] or {}
     named = [name for name in scores if any(key.endswith(f"_{name}") for key in floor)]

@@ -64,12 +64,12 @@ def command(run: str | None, runs: str, quiet: bool, as_json: bool) -> None:
     model, train, data = config["model"], config["train"], config["data"]
     shape = opened.model_config()
     rows = [
-        ["run", str(opened.path)],
+        ["run", opened.title],
         ["state", f"{status['state']}, step {status['step']:,} of {status['steps']:,}"],
         ["command", f"tfm {' '.join(config['argv'])}"],
         ["created", f"{config['created']} with tfm {config['tfm']}"],
         ["data", data["about"]],
-        ["tokenizer", f"{config['tokenizer']['spec']}, {model['vocab_size']:,} ids"],
+        ["tokenizer", f"{config['tokenizer']['spec']}, {shape.vocab_size:,} ids"],
         [
             "model",
             f"{config['arch']} {config['size']}: {model['layers']} layers of "

@@ -42,10 +42,10 @@ def command(
     Exit code 5 if they differ. An interrupted run is repeated up to its last checkpoint. Prints
     the path of the new run on stdout.
     """
-    from ..core.runs.catalogue import open_run
+    from ..core.runs.catalogue import open_whole
     from ..core.runs.run import check_free
 
-    original = open_run(run, Path(runs), whole=True)
+    original = open_whole(run, Path(runs))
     original.check()
     end = original.checkpoint().step
     path = Path(run_name) if run_name else _next_name(original.path)

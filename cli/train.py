@@ -190,7 +190,9 @@ def _request(ctx: click.Context, flags: dict[str, Any]) -> Any:
     if flags["mix"]:
         from ..tasks._mix.parts import lasting
 
-        task_options["parts"] = "\n".join(map(lasting, flags["mix"]))
+        if any("\n" in spec for spec in flags["mix"]):
+            raise UsageError("--mix: a newline in it; give each part by a --mix of its own")
+        task_options["parts"] = "\n".join(map(lasting, flags["mix"])) or "\n"
     for name in ("save_every", "patience", "until"):
         if flags[name] is not None:
             sets["train"][name] = flags[name]
@@ -314,12 +316,12 @@ def _resume(
                 f"{flag} and --resume exclude each other: "
                 "a resumed run keeps its settings; --init starts a new run"
             )
-    from ..core.runs.catalogue import open_run
+    from ..core.runs.catalogue import open_whole
     from ..core.train.events import RunLog
     from ..core.train.fit import replanned
     from ..core.train.state import resume
 
-    run = open_run(flags["resume"] or None, Path(flags["runs"]), whole=True)
+    run = open_whole(flags["resume"] or None, Path(flags["runs"]))
     run.lock()
     kernels.use_kernels()
     task, plan, state = resume(run, note, flags["device"], cache_folder(), flags["data"])

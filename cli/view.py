@@ -86,6 +86,8 @@ def command(
         raise UsageError("-p TEXT or --item N: give one of them, what the model is to read")
     if split is not None and item is None:
         raise UsageError("--split: needs --item")
+    if terminal and as_json:
+        raise UsageError("--terminal and --json exclude each other")
     if (terminal or as_json) and (out is not None or force):
         shown = "--terminal" if terminal else "--json"
         raise UsageError(f"{shown}: shows no page; omit -o and --force")
@@ -122,7 +124,7 @@ def command(
     from ..core.view.page import View
 
     is_complete = item is not None or len(sequence) > model.config.context
-    read = reading(model, tokenizer, sequence, is_complete)
+    read = reading(model, tokenizer, sequence, is_complete, answered=task.greedy and item is None)
     facts = {
         "name": found.name,
         "arch": found.config.get("arch"),

@@ -38,6 +38,7 @@ class Terminal:
         self.data = view.data
         self.ids: list[int] = self.data["input"]["ids"]
         self.targets: list[int | None] = self.data["input"]["targets"]
+        self.truth = "it wrote" if self.data["input"]["answered"] else "true next"
 
     def lines(self) -> list[str]:
         sections = (
@@ -111,7 +112,12 @@ class Terminal:
         title = "what it reads, with the loss of each token in nats"
         if known:
             mean = sum(known) / len(known)
-            title += f" (mean {mean:.3f}, perplexity {math.exp(min(mean, 99)):.3g})"
+            what = (
+                "" if len(known) == sum(loss is not None for loss in nll) else " of what is scored"
+            )
+            title += f" (mean{what} {mean:.3f}, perplexity {math.exp(min(mean, 99)):.3g})"
+        if self.data["input"]["answered"]:
+            title += "; the answer is the model's own"
         lines = self.title(title)
         if source := self.data["input"]["source"]:
             words = " ".join(self.label(id) for id in source)
@@ -135,7 +141,7 @@ class Terminal:
     def lens(self) -> list[str]:
         """A table of the likeliest next token after each block, at the last positions."""
         lens = self.data["lens"]
-        head = max(len(level) for level in (*lens["levels"], "true next")) + 2
+        head = max(len(level) for level in (*lens["levels"], self.truth)) + 2
         fit = max(1, (self.width - head) // CELL)
         places = range(len(self.ids))[-fit:]
 
@@ -165,7 +171,7 @@ class Terminal:
                 cell(self.label(target, place + 1))
                 for target, place in zip(targets, places, strict=True)
             ]
-            lines.append(row("true next", names))
+            lines.append(row(self.truth, names))
         return lines
 
     def attention(self) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from ..core import task
 from ..core.data.source import Source
-from ..core.errors import ConfigError, UsageError
+from ..core.errors import ConfigError, TfmError, UsageError
 from ..core.plugins import name_of
 from ..core.protocols import Items, Sequence
 from ..core.task import Description
@@ -81,7 +81,10 @@ class MixTask(task.Task):
         return self._each(self._read)
 
     def _read(self, name: str, part: Part) -> Any:
-        items = part.task.items(part.source())
+        try:
+            items = part.task.items(part.source())
+        except TfmError as error:
+            raise type(error)(f"--mix {part.spec}: {error}") from error
         known = self.known.get(name)
         return items if known is None else part.task.conform(items, known, lambda text: None)
 
@@ -154,11 +157,16 @@ class MixTask(task.Task):
             )
         return MixedTokenizer(
             {
-                name: self.known.get(name)
-                or part.task.fit_tokenizer(part.tokenizer, train.parts[name])
+                name: self.known.get(name) or self._fit(name, part, train)
                 for name, part in self.mixed.items()
             }
         )
+
+    def _fit(self, name: str, part: Part, train: MixedItems) -> Any:
+        try:
+            return part.task.fit_tokenizer(part.tokenizer, train.parts[name])
+        except TfmError as error:
+            raise type(error)(f"--mix {part.spec}: {error}") from error
 
     def start_from(self, kind: str, tokenizer: Any) -> None:
         """The first part of that task keeps the tokenizer of the run."""

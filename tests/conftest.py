@@ -195,3 +195,17 @@ def trained(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     )
     assert result.err == ""
     return Trained(folder / "run", result.json())
+
+
+@pytest.fixture(scope="session")
+def domains(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data of every domain in helpers.DOMAINS, and a run of each after two steps,
+    shared: tests must not change it."""
+    from helpers import DOMAINS, SMALL_RUN, write_domains
+
+    root = tmp_path_factory.mktemp("domains")
+    write_domains(root)
+    tfm = Tfm(root, {"TFM_QUIET": "1"})
+    for task, (data, _, _) in DOMAINS.items():
+        tfm("train", "--task", task, *data, *SMALL_RUN, "--run", task)
+    return root

@@ -290,3 +290,36 @@ def run_harness(script: str, *args: object) -> Any:
     done = subprocess.run(command, stdout=subprocess.PIPE, timeout=300)
     assert done.returncode == 0
     return json.loads(done.stdout)
+
+
+# -- a run of every domain -------------------------------------------------------------------------
+
+SMALL_RUN = ("--size", "nano", "--set", "train.batch=2", "--steps", 2)
+# task: (options of train, prompt, form)
+DOMAINS: dict[str, tuple[tuple[object, ...], str | None, str]] = {
+    "text": (("--data", "text.txt", "--tokenizer", "bpe:300"), "the fox", "text"),
+    "byte": (("--data", "text.txt"), "the fox", "text"),
+    "image": (("--data", "pictures.npy", "--valid", "held.npy"), "one.png", "picture"),
+    "series": (("--data", "series.csv", "--history", 16, "--horizon", 4), "series.csv", "series"),
+    "pairs": (("--data", "pairs.tsv", "--arch", "encoder-decoder"), "the fox", "text"),
+    "sort": (("--max-length", 3), "cab", "text"),
+    "recall": (("--length", 16, "--pairs", 2, "--vocabulary", 32), "3 17 5 20 3", "ids"),
+}
+
+
+def write_domains(root: Path) -> None:
+    """Data of every domain in DOMAINS."""
+    import numpy as np
+    from PIL import Image
+
+    lines = sorted(set(prose(3000).splitlines()))
+    (root / "text.txt").write_text(prose(6000))
+    (root / "pairs.tsv").write_text("".join(f"{x}\t{x[::-1]}\n" for x in lines))
+    draw = np.random.default_rng(0)
+    pixels = draw.integers(0, 255, (40, 4, 6), np.uint8)
+    np.save(root / "pictures.npy", pixels)
+    np.save(root / "held.npy", pixels[:3])
+    Image.fromarray(pixels[0]).save(root / "one.png")
+    walk = draw.normal(size=200).cumsum() + 50
+    rows = [f"2020-01-01 {n // 60 % 24:02d}:{n % 60:02d},{x:.3f}" for n, x in enumerate(walk)]
+    (root / "series.csv").write_text("time,value\n" + "\n".join(rows) + "\n")

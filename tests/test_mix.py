@@ -121,6 +121,25 @@ def test_a_part_must_be_named_and_exist(folder: Path) -> None:
     assert alone.json()["unit"] == "byte"
 
 
+def test_what_takes_a_whole_run_says_so(folder: Path) -> None:
+    tfm = Tfm(folder)
+    for verb in (("rerun", "mix:text"), ("train", "--resume", "mix:text")):
+        assert "this command takes the whole run" in tfm.error(*verb)
+    assert "match their checksums" in tfm("verify", "mix:text").err
+    said = tfm.error("sample", "mix:text", "--task", "image", "-p", "a")
+    assert "two parts, text and image, of one run" in said
+    assert "mix:image" in tfm("info", "mix:image").text
+
+
+def test_a_file_whose_name_looks_like_a_spec_is_that_file(folder: Path) -> None:
+    odd = folder / "a,b=c@2.txt"
+    odd.write_text(prose(6000))
+    (part,) = parse_parts([f"text:{odd}@3,name=odd"])
+    assert (part.path, part.weight, part.name) == (str(odd), 3.0, "odd")
+    (part,) = parse_parts([f"text:{odd}"])
+    assert (part.path, part.weight) == (str(odd), 1.0)
+
+
 def test_two_texts_and_data_that_every_machine_has(folder: Path) -> None:
     tfm = Tfm(folder)
     texts = ("--mix", "text:text.txt", "--mix", "text:other.txt@2,name=capitals", "--mix", "sort")
@@ -144,6 +163,13 @@ def test_two_texts_and_data_that_every_machine_has(folder: Path) -> None:
         (("text:text.txt,name=a b",), "a name is 1 to 32 of"),
         (("text:text.txt,tokenizer=bpf",), "--tokenizer bpf: known: byte"),
         (("mix",), "a mix has no mixes"),
+        (("text:-",), "a part reads files"),
+        (("text:text.txt@nan",), "the weight after @ must be a number above 0"),
+        (("text:text.txt,holdout=0.3",), "holdout: no such field"),
+        (("text:text.txt,name=a,name=b",), "an option is given twice"),
+        (("text:text.txt,name=",), "a name is 1 to 32 of"),
+        (("",), "must be TASK[:PATH][@WEIGHT]"),
+        (("text:text.txt\ntext:other.txt",), "a newline in it"),
     ],
     ids=str,
 )

@@ -137,3 +137,27 @@ def test_what_a_task_does_not_have_is_refused(
 ) -> None:
     command = [digits.path.parent / "numbers" if word == "numbers" else word for word in arguments]
     assert said in toy.error(*[digits.path if word == "run" else word for word in command])
+
+
+def test_it_can_be_seen_and_mixed(toy: Tfm, run: Trained, digits: Trained) -> None:
+    """A domain that says nothing of how it looks is shown by the numbers of its ids."""
+    figures = toy("view", run.path, "--item", 1, "--json").json()
+    assert figures["domain"]["form"] == "ids"
+    item = toy("score", run.path, "--heldout", "--tokens").lines()[0]
+    own = figures["input"]
+    counted = [loss for loss, counts in zip(own["nll"], own["counted"], strict=True) if counts]
+    assert sum(counted) == pytest.approx(item["nll"], rel=1e-4)
+    assert "the logit lens" in toy("view", run.path, "--item", 1, "--terminal").text
+
+    (toy.folder / "numbers").write_text(NUMBERS)
+    mix = ("--mix", "toy,grids=30@2", "--mix", "digits:numbers", "--run", "mix")
+    said = toy.error("train", *mix, "--steps", 2, "--size", "nano")
+    assert "toy,grids=30@2" in said
+    mix = ("--mix", "toy@2,grids=30", "--mix", "digits:numbers", "--run", "mix")
+    scores = toy("train", *mix, "--steps", 2, "--size", "nano", "--json").json()
+    assert {name: part["unit"] for name, part in scores["parts"].items()} == {
+        "toy": "cell",
+        "digits": "digit",
+    }
+    assert toy("sample", "mix:digits", "--length", 3).out
+    assert toy("eval", "mix", "--task", "toy", "--json").json()["unit"] == "cell"

@@ -10,21 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Tfm, Trained
-from helpers import prose
+from helpers import DOMAINS, prose
 from PIL import Image
-
-SMALL = ("--size", "nano", "--set", "train.batch=2", "--steps", 2)
-# task: (options of train, prompt, form)
-DOMAINS: dict[str, tuple[tuple[object, ...], str | None, str]] = {
-    "text": (("--data", "text.txt", "--tokenizer", "bpe:300"), "the fox", "text"),
-    "byte": (("--data", "text.txt"), "the fox", "text"),
-    "image": (("--data", "pictures.npy", "--valid", "held.npy"), "one.png", "picture"),
-    "series": (("--data", "series.csv", "--history", 16, "--horizon", 4), "series.csv", "series"),
-    "pairs": (("--data", "pairs.tsv", "--arch", "encoder-decoder"), "the fox", "text"),
-    "sort": (("--max-length", 3), "cab", "text"),
-    "recall": (("--length", 16, "--pairs", 2, "--vocabulary", 32), "3 17 5 20 3", "ids"),
-}
-CODES = (("patches:8:2", "codebooks"), ("patches", "exact"))
 
 
 def data_of(page: bytes) -> dict[str, Any]:
@@ -34,34 +21,13 @@ def data_of(page: bytes) -> dict[str, Any]:
     return data
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data of every domain, and a run of each after two steps."""
-    root = tmp_path_factory.mktemp("view")
-    lines = sorted(set(prose(3000).splitlines()))
-    (root / "text.txt").write_text(prose(6000))
-    (root / "pairs.tsv").write_text("".join(f"{x}\t{x[::-1]}\n" for x in lines))
-    draw = np.random.default_rng(0)
-    pixels = draw.integers(0, 255, (40, 4, 6), np.uint8)
-    np.save(root / "pictures.npy", pixels)
-    np.save(root / "held.npy", pixels[:3])
-    Image.fromarray(pixels[0]).save(root / "one.png")
-    walk = draw.normal(size=200).cumsum() + 50
-    rows = [f"2020-01-01 {n // 60 % 24:02d}:{n % 60:02d},{x:.3f}" for n, x in enumerate(walk)]
-    (root / "series.csv").write_text("time,value\n" + "\n".join(rows) + "\n")
-    tfm = Tfm(root, {"TFM_QUIET": "1"})
-    for task, (data, _, _) in DOMAINS.items():
-        tfm("train", "--task", task, *data, *SMALL, "--run", task)
-    return root
-
-
 @pytest.mark.parametrize("task", DOMAINS)
-def test_a_page_of_every_domain(folder: Path, task: str) -> None:
+def test_a_page_of_every_domain(domains: Path, task: str) -> None:
     """Of a held-out item and of what is given: its tokens, and the model's own loss of each."""
     _, prompt, form = DOMAINS[task]
-    tfm = Tfm(folder)
+    tfm = Tfm(domains)
     assert tfm("view", task, "--item", 2, "-o", f"{task}.html", "--force").out == b""
-    data = data_of((folder / f"{task}.html").read_bytes())
+    data = data_of((domains / f"{task}.html").read_bytes())
     assert data["domain"]["form"] == form and data["domain"]["task"] == task
     scored = tfm("score", task, "--heldout", "--tokens").lines()
     if task not in ("text", "byte"):  # one item a line; their item is a window of the text
@@ -79,32 +45,32 @@ def test_a_page_of_every_domain(folder: Path, task: str) -> None:
         assert read.removeprefix("<begin>") == prompt
 
 
-def test_the_figures_of_a_page_are_json(folder: Path) -> None:
-    tfm = Tfm(folder)
+def test_the_figures_of_a_page_are_json(domains: Path) -> None:
+    tfm = Tfm(domains)
     figures = tfm("view", "text", "--item", 2, "--json").json()
     page = data_of(tfm("view", "text", "--item", 2).out)
     assert figures.pop("schema") == 1 and "tensors" not in figures
     assert figures == {name: page[name] for name in figures}
 
 
-def test_a_text_counts_as_windows_of_the_context(folder: Path) -> None:
-    tfm = Tfm(folder)
+def test_a_text_counts_as_windows_of_the_context(domains: Path) -> None:
+    tfm = Tfm(domains)
     first, second = (data_of(tfm("view", "text", "--item", n).out)["input"] for n in (1, 2))
     assert second["ids"][0] == first["targets"][-1], "the second goes on where the first ends"
     said = tfm.error("view", "text", "--item", 999)
     assert re.search(r"--item 999: this run holds out \d+ items", said)
 
 
-def test_a_long_prompt_is_cut_and_this_is_said(folder: Path) -> None:
-    tfm = Tfm(folder)
+def test_a_long_prompt_is_cut_and_this_is_said(domains: Path) -> None:
+    tfm = Tfm(domains)
     seen = tfm("view", "text", "-p", prose(3000), "-o", "long.html")
     assert "the last that fit the context of 64 are read" in seen.err
-    assert len(data_of((folder / "long.html").read_bytes())["input"]["ids"]) == 64
+    assert len(data_of((domains / "long.html").read_bytes())["input"]["ids"]) == 64
 
 
-def test_the_picture_of_a_prompt_is_that_file(folder: Path) -> None:
-    data = data_of(Tfm(folder)("view", "image", "-p", "one.png").out)
-    pixels = np.array(Image.open(folder / "one.png"))
+def test_the_picture_of_a_prompt_is_that_file(domains: Path) -> None:
+    data = data_of(Tfm(domains)("view", "image", "-p", "one.png").out)
+    pixels = np.array(Image.open(domains / "one.png"))
     found = np.array(data["domain"]["pixels"]).reshape(4, 6)
     levels = data["domain"]["thumbnails"]
     assert np.abs(found - pixels).max() <= 128 and len(levels) >= 2  # a codebook of two steps
@@ -113,11 +79,11 @@ def test_the_picture_of_a_prompt_is_that_file(folder: Path) -> None:
     assert np.array(data["domain"]["guesses"]).shape == (len(data["lens"]["levels"]), 24)
 
 
-def test_values_of_a_series_are_those_of_the_file(folder: Path) -> None:
+def test_values_of_a_series_are_those_of_the_file(domains: Path) -> None:
     """base + scale * centre of an id is the value that it stands for."""
-    data = data_of(Tfm(folder)("view", "series", "-p", "series.csv").out)
+    data = data_of(Tfm(domains)("view", "series", "-p", "series.csv").out)
     domain, ids = data["domain"], data["input"]["ids"]
-    walk = np.loadtxt(folder / "series.csv", delimiter=",", skiprows=1, usecols=1)
+    walk = np.loadtxt(domains / "series.csv", delimiter=",", skiprows=1, usecols=1)
     np.testing.assert_allclose(domain["values"], walk[-16:], atol=0.5)
     decoded = [
         domain["base"][n] + domain["scale"][n] * domain["centres"][id - domain["first_bin"]]
@@ -127,24 +93,27 @@ def test_values_of_a_series_are_those_of_the_file(folder: Path) -> None:
     assert domain["times"][-2].endswith("03:19") and domain["history"] == 16
 
 
-def test_the_model_answers_where_an_answer_is_expected(folder: Path) -> None:
+def test_the_model_answers_where_an_answer_is_expected(domains: Path) -> None:
     """Of pairs, the page shows the whole decoder: it has written the target itself."""
-    data = data_of(Tfm(folder)("view", "pairs", "-p", "the fox").out)
-    said = Tfm(folder)("sample", "pairs", "-p", "the fox").text.rstrip("\n")
+    data = data_of(Tfm(domains)("view", "pairs", "-p", "the fox").out)
+    said = Tfm(domains)("sample", "pairs", "-p", "the fox").text.rstrip("\n")
     read = "".join(data["labels"][str(id)] for id in data["input"]["ids"][1:])
     assert read == said[: len(read)]
     assert len(data["input"]["source"]) == data["input"]["given"]
+    assert data["input"]["answered"]
+    shown = Tfm(domains)("view", "pairs", "-p", "the fox", "--terminal").text
+    assert "the answer is the model's own" in " ".join(shown.split()) and "it wrote" in shown
 
 
-def test_the_size_of_a_page_is_kept(folder: Path) -> None:
-    tfm = Tfm(folder)
+def test_the_size_of_a_page_is_kept(domains: Path) -> None:
+    tfm = Tfm(domains)
     whole = tfm("view", "text", "--item", 1).out
     for part in (0.9, 0.6, 0.4):
         most = len(whole) * part / 1e6
         seen = tfm("view", "text", "--item", 1, "-o", "small.html", "--force", "--max-mb", most)
-        size = (folder / "small.html").stat().st_size
+        size = (domains / "small.html").stat().st_size
         assert size <= most * 1e6
-        left_out = data_of((folder / "small.html").read_bytes())["left_out"]
+        left_out = data_of((domains / "small.html").read_bytes())["left_out"]
         assert any(sentence in seen.err for sentence in left_out), "what is left out is said"
     said = tfm.error("view", "text", "--item", 1, "--max-mb", 0.01)
     assert re.search(r"--max-mb 0.01: the smallest page of this input has 0\.\d MB", said)
@@ -164,6 +133,7 @@ def test_the_size_of_a_page_is_kept(folder: Path) -> None:
         (("--item", 1, "--split", "test"), "--split test: this run keeps valid"),
         (("-p", "a", "--max-mb", 0), "--max-mb: must be above 0"),
         (("-p", "a", "--terminal", "-o", "a.html"), "--terminal: shows no page"),
+        (("-p", "a", "--terminal", "--json"), "--terminal and --json exclude each other"),
         (("--item", 0), "'--item': 0 is not in the range"),
     ],
     ids=str,
@@ -175,10 +145,10 @@ def test_what_cannot_be_shown(trained: Trained, tfm: Tfm, arguments: Any, said: 
     assert [path.name for path in tfm.folder.iterdir()] == ["there.html"]
 
 
-def test_hostile_tokens_are_data(folder: Path) -> None:
+def test_hostile_tokens_are_data(domains: Path) -> None:
     """Nothing that a token can contain ends the element that it is in."""
     hostile = "</script><script>alert(1)</script>\x07\x1b[31m\u202eabc\r\n<!--"
-    page = Tfm(folder)("view", "byte", "-p", "-", stdin=hostile.encode()).out
+    page = Tfm(domains)("view", "byte", "-p", "-", stdin=hostile.encode()).out
     assert page.count(b"</script>") == 3 and b"alert(1)" not in page
     data = data_of(page)
     read = "".join(data["labels"][str(id)] for id in data["input"]["ids"][1:])
@@ -189,9 +159,9 @@ def test_hostile_tokens_are_data(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("task", DOMAINS)
-def test_the_terminal_shows_every_domain(folder: Path, task: str) -> None:
+def test_the_terminal_shows_every_domain(domains: Path, task: str) -> None:
     env = {"COLUMNS": "80"}
-    shown = Tfm(folder)("view", task, "--item", 1, "--terminal", env=env).text
+    shown = Tfm(domains)("view", task, "--item", 1, "--terminal", env=env).text
     assert max(map(len, shown.splitlines())) <= 80
     assert "the logit lens" in shown and "the next token" in shown
     assert "\x1b" not in shown, "no colours in a pipe"
@@ -199,8 +169,8 @@ def test_the_terminal_shows_every_domain(folder: Path, task: str) -> None:
         assert "attention of the last position" in shown
 
 
-def test_the_terminal_has_the_probabilities_of_the_page(folder: Path) -> None:
-    tfm = Tfm(folder)
+def test_the_terminal_has_the_probabilities_of_the_page(domains: Path) -> None:
+    tfm = Tfm(domains)
     data = data_of(tfm("view", "text", "-p", "the").out)
     shown = tfm("view", "text", "-p", "the", "--terminal").text
     best = data["lens"]["p"][-1][-1]
@@ -210,7 +180,7 @@ def test_the_terminal_has_the_probabilities_of_the_page(folder: Path) -> None:
     )
 
 
-def test_control_characters_do_not_reach_a_terminal(folder: Path) -> None:
+def test_control_characters_do_not_reach_a_terminal(domains: Path) -> None:
     hostile = b"a\x1b[31m\x07\r\xff"
-    shown = Tfm(folder)("view", "byte", "-p", "-", "--terminal", stdin=hostile).text
+    shown = Tfm(domains)("view", "byte", "-p", "-", "--terminal", stdin=hostile).text
     assert "\x1b" not in shown and "\\x1b" in shown and "\x07" not in shown

@@ -12,8 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Tfm
+from helpers import DOMAINS
 from PIL import Image
 from test_capture import VARIANTS
+from test_view import data_of
 from test_view_packing import view_of
 
 from tfm.core.view.packing import Plan
@@ -146,6 +149,88 @@ def test_every_panel_shows_every_architecture(open_page: Any, name: str, plan: P
 
 
 # -- domains ---------------------------------------------------------------------------------------
+
+
+def of_domain(domains: Path, task: str, *flags: object) -> bytes:
+    return Tfm(domains, {"TFM_QUIET": "1"})("view", task, *(flags or ("--item", 1))).out
+
+
+@pytest.mark.parametrize("task", DOMAINS)
+def test_every_panel_shows_every_domain(open_page: Any, domains: Path, task: str) -> None:
+    html = of_domain(domains, task)
+    page, data = open_page(html), data_of(html)
+    strip = page.tab.locator(".strip").last
+    assert strip.locator(".strip-token").count() == len(data["input"]["ids"])
+    for tab in TABS:
+        assert len(page.show(tab)) > 40
+        assert page.colours(f"#panel-{tab}") > 12
+    page.tab.keyboard.press("t")
+    for tab in TABS:
+        page.show(tab)
+
+
+def test_bytes_have_their_hexadecimal_form(open_page: Any, domains: Path) -> None:
+    page = open_page(of_domain(domains, "byte", "-p", "a\u00e9"), "tab=io")
+    text = page.tab.inner_text("#panel-io")
+    assert all(each in text for each in ("61", "c3", "a9"))
+
+
+def test_values_of_a_series_stand_in_its_own_units(open_page: Any, domains: Path) -> None:
+    html = of_domain(domains, "series", "-p", "series.csv")
+    page, data = open_page(html), data_of(html)
+    shown = page.tab.locator(".strip-token").all_inner_texts()[1:]
+    values = [float(text.replace("−", "-")) for text in shown]
+    np.testing.assert_allclose(values, data["domain"]["values"], atol=0.06)
+    walk = np.loadtxt(domains / "series.csv", delimiter=",", skiprows=1, usecols=1)[-16:]
+    np.testing.assert_allclose(values, walk, atol=0.5)
+
+
+def test_a_picture_is_drawn_as_it_is(open_page: Any, domains: Path) -> None:
+    """The large picture has the shades of the item, read back from the screen."""
+    html = of_domain(domains, "image")
+    page, data = open_page(html, "tab=io"), data_of(html)
+    page.tab.locator("#panel-io").get_by_text("picture", exact=True).first.click()
+    canvas = page.tab.locator("#panel-io canvas").first
+    shown = Image.open(io.BytesIO(canvas.screenshot())).convert("L")
+    height, width = data["domain"]["height"], data["domain"]["width"]
+    pixels = np.array(data["domain"]["pixels"]).reshape(height, width)
+    for row in range(height):
+        for column in range(width):
+            at = (
+                int((column + 0.2) * shown.width / width),
+                int((row + 0.2) * shown.height / height),
+            )
+            assert abs(int(shown.getpixel(at)) - int(pixels[row, column])) <= 3, (row, column)
+
+
+def test_colours_of_the_page_are_colours_of_a_canvas(open_page: Any) -> None:
+    """In both themes: a canvas keeps its old colour where it cannot read the new one."""
+    page = open_page(view_of("transformer").page(EVERYTHING))
+    ask = """name => {
+      const context = document.createElement("canvas").getContext("2d");
+      context.fillStyle = "#010203";
+      context.fillStyle = tone(name);
+      return context.fillStyle;
+    }"""
+    names = ("--back", "--raised", "--line", "--text", "--quiet", "--accent", "--warm")
+    light = [page.tab.evaluate(ask, name) for name in names]
+    page.tab.keyboard.press("t")
+    dark = [page.tab.evaluate(ask, name) for name in names]
+    assert "#010203" not in light + dark
+    assert all(one != other for one, other in zip(light, dark, strict=True))
+
+
+def test_a_constant_series_is_shown(open_page: Any, domains: Path) -> None:
+    (domains / "const.csv").write_text("time,value\n" + "".join(f"{n},7.5\n" for n in range(90)))
+    tfm = Tfm(domains, {"TFM_QUIET": "1"})
+    train = ("train", "--task", "series", "--data", "const.csv", "--history", 16, "--horizon", 4)
+    tfm(*train, "--size", "nano", "--steps", 1, "--run", "const")
+    html = of_domain(domains, "const")
+    page = open_page(html)
+    for tab in TABS:
+        page.show(tab)
+    lens = data_of(html)["lens"]
+    assert all(p > 0 for level in lens["p"] for each in level for p in each)
 
 
 def test_hostile_tokens_are_shown_and_not_run(open_page: Any) -> None:

@@ -175,7 +175,7 @@ def test_the_page_is_one_file_that_allows_nothing_else() -> None:
     assert found["format"] == 1 and found["labels"]["3"].startswith("</script>")
     assert set(found) == {
         *("format", "run", "domain", "architecture", "input", "labels", "boxes", "walk"),
-        *("lens", "flow", "tensors", "first", "source_first", "left_out"),
+        *("lens", "last_logits", "flow", "tensors", "first", "source_first", "left_out"),
     }
 
 

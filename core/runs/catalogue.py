@@ -43,6 +43,9 @@ def open_run(name: str | None, root: Path, whole: bool = False) -> Run:
     is none; unless `whole`, also for a run of several domains without the name of one."""
     base, colon, part = (name or "").rpartition(":")
     if colon and not os.path.exists(str(name)):
+        also, _, other = base.rpartition(":")
+        if also and not os.path.exists(base):
+            raise UsageError(f"{name}: two parts, {other} and {part}, of one run; name one")
         run = Run(find_run(base or None, root))
         alone = not run.config.get("parts") and run.config["task"] == part
         return run if alone else PartOfRun(run, part)
@@ -51,6 +54,20 @@ def open_run(name: str | None, root: Path, whole: bool = False) -> Run:
     if parts and not whole:
         some = ", ".join(f"{run.path}:{each}" for each in parts)
         raise UsageError(f"{run.path}: a run of several domains; name one: {some}")
+    return run
+
+
+def whole_name(name: str | None) -> str | None:
+    """RUN of RUN:PART; other names as they are."""
+    base, colon, _ = (name or "").rpartition(":")
+    return base or None if colon and not os.path.exists(str(name)) else name
+
+
+def open_whole(name: str | None, root: Path) -> Run:
+    """A run with all its domains. UsageError as in `open_run`, and for RUN:PART."""
+    run = open_run(name, root, whole=True)
+    if isinstance(run, PartOfRun):
+        raise UsageError(f"{name}: this command takes the whole run, {run.path}")
     return run
 
 

@@ -46,6 +46,10 @@ class PartOfRun(Run):
         return f"{super().name}:{self.part}"
 
     @property
+    def title(self) -> str:
+        return f"{super().title}:{self.part}"
+
+    @property
     def address(self) -> str:
         return f"{super().address}:{self.part}"
 

@@ -152,6 +152,11 @@ class Run:
         return self.path.name
 
     @property
+    def title(self) -> str:
+        """What a person calls it."""
+        return str(self.path)
+
+    @property
     def address(self) -> str:
         """What `open_run` opens as this, from every folder."""
         return str(self.path.absolute())

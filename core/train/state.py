@@ -82,6 +82,11 @@ def fresh_state(plan: Plan, init: Run | None, first_id: int = 0) -> State:
         if wanted.vocab_size > last_id or first_id:  # of several domains
             names = ("vocab_size", "axes", "ordered")
             known = replace(known, **{name: getattr(wanted, name) for name in names})
+        if known.context != wanted.context and known.positions == "learned":
+            raise UsageError(
+                f"--init {init.path}: it has learned the positions of {known.context} tokens, and "
+                f"these items need {wanted.context}; start from a run with rotary positions"
+            )
         if known != replace(wanted, dropout=0.0):
             raise UsageError(
                 f"--init {init.path}: its model has another shape than these flags ask for; "

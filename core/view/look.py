@@ -27,7 +27,8 @@ LENS_IDS = 5  # the likeliest ids that the lens keeps of each position
 class Reading:
     """What the model reads. ids (T,); targets (T,): the id that truly follows each one, -1 if it is
     unknown; counted (T,): whether a score counts it; source (S,): what an encoder reads; legal
-    (T, 2): the range of legal next ids."""
+    (T, 2): the range of legal next ids; answered: whether the model has written what follows the
+    given ids."""
 
     sequence: Sequence
     ids: Ids
@@ -35,10 +36,15 @@ class Reading:
     counted: npt.NDArray[np.bool_]
     source: Ids | None
     legal: Ids
+    answered: bool = False
 
 
 def reading(
-    model: SequenceModel, tokenizer: Tokenizer, sequence: Sequence, complete: bool
+    model: SequenceModel,
+    tokenizer: Tokenizer,
+    sequence: Sequence,
+    complete: bool,
+    answered: bool = False,
 ) -> Reading:
     """complete: whether the sequence is a whole item, whose last id is only predicted. UsageError
     if it is longer than the context."""
@@ -46,18 +52,20 @@ def reading(
     ids = sequence.ids[first:]
     length = len(ids) - (1 if complete and len(ids) > 1 else 0)
     source = sequence.ids[: sequence.given] if model.has_encoder else None
-    longest = max(length, 0 if source is None else len(source))
-    if longest > model.config.context:
-        raise UsageError(
-            f"{longest:,} tokens to read, and the context has {model.config.context:,}: give less"
-        )
+    context = model.config.context
+    for what, count in (("the source", 0 if source is None else len(source)), ("it", length)):
+        if count > context:
+            raise UsageError(
+                f"-p: {what} has {count:,} tokens, more than the context of {context:,}"
+            )
     targets = np.append(ids[1:], -1)[:length]
     counted = np.append(sequence.target_weight()[first + 1 :] > 0, False)[:length]
     support = tokenizer.support(len(sequence.ids) + 1, sequence.side)
     legal = [
         legal_range(support, first + at + 1, tokenizer.vocab_size) for at in range(length)
     ]  # fmt: skip
-    return Reading(sequence, ids[:length], targets, counted, source, np.array(legal, np.int64))
+    ranges = np.array(legal, np.int64)
+    return Reading(sequence, ids[:length], targets, counted, source, ranges, answered)
 
 
 def captured(model: SequenceModel, tokenizer: Tokenizer, read: Reading) -> dict[str, Tensor]:
@@ -81,7 +89,7 @@ def lens(model: SequenceModel, found: dict[str, Tensor], read: Reading) -> dict[
     not there (nostalgebraist 2020, "interpreting GPT: the logit lens"): final norm and head applied
     to the embedding and to each block's output.
 
-    levels: names. For each level and position: top and p, the likeliest ids and their
+    levels: names. For each level and position: top and p, the likeliest possible ids and their
     probabilities; entropy in nats; rank (0: likeliest), p_true and nll of the id that truly
     follows, None where it is unknown.
     """
@@ -107,8 +115,9 @@ def lens(model: SequenceModel, found: dict[str, Tensor], read: Reading) -> dict[
         own = log_p.gather(-1, targets.clamp(min=0)[:, None])
         rank = (log_p > own).sum(-1)
         entropy = -torch.where(p > 0, p * log_p, 0.0).sum(-1)
-        table["top"].append(best.indices.tolist())
-        table["p"].append(short(best.values))
+        possible = [max(1, int(each)) for each in (best.values > 0).sum(-1)]
+        for name, found_ids in (("top", best.indices.tolist()), ("p", short(best.values))):
+            table[name].append([x[:most] for x, most in zip(found_ids, possible, strict=True)])
         table["entropy"].append(short(entropy))
         for name, values in (("rank", rank), ("p_true", own[:, 0].exp()), ("nll", -own[:, 0])):
             kept = zip(short(values), known, strict=True)

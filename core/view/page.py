@@ -25,7 +25,7 @@ from ..task import Task
 from .code import pseudo_code, walk
 from .layout import TOP_LOGITS, layout
 from .look import Reading, captured, flow, last_logits, lens
-from .packing import Floats, Packed, Plan, given_up, ladder, pack, recipes
+from .packing import Floats, Packed, Plan, Recipe, given_up, ladder, pack, recipes
 
 FORMAT = 1
 FOLDER = Path(__file__).parent / "page"
@@ -41,6 +41,7 @@ MODULES = (
     *("code", "checks", "main"),
 )
 STYLES = ("style", "controls", "charts", "io", "space", "matrix", "flow", "code")
+MOST_COMPRESSED = 4  # no page is smaller than a fourth of its tensors
 BARS = 200  # the likeliest next ids that have a label
 IMPORT = re.compile(r"^import .*?;\n", re.M | re.S)
 EXPORT = re.compile(r"^export ", re.M)
@@ -69,9 +70,11 @@ class View:
         likeliest = np.argsort(-self.last, kind="stable")
         self.top = likeliest[:TOP_LOGITS]
         shown = likeliest[np.isfinite(self.last[likeliest])][:BARS]
-        guesses = np.array(self.lens["top"])
+        top = self.lens["top"]
+        guesses = np.array([[each[0] for each in level] for level in top])
+        listed = np.array([id for level in top for each in level for id in each])
         targets = read.targets[read.targets >= 0]
-        ids = np.unique(np.concatenate((shown, guesses.ravel(), read.ids, targets, self.top)))
+        ids = np.unique(np.concatenate((shown, listed, read.ids, targets, self.top)))
         if read.source is not None:
             ids = np.unique(np.concatenate((ids, read.source)))
         whole = read.sequence
@@ -81,7 +84,7 @@ class View:
             "domain": {
                 "task": task.name,
                 "unit": task.unit,
-                **task.illustration(whole, tokenizer, guesses[..., 0], ids),
+                **task.illustration(whole, tokenizer, guesses, ids),
             },
             "architecture": {
                 "config": {**asdict(model.config), "hidden": model.config.hidden},
@@ -98,6 +101,7 @@ class View:
                 "counted": read.counted.tolist(),
                 "source": None if read.source is None else read.source.tolist(),
                 "given": whole.given,
+                "answered": read.answered,
                 "legal": read.legal[-1].tolist(),
             },
             "labels": dict(
@@ -106,6 +110,10 @@ class View:
             "boxes": [asdict(box) for box in layout(self.config, *self._lengths)],
             "walk": [asdict(step) for step in walk(self.config, *self._lengths)],
             "lens": self.lens,
+            "last_logits": {  # of the likeliest; the tensor of this name has all
+                "ids": shown.tolist(),
+                "logits": [float(f"{x:.6g}") for x in self.last[shown]],
+            },
             "flow": self.flow,
         }
 
@@ -117,13 +125,26 @@ class View:
         """The page, with as much as fits. UsageError if the smallest one does not."""
         page = b""
         for plan in ladder(self.config, len(self.read.ids)):
+            if self._stored_bytes(plan) > MOST_COMPRESSED * max_bytes:
+                continue
             page = self.page(plan)
             if len(page) <= max_bytes:
                 return page, plan
+        smallest = len(page or self.page(plan)) / 1e6
         raise UsageError(
-            f"--max-mb {max_bytes / 1e6:g}: the smallest page of this input has "
-            f"{len(page) / 1e6:.1f} MB"
+            f"--max-mb {max_bytes / 1e6:g}: the smallest page of this input has {smallest:.1f} MB"
         )
+
+    def _stored_bytes(self, plan: Plan) -> float:
+        """The bytes of tensors by a plan before they are compressed, at most."""
+        tensors, _ = self._selected(plan)
+        left = self._recipes(plan)
+        return sum(each.size for name, each in tensors.items() if name not in left) * plan.bits / 8
+
+    def _recipes(self, plan: Plan) -> dict[str, Recipe]:
+        if not plan.recompute:
+            return {}
+        return recipes(self.config, *self._lengths, self.weights, plan.last > 0)
 
     def given_up(self, plan: Plan) -> list[str]:
         """What a page by this plan lacks or does not have exactly."""
@@ -144,9 +165,7 @@ class View:
     def pack(self, plan: Plan) -> Packed:
         """The tensors that a plan keeps, as bytes."""
         tensors, kept = self._selected(plan)
-        of = {}
-        if plan.recompute:
-            of = recipes(self.config, *self._lengths, self.weights, plan.last > 0)
+        of = self._recipes(plan)
         exact = {"last_logits", *(name for name in self.weights if not name.endswith("W_O"))}
         return pack(tensors, kept, of, plan.bits, exact)
 

@@ -79,9 +79,16 @@ export function lossColour(loss) {
   return warm((0.75 * Math.min(loss, LOSS_SHADES)) / LOSS_SHADES);
 }
 
-/** The value of a CSS variable: a colour of the page, a font. */
+const probe = document.createElement("span"); // what a CSS variable comes to
+
+/** The value of a CSS variable that a canvas takes: a colour of the page, or a font. */
 export function tone(name) {
-  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const value = getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  if (!value.startsWith("light-dark(")) return value;
+  if (!probe.isConnected) document.body.append(probe);
+  probe.hidden = true;
+  probe.style.color = `var(${name})`;
+  return getComputedStyle(probe).color;
 }
 
 const colourTables = { light: new WeakMap(), dark: new WeakMap() }; // colours of levels, by function

@@ -51,7 +51,7 @@ export function mountInput(root, page, state, labels) {
 /** The input in figures. Places are positions of the ids that the decoder reads. */
 class InputFacts {
   constructor(page, labels) {
-    const { input, run, lens } = page.data;
+    const { input, lens } = page.data;
     Object.assign(this, { input, lens, labels });
     this.total = input.ids.length;
     /** Whether the id after the last one is known: a whole item's last id is only predicted. */
@@ -60,10 +60,8 @@ class InputFacts {
     this.end = this.total + (this.ends ? 1 : 0);
     /** The first place that is not given: where the answer, or the future, begins. */
     this.answer = input.source ? 1 : Math.max(1, input.given);
-    const chosen = lens.rank.at(-1).slice(this.answer - 1, this.total - 1);
-    const answered = input.given > 1 && chosen.length > 0 && chosen.every((rank) => rank === 1);
     /** Whether the model wrote what follows the given part itself. */
-    this.own = run.item === null && answered;
+    this.own = input.answered;
     /** The names of what is given and of what follows it. */
     this.names = ["Given", this.own ? "The model's own answer" : "What follows"];
     if (labels.domain.form === "series") this.names = ["History", "To forecast"];

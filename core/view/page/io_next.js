@@ -79,7 +79,9 @@ export class AfterQuery {
     this.rows.replaceChildren(...rows);
     let truth = "What truly follows is not known.";
     if (target !== null && isLegal) {
-      truth = `✓ What truly follows has rank ${count(rank)} and probability ${percent(chance)}.`;
+      const what =
+        query >= facts.answer - 1 && facts.own ? "What the model wrote" : "What truly follows";
+      truth = `✓ ${what} has rank ${count(rank)} and probability ${percent(chance)}.`;
     } else if (target !== null) {
       const text = labels.text(target, query + 1);
       truth = `What truly follows, “${text}”, cannot follow by the rules of this item.`;
@@ -266,7 +268,8 @@ class Histogram {
   static of(last) {
     const { form } = last.labels.domain;
     const bins = { series: valueBins, picture: levelBins }[form]?.(last);
-    return bins ? new Histogram(last, bins) : null;
+    const isFlat = bins && bins.edges[0] === bins.edges.at(-1); // of a constant series
+    return bins && !isFlat ? new Histogram(last, bins) : null;
   }
 
   constructor({ ids, own, target }, { edges, low, words, isDiscrete = false }) {
