@@ -168,8 +168,8 @@ def show_scores(
         say(f"stopped at step {state.step:,}: {reasons[scores['ended_by']]}")
     if scores.get("best_step") not in (None, state.step):
         say(f"the best score was at step {scores['best_step']:,}: use it with --checkpoint best")
-    say(score_line(task.unit, scores, task.headline))
-    parts = scores.get("parts", {})
+    parts = scores.get("parts", {})  # whose baselines have units of their own
+    say(score_line(task.unit, {**scores, "floor": None} if parts else scores, task.headline))
     for name, own in parts.items():
         headline = find("tasks", own["task"]).headline
         say(f"{name}: {score_line(own['unit'], {**own, 'split': scores['split']}, headline)}")

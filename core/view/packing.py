@@ -21,7 +21,6 @@ from .layout import TOP_LOGITS, Shape, layers, stacks
 Floats = npt.NDArray[Any]  # 32-bit floats
 HIDDEN_KEPT = 64  # units of a feed-forward layer that a small page keeps
 FEWEST_POSITIONS = 8  # that a small page keeps
-HALF = 65504.0  # the largest 16-bit float
 
 
 @dataclass(frozen=True)
