@@ -317,7 +317,7 @@ def test_rows_that_share_a_row_do_not_see_each_other() -> None:
 def test_a_mix_of_one_part_is_that_part(folder: Path) -> None:
     """Within noise: the rows are the same, their order is not."""
     tfm = Tfm(folder)
-    common = ("--steps", 60, "--size", "nano", "--seed", 1, "--json")
+    common = ("--steps", 25, "--size", "nano", "--seed", 1, "--json")
     plain = tfm("train", "--data", "text.txt", "--tokenizer", "char", *common, "--run", "p").json()
     part = ("--mix", "text:text.txt,tokenizer=char")
     alone = tfm("train", *part, *common, "--run", "m").json()["parts"]["text"]

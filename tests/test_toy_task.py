@@ -147,12 +147,7 @@ def test_it_can_be_seen_and_mixed(toy: Tfm, run: Trained, digits: Trained) -> No
     own = figures["input"]
     counted = [loss for loss, counts in zip(own["nll"], own["counted"], strict=True) if counts]
     assert sum(counted) == pytest.approx(item["nll"], rel=1e-4)
-    assert "the logit lens" in toy("view", run.path, "--item", 1, "--terminal").text
-
     (toy.folder / "numbers").write_text(NUMBERS)
-    mix = ("--mix", "toy,grids=30@2", "--mix", "digits:numbers", "--run", "mix")
-    said = toy.error("train", *mix, "--steps", 2, "--size", "nano")
-    assert "toy,grids=30@2" in said
     mix = ("--mix", "toy@2,grids=30", "--mix", "digits:numbers", "--run", "mix")
     scores = toy("train", *mix, "--steps", 2, "--size", "nano", "--json").json()
     assert {name: part["unit"] for name, part in scores["parts"].items()} == {
@@ -160,4 +155,3 @@ def test_it_can_be_seen_and_mixed(toy: Tfm, run: Trained, digits: Trained) -> No
         "digits": "digit",
     }
     assert toy("sample", "mix:digits", "--length", 3).out
-    assert toy("eval", "mix", "--task", "toy", "--json").json()["unit"] == "cell"
