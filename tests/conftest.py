@@ -74,7 +74,9 @@ class Tfm:
         """Runs a command to its end and checks the exit code. It is a fork of a process that has
         imported torch, unless its environment could matter to Python or to a library."""
         more = {**self.env, **(env or {})}
-        if hasattr(os, "fork") and all(name.startswith("TFM_") for name in more):
+        if hasattr(os, "fork") and all(
+            name.startswith("TFM_") or name == "PYTHONPATH" for name in more
+        ):
             ended, out, err = SERVER(
                 list(map(str, args)), self.folder, {**os.environ, **more}, stdin
             )

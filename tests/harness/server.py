@@ -99,6 +99,8 @@ def _run(request: dict[str, Any], files: list[int]) -> NoReturn:
 
             most = int(os.environ.pop(OPEN_FILES))
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        own = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+        sys.path[:0] = [path for path in own if path not in sys.path]  # as Python starts
         sys.argv = ["tfm", *request["args"]]
         for name in START_MODULES:
             importlib.import_module(f"tfm.{name}").COMMAND_START = time.monotonic()
