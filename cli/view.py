@@ -43,6 +43,7 @@ ANSWER = 64  # tokens at most that the model writes itself where the domain expe
 @opt.option(
     "--max-mb",
     type=opt.Real(),
+    metavar="MB",
     default=5.0,
     show_default=True,
     help="The size of the page: what does not fit is rounded or left out, and named.",
