@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -227,6 +228,20 @@ def test_colours_of_the_page_are_colours_of_a_canvas(open_page: Any) -> None:
     dark = [page.tab.evaluate(ask, name) for name in names]
     assert "#010203" not in light + dark
     assert all(one != other for one, other in zip(light, dark, strict=True))
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_words_in_space_stand_out_from_its_back(open_page: Any, theme: str) -> None:
+    page = open_page(view_of("transformer").page(EVERYTHING), "tab=space", color_scheme=theme)
+    colours = page.tab.evaluate("() => spaceColours(document.body)")
+    assert all(value for value in colours.values())
+
+    def light(name: str) -> float:
+        return sum(float(each) for each in re.findall(r"[\d.]+", colours[name])[:3]) / 3
+
+    for name in ("text", "quiet", "accent", "edge", "flow"):
+        assert abs(light(name) - light("back")) > 40, name
+    assert (light("back") > 128) is (theme == "light")
 
 
 def test_a_constant_series_is_shown(open_page: Any, domains: Path) -> None:

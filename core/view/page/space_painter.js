@@ -1,6 +1,6 @@
 // Draws the scene of the 3D walk on its canvas, from far to near.
 
-import { css, ink } from "./colours.js";
+import { css, ink, tone } from "./colours.js";
 import { fixed, resize } from "./dom.js";
 import { Camera } from "./space_camera.js";
 import { clamped } from "./space_scene.js";
@@ -12,17 +12,18 @@ export const READABLE = 30; // pixels of a cell from which on its number is writ
 
 /** The colours of this theme, and mixtures of its back and its text. */
 function spaceColours(node) {
-  const style = getComputedStyle(node);
-  const read = (name) => style.getPropertyValue(`--${name}`).trim();
+  const read = (name) => tone(`--${name}`);
   const channels = (name) =>
-    [1, 3, 5].map((at) => Number.parseInt(read(name).slice(at, at + 2), 16));
+    read(name)
+      .match(/[\d.]+/g)
+      .map(Number);
   const [back, text] = [channels("back"), channels("text")];
   const mixed = (share) => css(back.map((from, i) => Math.round(from + share * (text[i] - from))));
   const names = ["back", "text", "quiet", "accent", "warm", "raised", "mono"];
   return {
     ...Object.fromEntries(names.map((name) => [name, read(name)])),
     ...{ edge: mixed(0.3), side: mixed(0.36), top: mixed(0.2), flow: mixed(0.42) },
-    font: style.fontFamily,
+    font: getComputedStyle(node).fontFamily,
   };
 }
 
