@@ -76,9 +76,12 @@ def _named(tokenizer: ByteTokenizer) -> Coder:
 def run_and_files(paths: tuple[str, ...], runs: str) -> tuple[str | None, tuple[str, ...]]:
     """(run, files): the first argument is a run if it is the path of one, or a name in `runs`."""
     if paths and not is_stream(paths[0]):
-        names = {paths[0], paths[0].rpartition(":")[0]} - {""}  # RUN:PART
-        roots = (Path(), Path(runs))
-        if any(os.path.exists(root / name / "config.json") for root in roots for name in names):
+        from ..core.runs.catalogue import split_part
+
+        name = split_part(paths[0])[0] or ""
+        if name and any(
+            os.path.exists(root / name / "config.json") for root in (Path(), Path(runs))
+        ):
             return paths[0], paths[1:]
         here = os.path.isdir(paths[0]) or glob.glob(paths[0]) or paths[0].startswith("hf:")
         if not here and not os.path.exists(paths[0]):

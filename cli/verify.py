@@ -37,9 +37,9 @@ def command(
     the run are trained twice in a temporary folder, once interrupted by SIGKILL and resumed: exit
     code 5 if the two differ in any bit of the weights or in the log.
     """
-    from ..core.runs.catalogue import all_problems, find_run, whole_name
+    from ..core.runs.catalogue import all_problems, find_run, split_part
 
-    path = find_run(whole_name(run), Path(runs))
+    path = find_run(split_part(run)[0], Path(runs))
     count, found = all_problems(path)
     result: dict[str, Any] = {
         "schema": 1,

@@ -83,7 +83,9 @@ class Objective(nn.Module):
         that are small parts of the vocabulary (several domains), each range has a product of its
         own rows of the head."""
         vocabulary = self.model.config.vocab_size
-        ranges, which = torch.unique(legal, dim=0, return_inverse=True)
+        low, high = legal.unbind(-1)
+        pairs, which = torch.unique(low * (vocabulary + 1) + high, return_inverse=True)
+        ranges = torch.stack((pairs // (vocabulary + 1), pairs % (vocabulary + 1)), dim=-1)
         sizes = ranges[:, 1] - ranges[:, 0]
         products = int((sizes * which.bincount(minlength=len(ranges))).sum())
         if len(ranges) > MAX_RANGES or 2 * products > len(legal) * vocabulary:

@@ -37,30 +37,28 @@ def _readable(root: Path) -> tuple[list[Run], list[tuple[Path, str]]]:
     return sorted(found, key=lambda run: run.created), problems
 
 
+def split_part(name: str | None) -> tuple[str | None, str | None]:
+    """(RUN, PART) of RUN:PART; (name, None) of another name, such as a path that exists."""
+    base, colon, part = (name or "").rpartition(":")
+    return (base or None, part) if colon and not os.path.exists(str(name)) else (name, None)
+
+
 def open_run(name: str | None, root: Path, whole: bool = False) -> Run:
     """A run by path, by its name under `root`, or the newest with a checkpoint. RUN:PART is one
     domain of a run of several, see `PartOfRun`, or a run of that domain alone. UsageError if there
     is none; unless `whole`, also for a run of several domains without the name of one."""
-    base, colon, part = (name or "").rpartition(":")
-    if colon and not os.path.exists(str(name)):
-        also, _, other = base.rpartition(":")
-        if also and not os.path.exists(base):
-            raise UsageError(f"{name}: two parts, {other} and {part}, of one run; name one")
-        run = Run(find_run(base or None, root))
-        alone = not run.config.get("parts") and run.config["task"] == part
-        return run if alone else PartOfRun(run, part)
-    run = Run(find_run(name, root))
+    base, part = split_part(name)
+    if part is not None and (other := split_part(base)[1]) is not None:
+        raise UsageError(f"{name}: two parts, {other} and {part}, of one run; name one")
+    run = Run(find_run(base, root))
     parts = run.config.get("parts")
+    if part is not None:
+        alone = not parts and run.config["task"] == part
+        return run if alone else PartOfRun(run, part)
     if parts and not whole:
         some = ", ".join(f"{run.path}:{each}" for each in parts)
         raise UsageError(f"{run.path}: a run of several domains; name one: {some}")
     return run
-
-
-def whole_name(name: str | None) -> str | None:
-    """RUN of RUN:PART; other names as they are."""
-    base, colon, _ = (name or "").rpartition(":")
-    return base or None if colon and not os.path.exists(str(name)) else name
 
 
 def open_whole(name: str | None, root: Path) -> Run:

@@ -53,11 +53,9 @@ def reading(
     length = len(ids) - (1 if complete and len(ids) > 1 else 0)
     source = sequence.ids[: sequence.given] if model.has_encoder else None
     context = model.config.context
-    for what, count in (("the source", 0 if source is None else len(source)), ("it", length)):
+    for what, count in (("the source", 0 if source is None else len(source)), ("the item", length)):
         if count > context:
-            raise UsageError(
-                f"-p: {what} has {count:,} tokens, more than the context of {context:,}"
-            )
+            raise UsageError(f"{what} has {count:,} tokens, more than the context of {context:,}")
     targets = np.append(ids[1:], -1)[:length]
     counted = np.append(sequence.target_weight()[first + 1 :] > 0, False)[:length]
     support = tokenizer.support(len(sequence.ids) + 1, sequence.side)
