@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar, get_args, get_type_hints
 
+from .entry_points import entry_points
 from .errors import ConfigError, nearest
 
 T = TypeVar("T")
@@ -44,6 +45,8 @@ def check_names(fields: Mapping[str, object]) -> None:
         if field in fields:
             value = str(fields[field])
             for name in value.split(",") if field == "mixers" else [value]:
+                if name not in known and field == "mixers":  # of other packages
+                    known = (*known, *sorted(entry_points("mixers")))
                 _one_of(name, f"model.{field}", known)
 
 
@@ -68,8 +71,8 @@ class ModelConfig:
     # ranges of ids that are bins of an ordered quantity, whose embeddings training moves with those
     # of their neighbours: 17-1040 for ids 17 ... 1039; several are separated by commas
     ordered: str = ""
-    # the layer that mixes positions: attention, rnn, gru, lstm, conv or attention-rnn, one for all
-    # blocks or a list of one a block, separated by commas
+    # the layer that mixes positions: attention, rnn, gru, lstm, conv, attention-rnn or one of
+    # another package, one for all blocks or a list of one a block, separated by commas
     mixers: str = "attention"
     kernel: int = 3  # positions that a convolution reads
     residual: bool = True  # a layer's output is added to its input; otherwise it replaces it
@@ -147,8 +150,11 @@ class ModelConfig:
         _check(no_window, "model.window", "0 for a model with an encoder", self.window)
 
     def uses(self, field: str) -> bool:
-        """Whether a field means anything to the model's layers."""
+        """Whether a field means anything to the model's layers. A mixer of another package may use
+        any."""
         mixers = set(self.mixers.split(","))
+        if not mixers <= set(MIXERS) and field in ("heads", "window", "kernel", "positions"):
+            return True
         attends = "attention" in mixers or self.encoder_layers > 0
         return {
             "heads": attends or "attention-rnn" in mixers,

@@ -10,14 +10,13 @@ import importlib
 from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from .data.compressed import plain_name, unpacked
 from .data.source import Source
+from .entry_points import entry_points, load
 from .errors import ConfigError, nearest
 
 ROOT = Path(__file__).parent.parent
@@ -29,14 +28,9 @@ def _builtin_names(group: str) -> list[str]:
     return sorted(p.stem for p in (ROOT / group).glob("*.py") if not p.stem.startswith("_"))
 
 
-@cache  # what is installed does not change while a command runs
-def _entry_points(group: str) -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=f"tfm.{group}")}
-
-
 def names(group: str) -> list[str]:
     """All names of a group, `tasks` or `tokenizers`, without importing them."""
-    return sorted({*_builtin_names(group), *_entry_points(group)})
+    return sorted({*_builtin_names(group), *entry_points(group)})
 
 
 def find(group: str, name: str) -> Any:
@@ -46,14 +40,8 @@ def find(group: str, name: str) -> Any:
         raise ConfigError(f"{flag} {name}: must be a name")
     if name in _builtin_names(group):
         return getattr(importlib.import_module(f"tfm.{group}.{name}"), CLASS_NAMES[group])
-    points = _entry_points(group)
-    if name in points:
-        try:
-            return points[name].load()
-        except Exception as error:
-            raise ConfigError(
-                f"{group[:-1]} {name}: {points[name].value} failed ({error})"
-            ) from error
+    if name in entry_points(group):
+        return load(group, name)
     raise ConfigError(f"{flag} {name}: no such {group[:-1]}; {nearest(name, names(group))}")
 
 
@@ -63,7 +51,7 @@ def name_of(group: str, kind: type) -> str:
     package, _, module = kind.__module__.rpartition(".")
     if package == f"tfm.{group}":
         return module
-    for name, point in _entry_points(group).items():
+    for name, point in entry_points(group).items():
         if point.module == kind.__module__ and point.load() is kind:
             return name
     raise ConfigError(

@@ -6,6 +6,7 @@ mean. Nothing here imports torch.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
@@ -81,42 +82,47 @@ class Dataset(Protocol):
 
 
 class Tokenizer(Protocol):
-    """Encodes items as ids and decodes them. `tests/test_tokenizers.py` tests its laws."""
+    """Encodes items as ids and decodes them. `check_tokenizer` in core/laws.py tests its laws.
+
+    A class that derives from this one gets the usual value of every member that has one: a
+    lossless tokenizer without parameters defines only vocab_size, begin, encode and decode.
+    """
 
     vocab_size: int
-    axes: int  # coordinates of a position, see `positions`
-    lossless: bool  # whether `decode` returns exactly the item that was encoded
+    axes: int = 1  # coordinates of a position, see `positions`
+    lossless: bool = True  # whether `decode` returns exactly the item that was encoded
     begin: int  # the begin token, the first id of every sequence; it is given, never predicted
     # ranges (low, high): ids low ... high - 1 are bins of an ordered quantity; empty: none
-    ordered: tuple[tuple[int, int], ...]
+    ordered: tuple[tuple[int, int], ...] = ()
 
+    @abstractmethod
     def encode(self, item: Any, like: Sequence | None = None) -> Sequence:
         """The item's ids. like: a sequence whose side information (such as a scale) is reused."""
-        ...
 
+    @abstractmethod
     def decode(self, ids: Ids, side: Mapping[str, Any]) -> Any:
         """The item that ids (T,) encode, with or without begin and end tokens."""
-        ...
 
     def state(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
         """The fitted tokenizer as JSON and arrays, for `from_state` of the same class."""
-        ...
+        return {}, {}
 
     @classmethod
-    def from_state(
-        cls, state: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]
-    ) -> Tokenizer: ...
+    def from_state(cls, state: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> Tokenizer:
+        """The tokenizer of a `state`; by default its JSON has the arguments of the class."""
+        return cls(**state)
 
     def support(self, length: int, side: Mapping[str, Any]) -> Support:
-        """The legal ids: a half-open range for all positions, (length, 2), or None for all ids."""
-        ...
+        """The legal ids: a half-open range for all positions, (length, 2), or None for all ids. By
+        default all but the begin token, if that is the last id; else all."""
+        return (0, self.begin) if self.begin == self.vocab_size - 1 else None
 
     def positions(self, length: int, side: Mapping[str, Any]) -> Ids | None:
         """(length, axes) the coordinates of each id, or None for 0, 1, 2 ...
 
         An item with coordinates (an image) is never cut into windows.
         """
-        ...
+        return None
 
 
 class ByteTokenizer(Tokenizer, Protocol):
@@ -151,7 +157,7 @@ class Items(Protocol):
 
     @property
     def size(self) -> int:
-        """The number of units of the task (bytes, pixels ...) in all items."""
+        """The number of units of the task (bytes, pixels ...) in all items, or about so many."""
         ...
 
     @property

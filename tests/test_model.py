@@ -13,6 +13,7 @@ from torch import Tensor
 from tfm.core.architectures import model_config
 from tfm.core.config import MIXERS, SampleConfig
 from tfm.core.decode.sampling import generate
+from tfm.core.model import laws
 from tfm.core.model.loss import token_nll
 from tfm.core.model.sequence_model import SequenceModel
 from tfm.core.ops.autograd_ops import MAX_UNFUSED_POSITIONS
@@ -76,39 +77,12 @@ def places(axes: int, length: int) -> Tensor:
 # -- causality and segments ----------------------------------------------------------------------
 
 
-@torch.no_grad()
 def test_no_position_sees_the_future(model: SequenceModel) -> None:
-    ids = some_ids(1)
-    before = model(ids)
-    for t in range(T):
-        other = ids.clone()
-        other[0, t] = (other[0, t] + 1) % VOCAB
-        after = model(other)
-        torch.testing.assert_close(after[:, :t], before[:, :t], rtol=0, atol=1e-6)
-        end = t + (model.receptive_field() or T)
-        moved = (after[:, t:] - before[:, t:]).abs().amax(-1)[0]
-        assert (moved[: end - t] > 1e-5).all(), "every later position sees the past"
-        assert (moved[end - t :] < 1e-6).all(), "up to the receptive field"
+    laws.causal(model)
 
 
-@torch.no_grad()
 def test_no_position_sees_another_segment(model: SequenceModel) -> None:
-    axes = model.config.axes
-    lengths = (5, 7, 4)
-    ids = some_ids(1)
-    segments = torch.repeat_interleave(torch.arange(3), torch.tensor(lengths))[None]
-    positions = torch.cat([places(axes, length) for length in lengths], dim=1)
-    if axes == 1:  # positions restart in every segment
-        positions = torch.cat([torch.arange(length) for length in lengths])[None, :, None]
-    packed = model(ids, positions, segments)
-    at = 0
-    for length in lengths:
-        here = slice(at, at + length)
-        alone = model(ids[:, here], positions[:, here])
-        torch.testing.assert_close(packed[:, here], alone, rtol=1e-5, atol=1e-5)
-        if axes == 1:
-            torch.testing.assert_close(model(ids[:, here]), alone)
-        at += length
+    laws.segments_stand_apart(model)
 
 
 @torch.no_grad()
@@ -126,93 +100,24 @@ def test_positions_matter(name: str) -> None:
 # -- decoding ------------------------------------------------------------------------------------
 
 
-@torch.no_grad()
-@pytest.mark.parametrize("split", [[T], [1] * T, [6, *[1] * 10], [3, 4, 9], [1, 5, 1, 9]], ids=str)
+@pytest.mark.parametrize("split", laws.SPLITS, ids=str)
 def test_steps_of_any_split_are_the_full_pass(model: SequenceModel, split: list[int]) -> None:
-    ids, axes = some_ids(2), model.config.axes
-    positions = places(axes, T) if axes > 1 else None
-    full = model(ids, positions)
-    state = model.start(2, T)
-    parts = []
-    for new, place in zip(
-        ids.split(split, dim=1),
-        [None] * len(split) if positions is None else positions.split(split, dim=1),
-        strict=True,
-    ):
-        parts.append(model.step(new, state, place))
-    assert state.at == T
-    torch.testing.assert_close(torch.cat(parts, dim=1), full, rtol=1e-5, atol=1e-5)
+    laws.steps_are_the_full_pass(model, split)
 
 
-@torch.no_grad()
 def test_a_row_that_takes_nothing_keeps_its_state(model: SequenceModel) -> None:
-    """Rows at different positions take 0 to 3 ids per step; each computes what it does alone."""
-    axes = model.config.axes
-    ids, positions = some_ids(3), places(axes, T)
-    full = model(ids, positions if axes > 1 else None)
-    state = model.start(3, T)
-    state.at = torch.zeros(3, dtype=torch.int64)
-    taken, found = [0, 0, 0], [list[Tensor](), list[Tensor](), list[Tensor]()]
-    for lengths in [(3, 1, 0), (0, 2, 1), (2, 0, 3), (1, 1, 1), (3, 3, 0), (0, 0, 2)]:
-        new = torch.full((3, 3), VOCAB - 1)
-        here = torch.zeros(3, 3, axes, dtype=torch.int64)
-        for row, count in enumerate(lengths):
-            new[row, :count] = ids[row, taken[row] : taken[row] + count]
-            here[row, :count] = positions[0, taken[row] : taken[row] + count]
-        hidden = model.step(new, state, here if axes > 1 else None, torch.tensor(lengths))
-        for row, count in enumerate(lengths):
-            found[row].append(hidden[row, :count])
-            taken[row] += count
-        assert torch.equal(state.at, torch.tensor(taken))
-    for row, parts in enumerate(found):
-        torch.testing.assert_close(torch.cat(parts), full[row, : taken[row]], rtol=1e-5, atol=1e-5)
+    laws.idle_rows_keep_their_state(model)
 
 
-@torch.no_grad()
-@pytest.mark.parametrize(
-    "rows", [[0, 0, 0, 1, 1, 1], [1, 0], [1, 1, 0], [1], [0, 1, 0, 1]], ids=str
-)
+@pytest.mark.parametrize("rows", laws.SELECTIONS, ids=str)
 def test_selected_rows_go_on_from_what_they_have_read(
     model: SequenceModel, rows: list[int]
 ) -> None:
-    """Forks of a prompt (which share its cache), beams, removed rows; then a second selection."""
-    ids, axes = some_ids(2), model.config.axes
-    positions = places(axes, T) if axes > 1 else None
-
-    def place(start: int, end: int) -> Tensor | None:
-        return None if positions is None else positions[:, start:end]
-
-    full = model(ids, positions)
-    state = model.start(2, T)
-    model.step(ids[:, :5], state, place(0, 5))
-    state, chosen = state.select(torch.tensor(rows)), torch.tensor(rows)
-    for t in range(5, 9):
-        hidden = model.step(ids[chosen, t : t + 1], state, place(t, t + 1))
-        torch.testing.assert_close(hidden, full[chosen, t : t + 1], rtol=1e-5, atol=1e-5)
-    again = torch.tensor([len(rows) - 1, 0])
-    state, chosen = state.select(again), chosen[again]
-    hidden = model.step(ids[chosen, 9:10], state, place(9, 10))
-    torch.testing.assert_close(hidden, full[chosen, 9:10], rtol=1e-5, atol=1e-5)
+    laws.selected_rows_continue(model, rows)
 
 
-@torch.no_grad()
 def test_a_row_can_become_another_prompts(model: SequenceModel) -> None:
-    ids, axes = some_ids(3), model.config.axes
-    positions = places(axes, T) if axes > 1 else None
-    full = model(ids, positions)
-    state = model.start(2, T)
-    state.at = torch.zeros(2, dtype=torch.int64)
-    lengths = [6, 3]
-    for row, source in enumerate((2, 1)):
-        one = model.start(1, lengths[row])
-        part = None if positions is None else positions[:, : lengths[row]]
-        model.step(ids[source : source + 1, : lengths[row]], one, part)
-        state.assign(row, one)
-    new = torch.stack([ids[2, 6:7], ids[1, 3:4]])
-    here = None if positions is None else positions[0, lengths][:, None]
-    hidden = model.step(new, state, here)
-    torch.testing.assert_close(hidden[0, 0], full[2, 6], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(hidden[1, 0], full[1, 3], rtol=1e-5, atol=1e-5)
+    laws.rows_can_be_assigned(model)
 
 
 @pytest.mark.parametrize("context", [1, 2, 7, 8])

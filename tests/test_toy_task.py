@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from conftest import Tfm, Trained
 
+from tfm.core.laws import check_tokenizer
+
 TOY = Path(__file__).parent / "toy"
 COLOURS = 4
 
@@ -43,6 +45,13 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     arguments = ("train", "--task", "digits", "--data", "numbers", "--size", "nano", "--steps", 20)
     result = Tfm(folder, {"PYTHONPATH": str(TOY)})(*arguments, "--run", "run", "--json")
     return Trained(folder / "run", result.json())
+
+
+def test_its_tokenizer_obeys_the_laws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(TOY)
+    from toy import GridTokenizer, random_grids
+
+    check_tokenizer(GridTokenizer(), random_grids(50))
 
 
 def test_it_is_a_task_like_any_other(toy: Tfm, tfm: Tfm) -> None:
@@ -105,7 +114,7 @@ def test_it_claims_its_files(toy: Tfm) -> None:
     (toy.folder / "some.grids").write_text("".join(lines))
     result = toy("train", "--data", "some.grids", "--size", "nano", "--steps", 2, "--json")
     assert "some.grids looks like --task toy" in result.err
-    assert result.json()["units"] == 2 * 6
+    assert result.json()["units"] == 5 * 6, "equal grids are held out together: all of one colour"
 
 
 def test_the_required_members_are_enough(toy: Tfm, digits: Trained) -> None:

@@ -6,10 +6,11 @@ from __future__ import annotations
 import functools
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..core.errors import DataError
 from ..core.protocols import Ids, Sequence
@@ -18,7 +19,9 @@ from ..core.protocols import Ids, Sequence
 class TextTokenizer(ABC):
     """Ids 0 ... n - 1 are `pieces` of text; then the end token (if `ends`), then the begin token.
 
-    An item is encoded as begin, its pieces, end. The model never predicts the begin token.
+    An item is encoded as begin, its pieces, end. The model never predicts the begin token. A
+    subclass defines `tokens` and `state`; one that `--tokenizer NAME:ARGUMENT` makes of training
+    text, also `from_text`.
     """
 
     axes = 1
@@ -33,9 +36,26 @@ class TextTokenizer(ABC):
         self.begin = len(pieces) + ends
         self.vocab_size = self.begin + 1
 
+    @classmethod
+    def from_text(cls, texts: Iterable[str], ends: bool, argument: str) -> TextTokenizer:
+        """The tokenizer of `--tokenizer NAME:ARGUMENT`, fitted to training text. ends: whether
+        items have an end token. ValueError says what is wrong with the argument."""
+        raise ValueError("not a tokenizer of any text")
+
     @abstractmethod
     def tokens(self, item: Any) -> Ids:
         """The ids of a text, without begin and end tokens."""
+
+    @abstractmethod
+    def state(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+        """See `protocols.Tokenizer`."""
+
+    @classmethod
+    def from_state(
+        cls, state: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]
+    ) -> TextTokenizer:
+        """See `protocols.Tokenizer`; by default the state has the arguments of the class."""
+        return cls(**state)
 
     def ids_of_bytes(self, data: bytes) -> Ids:
         """The ids of arbitrary bytes, the inverse of `decode_bytes`: of the text in them, and of

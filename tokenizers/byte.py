@@ -33,11 +33,5 @@ class SingleByteTokenizer(TextTokenizer):
     def state(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
         return {"ends": self.ends, "text": self.text}, {}
 
-    @classmethod
-    def from_state(
-        cls, state: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]
-    ) -> SingleByteTokenizer:
-        return cls(state["ends"], state["text"])
-
 
 Tokenizer = SingleByteTokenizer

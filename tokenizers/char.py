@@ -47,11 +47,5 @@ class CharTokenizer(TextTokenizer):
     def state(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
         return {"ends": self.ends, "characters": self.characters}, {}
 
-    @classmethod
-    def from_state(
-        cls, state: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]
-    ) -> CharTokenizer:
-        return cls(state["characters"], state["ends"])
-
 
 Tokenizer = CharTokenizer

@@ -33,11 +33,5 @@ class IntegerTokenizer(TextTokenizer):
     def state(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
         return {"count": self.count, "ends": self.ends}, {}
 
-    @classmethod
-    def from_state(
-        cls, state: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]
-    ) -> IntegerTokenizer:
-        return cls(state["count"], state["ends"])
-
 
 Tokenizer = IntegerTokenizer

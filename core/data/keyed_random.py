@@ -49,3 +49,14 @@ def permute(indices: npt.NDArray[np.int64], size: int, seed: int) -> npt.NDArray
         out[outside] = (left << np.uint64(half)) | right
         outside &= out >= np.uint64(size)
     return out.astype(np.int64)
+
+
+def held_out(random: npt.NDArray[np.float64], fraction: float) -> npt.NDArray[np.bool_]:
+    """Which items are held out: those whose number in [0, 1) is below `fraction`, at least one and
+    not all; none if all numbers are equal. Items with equal numbers stay together."""
+    found: npt.NDArray[np.bool_] = random < fraction
+    if not found.any():
+        found = random == random.min(initial=1.0)
+    if found.all():
+        found = random < random.max(initial=0.0)
+    return found

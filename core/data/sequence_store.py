@@ -82,6 +82,9 @@ class Store:
     def length(self, index: int) -> int:
         return int(self.offsets[index + 1] - self.offsets[index])
 
+    def given(self, index: int) -> int:
+        return self.items[index][0]
+
     def positions(self, index: int, tokenizer: Tokenizer) -> Ids | None:
         return tokenizer.positions(self.length(index), self.items[index][1])
 
@@ -93,6 +96,19 @@ class Store:
 
     def __iter__(self) -> Iterator[Sequence]:
         return (self[index] for index in range(len(self)))
+
+
+class SequenceList(list[Sequence]):
+    """Sequences in memory, with the methods of a `Store`."""
+
+    def length(self, index: int) -> int:
+        return len(self[index])
+
+    def given(self, index: int) -> int:
+        return self[index].given
+
+    def positions(self, index: int, tokenizer: Tokenizer) -> Ids | None:
+        return tokenizer.positions(len(self[index]), self[index].side)
 
 
 def _mapped(path: Path, dtype: str) -> npt.NDArray[Any]:

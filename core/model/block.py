@@ -10,23 +10,30 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from ..config import ModelConfig
+from ..entry_points import load
 from .additive_attention import AttentionRnn
 from .attention import Attention
 from .conv import Convolution
 from .cross_attention import CrossAttention, SourceCache, WholeAttention
 from .layers import FeedForward, Residual, make_norm
 from .mixer import Cache, Context, Mixer
-from .rnn import Recurrent
+from .rnn import CELLS, Recurrent
 
 
 def make_mixer(config: ModelConfig, block: int) -> nn.Module:
-    """The mixer of block number `block` of a decoder."""
+    """The mixer of block number `block` of a decoder: one of tfm, or of the entry points
+    `tfm.mixers`."""
     name = config.mixer(block)
     if name == "attention":
         return Attention(config)
+    if name == "attention-rnn":
+        return AttentionRnn(config)
     if name == "conv":
         return Convolution(config, block)
-    return AttentionRnn(config) if name == "attention-rnn" else Recurrent(config, name)
+    if name in CELLS:
+        return Recurrent(config, name)
+    found: nn.Module = load("mixers", name)(config, block)
+    return found
 
 
 class Block(nn.Module):

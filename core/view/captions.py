@@ -91,6 +91,7 @@ WRITES = {
     "conv": "Matrix W_o turns the gated values of each position into {width} numbers.",
     "ffn": "Matrix W_down turns the {hidden} numbers of each position into {width}.",
     "recurrent": "The layer writes its states.",
+    "mixer": "The mixer is of another package, which says how it computes this.",
 }
 CELLS = {  # own, past: the row and the state before, each times a matrix
     "rnn": {"state": "h[t] = tanh({own} + {past})"},

@@ -204,7 +204,8 @@ class _Pass:
             "attention-rnn": ("attention-rnn", "the GRU with attention", self.attention_rnn),
             "conv": ("conv", "the convolution", self.convolution),
             "ffn": ("ffn", "the feed-forward layer", self.feed_forward),
-        }.get(kind, ("recurrent", "the recurrent layer", self.recurrent))
+            **dict.fromkeys(CELLS, ("recurrent", "the recurrent layer", self.recurrent)),
+        }.get(kind, ("mixer", f"the mixer {kind}", lambda y: f"{kind}({y})"))
         config, facts, x, self.name = self.config, self.facts, self.x, layer.name
         key, normalized = layer.norm[2:].strip("_"), f"{layer.norm}.hook_normalized"
         total, written = f"hook_resid_{layer.after}", ("hook_resid_post",) if last else ()

@@ -22,6 +22,14 @@ GAP = 0.4  # between the columns of a wing, as a share of the positions
 ENCODER_GAPS = 4  # such gaps between an encoder and its decoder
 HEAD_GAP = 0.12  # between heads, as a share of their height
 DEPTH = 0.5  # between the states of the stream, as a share of the root of width times height
+LAYER_NAMES = {  # of mixers, in the names of tensors; `mixer` for one of another package
+    "attention": "attn",
+    "attention-rnn": "attn",
+    "conv": "conv",
+    "rnn": "rnn",
+    "gru": "rnn",
+    "lstm": "rnn",
+}
 LABELS = {
     "embed": "embedding",
     "pos_embed": "positions",
@@ -41,6 +49,7 @@ LABELS = {
     "cross_attn_out": "cross-attention writes",
     "rnn_out": "recurrence writes",
     "conv_out": "convolution writes",
+    "mixer_out": "mixer writes",
     "mlp_out": "feed-forward writes",
 }
 
@@ -78,7 +87,7 @@ def layers(config: ModelConfig, stack: str, block: int, length: int, source: int
     """The layers of block number `block` of a stack, `blocks` or `encoder`."""
     positions = source if stack == "encoder" else length
     kind = "attention" if stack == "encoder" else config.mixer(block)
-    name = {"attention": "attn", "attention-rnn": "attn", "conv": "conv"}.get(kind, "rnn")
+    name = LAYER_NAMES.get(kind, "mixer")
     found = [Layer("mixer", name, "ln1", _within(config, kind, positions, positions), "mid")]
     if stack == "blocks" and config.encoder_layers:
         within = _within(config, "attention", length, source)
@@ -100,6 +109,8 @@ def _within(config: ModelConfig, kind: str, queries: int, keys: int) -> dict[str
         return {**found, "attn_scores": scores, "pattern": scores, "z": asks}
     if kind == "conv":
         return dict.fromkeys(("value", "gate", "post"), stream)
+    if kind not in LAYER_NAMES:
+        return {}
     gates = {"rnn": "", "lstm": "ifgo"}.get(kind, "rzn")
     found = {f"gate_{gate}": stream for gate in gates}
     found |= {"cell": stream, "state": stream} if kind == "lstm" else {"state": stream}

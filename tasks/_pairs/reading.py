@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...core.data.compressed import plain_name, unpacked
-from ...core.data.keyed_random import key, mix
+from ...core.data.keyed_random import held_out, key, mix
 from ...core.data.scratch import shown
 from ...core.data.source import Source
 from ...core.data.tables import TableSource, as_text
@@ -68,16 +68,12 @@ class Pairs:
         numbers = [hashlib.blake2b(s.encode(), digest_size=8).digest() for s in self.sources]
         hashes = np.frombuffer(b"".join(numbers), "<u8")
         random = mix(hashes, key("pairs", purpose)) / 2.0**64
-        if not len(random) or random.min() == random.max():
+        held = held_out(random, fraction)
+        if not held.any():
             raise DataError(
                 f"--data {self.about}: one source, need at least 2 that differ so that one is held "
                 "out; use --valid"
             )
-        held = random < fraction
-        if not held.any():
-            held = random == random.min()
-        if held.all():
-            held = random < random.max()
         return self.chosen(~held), self.chosen(held)
 
 

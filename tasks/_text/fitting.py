@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from ...core.data.hub import look_for
+from ...core.entry_points import entry_points, load
 from ...core.errors import ConfigError
 from ...core.protocols import ByteTokenizer
+from ...tokenizers._text import TextTokenizer
 from ...tokenizers.bpe import BpeTokenizer
 from ...tokenizers.byte import SingleByteTokenizer
 from ...tokenizers.char import CharTokenizer
@@ -19,9 +21,9 @@ TOKENIZER_FIT_BYTES = 8 << 20  # of text, at most, that merges are learned from
 def fit_text_tokenizer(
     spec: str, texts: Callable[[int], Iterable[str]], size: int, ends: bool
 ) -> ByteTokenizer:
-    """`spec`: byte, char, bpe, bpe:SIZE, hf:PATH_OR_NAME or a tokenizer.json. texts(n): training
-    text of about n bytes, of `size` bytes in all. ends: whether items have an end token.
-    ConfigError for any other spec."""
+    """`spec`: byte, char, bpe, bpe:SIZE, hf:PATH_OR_NAME, a tokenizer.json, or NAME[:ARGUMENT] of a
+    text tokenizer of another package. texts(n): training text of about n bytes, of `size` bytes in
+    all. ends: whether items have an end token. ConfigError for any other spec."""
     kind, _, argument = spec.partition(":")
     if kind == "byte" and not argument:
         return SingleByteTokenizer(ends, text=True)
@@ -38,6 +40,14 @@ def fit_text_tokenizer(
         name = spec.removeprefix("hf:")
         look_for(name)
         return BpeTokenizer.load(name, ends)
+    if kind in entry_points("tokenizers"):
+        found = load("tokenizers", kind)
+        if issubclass(found, TextTokenizer):
+            try:
+                made: TextTokenizer = found.from_text(texts(TOKENIZER_FIT_BYTES), ends, argument)
+                return made
+            except ValueError as error:
+                raise ConfigError(f"--tokenizer {spec}: {error}") from error
     raise ConfigError(
         f"--tokenizer {spec}: known: byte, char, bpe, bpe:SIZE, hf:PATH_OR_NAME, a tokenizer.json"
     )

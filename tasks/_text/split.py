@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ...core.data.keyed_random import key, mix
+from ...core.data.keyed_random import held_out, key, mix
 from ...core.errors import DataError
 from .spans import Spans
 
@@ -34,16 +34,12 @@ def split_by_hash(
             fraction, largest.size / max(items.size, 1), largest.count / len(items.spans)
         )
     random = _uniform(items, key("items", purpose))
-    if random.min() == random.max():
+    held = held_out(random, fraction)
+    if not held.any():
         raise DataError(
             f"--data {items.about}: one item ({items.size} bytes), need at least 2 that "
             "differ so that one is held out; use --valid, or --each stream"
         )
-    held_out = random < fraction
-    if not held_out.any():
-        held_out = random == random.min()
-    if held_out.all():
-        held_out = random < random.max()
     parts = [
         Spans(
             items.stream,
@@ -53,7 +49,7 @@ def split_by_hash(
             f"{int(which.sum()):,} of {len(which):,} items",
             items.whole_files,
         )
-        for name, which in (("train", ~held_out), ("held", held_out))
+        for name, which in (("train", ~held), ("held", held))
     ]
     return parts[0], parts[1]
 

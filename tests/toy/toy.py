@@ -3,7 +3,6 @@ with its most frequent colour. `tfm` finds it only through its two entry points.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,12 +11,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from tfm.core.data.datasets import Packed
-from tfm.core.data.sequence_store import cached_store
+from tfm.core.data.item_list import ItemList, ListTask
 from tfm.core.data.source import Source
-from tfm.core.errors import DataError
-from tfm.core.protocols import Sequence
-from tfm.core.task import Task
+from tfm.core.protocols import Sequence, Tokenizer
 
 COLOURS = 4
 BEGIN = 2 * COLOURS  # ids: the colours of cells, the colours as labels, the begin token
@@ -34,14 +30,12 @@ def label_of(cells: Any) -> int:
     return int(np.bincount(np.ravel(cells), minlength=COLOURS).argmax())
 
 
-class GridTokenizer:
+class GridTokenizer(Tokenizer):
     """Begin token, cells row by row, label. Positions are (row, column), the label below."""
 
     vocab_size = 2 * COLOURS + 1
     axes = 2
-    lossless = True
     begin = BEGIN
-    ordered = ()
 
     def encode(self, item: Grid, like: Sequence | None = None) -> Sequence:
         cells = np.array(item.cells)
@@ -51,16 +45,9 @@ class GridTokenizer:
         return Sequence(ids, 1, weight, {"height": cells.shape[0], "width": cells.shape[1]})
 
     def decode(self, ids: Any, side: Mapping[str, Any]) -> Grid:
-        height, width = side["height"], side["width"]
-        cells = np.asarray(ids[1 : 1 + height * width]).reshape(height, width)
-        return Grid(cells.tolist(), int(ids[1 + height * width]) - COLOURS)
-
-    def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        return {}, {}
-
-    @classmethod
-    def from_state(cls, state: dict[str, Any], arrays: dict[str, Any]) -> GridTokenizer:
-        return cls()
+        *cells, label = ids[ids != BEGIN].tolist()
+        grid = np.reshape(cells, (side["height"], side["width"]))
+        return Grid(grid.tolist(), label - COLOURS)
 
     def support(self, length: int, side: Mapping[str, Any]) -> Any:
         """Colours are legal for cells, labels for the label, no id after it."""
@@ -86,21 +73,7 @@ class GridSampleOptions:
     height: int = field(default=3, metadata={"help": "Rows of the sampled grid."})
 
 
-@dataclass(frozen=True)
-class Grids:
-    grids: list[Grid]
-    about: str
-
-    @property
-    def size(self) -> int:
-        return sum(len(row) for grid in self.grids for row in grid.cells)
-
-    @property
-    def fingerprint(self) -> str:
-        return hashlib.sha256(repr(self.grids).encode()).hexdigest()
-
-
-def random_grids(count: int) -> Grids:
+def random_grids(count: int) -> list[Grid]:
     """Grids of one colour with some noise."""
     rng = np.random.default_rng(0)
     grids = []
@@ -109,14 +82,14 @@ def random_grids(count: int) -> Grids:
         noise = rng.random(shape) < 0.2
         cells = np.where(noise, rng.integers(0, COLOURS, shape), rng.integers(0, COLOURS))
         grids.append(Grid(cells.tolist(), label_of(cells)))
-    return Grids(grids, f"{count} grids")
+    return grids
 
 
-class GridTask(Task):
+class GridTask(ListTask[Grid]):
     name = "toy"
     about = "small grids of four colours, and the colour of most of each"
     unit = "cell"
-    default_tokenizer = "grid"
+    default_tokenizer, Tokenizer = "grid", GridTokenizer
     Options = GridOptions
     SampleOptions = GridSampleOptions
 
@@ -127,48 +100,22 @@ class GridTask(Task):
     def default_source(self) -> Source:
         return Source((), about="random grids")
 
-    def items(self, source: Source) -> Grids:
-        """Grids from lines of JSON, or else random grids."""
-        if source.paths:
-            try:
-                read = [json.loads(line) for p in source.files() for line in p.open()]
-            except ValueError as error:
-                raise DataError(f"--data {source.describe()}: not lines of JSON") from error
-            return Grids([Grid(cells, label_of(cells)) for cells in read], source.describe())
-        return random_grids(self.options.grids)
+    def items(self, source: Source) -> ItemList[Grid]:
+        if not source.paths:
+            count = self.options.grids
+            return ItemList(random_grids(count), f"{count} grids")
+        return super().items(source)
 
-    def split(self, items: Grids, holdout: float | None) -> tuple[Grids, Grids]:
-        count = max(1, int(len(items.grids) * (holdout or 0.1)))
-        if count >= len(items.grids):
-            raise DataError(f"--data {items.about}: need at least 2 grids")
-        parts = items.grids[:-count], items.grids[-count:]
-        train, held = (Grids(part, f"{len(part)} grids") for part in parts)
-        return train, held
+    def read(self, data: bytes) -> Iterator[Grid]:
+        """Grids from lines of JSON."""
+        for line in data.splitlines():
+            cells = json.loads(line)
+            yield Grid(cells, label_of(cells))
 
-    def fit_tokenizer(self, spec: str, train: Grids) -> GridTokenizer:
-        return GridTokenizer()
-
-    def longest(self, train: Grids, tokenizer: GridTokenizer) -> int:
+    def longest(self, train: ItemList[Grid], tokenizer: GridTokenizer) -> int:
         return 1 + 4 * 4 + 1
 
-    def dataset(
-        self,
-        train: Grids,
-        tokenizer: GridTokenizer,
-        context: int,
-        tokens: int | None,
-        seed: int,
-        cache: Path,
-    ) -> Packed:
-        name = train.fingerprint[:32]
-        sequences = self.sequences(train, tokenizer)
-        store = cached_store(cache / "toy", name, sequences, tokenizer.vocab_size)
-        return Packed(store, tokenizer, context)
-
-    def sequences(self, items: Grids, tokenizer: GridTokenizer) -> Iterator[Sequence]:
-        return (tokenizer.encode(grid) for grid in items.grids)
-
-    def floor(self, train: Grids, held: Grids) -> dict[str, float]:
+    def floor(self, train: ItemList[Grid], held: ItemList[Grid]) -> dict[str, float]:
         return {"uniform": 2.0}
 
     def units(self, sequences: Iterable[Sequence]) -> dict[str, float]:
@@ -186,13 +133,9 @@ class GridTask(Task):
     def new_tokens(self, prompt: Sequence, sampling: GridSampleOptions) -> int:
         return sampling.height * 3 + 1
 
-    def write(
-        self, items: list[Grid], prompt: Sequence, sampling: GridSampleOptions, out: BinaryIO
-    ) -> None:
+    def write(self, items: list[Grid], prompt: Any, sampling: Any, out: BinaryIO) -> None:
         for grid in items:
             out.write(json.dumps([grid.cells, grid.label]).encode() + b"\n")
 
-    def preview(
-        self, items: list[Grid], prompt: Sequence, sampling: GridSampleOptions, width: int
-    ) -> str:
+    def preview(self, items: list[Grid], prompt: Any, sampling: Any, width: int) -> str:
         return "\n".join("".join(map(str, row)) for grid in items for row in grid.cells)

@@ -202,7 +202,7 @@ function diagram(page, state, stack) {
     layer(
       add,
       config,
-      `${NAMES[mixer(block)]}${rotates ? ", RoPE" : config.positions === "alibi" ? ", ALiBi" : ""}`,
+      `${NAMES[mixer(block)] ?? mixer(block)}${rotates ? ", RoPE" : config.positions === "alibi" ? ", ALiBi" : ""}`,
       { stack, block: shown, part: "mixer" },
     );
     if (stack === "blocks" && config.encoder_layers) {

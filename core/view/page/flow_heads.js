@@ -36,7 +36,7 @@ export class FlowHeads {
     const words = [
       "This model has no attention.",
       mixers.includes("conv") && "Its convolutions read a fixed number of earlier positions.",
-      mixers.some((mixer) => mixer !== "conv") &&
+      mixers.some((mixer) => /rnn|gru|lstm/.test(mixer)) &&
         "Its recurrent layers carry a state from each position to the next.",
       field === null
         ? "A prediction can depend on all positions before it."

@@ -3,7 +3,7 @@
 import { canvas, el, fixed } from "./dom.js";
 
 const PARTS = { cross: "cross-attention", ffn: "feed-forward" };
-const MIXERS = { attn: "attention", rnn: "recurrence", conv: "convolution" };
+const MIXERS = { attn: "attention", rnn: "recurrence", conv: "convolution", mixer: "mixer" };
 const MARKS = new Map([
   ["\n", "⏎"],
   ["\t", "⇥"],
@@ -53,10 +53,12 @@ export class Labels {
   /** The value that an id of a series stands for at a place; null for other ids and domains. */
   value(id, place) {
     const { domain } = this;
-    if (domain.form !== "series" || id < domain.first_bin) return null;
+    if (domain.form !== "series") return null;
+    const centre = domain.centres[id - domain.first_bin];
+    if (centre === undefined) return null; // an id that is no bin
     const at = place + this.offset - 1; // the first id is the begin token
     if (at < 0 || at >= domain.base.length) return null;
-    return domain.base[at] + domain.scale[at] * domain.centres[id - domain.first_bin];
+    return domain.base[at] + domain.scale[at] * centre;
   }
 
   /** How many decimals of a value tell the bins of a series apart at a place. */

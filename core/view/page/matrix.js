@@ -25,6 +25,7 @@ export function mountMatrix(root, page, state, labels) {
 
 function formOf(reader) {
   if (`${reader.here}state` in reader.page.data.tensors) return recurrence(reader);
+  if (reader.layer.name === "mixer") return reader.missing("Mixer");
   const forms = { mlp: feedForward, conv: convolution, rnn: recurrence };
   return (forms[reader.layer.name] ?? attention)(reader);
 }

@@ -14,6 +14,7 @@ export const LAYER_NAMES = {
   attn: "attention",
   rnn: "recurrence",
   conv: "convolution",
+  mixer: "mixer",
   cross_attn: "cross-attention",
   mlp: "feed-forward",
 };
@@ -32,9 +33,9 @@ const MADE_OF = {
 };
 /** The layers that may write what leads to a state of the stream. */
 const WRITERS = {
-  resid_mid: "attn rnn conv",
+  resid_mid: "attn rnn conv mixer",
   resid_mid_cross: "cross_attn",
-  resid_post: "mlp cross_attn attn rnn conv",
+  resid_post: "mlp cross_attn attn rnn conv mixer",
 };
 
 export function clamped(value, low, high) {
