@@ -97,6 +97,13 @@ def complete_task(
     return _matching(tasks(ctx, incomplete), incomplete)
 
 
+def complete_kind(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem[str]]:
+    """The kinds of package that `tfm new` writes."""
+    return _matching(["task"], incomplete)
+
+
 def _matching(names: Iterable[str], incomplete: str) -> list[CompletionItem[str]]:
     from click.shell_completion import CompletionItem
 

@@ -119,7 +119,7 @@ class Command(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if ctx.resilient_parsing:
             return self._parse_for_completion(ctx, args)
-        settings, origins = read_settings(_peek(args, "config"))
+        settings, origins = read_settings(peek(args, "config"))
         ctx.meta["tfm.settings"], ctx.meta["tfm.origins"] = settings, origins
         ctx.default_map = {parameter(k): v for k, v in settings.items() if k not in SECTIONS}
         self._add_task_options(ctx, args)
@@ -175,13 +175,13 @@ class TaskCommand(Command):
         data = [expanded(value) for name, value in _option_pairs(args) if name == "--data"]
         data += [expanded(word) for word in self._files(args)]
         mixed = any(name == "--mix" for name, _ in _option_pairs(args))
-        name = "mix" if mixed else _peek(args, "task") or (ctx.default_map or {}).get("task")
-        init = _peek(args, "init")
-        root = _peek(args, "runs") or (ctx.default_map or {}).get("runs") or "runs"
+        name = "mix" if mixed else peek(args, "task") or (ctx.default_map or {}).get("task")
+        init = peek(args, "init")
+        root = peek(args, "runs") or (ctx.default_map or {}).get("runs") or "runs"
         try:
             if not name and init:
                 name = open_run(init, Path(root)).config["task"]
-            source = Source(tuple(data), _peek(args, "column"))
+            source = Source(tuple(data), peek(args, "column"))
             name = name or (guess_task(source).task if data else "text")
             task = find("tasks", name)
             return task.name, task.Options
@@ -201,7 +201,7 @@ class TaskCommand(Command):
         for before, word in zip(["", *args], args, strict=False):
             if word.startswith("-") and word != "-":
                 continue
-            if before.startswith("--") and "=" not in before and not kinds.get(before):
+            if len(before) > 1 and before[0] == "-" and "=" not in before and not kinds.get(before):
                 if before in kinds or not os.path.exists(word):
                     continue
             found.append(word)
@@ -227,7 +227,7 @@ class RunTaskCommand(Command):
             for at, word in enumerate(args)
             if not word.startswith("-") and (at == 0 or args[at - 1] not in takes_value)
         ]
-        root = _peek(args, "runs") or (ctx.default_map or {}).get("runs") or "runs"
+        root = peek(args, "runs") or (ctx.default_map or {}).get("runs") or "runs"
         part = next((value for name, value in _option_pairs(args) if name == "--task"), None)
         for word in [*words, None]:
             try:
@@ -282,7 +282,7 @@ def _option_pairs(args: list[str]) -> Iterator[tuple[str, str]]:
             yield arg, args[at + 1]
 
 
-def _peek(args: list[str], name: str) -> str | None:
+def peek(args: list[str], name: str) -> str | None:
     """An option's value from the raw arguments or the environment, before click parses them."""
     for option, value in _option_pairs(args):
         if option == f"--{name}":

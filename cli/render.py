@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from ..core.display import BRAILLE_DOTS
+
 PRINT_SECONDS = 10  # between progress lines, if stderr is not a terminal
 
 
@@ -57,10 +59,6 @@ def printable(text: str) -> str:
     return "".join(
         c if c in "\n\t" or (c.isprintable() or c == " ") else f"\\x{ord(c):02x}" for c in text
     )
-
-
-# the bits of the 4 x 2 dots of a Braille character, from the top
-BRAILLE_DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 
 
 def curve(values: Sequence[float], width: int = 60, height: int = 8) -> str:

@@ -176,7 +176,7 @@ def _request(ctx: click.Context, flags: dict[str, Any]) -> Any:
     check_names(sets["model"])
     model_config(flags["arch"], flags["size"] or "tiny")
     if flags["mix"]:
-        _check_mix(flags)
+        check_mix(flags)
         flags["task"] = "mix"
     if flags["task"]:
         find("tasks", flags["task"])
@@ -187,12 +187,7 @@ def _request(ctx: click.Context, flags: dict[str, Any]) -> Any:
         for name in ctx.meta.get("tfm.task_options", ())
         if flags[name] is not None
     }
-    if flags["mix"]:
-        from ..tasks._mix.parts import lasting
-
-        if any("\n" in spec for spec in flags["mix"]):
-            raise UsageError("--mix: a newline in it; give each part by a --mix of its own")
-        task_options["parts"] = "\n".join(map(lasting, flags["mix"])) or "\n"
+    task_options |= mix_options(flags["mix"])
     for name in ("save_every", "patience", "until"):
         if flags[name] is not None:
             sets["train"][name] = flags[name]
@@ -232,7 +227,18 @@ def _request(ctx: click.Context, flags: dict[str, Any]) -> Any:
     )
 
 
-def _check_mix(flags: dict[str, Any]) -> None:
+def mix_options(mix: tuple[str, ...]) -> dict[str, object]:
+    """The options of the task that --mix gives; none without it. UsageError for a newline."""
+    if not mix:
+        return {}
+    from ..tasks._mix.parts import lasting
+
+    if any("\n" in spec for spec in mix):
+        raise UsageError("--mix: a newline in it; give each part by a --mix of its own")
+    return {"parts": "\n".join(map(lasting, mix)) or "\n"}
+
+
+def check_mix(flags: dict[str, Any]) -> None:
     """UsageError for flags that name the data of one domain."""
     for name in ("data", "column", "valid", "test"):
         if flags[name]:

@@ -60,9 +60,10 @@ class Terminal:
             return "?"
         domain = self.data["domain"]
         at = None if place is None else place - 1
-        if domain["form"] == "series" and id >= domain["first_bin"] and at is not None:
-            if 0 <= at < len(domain["base"]):
-                step = domain["scale"][at] * domain["centres"][id - domain["first_bin"]]
+        if domain["form"] == "series" and at is not None and 0 <= at < len(domain["base"]):
+            bin = id - domain["first_bin"]
+            if 0 <= bin < len(domain["centres"]):
+                step = domain["scale"][at] * domain["centres"][bin]
                 return f"{domain['base'][at] + step:.4g}"
         text = str(self.data["labels"].get(str(id), f"#{id}"))
         inner = text.strip(" ")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
 import numpy as np
 
+from .display import marked
 from .errors import UsageError
 from .protocols import ByteTokenizer, Dataset, Ids, Items, Sequence, StreamDecoder, Tokenizer
 
@@ -41,6 +42,25 @@ class Description:
 
     lines: tuple[str, ...]
     record: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class DataWarning:
+    """What is doubtful about data, for `tfm data`.
+
+    kind: a name for scripts, such as duplicates; split: train, valid, test or report; count: of how
+    many items, or of ids; share: of those of the split, 0 to 1; items: names of some of them;
+    message: what is wrong, in words that follow the split's name; advice: what to do about it.
+    """
+
+    kind: str
+    split: str
+    count: int
+    share: float
+    message: str
+    advice: str
+    items: tuple[str, ...] = ()
+    listed: bool = True  # whether `items` are some of what is counted
 
 
 @dataclass(frozen=True)
@@ -80,6 +100,9 @@ class Task(ABC):
     # whether prompts are files and `draw` generates all samples of one; otherwise the core samples
     # id by id, from `prompt` to `end_token`
     draws_files: ClassVar[bool] = False
+    # options by which the task reads data that it refuses without them, such as uneven times;
+    # `tfm data` then shows the data, and warns
+    lenient: ClassVar[Mapping[str, object]] = {}
     # whether the sequences of one file are pieces of one continuous text, scored together
     running: bool = False
 
@@ -406,6 +429,56 @@ class Task(ABC):
         guesses (levels, T): ids that stand in the place of the T after the first one (of the
         sequence, or of the target that a decoder reads); ids: all that the page names."""
         return {"form": "ids" if self.byte_tokenizer(tokenizer) is None else "text"}
+
+    # -- what a person sees of data, for `tfm data` --------------------------------------------
+
+    def show(self, sequence: Sequence, tokenizer: OwnTokenizer, width: int, colour: bool) -> str:
+        """An item as the model sees it, as lines of text of at most `width` columns: by default the
+        labels of its ids with a boundary between any two. colour: whether ANSI colours may be used;
+        control characters are escaped in any case."""
+        return marked(self.token_labels(sequence.ids, tokenizer), width, colour)
+
+    def label(self, sequence: Sequence, tokenizer: OwnTokenizer) -> str | None:
+        """The label of a labelled item; None where there is none."""
+        return None
+
+    def comparison(self, tokenizer: OwnTokenizer) -> str:
+        """How items are compared with one another. `shingles`: by the n-grams of their ids;
+        `places`: id by id, for items of one layout; `runs`: by long runs of ids that occur in both,
+        for running text; `none`: not at all, as `data_warnings` does."""
+        return "runs" if self.running else "places" if tokenizer.axes > 1 else "shingles"
+
+    def content(self, sequence: Sequence, tokenizer: OwnTokenizer) -> Ids:
+        """The ids that are compared: by default all but the begin and end tokens."""
+        kept = sequence.ids != tokenizer.begin
+        if (end := self.end_token(tokenizer)) is not None:
+            kept &= sequence.ids != end
+        found: Ids = sequence.ids[kept]
+        return found
+
+    def sampled(self, items: OwnItems, size: int) -> Items:
+        """About `size` units of the items, chosen at random; the items themselves if they are
+        fewer. By default always all of them."""
+        same: Items = items
+        return same
+
+    def examined(self, items: OwnItems, tokenizer: OwnTokenizer) -> Iterator[Sequence]:
+        """The training items as sequences, each part of them once; by default as they are
+        scored."""
+        return self.sequences(items, tokenizer)
+
+    def data_warnings(
+        self, train: OwnItems, held: Mapping[str, Collection[Sequence]], tokenizer: OwnTokenizer
+    ) -> Iterator[DataWarning]:
+        """What only the domain can find doubtful. held: the held-out sequences by split."""
+        return iter(())
+
+    def domains(
+        self, train: OwnItems, held: Mapping[str, Collection[Sequence]], tokenizer: OwnTokenizer
+    ) -> Mapping[str, tuple[Task, Items, Mapping[str, Collection[Sequence]], Tokenizer]]:
+        """For a task of several domains: each with its own training items, held-out sequences and
+        tokenizer. Empty for a task of one."""
+        return {}
 
     # -- items and ids, without a model --------------------------------------------------------
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..core import task
 from ..core.data.datasets import too_long
+from ..core.data.keyed_random import key, mix
 from ..core.data.scratch import scratch_file
 from ..core.data.source import Source
 from ..core.errors import DataError, UsageError
@@ -23,14 +24,15 @@ from ._image.baselines import histogram, png
 from ._image.completion import prompt_rows
 from ._image.dataset import PictureRows
 from ._image.display import FILE_TYPES, grid, terminal_picture, write_arrays
-from ._image.find import listed
 from ._image.illustration import illustration, labels
 from ._image.options import ImageOptions, ImageSampling
+from ._image.patch_grid import patch_grid
 from ._image.pictures import Pictures
-from ._image.prediction import accuracy, predictions
 from ._image.reader import SUFFIXES, is_picture_file, parse_size
 from ._image.reading import form_text, read_pictures
 from ._image.tokenizer import fit
+from ._labelled.folders import listed
+from ._labelled.prediction import accuracy, predictions
 
 HOLDOUT = 0.1
 DROPOUT = ((500_000, 0.3), (4_000_000, 0.1))  # (training ids at most, dropout rate)
@@ -245,6 +247,26 @@ class ImageTask(task.Task):
         self, sequence: Sequence, tokenizer: PatchTokenizer, guesses: Ids, ids: Ids
     ) -> dict[str, Any]:
         return illustration(sequence, tokenizer, guesses, ids)
+
+    def show(self, sequence: Sequence, tokenizer: PatchTokenizer, width: int, colour: bool) -> str:
+        """The picture that the ids decode to, next to its patches."""
+        return patch_grid(sequence, tokenizer, width)
+
+    def label(self, sequence: Sequence, tokenizer: PatchTokenizer) -> str | None:
+        found = sequence.ids[[-1 if tokenizer.label_position == "last" else 1]]
+        own = (found >= tokenizer.patch_ids) & (found < tokenizer.begin)
+        return tokenizer.labels[int(found[0]) - tokenizer.patch_ids] if own.all() else None
+
+    def content(self, sequence: Sequence, tokenizer: PatchTokenizer) -> Ids:
+        """The patches, without a label."""
+        return sequence.ids[sequence.ids < tokenizer.patch_ids]
+
+    def sampled(self, items: Pictures, size: int) -> Pictures:
+        count = len(items) * size // max(items.size, 1)
+        if count >= len(items):
+            return items
+        chosen = np.argsort(mix(np.arange(len(items)), key("sampled")), kind="stable")[:count]
+        return items.some(np.sort(chosen), "sampled")
 
     # -- samples -----------------------------------------------------------------------------
 

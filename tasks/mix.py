@@ -7,7 +7,7 @@ part of such a run as if it were a run of that domain.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,7 +16,7 @@ from ..core import task
 from ..core.data.source import Source
 from ..core.errors import ConfigError, TfmError, UsageError
 from ..core.plugins import name_of
-from ..core.protocols import Items, Sequence
+from ..core.protocols import Items, Sequence, Tokenizer
 from ..core.task import Description
 from ..tokenizers.mixed import MixedTokenizer
 from ._mix.parts import Part, parse_parts
@@ -213,6 +213,18 @@ class MixTask(task.Task):
         for name, part in self.mixed.items():
             for sequence in part.task.sequences(items.parts[name], tokenizer.parts[name]):
                 yield tokenizer.into(sequence, name)
+
+    def domains(
+        self, train: MixedItems, held: Mapping[str, Collection[Sequence]], tokenizer: MixedTokenizer
+    ) -> dict[str, tuple[task.Task, Items, dict[str, list[Sequence]], Tokenizer]]:
+        found = {}
+        for name, part in self.mixed.items():
+            own = {
+                split: [tokenizer.out_of(s) for s in sequences if s.side["part"] == name]
+                for split, sequences in held.items()
+            }
+            found[name] = part.task, train.parts[name], own, tokenizer.parts[name]
+        return found
 
     # -- scores --------------------------------------------------------------------------------
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
@@ -26,7 +27,7 @@ from ..core.data.source import Source
 from ..core.data.tables import KINDS
 from ..core.errors import UsageError
 from ..core.protocols import ByteTokenizer, Dataset, Ids, Sequence
-from ..core.task import Description
+from ..core.task import DataWarning, Description
 from ._pairs import dates
 from ._pairs.metrics import METRICS, baselines, metrics
 from ._pairs.reading import Pairs, read_pairs
@@ -232,6 +233,20 @@ class PairsTask(task.Task):
         self, sequence: Sequence, tokenizer: Any, guesses: Ids, ids: Ids
     ) -> dict[str, Any]:
         return {"form": "text"}
+
+    def data_warnings(
+        self, train: Pairs, held: Mapping[str, Collection[Sequence]], tokenizer: Any
+    ) -> Iterator[DataWarning]:
+        targets = [target for _, target in islice(train, 2)]
+        if len(targets) > 1 and len({target for _, target in train}) == 1:
+            yield DataWarning(
+                "constant_label",
+                "train",
+                len(list(train)),
+                1.0,
+                f"the target is always the same: {shortened(targets[0])}",
+                "there is nothing to learn; look whether --target names the right column",
+            )
 
     def end_token(self, tokenizer: ByteTokenizer) -> int:
         return tokenizer.end

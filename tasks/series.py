@@ -6,7 +6,8 @@ import csv
 import importlib.util
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Collection as Sized
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,11 +19,12 @@ from ..core.config import SampleConfig
 from ..core.data.source import Source
 from ..core.errors import DataError, UsageError
 from ..core.protocols import Dataset, Ids, Sequence
-from ..core.task import Description
+from ..core.task import DataWarning, Description
 from ..tokenizers._scales import Values
 from ..tokenizers.bins import BinsTokenizer, Window, parse
 from ._series.baselines import floors
 from ._series.collection import Collection, Windows, fingerprint, follow, halves, split
+from ._series.doubts import doubts
 from ._series.frequency import find_season, season_and_horizon
 from ._series.illustration import illustration, labels
 from ._series.metrics import QUANTILES
@@ -32,7 +34,15 @@ from ._series.plot import fan, plot
 from ._series.prompts import Prompt, prompts_of_file, prompts_of_heldout
 from ._series.reader import Read, common_frequency, read
 from ._series.reading import lines, record, summary
-from ._series.windows import adjacent_windows, forecast_cases, forecast_cost, forecast_scores, slide
+from ._series.window_plot import window_plot
+from ._series.windows import (
+    adjacent_windows,
+    forecast_cases,
+    forecast_cost,
+    forecast_scores,
+    slide,
+    training_windows,
+)
 
 NUMBER_OR_TIME = re.compile(
     r"-?\d*\.?\d+([eE][-+]?\d+)?|\d{4}[-/]\d{1,2}([-/]\d{1,2})?([T ][\d:.]+.*)?"
@@ -55,6 +65,7 @@ class SeriesTask(task.Task):
     headline = ("mase", "wql")
     slides = True
     draws_files = True
+    lenient = {"resample": True}
 
     @classmethod
     def claims(cls, path: Path, head: bytes) -> float:
@@ -336,6 +347,23 @@ class SeriesTask(task.Task):
         self, sequence: Sequence, tokenizer: BinsTokenizer, guesses: Ids, ids: Ids
     ) -> dict[str, Any]:
         return illustration(sequence, tokenizer)
+
+    def show(self, sequence: Sequence, tokenizer: BinsTokenizer, width: int, colour: bool) -> str:
+        """A plot of the decoded values over their bins, history and horizon apart."""
+        names = labels(sequence.ids, tokenizer)
+        return window_plot(sequence, names, tokenizer, width, colour)
+
+    def comparison(self, tokenizer: BinsTokenizer) -> str:
+        return "none"  # windows are cut from series: `data_warnings` compares those
+
+    def examined(self, items: Collection, tokenizer: BinsTokenizer) -> Iterator[Sequence]:
+        """Windows side by side."""
+        return training_windows(items, tokenizer)
+
+    def data_warnings(
+        self, train: Collection, held: Mapping[str, Sized[Sequence]], tokenizer: BinsTokenizer
+    ) -> Iterator[DataWarning]:
+        return doubts(train, held)
 
     # -- tokenize and detokenize ---------------------------------------------------------------
 

@@ -8,6 +8,7 @@ import random
 import re
 import subprocess
 import sys
+import wave
 from collections.abc import Callable, Mapping
 from ctypes import CDLL
 from pathlib import Path
@@ -301,6 +302,7 @@ DOMAINS: dict[str, tuple[tuple[object, ...], str | None, str]] = {
     "byte": (("--data", "text.txt"), "the fox", "text"),
     "image": (("--data", "pictures.npy", "--valid", "held.npy"), "one.png", "picture"),
     "series": (("--data", "series.csv", "--history", 16, "--horizon", 4), "series.csv", "series"),
+    "audio": (("--data", "clips", "--tokenizer", "mulaw:32"), "clips/0.wav", "series"),
     "pairs": (("--data", "pairs.tsv", "--arch", "encoder-decoder"), "the fox", "text"),
     "sort": (("--max-length", 3), "cab", "text"),
     "recall": (("--length", 16, "--pairs", 2, "--vocabulary", 32), "3 17 5 20 3", "ids"),
@@ -322,4 +324,10 @@ def write_domains(root: Path) -> None:
     Image.fromarray(pixels[0]).save(root / "one.png")
     walk = draw.normal(size=200).cumsum() + 50
     rows = [f"2020-01-01 {n // 60 % 24:02d}:{n % 60:02d},{x:.3f}" for n, x in enumerate(walk)]
+    (root / "clips").mkdir()
+    for number in range(40):
+        waves = 0.3 * np.sin(np.arange(40) * (0.2 + 0.1 * number)) + draw.normal(size=40) * 0.02
+        with wave.open(str(root / "clips" / f"{number}.wav"), "wb") as file:
+            file.setparams((1, 2, 1000, 0, "NONE", ""))
+            file.writeframes((waves * 32768).astype("<i2").tobytes())
     (root / "series.csv").write_text("time,value\n" + "\n".join(rows) + "\n")

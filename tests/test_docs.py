@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import random
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,17 @@ from conftest import Tfm
 from helpers import prose, put_tfm_on_path, run_shell_block, shell_blocks
 
 ROOT = Path(__file__).parent.parent
-GUIDES = ("training", "evaluation", "sampling", "view", "domains", "architectures", "command-line")
+GUIDES = (
+    "training",
+    "data",
+    "evaluation",
+    "sampling",
+    "view",
+    "domains",
+    "architectures",
+    "command-line",
+)
+EXTENDING = ("new-domain", "new-mixer", "new-tokenizer")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCKS = [(name, block) for name in GUIDES for block in shell_blocks(ROOT / f"docs/{name}.md")]
 QUICK = {"TFM_SIZE": "nano"}
@@ -40,6 +53,42 @@ def test_a_guide_runs(folder: Path, name: str, block: str) -> None:
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+@pytest.mark.parametrize("name", EXTENDING)
+def test_a_page_on_extending_runs_in_order_as_one_script(name: str, tmp_path: Path) -> None:
+    """In a folder with the examples and small data of each. `pip` copies a package to where Python
+    finds it, without a network."""
+    site = tmp_path / "site"
+    site.mkdir()
+    put_tfm_on_path(
+        tmp_path,
+        pip=f'SITE={site} exec {sys.executable} {ROOT / "tests/harness/install.py"} "$@"',
+        pytest=f'exec {sys.executable} -m pytest -p no:cacheprovider -c "$1/pyproject.toml" "$1"',
+    )
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    draw = random.Random(0)
+    chord = (67, 62, 57, 48)
+    pieces = [[[n + draw.randrange(3) for n in chord] for _ in range(140)] for _ in range(30)]
+    parts = {"train": pieces[:20], "valid": pieces[20:25], "test": pieces[25:]}
+    (tmp_path / "chorales.json").write_text(json.dumps(parts))
+    genes = ["".join(draw.choices("ACGT", k=60)) for _ in range(300)]
+    (tmp_path / "genes.txt").write_text("\n".join(genes) + "\n")
+    (tmp_path / "notes.txt").write_text(prose(40_000), encoding="utf-8")
+    script = "\n".join(shell_blocks(ROOT / f"docs/{name}.md")).replace("--steps 20", "")
+    run_shell_block(script, tmp_path, {**QUICK, "TFM_STEPS": "2", "PYTHONPATH": str(site)})
+
+
+@pytest.mark.parametrize("name", EXTENDING)
+def test_code_on_a_page_is_that_of_an_example(name: str) -> None:
+    text = (ROOT / f"docs/{name}.md").read_text(encoding="utf-8")
+    (example,) = set(re.findall(r"\(\.\./(examples/\w+)\)", text))
+    files = [path.read_text(encoding="utf-8") for path in (ROOT / example).glob("*.*")]
+    blocks = re.findall(r"^```(?:python|toml)\n(.*?)^```", text, re.M | re.S)
+    assert len(blocks) > 3
+    for block in blocks:
+        assert any(block in file for file in files), f"not in {example}:\n{block}"
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
 @pytest.mark.skipif("README_HAS_RUN" in os.environ, reason=".ci/run has run it, with budgets")
 def test_the_readme_runs_in_order_as_one_script(tmp_path: Path) -> None:
     """In one folder, with two steps instead of a budget."""
@@ -60,7 +109,7 @@ def test_links_and_names_of_files_exist(page: Path) -> None:
     for link in (one or other for one, other in links):
         assert link.startswith("https://") or (page.parent / link).exists(), link
     for name in re.findall(
-        r"`((?:core|cli|tasks|tokenizers|tests|benchmarks|docs)/[\w./]+)`", text
+        r"`((?:core|cli|tasks|tokenizers|tests|benchmarks|docs|examples|templates)/[\w./]+)`", text
     ):
         assert (ROOT / name).exists() or "NAME" in name, name
 

@@ -126,13 +126,39 @@ def test_items_stream_and_keep_their_order_over_several_passes() -> None:
     assert first.nll != pytest.approx(rest[0].nll, rel=1e-6)
 
 
+@pytest.mark.parametrize("stride", [None, CONTEXT - 1, 3, 1])
+@pytest.mark.parametrize("given", [2, 3])
+def test_given_ids_stand_before_every_window(given: int, stride: int | None) -> None:
+    """Each id by itself: its probability after the given ids and those of its window."""
+    model = model_of()
+    sequence = Sequence(item(41).ids, given)
+    (score,) = evaluate(model, PLAIN, [sequence], stride)
+    room = CONTEXT + 1 - given
+    step = min(stride or CONTEXT, room)
+    slow, end = [], CONTEXT + 1
+    for at in range(given, 41):
+        if at >= end:
+            end = min(41, end + step)
+        cut = max(0, end - CONTEXT - 1)
+        before = (
+            sequence.ids[:at]
+            if not cut
+            else [*sequence.ids[:given], *sequence.ids[cut + given : at]]
+        )
+        (alone,) = evaluate(model, PLAIN, [Sequence(np.array([*before, sequence.ids[at]]))])
+        slow.append(alone.nats[-1])
+    np.testing.assert_allclose(score.nats, slow, rtol=1e-4, atol=1e-5)
+
+
 def test_given_ids_and_weights_of_zero_do_not_count() -> None:
     model = model_of()
     ids = item(20).ids
+    short = ids[: CONTEXT + 1]
+    (first,) = evaluate(model, PLAIN, [Sequence(short)])
+    (given,) = evaluate(model, PLAIN, [Sequence(short, given=6)])
+    assert given.tokens == len(short) - 6
+    np.testing.assert_allclose(given.nats, first.nats[5:], rtol=1e-5)
     (whole,) = evaluate(model, PLAIN, [Sequence(ids)])
-    (given,) = evaluate(model, PLAIN, [Sequence(ids, given=6)])
-    assert given.tokens == 14
-    np.testing.assert_allclose(given.nats, whole.nats[5:], rtol=1e-5)
     weight = np.ones(20, np.float32)
     weight[[3, 7, 19]] = 0
     weight[5] = 0.5

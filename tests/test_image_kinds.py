@@ -19,8 +19,8 @@ from PIL import Image
 from tfm.core.data.source import Source
 from tfm.core.errors import DataError, TfmError, UsageError
 from tfm.tasks._image.arrays import part_of
-from tfm.tasks._image.labels import label_text
 from tfm.tasks._image.pictures import Pictures
+from tfm.tasks._labelled.labels import label_text
 from tfm.tasks.image import ImageOptions, ImageTask
 
 GREY = np.random.default_rng(0).integers(0, 256, (24, 8, 8), dtype=np.uint8)

@@ -83,6 +83,7 @@ class PatchTokenizer:
         id_is_level = not codebooks and self.patch_ids == form.levels
         self.ordered: tuple[tuple[int, int], ...] = ((0, form.levels),) if id_is_level else ()
         self.begin = self.patch_ids + len(labels)
+        self.label_ids = self.patch_ids, self.begin
         self.vocab_size = self.begin + 1
         self._layouts: dict[tuple[int, int], tuple[Ids, Ids]] = {}
 

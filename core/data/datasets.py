@@ -7,6 +7,8 @@ A task may define its own (`protocols.Dataset`).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence as Rows
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +16,17 @@ import numpy.typing as npt
 from ..errors import ConfigError, DataError
 from ..protocols import Array, Batch, Dataset, Ids, Sequence, Support, Tokenizer
 from .keyed_random import key, mix, permute
-from .sequence_store import Store
+from .sequence_store import SequenceList, Store
+
+
+class Part(NamedTuple):
+    """The first `head` ids of a sequence, and its ids start ... end - 1."""
+
+    sequence: Sequence
+    start: int
+    end: int
+    head: int = 0
+
 
 Piece = tuple[int, int, int]  # (item, start, end): ids start ... end - 1 of an item
 WINDOWS_PER_BEGIN_TOKEN = 16  # one window in 16 starts with it, so that the model learns to begin
@@ -98,7 +110,7 @@ class Packed(ItemRows):
 
     def __init__(
         self,
-        store: Store,
+        store: Store | SequenceList,
         tokenizer: Tokenizer,
         context: int,
         encoder: bool = False,
@@ -112,7 +124,7 @@ class Packed(ItemRows):
         for index in range(len(store)):
             length, first = store.length(index), 0
             if encoder:
-                first = store.items[index][0] - 1
+                first = store.given(index) - 1
                 if first + 1 > context:
                     raise too_long(first + 2, context)
             uncut = encoder or whole or store.positions(index, tokenizer) is not None
@@ -158,16 +170,17 @@ def too_long(length: int, context: int) -> DataError:
 
 
 def collate(
-    rows: list[list[tuple[Sequence, int, int]]],
+    pieces: Rows[Rows[tuple[Sequence, int, int]] | Rows[Part]],
     tokenizer: Tokenizer,
     width: int,
     encoder: bool = False,
 ) -> Batch[Array]:
-    """A Batch of `width` ids per row from rows of pieces (sequence, start, end).
+    """A Batch of `width` ids per row from rows of pieces, (sequence, start, end) each or a `Part`.
 
     The first id of a piece is never a target. Padding has segment -1 and weight 0. encoder: the
     given ids of each item become its encoder source; its piece must start at the last of them.
     """
+    rows = [[Part(*piece) for piece in row] for row in pieces]
     shape = (len(rows), width)
     ids, weight = np.zeros(shape, np.int64), np.zeros(shape, np.float32)
     segments = np.full(shape, -1, np.int64)
@@ -177,24 +190,26 @@ def collate(
     has_positions = False
     for r, row in enumerate(rows):
         at = 0
-        for number, (sequence, start, end) in enumerate(row):
-            here = slice(at, at + end - start)
-            ids[r, here] = sequence.ids[start:end]
-            weight[r, here] = sequence.target_weight()[start:end]
+        for number, (sequence, start, end, head) in enumerate(row):
+            which = np.r_[:head, start:end] if head else slice(start, end)
+            size = head + end - start
+            here = slice(at, at + size)
+            ids[r, here] = sequence.ids[which]
+            weight[r, here] = sequence.target_weight()[which]
             weight[r, at : at + 1] = 0  # an item may be empty
             segments[r, here] = number
             own = tokenizer.positions(len(sequence), sequence.side)
             has_positions |= own is not None
-            positions[r, here] = np.arange(end - start)[:, None] if own is None else own[start:end]
+            positions[r, here] = np.arange(size)[:, None] if own is None else own[which]
             legal = tokenizer.support(len(sequence), sequence.side)
             if isinstance(legal, tuple):
                 support[r, here] = legal
                 ranges.add(legal)
             elif legal is not None:
-                support[r, here] = legal[start:end]
+                support[r, here] = legal[which]
             if not isinstance(legal, tuple):
                 ranges.add(None)
-            at += end - start
+            at += size
     packed = encoder or any(len(row) > 1 for row in rows)
     one = ranges.pop() if len(ranges) == 1 else None
     source, source_segments = _sources(rows) if encoder else (None, None)
@@ -209,14 +224,14 @@ def collate(
     )
 
 
-def _sources(rows: list[list[tuple[Sequence, int, int]]]) -> tuple[Ids, Ids]:
+def _sources(rows: list[list[Part]]) -> tuple[Ids, Ids]:
     """The given ids of the items of each row, concatenated, and the item that each belongs to."""
-    width = max(sum(sequence.given for sequence, _, _ in row) for row in rows)
+    width = max(sum(part.sequence.given for part in row) for row in rows)
     source = np.zeros((len(rows), width), np.int64)
     segments = np.full((len(rows), width), -1, np.int64)
     for r, row in enumerate(rows):
         at = 0
-        for number, (sequence, start, _) in enumerate(row):
+        for number, (sequence, start, _, _) in enumerate(row):
             if start != sequence.given - 1:
                 raise ValueError("an item with a source is one piece, from its last given id on")
             here = slice(at, at + sequence.given)

@@ -211,9 +211,13 @@ class Run:
     def heldout(self, split: str) -> Store:
         folder = self.path / "heldout" / split
         if not os.path.isdir(folder):
-            there = sorted(p.name for p in (self.path / "heldout").glob("*"))
-            raise UsageError(f"--split {split}: this run keeps {', '.join(there) or 'none'}")
+            there = ", ".join(self.splits()) or "none"
+            raise UsageError(f"--split {split}: this run keeps {there}")
         return Store(folder)
+
+    def splits(self) -> list[str]:
+        """The held-out splits that the run keeps: valid, report or test."""
+        return sorted(p.name for p in (self.path / "heldout").glob("*"))
 
     def log(self) -> list[dict[str, Any]]:
         return list(read_log(self.path / "log.jsonl"))

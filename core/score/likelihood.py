@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.datasets import collate, too_long
+from ..data.datasets import Part, collate, too_long
 from ..errors import UsageError
 from ..model.loss import hidden_states, token_nll
 from ..model.sequence_model import SequenceModel
@@ -25,23 +25,34 @@ BUFFER_TOKENS = 32 * BATCH_TOKENS  # read ahead, to batch items of similar lengt
 
 @dataclass(frozen=True)
 class Window:
-    """The ids start ... end - 1 of an item; the ids scored ... end - 1 are scored."""
+    """The first `head` ids of an item, and its ids start ... end - 1; the ids scored ... end - 1
+    are scored."""
 
     item: int
     start: int
     end: int
     scored: int
+    head: int = 0
+
+    @property
+    def size(self) -> int:
+        return self.head + self.end - self.start
 
 
-def windows(item: int, length: int, context: int, stride: int) -> Iterator[Window]:
+def windows(item: int, length: int, context: int, stride: int, head: int = 0) -> Iterator[Window]:
     """Windows of at most context + 1 ids that score each id but the first exactly once.
 
     The first window scores all its ids but the first; each later one ends `stride` ids further and
-    scores these. stride == context is blockwise evaluation: every window starts anew.
+    scores these. stride == context is blockwise evaluation: every window starts anew. head: the
+    number of given ids that stand before every window (none if they leave no room).
     """
+    head = head if head < context else 0
+    room = context + 1 - head
+    stride = min(stride, room) if head else stride
     scored, end = 1, min(length, context + 1)
     while scored < length:
-        yield Window(item, max(0, end - context - 1), end, scored)
+        cut = max(0, end - context - 1)
+        yield Window(item, cut + head, end, scored, head) if cut else Window(item, 0, end, scored)
         scored, end = end, min(length, end + stride)
 
 
@@ -90,18 +101,22 @@ def _evaluate_all(
     if model.has_encoder:  # the given ids are its source; the decoder starts at the last of them
         waiting = [Window(i, s.given - 1, len(s), s.given) for i, s in enumerate(sequences)]
     else:
-        waiting = [w for i, s in enumerate(sequences) for w in windows(i, len(s), context, stride)]
-    waiting.sort(key=lambda w: w.end - w.start)
+        waiting = [
+            window
+            for i, s in enumerate(sequences)
+            for window in windows(i, len(s), context, stride, s.given if s.given > 1 else 0)
+        ]
+    waiting.sort(key=lambda w: w.size)
     while waiting:
-        width = waiting[-1].end - waiting[-1].start
+        width = waiting[-1].size
         rows = max(1, min(BATCH_TOKENS, BATCH_LOGITS // tokenizer.vocab_size) // width)
         group, waiting = waiting[-rows:], waiting[:-rows]
-        pieces = [[(sequences[w.item], w.start, w.end)] for w in group]
+        pieces = [[Part(sequences[w.item], w.start, w.end, w.head)] for w in group]
         batch = collate(pieces, tokenizer, width, model.has_encoder)
         scores = batch_nll(model, batch).cpu().double().numpy()  # (rows, width - 1)
         for window, row in zip(group, scores, strict=True):
-            first, size = window.scored - window.start, window.end - window.start
-            nats[window.item][window.scored : window.end] = row[first - 1 : size - 1]
+            first = window.head + window.scored - window.start
+            nats[window.item][window.scored : window.end] = row[first - 1 : window.size - 1]
     for sequence, each in zip(sequences, nats, strict=True):
         yield Score(sequence, each[sequence.given :])
 

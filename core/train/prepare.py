@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from ..architectures import architecture
@@ -23,8 +23,8 @@ QUICK_SECONDS = 5.0  # a budget too short for baselines that take seconds; `tfm 
 
 
 @dataclass
-class Prepared:
-    """The result of `prepare`."""
+class Data:
+    """The result of `read_data`."""
 
     task: Task
     source: Source
@@ -32,10 +32,16 @@ class Prepared:
     held: dict[str, Items]  # held-out parts: valid; test if given; report if valid selects
     tokenizer: Tokenizer
     tokenizer_spec: str
-    heldout: dict[str, list[Sequence]]  # the same, tokenized
-    floor: dict[str, float]  # baselines on the final split
-    final_split: str  # of the final score: test, report or valid
     description: Description | None = None  # of the training data
+
+
+@dataclass
+class Prepared(Data):
+    """The result of `prepare`."""
+
+    heldout: dict[str, list[Sequence]] = field(default_factory=dict)  # `held`, tokenized
+    floor: dict[str, float] = field(default_factory=dict)  # baselines on the final split
+    final_split: str = "valid"  # of the final score: test, report or valid
     quick_floor: bool = False  # slow baselines are left out of `floor`
 
 
@@ -69,6 +75,27 @@ def init_options(run: Run, given: Mapping[str, object]) -> dict[str, object]:
 
 def prepare(request: Request, note: Note) -> Prepared:
     """Reads, splits and tokenizes the data. DataError or ConfigError if that is impossible."""
+    config = with_fields(TrainConfig(), "train", request.sets.get("train", {}))
+    data = read_data(request, note, bool(config.patience or config.until))
+    task, train, held, tokenizer = data.task, data.train, data.held, data.tokenizer
+    check_until(config.until, task.unit, tokenizer.lossless)
+    heldout = {split: list(task.sequences(part, tokenizer)) for split, part in held.items()}
+    final = next(name for name in ("test", "report", "valid") if name in held)
+    quick = request.budget is not None and request.budget < QUICK_SECONDS
+    floor, quick = task.baselines(train, held[final], heldout[final], tokenizer, quick)
+    if floor:
+        ends = tuple(f"_{name}" for name in task.headline)
+        first = {name: value for name, value in floor.items() if not ends or name.endswith(ends)}
+        values = ", ".join(f"{name} {value:.4g}" for name, value in first.items())
+        note(f"baselines{' in ' if task.floor_unit else ''}{task.floor_unit}: {values}")
+    return Prepared(
+        **vars(data), heldout=heldout, floor=floor, final_split=final, quick_floor=quick
+    )
+
+
+def read_data(request: Request, note: Note, selects: bool = False) -> Data:
+    """Reads and splits the data, and fits the tokenizer. selects: whether held-out items select the
+    weights, so that others must score them. DataError or ConfigError if that is impossible."""
     source = Source(tuple(request.data), request.column) if request.data else None
     name = request.task or "text"
     if request.task is None and source is not None:
@@ -96,8 +123,6 @@ def prepare(request: Request, note: Note) -> Prepared:
         if not task.generated:
             note(f"no --data: using {source.about}; give your own with --data FILE")
 
-    config = with_fields(TrainConfig(), "train", request.sets.get("train", {}))
-    selects = bool(config.patience or config.until)
     train, held, description = _read_parts(request, task, source, own, selects, note)
     about = "; ".join(f"{name} {part.about}" for name, part in held.items())
     note(f"training on {train.about}; held out: {about.removeprefix('valid ')}")
@@ -110,19 +135,7 @@ def prepare(request: Request, note: Note) -> Prepared:
         about_tokenizer = task.about_tokenizer(spec, tokenizer)
         if about_tokenizer:
             note(about_tokenizer)
-    check_until(config.until, task.unit, tokenizer.lossless)
-    heldout = {split: list(task.sequences(part, tokenizer)) for split, part in held.items()}
-    final = next(name for name in ("test", "report", "valid") if name in held)
-    quick = request.budget is not None and request.budget < QUICK_SECONDS
-    floor, quick = task.baselines(train, held[final], heldout[final], tokenizer, quick)
-    if floor:
-        ends = tuple(f"_{name}" for name in task.headline)
-        first = {name: value for name, value in floor.items() if not ends or name.endswith(ends)}
-        values = ", ".join(f"{name} {value:.4g}" for name, value in first.items())
-        note(f"baselines{' in ' if task.floor_unit else ''}{task.floor_unit}: {values}")
-    return Prepared(
-        task, source, train, held, tokenizer, spec, heldout, floor, final, description, quick
-    )
+    return Data(task, source, train, held, tokenizer, spec, description)
 
 
 def _read_parts(

@@ -19,16 +19,16 @@ import numpy.typing as npt
 
 from ...core.data.compressed import unpacked
 from ...core.errors import DataError
-from .labels import NAMES as LABEL_NAMES
-from .labels import label_array
+from .._labelled import folders
+from .._labelled.folders import PARTS
+from .._labelled.labels import NAMES as LABEL_NAMES
+from .._labelled.labels import label_array
 
 Array = npt.NDArray[Any]
 
 PICTURE_NAMES = ("x", "images", "image", "img", "imgs", "pictures", "pixels", "data", "features")
 # of the names of files: of pictures, of their labels
 LABEL_FILES = (("images", "labels"), (r"(?<![A-Za-z0-9])[xX](?![A-Za-z0-9])", "y"))
-PARTS = {"train": "train", "training": "train", "val": "valid", "valid": "valid", "dev": "valid",
-         "validation": "valid", "test": "test", "testing": "test", "t10k": "test"}  # fmt: skip
 NUMPY, ZIP, GZIP = b"\x93NUMPY", b"PK\x03\x04", b"\x1f\x8b"
 
 
@@ -89,11 +89,9 @@ def label_file(path: Path) -> Path | None:
 
 def part_of(name: str) -> tuple[str, str]:
     """(part, the rest of the name) of a name such as x_train, valImages or t10k-images."""
-    words = re.findall(r"[A-Z]?[a-z0-9]+|[A-Z]+", name)
-    for word in words:
-        if word.lower() in PARTS:
-            return PARTS[word.lower()], "_".join(w.lower() for w in words if w is not word)
-    plain = name.lower()
+    part, plain = folders.part_of(name)
+    if part:
+        return part, plain
     for word in sorted(PARTS, key=len, reverse=True):  # xtrain, trainx
         for rest in (plain.removesuffix(word), plain.removeprefix(word)):
             if rest != plain and rest in (*PICTURE_NAMES, *LABEL_NAMES):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,10 @@ from ...core.data.scratch import shown
 from ...core.data.source import Source
 from ...core.data.tables import TableSource
 from ...core.errors import DataError
+from .._labelled.folders import listed, places
+from .._labelled.labels import NAMES, label_text
 from .arrays import Stack, is_array, label_file, part_of, read_file, smallest, squares
 from .axes import arranged
-from .labels import NAMES, SHOWN, label_text
 from .pixel_table import MIN_PIXELS, read_pixel_table
 from .reader import SUFFIXES, Found, is_picture_file
 from .values import Values, see, together
@@ -138,20 +138,13 @@ def _folder(
             "IDX)"
         )
     inside = {path: path.relative_to(root).parts for path in pictures}
-    wrapper = _wrapper(inside.values())
-    parts = _are_parts([where[wrapper:] for where in inside.values()])
     stray = []
-    for path, where in inside.items():
-        name = f"{display.rstrip('/')}/{'/'.join(where)}"
-        part, where = "", where[wrapper:]
-        if parts:
-            part = part_of(where[0])[0] if len(where) > 1 else ""
-            if not part:
-                stray.append(name)
-                continue
-            where = where[1:]
-        label = "/".join(where[:-1]) or None
-        if path in arrays:
+    for path, place in places(inside, lambda name: part_of(name)[0]).items():
+        name = f"{display.rstrip('/')}/{'/'.join(inside[path])}"
+        part, label = place.part, place.label
+        if place.stray:
+            stray.append(name)
+        elif path in arrays:
             _array_file(path, name, part, label, column, label_column, labelled, pending)
         else:
             pending.entries.append(Found(name, path, label, part))
@@ -162,29 +155,6 @@ def _folder(
         if p not in inside and p not in label_files
     ]
     pending.left += listed(others, "no picture")
-
-
-def _wrapper(inside: Iterable[tuple[str, ...]]) -> int:
-    """How many folders at the top hold all pictures in folders below them, as in an archive of one
-    folder: they are no labels."""
-    paths, depth = list(inside), 0
-    while (
-        max(map(len, paths)) > depth + 2
-        and min(map(len, paths)) > depth + 1
-        and len({where[depth] for where in paths}) == 1
-    ):
-        depth += 1
-    return depth
-
-
-def _are_parts(inside: Iterable[tuple[str, ...]]) -> bool:
-    """Whether the folders at the top are parts of a data set (train, val, test) and not labels."""
-    paths = list(inside)
-    tops = {where[0] for where in paths if len(where) > 1}
-    parts = {part_of(top)[0] for top in tops}
-    deeper = any(len(where) > 2 for where in paths)
-    known = parts - {""}
-    return "train" in known and (len(known) > 1 or (deeper and "" not in parts))
 
 
 def _array_file(
@@ -202,14 +172,6 @@ def _array_file(
     for stack in file.stacks:
         pending.add_stack(replace(stack, part=part or stack.part, label=label))
     pending.left += listed([f"{name}:{unused}" for unused in file.unused], "another array")
-
-
-def listed(names: list[str], why: str) -> list[str]:
-    """[] or one text: `3 no picture: a, b, c ...`."""
-    if not names:
-        return []
-    more = " ..." if len(names) > SHOWN else ""
-    return [f"{len(names):,} {why}: {', '.join(names[:SHOWN])}{more}"]
 
 
 # -- tables --------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...core.errors import ConfigError
-from .labels import POSITIONS
+from .._labelled.labels import POSITIONS
 from .reader import parse_size
 from .values import parse_range
 

@@ -17,7 +17,7 @@ from ...core.errors import DataError, UsageError
 from ...core.files import mapped
 from ...core.task import Description
 from ...tokenizers.patches import Form, Pixels
-from .labels import label_names
+from .._labelled.labels import label_names
 from .meaning import Meaning
 from .reader import Found, Look, decode, look
 

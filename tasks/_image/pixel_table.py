@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ...core.data.compressed import unpacked
 from ...core.errors import DataError
+from .._labelled.labels import NAMES, label_array
 from .arrays import Array, Stack, smallest
-from .labels import NAMES, label_array
 
 MIN_PIXELS = 16  # columns of pixels that a table must have to be one
 

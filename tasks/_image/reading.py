@@ -12,8 +12,9 @@ from ...core.data.source import Source
 from ...core.errors import DataError
 from ...core.task import Description
 from ...tokenizers.patches import Form
-from .find import find_pictures, listed
-from .labels import label_names, resolve_position
+from .._labelled.folders import listed
+from .._labelled.labels import label_names, resolve_position
+from .find import find_pictures
 from .meaning import Meaning, survey
 from .options import ImageOptions
 from .pictures import Pictures, choose_form, counted, inspect_all, read_all

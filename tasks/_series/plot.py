@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from ...core.display import BRAILLE_DOTS
 from ...core.errors import DataError, UsageError
 from ...tokenizers._scales import Values
 from .output import Forecast
 
 FAN_LINES = 12  # height of a chart in a terminal
 MAX_PANELS = 12  # series in a figure
-BRAILLE_DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # bits, top down
 
 
 def _plotted_history(item: Forecast) -> Values:

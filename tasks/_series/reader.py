@@ -234,6 +234,8 @@ def _series(
                     reading.dropped.append((label, str(error).removeprefix(f"{group.where}: ")))
                     continue
             yield Series(label, values, clock)
+    if grid is not None:
+        reading.averaged, reading.filled = grid.averaged, grid.filled
     if grid is not None and grid.averaged:
         reading.notes.append(f"--resample averaged points that share a step: {grid.averaged:,}")
     if grid is not None and grid.filled:

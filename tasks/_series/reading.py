@@ -42,6 +42,8 @@ class Reading:
     zone_from: str | None = None
     marks: set[str] = field(default_factory=set)  # cells that stand for missing values
     notes: list[str] = field(default_factory=list)
+    averaged: int = 0  # points that share a step with another, with --resample
+    filled: int = 0  # steps without a point, with --resample
     dropped: list[tuple[str, str]] = field(default_factory=list)  # series, reason
 
 
@@ -129,6 +131,8 @@ def record(readings: Sequence[Reading]) -> list[dict[str, Any]]:
             "zone_from": reading.zone_from,
             "missing_marks": sorted(reading.marks),
             "notes": reading.notes,
+            "averaged": reading.averaged,
+            "filled": reading.filled,
             "dropped": [{"series": name, "reason": why} for name, why in reading.dropped],
         }
         for reading in readings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,26 @@ def slide(sequences: Iterable[Sequence], tokenizer: BinsTokenizer, stride: int) 
                 future = values[first : first + horizon]
                 out.append(_encode_window(tokenizer, past, future, side, True))
     return out
+
+
+def held_out_values(sequences: Iterable[Sequence]) -> Iterator[tuple[str, Values]]:
+    """(id, held-out values in the order of time) of each series."""
+    for windows in _by_series(sequences):
+        offset, values = _join(windows)
+        first = min(window.side["first"] for window in windows) - offset
+        yield str(windows[0].side["id"]), values[first:]
+
+
+def training_windows(items: Collection, tokenizer: BinsTokenizer) -> Iterator[Sequence]:
+    """Windows side by side that cover the training series; all points but the begin tokens are
+    predicted, as in training."""
+    length = tokenizer.history + tokenizer.horizon
+    for series in items.series:
+        for start in range(0, len(series), length):
+            values = series.values[start : start + length]
+            history = max(1, len(values) - tokenizer.horizon)
+            about = {"id": series.id, "first": start + history, **series.clock.side()}
+            yield replace(tokenizer.encode(Window(values, history, about)), given=1)
 
 
 def _by_series(sequences: Iterable[Sequence]) -> Iterator[list[Sequence]]:

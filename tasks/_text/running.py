@@ -19,6 +19,7 @@ import numpy as np
 
 from ...core.data.byte_stream import ByteStream
 from ...core.data.datasets import Packed, Windows
+from ...core.data.keyed_random import key, mix
 from ...core.data.sequence_store import cached_store
 from ...core.data.source import Source
 from ...core.errors import ConfigError, UsageError
@@ -256,6 +257,16 @@ class Running(Task):
             for name, value in sequence.side.items():
                 total[name] = total.get(name, 0) + value
         return total
+
+    def sampled(self, items: Spans, size: int) -> Spans:
+        """Whole pieces of a running text, or whole items."""
+        if items.size <= size:
+            return items
+        spans = items.spans
+        if items.running:
+            spans = np.array([piece[:2] for piece in items.pieces(PIECE_BYTES)], np.int64)
+        chosen = mix(np.arange(len(spans)), key("sampled")) / 2.0**64 < size / items.size
+        return replace(items, spans=spans[chosen] if chosen.any() else spans[:1])
 
     # -- baselines ---------------------------------------------------------------------------
 

@@ -1,23 +1,30 @@
-"""Labels that a model predicts after the pixels."""
+"""Labels that a model predicts as the last id of an item."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from typing import Protocol
 
 import numpy as np
 
-from ...core.protocols import Sequence
+from ...core.protocols import Sequence, Tokenizer
 from ...core.task import Prediction
-from ...tokenizers.patches import PatchTokenizer
 
-BATCH_ROWS = 64
+BATCH_ROWS, BATCH_TOKENS = 64, 16384  # of a forward pass, at most
+
+
+class LabelTokenizer(Tokenizer, Protocol):
+    """A tokenizer whose items can end with a label. label_ids: the half-open range of their ids,
+    in the order of `labels`."""
+
+    labels: tuple[str, ...]
+    label_ids: tuple[int, int]
 
 
 def predictions(
-    model: object, tokenizer: PatchTokenizer, sequences: Iterable[Sequence]
+    model: object, tokenizer: LabelTokenizer, sequences: Iterable[Sequence]
 ) -> Iterator[Prediction]:
-    """The most likely label after the pixels of each sequence, of a tokenizer with last labels."""
+    """The most likely label at the end of each sequence, of a tokenizer with last labels."""
     import torch
 
     from ...core.data.datasets import collate
@@ -26,13 +33,12 @@ def predictions(
     from ...core.score.likelihood import as_tensors
 
     assert isinstance(model, SequenceModel)
-    low, high = tokenizer.patch_ids, tokenizer.begin
-    rest = iter(sequences)
+    low, high = tokenizer.label_ids
     was_training = model.training
     model.eval()
     try:
-        while chunk := list(islice(rest, BATCH_ROWS)):
-            labels = [_label(s, tokenizer) for s in chunk]
+        for chunk in _batches(sequences):
+            labels = [last_label(s, tokenizer) for s in chunk]
             # the id at the place of a missing label is not read by the model
             padded = [
                 s if label is not None else Sequence(np.append(s.ids, low), s.given, side=s.side)
@@ -53,13 +59,29 @@ def predictions(
         model.train(was_training)
 
 
-def _label(sequence: Sequence, tokenizer: PatchTokenizer) -> str | None:
+def _batches(sequences: Iterable[Sequence]) -> Iterator[list[Sequence]]:
+    """In order, as many as a forward pass takes."""
+    chunk: list[Sequence] = []
+    width = 0
+    for sequence in sequences:
+        wider = max(width, len(sequence) + 1)
+        if chunk and (len(chunk) == BATCH_ROWS or wider * (len(chunk) + 1) > BATCH_TOKENS):
+            yield chunk
+            chunk, wider = [], len(sequence) + 1
+        chunk.append(sequence)
+        width = wider
+    if chunk:
+        yield chunk
+
+
+def last_label(sequence: Sequence, tokenizer: LabelTokenizer) -> str | None:
+    """The label at the end of a sequence, None without one."""
+    low, high = tokenizer.label_ids
     last = int(sequence.ids[-1])
-    known = tokenizer.patch_ids <= last < tokenizer.begin
-    return tokenizer.labels[last - tokenizer.patch_ids] if known else None
+    return tokenizer.labels[last - low] if low <= last < high else None
 
 
 def accuracy(found: Iterable[Prediction]) -> float | None:
-    """Share of labelled pictures whose predicted label is correct; None if none has a label."""
+    """Share of labelled items whose predicted label is correct; None if none has a label."""
     correct = [each.label == each.predicted for each in found if each.label is not None]
     return sum(correct) / len(correct) if correct else None

@@ -18,7 +18,6 @@ NAMES = (
 MISSING = ("", "None", "nan", "NaN", "<NA>")  # what programs write for a missing value
 POSITIONS = ("auto", "first", "last", "none")
 MIN_LABELLED = 0.9  # share of pictures with a label from which --labels auto uses labels
-SHOWN = 3  # names in a message
 
 
 def label_text(value: Any, where: str) -> str | None:
