@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -155,43 +156,49 @@ def main() -> None:
     if "samples" in args.only:
         print()
         rows = [["tokenizer", "bits a sample", "flac", "xz", "histogram"]]
-        for name, spec in (("samples", "mulaw"), ("samples64", "mulaw:64")):
-            scores = trained(name, "--labels", "none", "--tokenizer", spec)
-            floor = scores["floor"]
-            values = [scores["bits_per_sample"], *(floor[n] for n in ("flac", "xz", "histogram"))]
-            rows.append([spec, *(f"{value:.3f}" for value in values)])
-        table(rows)
+        scores = trained("waves", "--labels", "first")
+        values = [scores["bits_per_sample"]]
+        values += [scores["floor"][name] for name in ("flac", "xz", "histogram")]
+        table([*rows, ["mulaw", *(f"{value:.3f}" for value in values)]])
     if "cost" in args.only:
         print()
         cost(folder)
 
 
 def cost(folder: Path) -> None:
-    """Ids a second of sound, seconds of sound a second of training, and seconds to draw one."""
+    """What training and drawing cost: of models of size tiny that trained a few steps, and of the
+    runs of `draw`, start-up included."""
     rows: list[list[object]] = [
-        ["tokenizer", "context", "ids a second of sound", "trained, ids/s",
-         "s of sound trained a s", "s to draw a second"]
-    ]  # fmt: skip
+        [
+            "tokenizer",
+            "context",
+            "ids a second of sound",
+            "trained, ids/s",
+            "s of sound trained a s",
+        ]
+    ]
     for spec, context in (("mulaw", 255), ("mulaw", 1023), ("mulaw", 8001), ("spectra", 320)):
         run = f"cost-{spec}-{context}"
         steps = 4 if context > 4000 else 12
         flags = ("--labels", "none", "--tokenizer", spec, "--context", context, "--size", "tiny")
         tfm("train", *CLIPS[:-2], *flags, "--steps", steps, "--run", run, "-q", folder=folder)
         log = [json.loads(line) for line in (folder / run / "log.jsonl").read_text().splitlines()]
-        speed = max(entry["tokens_per_second"] for entry in log if "tokens_per_second" in entry)
+        own = [entry for entry in log if "seconds" in entry and "tokens" in entry][1:]
+        speed = statistics.median(entry["tokens"] / entry["seconds"] for entry in own)
         each = 8000 if spec == "mulaw" else 300
-        seconds = []
-        for length in (1, 1 + each):
+        rows.append([spec, context, f"{each:,}", f"{speed:,.0f}", f"{speed / each:.2f}"])
+    table(rows)
+    print()
+    rows = [["run", "clips drawn at once", "s of sound", "s", "s of sound drawn a s"]]
+    for run in ("waves", "digits"):
+        for count in (1, 20):
+            out = folder / "timed.wav"
             started = time.perf_counter()
-            tfm(
-                *("sample", run, "--length", length, "--out", "x.wav", "--force", "-q"),
-                folder=folder,
-            )
-            seconds.append(time.perf_counter() - started)
-        rows.append(
-            [spec, context, f"{each:,}", f"{speed:,.0f}", f"{speed / each:.2f}",
-             f"{seconds[1] - seconds[0]:.1f}"]
-        )  # fmt: skip
+            tfm("sample", run, "--label", 3, "-n", count, "--out", out, "--force", folder=folder)
+            seconds = time.perf_counter() - started
+            sound = soundfile.info(out).duration - 0.25 * (count - 1)  # gaps between clips
+            values = (f"{sound:.1f}", f"{seconds:.1f}", f"{sound / seconds:.2f}")
+            rows.append([run, count, *values])
     table(rows)
 
 

@@ -35,15 +35,15 @@ def _process_start() -> float:
 COMMAND_START = _process_start()  # in seconds
 
 COMMANDS = {
-    "train": "Train a model on text, bytes, images, series, pairs or generated items.",
+    "train": "Train a model on text, bytes, images, series, sound, pairs or generated items.",
     "eval": "Score a run on its held-out data, next to baselines.",
     "score": "Print the negative log-likelihood of lines, files or other items.",
     "compare": "Test whether one run is worse than another (paired bootstrap).",
     "sample": "Sample from a run, or continue a prompt.",
     "view": "See inside a run: its tensors on one item, in 3D, as matrices and in figures.",
     "data": "Show a few items as tokens, counts, and what is doubtful about data.",
-    "tokenize": "Print the token ids of text, images or series.",
-    "detokenize": "Turn token ids back into text, images or series.",
+    "tokenize": "Print the token ids of text, images, series or sound.",
+    "detokenize": "Turn token ids back into text, images, series or sound.",
     "compress": "Compress a file with a run's model.",
     "decompress": "Restore a compressed file.",
     "verify": "Check a run's files, and optionally that it resumes exactly.",

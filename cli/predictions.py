@@ -24,7 +24,7 @@ SHADES = " ░▒▓█"
 predictions_option = opt.option(
     "--predictions",
     metavar="FILE",
-    help="Write the predicted label of each item: .csv, .jsonl or - (images with --labels last).",
+    help="Write the predicted label of each item: .csv, .jsonl or - (a run with --labels last).",
 )
 
 

@@ -253,9 +253,9 @@ class Task(ABC):
         return None
 
     def defaults(self, train: OwnItems, tokenizer: OwnTokenizer) -> dict[str, dict[str, object]]:
-        """Config fields for this data where neither --set nor the architecture has them:
-        {"model": {"dropout": 0.3}}. If empty, dropout and the largest size follow from the number
-        of epochs."""
+        """Config fields for this data where neither flags nor the architecture have them:
+        {"model": {"dropout": 0.3}}; a context where items can be cut. If empty, dropout and the
+        largest size follow from the number of epochs."""
         return {}
 
     # -- scores --------------------------------------------------------------------------------

@@ -26,13 +26,14 @@ from ._audio.options import AudioOptions, AudioSampling
 from ._audio.prompts import prompt_clip
 from ._audio.reading import read_clips
 from ._audio.recordings import SUFFIXES, is_sound
-from ._audio.rows import ClipRows
+from ._audio.rows import ClipRows, longest
 from ._audio.tokenizer import distortion, fit
 from ._labelled.folders import listed
 from ._labelled.prediction import accuracy, predictions
 
 HOLDOUT = 0.1
-MAX_CONTEXT = 1023  # of clips that can be cut, by default
+# of clips that can be cut, by default: with one id a sample, longer ones cost more than they give
+MAX_CONTEXT = {True: 255, False: 1023}  # whether one id is a sample
 PREVIEWED = 3  # samples in a terminal
 DROPOUT = ((500_000, 0.3), (4_000_000, 0.1))  # (training ids at most, dropout rate)
 
@@ -59,7 +60,7 @@ class AudioTask(task.Task):
 
     def items(self, source: Source) -> Clips:
         if not source.paths:
-            return generated_clips(self.options.labels)
+            return generated_clips(self.options)
         return read_clips(source, self.options)
 
     def describe(self, items: Clips) -> Description:
@@ -92,30 +93,35 @@ class AudioTask(task.Task):
         return held.split(0.5, "halves")
 
     def floor(self, train: Clips, held: Clips) -> dict[str, float]:
-        return floors(train, held, self.codes)
+        return floors(train, held, CODES)
+
+    def baselines(
+        self,
+        train: Clips,
+        held: Clips,
+        windows: Iterable[Sequence],
+        tokenizer: ClipTokenizer,
+        quick: bool,
+    ) -> tuple[dict[str, float], bool]:
+        """Of the codes of the tokenizer, where ids are codes."""
+        codes = tokenizer.codes if isinstance(tokenizer, MulawTokenizer) else CODES
+        return floors(train, held, codes), False
 
     # -- ids ---------------------------------------------------------------------------------
 
-    codes: int = CODES  # of the mu-law codes that the baselines compress
-
     def fit_tokenizer(self, spec: str, train: Clips) -> ClipTokenizer:
-        tokenizer = fit(spec, train, self.options)
-        return self.adapt(tokenizer)
-
-    def adapt(self, tokenizer: ClipTokenizer) -> ClipTokenizer:
-        self.codes = tokenizer.codes if isinstance(tokenizer, MulawTokenizer) else CODES
-        return tokenizer
+        return fit(spec, train, self.options)
 
     def about_tokenizer(self, spec: str, tokenizer: ClipTokenizer) -> str | None:
-        each = len(tokenizer.steps) * tokenizer.count(tokenizer.rate) // len(tokenizer.steps)
-        return f"{each:,} ids a second of sound ({spec})"
+        return f"{tokenizer.count(tokenizer.rate):,} ids a second of sound ({spec})"
 
-    def longest(self, train: Clips, tokenizer: ClipTokenizer) -> int:
-        """Of a clip that must be whole, as its label comes last; others may be cut."""
-        varied = self._varied(tokenizer)
-        size = int(train.longest * 1.1) + 1 if varied else train.longest
-        whole = tokenizer.length(size)
-        return whole if tokenizer.label_position == "last" else min(whole, MAX_CONTEXT + 1)
+    def longest(self, train: Clips, tokenizer: ClipTokenizer) -> int | None:
+        """A clip whose label comes last must be whole; others can be cut."""
+        return self._whole(train, tokenizer) if tokenizer.label_position == "last" else None
+
+    def _whole(self, train: Clips, tokenizer: ClipTokenizer) -> int:
+        """The ids of the longest clip, however it is varied."""
+        return tokenizer.length(longest(train.longest, self._varied(tokenizer)))
 
     def _varied(self, tokenizer: ClipTokenizer) -> bool:
         augment = self.options.augment
@@ -123,10 +129,14 @@ class AudioTask(task.Task):
 
     def defaults(self, train: Clips, tokenizer: ClipTokenizer) -> dict[str, dict[str, object]]:
         """Small data sets train for many epochs: dropout, rather than weight decay, limits
-        overfitting."""
+        overfitting. The context has the longest clip, up to a limit."""
         tokens = tokenizer.count(train.size)
         rate = next((rate for most, rate in DROPOUT if tokens <= most), 0.0)
-        return {"model": {"dropout": rate}, "train": {"weight_decay": 0.01}}
+        model: dict[str, object] = {"dropout": rate}
+        if tokenizer.label_position != "last":
+            most = MAX_CONTEXT[tokenizer.lossless]
+            model["context"] = min(self._whole(train, tokenizer) - 1, most)
+        return {"model": model, "train": {"weight_decay": 0.01}}
 
     def dataset(
         self,
@@ -137,9 +147,9 @@ class AudioTask(task.Task):
         seed: int,
         cache: Path,
     ) -> ClipRows:
-        longest = self.longest(train, tokenizer)
-        if tokenizer.label_position == "last" and longest > context + 1:
-            raise too_long(longest, context)
+        whole = self.longest(train, tokenizer)
+        if whole is not None and whole > context + 1:
+            raise too_long(whole, context)
         weight = self.options.label_weight
         if weight is not None and tokenizer.label_position == "none":
             raise UsageError("--label-weight: there are no labels to weigh (--labels none)")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import json
 import struct
 import wave
 from pathlib import Path
@@ -368,7 +370,9 @@ def test_every_window_restates_the_label_and_only_the_first_starts(clips: Path) 
             assert weight[0] == 0 and weight[1] == 7
             assert weight[2] == (0 if started else 1)
             assert (weight[3 : 2 + len(sound)] == 1).all()
-    assert starts, "an offset of 0 happens"
+    assert starts, "a quarter of the clips are cut from their start"
+    ends = (rows.batch(np.arange(3 * len(rows))).ids == 0).any(1).sum()
+    assert ends, "and a quarter to their end"
 
 
 def test_short_clips_share_a_row_and_all_ids_are_legal(clips: Path) -> None:
@@ -421,11 +425,12 @@ def test_flac_is_that_of_the_codes(clips: Path) -> None:
     found = read(clips)
     train, held = found.split(0.3)
     task = AudioTask(AudioOptions())
-    task.fit_tokenizer("mulaw:64", train)
+    tokenizer = task.fit_tokenizer("mulaw:64", train)
     codes = np.concatenate([compress(clip.samples, 64) for clip in held.clips()])
     out = io.BytesIO()
     soundfile.write(out, (codes.astype(np.int16) - 32) * 256, RATE, format="FLAC", subtype="PCM_S8")
-    assert task.floor(train, held)["flac"] == pytest.approx(8 * len(out.getvalue()) / len(codes))
+    floor, _ = task.baselines(train, held, (), tokenizer, False)
+    assert floor["flac"] == pytest.approx(8 * len(out.getvalue()) / len(codes))
     back, _ = soundfile.read(io.BytesIO(out.getvalue()), dtype="int16")
     np.testing.assert_array_equal(back // 256 + 32, codes, "and it is lossless")
 
@@ -489,6 +494,32 @@ def test_ids_and_back_again(tfm: Tfm, run: Trained, clips: Path) -> None:
     np.testing.assert_allclose(samples[:480], expand(compress(given, 256), 256), atol=1e-4)
 
 
+@pytest.mark.parametrize(("context", "expected"), [((), 255), (("--context", 90), 90)])
+def test_the_context_is_a_flag_a_clip_or_a_limit(
+    tfm: Tfm, clips: Path, context: tuple[object, ...], expected: int
+) -> None:
+    def context_of(*flags: object) -> int:
+        run = f"run{len(list(tfm.folder.iterdir()))}"
+        tfm("train", "--data", clips, "--size", "nano", "--steps", 1, *flags, "--run", run)
+        found: int = json.loads((tfm.folder / run / "config.json").read_text())["model"]["context"]
+        return found
+
+    assert context_of(*context) == expected
+    if not context:
+        assert context_of("--tokenizer", "spectra:4", "--stages", 1) == 3 + 7
+        assert context_of("--rate", 2000) == 3 + 120
+
+
+def test_a_compressed_file_and_standard_input_are_clips(tfm: Tfm) -> None:
+    soundfile.write(tfm.folder / "a.wav", noise(2000), RATE)
+    data = (tfm.folder / "a.wav").read_bytes()
+    (tfm.folder / "a.wav.gz").write_bytes(gzip.compress(data))
+    arguments = ("data", "--task", "audio", "--json", "-n", 0)
+    zipped = tfm(*arguments, "a.wav.gz").json()["splits"]
+    assert zipped == tfm(*arguments, "-", stdin=data).json()["splits"]
+    assert zipped["train"]["units"] == 1800, "the last tenth of 2,000 is held out"
+
+
 def test_last_labels_are_predicted(tfm: Tfm, clips: Path) -> None:
     """Two tones of another pitch are soon told apart."""
     result = tfm(
@@ -525,6 +556,9 @@ def test_the_default_data_needs_no_file(tfm: Tfm) -> None:
         *("--run", "run", "--json"),
     )
     assert "generated tones and chords" in result.err
+    base = ("train", "--task", "audio", "--steps", 1)
+    assert "--rate 8000: the generated clips have 4000" in tfm.error(*base, "--rate", 8000)
+    assert "--label-from: is for files" in tfm.error(*base, "--label-from", "(a)")
     assert 40 < result.json()["clips"] < 90
 
 
@@ -543,6 +577,32 @@ def test_without_soundfile_a_file_is_refused_and_generated_sound_works(
     samples, _ = read_wav(tfm("sample", "run", "-p", "", "--seconds", 0.01, env=env).out)
     assert len(samples) <= 80
     assert "tfm-toolkit[audio]" in tfm("sample", "run", "--out", "a.mp3", code=2, env=env).err
+
+
+FSDD = Path(__file__).resolve().parents[2] / "shared/data/audio/fsdd"
+
+
+@pytest.mark.skipif(not FSDD.exists(), reason="no spoken digits (FSDD) in ../shared/data/audio")
+def test_spoken_digits_are_read_as_published() -> None:
+    """The counts are those of the data's own page; FLAC is the bound that a model must beat."""
+    train, test = (
+        read_clips(
+            Source(tuple(f"{FSDD}/*_{take}.wav" for take in takes)),
+            AudioOptions(label_from="^([0-9])_", labels="last"),
+        )
+        for takes in (range(5, 15), range(5))
+    )
+    assert (len(train), len(test), train.rate) == (300, 150, 8000)
+    assert train.names() == tuple("0123456789")
+    assert abs((train.size + test.size) / 8000 - 200) < 1, "seconds"
+    task = AudioTask(AudioOptions())
+    floor = task.floor(train, test)
+    assert 5 < floor["flac"] < floor["xz"] < floor["histogram"] < 8
+    tokenizer = task.fit_tokenizer("spectra:64", train)
+    assert tokenizer.count(8000) == 300
+    units = task.units(task.sequences(test, tokenizer))
+    distortion = task.metrics(1.0, 1, units, False)["spectral_distortion_db"]
+    assert distortion is not None and 2 < distortion < 5
 
 
 def test_a_class_of_errors_is_used() -> None:

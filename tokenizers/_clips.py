@@ -35,8 +35,9 @@ class Clip:
 
 class ClipTokenizer(Tokenizer):
     """`labels`: their names. `label_position`: first, last or none. `longest`: ids of the sound of
-    the longest clip that it was fitted on. `steps`: the numbers of ids of the sound that may stand
-    at one place after another, in turn; each step has its own range of ids.
+    the longest clip that it was fitted on. `stages`: how many codes each stage has. The ids of the
+    sound go through the stages in turn, a step of the clip after another; each stage has its own
+    range of ids.
 
     The vocabulary is end, the ids of the sound, labels, start, begin.
     """
@@ -46,14 +47,14 @@ class ClipTokenizer(Tokenizer):
     def __init__(
         self,
         rate: int,
-        steps: tuple[int, ...],
+        stages: tuple[int, ...],
         longest: int,
         labels: tuple[str, ...],
         label_position: str,
     ) -> None:
-        self.rate, self.steps, self.longest = rate, steps, longest
+        self.rate, self.stages, self.longest = rate, stages, longest
         self.labels, self.label_position = labels, label_position
-        self.sound_ids = FIRST_ID, FIRST_ID + sum(steps)
+        self.sound_ids = FIRST_ID, FIRST_ID + sum(stages)
         self.label_ids = self.sound_ids[1], self.sound_ids[1] + len(labels)
         self.start = self.label_ids[1]
         self.begin = self.start + 1
@@ -63,7 +64,7 @@ class ClipTokenizer(Tokenizer):
 
     @abstractmethod
     def ids_of(self, samples: Samples) -> Ids:
-        """The ids of the sound, a whole number of steps in turn."""
+        """The ids of the sound: for each step, one of each stage."""
 
     @abstractmethod
     def samples_of(self, ids: Ids) -> Samples:
@@ -131,7 +132,7 @@ class ClipTokenizer(Tokenizer):
     def decode(self, ids: Ids, side: Mapping[str, Any]) -> Clip:
         """A clip from possibly incomplete ids, without an incomplete last step."""
         sound = self.sound(ids)
-        samples = self.samples_of(sound[: len(sound) // len(self.steps) * len(self.steps)])
+        samples = self.samples_of(sound[: len(sound) // len(self.stages) * len(self.stages)])
         low, high = self.label_ids
         found = ids[(ids >= low) & (ids < high)]
         label = self.labels[int(found[0]) - low] if len(found) else None
@@ -147,7 +148,7 @@ class ClipTokenizer(Tokenizer):
     def support(self, length: int, side: Mapping[str, Any]) -> Support:
         """(length, 2) the legal ids of each place: sound or its end, and each other id at its own
         place. After the end, no id is legal."""
-        first = FIRST_ID + np.cumsum((0, *self.steps))
+        first = FIRST_ID + np.cumsum((0, *self.stages))
         legal = [(self.begin, self.begin + 1)]
         if self.label_position == "first":
             legal.append(self.label_ids)

@@ -146,11 +146,9 @@ def make_configs(
     if "context" in sets:
         context = parse_value(sets.pop("context"), int, "model.context")
     asked = parse_fields(ModelConfig, "model", sets)
-    given: dict[str, Any] = {
-        **defaults.get("model", {}),
-        **arch.model,
-        **asked,
-    }  # fields that a rule leaves alone
+    ours: dict[str, Any] = dict(defaults.get("model", {}))
+    usual = ours.pop("context", None)
+    given: dict[str, Any] = {**ours, **arch.model, **asked}  # fields that a rule leaves alone
     if request.init is not None:
         model = request.init.model_config()
         if tokenizer.vocab_size != model.vocab_size:  # more domains than the run has
@@ -161,7 +159,7 @@ def make_configs(
             given["dropout"] = asked.get("dropout", model.dropout)
         model = replace(model, **{"dropout": given.get("dropout", model.dropout), **asked})
     else:
-        context, rows = shape(size, longest, context)
+        context, rows = shape(size, longest, context or usual)
         model = model_config(request.arch, size, **{**_of_tokens(tokenizer, context), **given})
         if tokens is not None and request.steps is None:
             rows = rows_for(tokens, rows, context)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...core.errors import UsageError
 from ...core.task import Description
 from .clips import Clips, Found
+from .options import AudioOptions
 from .reading import clips_of
 from .recordings import to_16_bits
 
@@ -17,9 +19,14 @@ PARTIALS = (1.0, 0.5, 0.25)  # amplitudes of the multiples of a frequency
 ABOUT = f"{COUNT} generated tones and chords of {SECONDS:g} s"
 
 
-def generated_clips(position: str) -> Clips:
+def generated_clips(options: AudioOptions) -> Clips:
     """Chords on random roots, with random onset, loudness, decay and phase, and a little noise.
-    Always the same. position: of the labels, `auto` for first."""
+    Always the same. UsageError for options that are for files."""
+    if options.rate not in (None, RATE):
+        raise UsageError(f"--rate {options.rate}: the generated clips have {RATE}; use --data")
+    if options.label_from is not None or options.skip_bad:
+        flag = "--skip-bad" if options.label_from is None else "--label-from"
+        raise UsageError(f"{flag}: is for files; use --data")
     rng = np.random.default_rng(0)
     length = round(RATE * SECONDS)
     times = np.arange(length) / RATE
@@ -43,5 +50,5 @@ def generated_clips(position: str) -> Clips:
     text = f"{ABOUT} at {RATE:,} Hz, {len(CHORDS)} labels ({', '.join(CHORDS)})"
     record = {"clips": COUNT, "seconds": COUNT * SECONDS, "rate": RATE, "generated": True}
     raw = np.concatenate(sounds)
-    where = "first" if position == "auto" else position
+    where = "first" if options.labels == "auto" else options.labels
     return clips_of(raw, [length] * COUNT, RATE, found, where, Description((text,), record))

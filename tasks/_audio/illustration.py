@@ -15,7 +15,7 @@ from ...tokenizers.mulaw import MulawTokenizer, expand
 def labels(ids: Ids, tokenizer: ClipTokenizer) -> list[str]:
     """Samples by their values, codes of spectra by stage and number, names of labels."""
     names = {END_ID: "<end>", tokenizer.start: "<start>", tokenizer.begin: "<begin>"}
-    ends = FIRST_ID + np.cumsum(tokenizer.steps)
+    ends = FIRST_ID + np.cumsum(tokenizer.stages)
 
     def label(id: int) -> str:
         if id in names:
@@ -26,7 +26,7 @@ def labels(ids: Ids, tokenizer: ClipTokenizer) -> list[str]:
         if isinstance(tokenizer, MulawTokenizer):
             return f"{expand(np.array([id - FIRST_ID]), tokenizer.codes)[0]:+.3f}"
         stage = int(np.searchsorted(ends, id, side="right"))
-        return f"{stage + 1}:{id - int(ends[stage]) + tokenizer.steps[stage]}"
+        return f"{stage + 1}:{id - int(ends[stage]) + tokenizer.stages[stage]}"
 
     return [label(id) for id in ids.tolist()]
 

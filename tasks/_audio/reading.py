@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ...core.data.archives import JUNK, extracted, is_archive
+from ...core.data.compressed import unpacked
 from ...core.data.scratch import scratch_file, shown
 from ...core.data.source import Source
 from ...core.errors import DataError, writing
@@ -32,7 +33,7 @@ def read_clips(source: Source, options: AudioOptions) -> Clips:
     pairs, left = find(source)
     if options.label_from is not None:
         pattern = re.compile(options.label_from)
-        pairs = [(replace(one, label=_label(pattern, path)), path) for one, path in pairs]
+        pairs = [(replace(one, label=_label(pattern, one.name)), path) for one, path in pairs]
     if {"train"} < {one.part for one, _ in pairs}:
         left += listed([one.name for one, _ in pairs if not one.part], "in no part of the data set")
         pairs = [(one, path) for one, path in pairs if one.part]
@@ -101,8 +102,8 @@ def _usual_rate(paths: Iterable[Path]) -> int:
     return min(MAX_DEFAULT_RATE, most)
 
 
-def _label(pattern: re.Pattern[str], path: Path) -> str | None:
-    match = pattern.search(path.name)
+def _label(pattern: re.Pattern[str], name: str) -> str | None:
+    match = pattern.search(name.rpartition("/")[2])
     return match[1] if match and match[1] else None
 
 
@@ -125,7 +126,7 @@ def find(source: Source) -> tuple[list[tuple[Found, Path]], list[str]]:
             if is_archive(path):
                 _folder(extracted(path), str(path), pairs, left)
             else:
-                pairs.append((Found(shown(path)), path))
+                pairs.append((Found(shown(path)), unpacked(path)))
     return pairs, left
 
 

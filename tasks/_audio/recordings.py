@@ -30,6 +30,7 @@ SUFFIXES = (
 )
 INSTALL = "needs the package soundfile: pip install 'tfm-toolkit[audio]'"
 FULL = 32768  # of samples of 16 bits
+MIN_RATE, MAX_RATE = 100, 1_000_000  # samples a second of a file
 FULL_SCALE = 0.999  # samples beyond are at the limit of the format
 CLIPPED_RUN, CLIPPED_SHARE = 3, 1e-3  # at full scale: samples in a row, and a share of all
 UNKNOWN_SIZES = (0, 0xFFFFFFFF)  # of the data of a WAV that was written to a pipe
@@ -99,6 +100,8 @@ def read_recording(source: Path | bytes, name: str) -> Recording:
         raise DataError(f"{name}: cut off, {share} are missing; copy it again, or use --skip-bad")
     if not len(found):
         raise DataError(f"{name}: has no samples")
+    if not MIN_RATE <= rate <= MAX_RATE:
+        raise DataError(f"{name}: a rate of {rate:,} Hz; known: {MIN_RATE} to {MAX_RATE:,}")
     if not np.isfinite(found).all():
         raise DataError(f"{name}: has samples that are not numbers (NaN or infinite)")
     peak = float(np.abs(found).max())

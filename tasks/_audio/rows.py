@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+
 import numpy as np
 
 from ...core.data.datasets import collate
@@ -19,7 +21,8 @@ class ClipRows:
     """Rows of context + 1 ids: several whole clips, or a window of one that is longer.
 
     Every window starts with the given ids of its clip (begin, and a first label); one from within
-    the clip has no start id after them. Windows move by a random offset in each epoch. varied:
+    the clip has no start id after them. Windows move by a random offset in each epoch; in a quarter
+    of the epochs the first one starts with the clip, in another the last one ends with it. varied:
     whether level, speed and start of a clip change in each epoch.
     """
 
@@ -35,25 +38,29 @@ class ClipRows:
         self.clips, self.tokenizer, self.context = clips, tokenizer, context
         self.label_weight, self.seed, self.varied = label_weight, seed, varied
         self.header = 1 + (tokenizer.label_position == "first")
-        stages = len(tokenizer.steps)
+        stages = len(tokenizer.stages)
         # ids of the sound in a window, a whole number of steps
         self.window = (context + 1 - self.header - 1) // stages * stages
         if self.window < stages:
             raise DataError(f"--context {context}: too short for a clip of audio")
         self.rows: list[list[tuple[int, int]]] = []  # (clip, number of its window)
         order = sorted(range(len(clips)), key=lambda n: uniform(seed, "order", n))
-        filled = context + 1
+        free: list[tuple[int, list[tuple[int, int]]]] = []  # (ids, row) of rows with room
         for clip in order:
             length = self._longest(clip)
             if length > context + 1:
                 count = max(1, tokenizer.count(self._size(clip)) // self.window)
                 self.rows += [[(clip, window)] for window in range(count)]
                 continue
-            if filled + length > context + 1:
-                filled, whole = 0, list[tuple[int, int]]()
-                self.rows.append(whole)
-            whole.append((clip, 0))
-            filled += length
+            # the fullest row that has room, or a new one
+            at = bisect.bisect_left(free, length, key=lambda each: each[0])
+            if at == len(free):
+                self.rows.append([])
+                room, row = context + 1, self.rows[-1]
+            else:
+                room, row = free.pop(at)
+            row.append((clip, 0))
+            bisect.insort(free, (room - length, row), key=lambda each: each[0])
         self.ids = clips.cache
 
     def _size(self, clip: int) -> int:
@@ -62,8 +69,7 @@ class ClipRows:
 
     def _longest(self, clip: int) -> int:
         """Ids of a whole clip at most, however it is varied."""
-        size = self._size(clip)
-        return self.tokenizer.length(int(size * (1 + MAX_SPEED)) + 1 if self.varied else size)
+        return self.tokenizer.length(longest(self._size(clip), self.varied))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -87,16 +93,16 @@ class ClipRows:
         sound = self._sound(clip, epoch)
         start = True
         if len(header) + 1 + len(sound) + len(tail) > self.context + 1:
-            room, stages = self.window, len(tokenizer.steps)
-            # the windows of an epoch lie side by side, and start at a random place
+            room, stages = self.window, len(tokenizer.stages)
+            # the windows of an epoch lie side by side: from the start, to the end, or in between
             count = max(1, len(sound) // room)
             slack = max(0, len(sound) - count * room) // stages
-            offset = int(uniform(self.seed, "offset", clip, epoch) * (slack + 1)) * stages
-            first = min(offset + window * room, max(0, len(sound) - stages))
+            at = np.clip(2 * uniform(self.seed, "offset", clip, epoch) - 0.5, 0, 1)
+            first = min(round(at * slack) * stages + window * room, len(sound) - stages)
             start = first == 0
-            at_end = first + room >= len(sound)
+            at_end = first + room >= len(sound) and not start
             sound = sound[first : first + room]
-            tail = tail[:1] if at_end and len(sound) < room else tail[:0]
+            tail = tail[:1] if at_end else tail[:0]
         ids = np.concatenate((header, [tokenizer.start] if start else [], sound, tail))
         weight = np.ones(len(ids), np.float32)
         weight[0] = 0
@@ -115,6 +121,11 @@ class ClipRows:
         if clip not in self.ids:
             self.ids[clip] = self.tokenizer.ids_of(self.clips.samples(clip))
         return self.ids[clip]
+
+
+def longest(size: int, varied: bool) -> int:
+    """The samples of a clip of `size` samples at most, however it is varied."""
+    return int(size * (1 + MAX_SPEED)) + 1 if varied else size
 
 
 def varied(samples: Samples, rate: int, seed: int) -> Samples:
