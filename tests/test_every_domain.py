@@ -109,8 +109,6 @@ def test_eval_and_score_agree(tfm: Tfm, case: Case) -> None:
 def test_sample(tfm: Tfm, case: Case) -> None:
     records = tfm("sample", case.run, *case.sample, "--json").lines()
     assert records and isinstance(records[0], dict)
-    again = tfm("sample", case.run, *case.sample, "--json").lines()
-    assert records == again, "the same seed"
     data = tfm("sample", case.run, *case.sample).out
     assert data or not any(record["text"] for record in records)
 
@@ -159,7 +157,6 @@ def test_view_and_data_show_it(tfm: Tfm, case: Case) -> None:
     assert figures["input"]["nll"]
     shown = tfm("data", case.run, "--json").json()
     assert shown["splits"]["train"]["items"] > 0
-    assert tfm("data", case.run, "-n", 1).text
 
 
 def test_what_is_kept_is_whole(tfm: Tfm, case: Case) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import Tfm, Trained
 from helpers import prose
-from install import install, run_tests
+from install import install
 
 from tfm.core.entry_points import entry_points
 from tfm.core.runs.run import Run
@@ -85,14 +85,6 @@ def chorales(tmp_path_factory: pytest.TempPathFactory, site: Path) -> Trained:
     assert "chorales.json looks like --task chorales" in result.err
     assert "training on 60 items; held out: 12 items; test 12 items" in result.err
     return Trained(folder / "run", result.json())
-
-
-# -- every example -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("package", EXAMPLES, ids=lambda path: path.name)
-def test_the_tests_of_an_example_pass(package: Path, site: Path) -> None:
-    run_tests(package, site)
 
 
 # -- chorales: a domain --------------------------------------------------------------------------

@@ -71,30 +71,17 @@ def test_eval_has_each_part_in_its_own_units(folder: Path) -> None:
         assert f"bits per {unit}" in shown or name == "series"
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_every_verb_takes_a_part(folder: Path, part: str) -> None:
-    tfm, run = Tfm(folder), f"mix:{part}"
-    nll = tfm("eval", run, "--json").json()["nll"]
-    items = tfm("score", run, "--heldout").lines()
-    assert sum(item["nll"] for item in items) == pytest.approx(nll, rel=1e-5)
-    asked: tuple[object, ...] = {
-        "text": ("-p", "the", "--length", 4),
-        "image": ("--out", "o.png", "--force"),
-        "series": (),
-        "pairs": ("-p", "the fox", "--length", 4),
-    }[part]
-    assert tfm("sample", run, *asked, "--json").lines()
-    assert tfm("sample", "mix", "--task", part, *asked, "--json").lines()
-    assert "the logit lens" in tfm("view", run, "--item", 1, "--terminal").text
-    assert tfm("compare", run, "mix", "--task", part, "--json").json()["difference"] == 0
-    assert len(tfm("score", "mix", "--task", part, "--heldout").lines()) == len(items)
-    data = {"text": "text.txt", "image": "pictures.npy", "series": "series.csv"}.get(part)
-    if data:
-        ids = tfm("tokenize", run, data).text
-        assert ids.strip() and max(map(int, ids.split())) < 2000
-    if part == "text":
-        packed = tfm("compress", run, "-", stdin=b"the fox \xff").out
-        assert tfm("decompress", run, "-", stdin=packed).out == b"the fox \xff"
+def test_a_part_is_named_by_a_flag_too(folder: Path) -> None:
+    """test_every_domain.py has RUN:PART with every verb."""
+    tfm, run, named = Tfm(folder), ("mix:text",), ("mix", "--task", "text")
+    for verb, *flags in (("sample", "-p", "the", "--length", 4, "--json"), ("score", "--heldout")):
+        assert tfm(verb, *named, *flags).out == tfm(verb, *run, *flags).out
+    scores = [tfm("eval", *words, "--json").json()["nll"] for words in (named, run)]
+    assert scores[0] == scores[1]
+    assert "the logit lens" in tfm("view", *named, "--item", 1, "--terminal").text
+    assert tfm("compare", *run, *named, "--json").json()["difference"] == 0
+    packed = tfm("compress", *run, "-", stdin=b"the fox \xff").out
+    assert tfm("decompress", *run, "-", stdin=packed).out == b"the fox \xff"
 
 
 def test_a_killed_training_goes_on_exactly(folder: Path) -> None:

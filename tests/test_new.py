@@ -30,11 +30,6 @@ def test_the_skeleton_passes_its_own_tests(tfm: Tfm, tmp_path: Path) -> None:
     assert "a task of this name exists" in installed.error("new", "task", "tides", "--out", "more")
 
 
-def test_the_template_itself_passes_its_tests(tmp_path: Path) -> None:
-    install(TEMPLATE, tmp_path)
-    run_tests(TEMPLATE, tmp_path)
-
-
 def test_it_is_told_as_json(tfm: Tfm) -> None:
     done = tfm("new", "task", "high_tides", "--out", "some folder", "--json", "-q")
     found = done.json()
