@@ -34,6 +34,7 @@ from .train.optim import make_optimizers
 if TYPE_CHECKING:
     from ctypes import CDLL
 
+PRODUCT_SECONDS = 2.0  # of one product, at most, about
 MATRIX_SIZE = {"cpu": 2048, "cuda": 8192}  # rows and columns of the matrices of the peak FLOP/s
 PROMPT_TOKENS = 16
 READ_BYTES = {"cpu": 256 << 20, "cuda": 4 << 30}  # far more than the processor's caches hold
@@ -75,10 +76,17 @@ def median_seconds(call: Callable[[], object], device: torch.device, seconds: fl
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) -> float:
-    """FLOP/s of the product of two large square matrices."""
+    """FLOP/s of the product of two large square matrices; of smaller ones where a product would
+    take over PRODUCT_SECONDS, as in a dtype that the processor does not have."""
+
+    def product_seconds(size: int, seconds: float) -> float:
+        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+        return median_seconds(lambda: a @ b, device, seconds)
+
     size = MATRIX_SIZE.get(device.type, 4096)
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    return 2 * size**3 / median_seconds(lambda: a @ b, device, seconds)
+    while size > 512 and 8**3 * product_seconds(size // 8, 0) > PRODUCT_SECONDS:
+        size //= 2
+    return 2 * size**3 / product_seconds(size, seconds)
 
 
 def memory_bandwidth(device: torch.device, seconds: float = 0.3) -> float:
