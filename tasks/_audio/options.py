@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from ...core.errors import ConfigError
 from .._labelled.labels import POSITIONS
+from .._labelled.options import inherited, option
 
 MIN_RATE, MAX_RATE = 100, 192_000
 MAX_HOP_MS = 1000.0
-
-
-def option(help: str, default: Any = None, **more: Any) -> Any:
-    return field(default=default, metadata={"help": help, **more})
-
-
-def inherited(help: str, default: Any = None, **more: Any) -> Any:
-    """An option that --init takes from the run: its tokenizer depends on it."""
-    return option(help, default, inherited=True, **more)
 
 
 @dataclass(frozen=True)

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from ...core.errors import ConfigError
 from .._labelled.labels import POSITIONS
+from .._labelled.options import inherited, option
 from .reader import parse_size
 from .values import parse_range
 
 MAX_SCALE = 64
-
-
-def option(help: str, default: Any = None, **more: Any) -> Any:
-    return field(default=default, metadata={"help": help, **more})
-
-
-def inherited(help: str, default: Any = None, **more: Any) -> Any:
-    """An option that --init takes from the run: its tokenizer depends on it."""
-    return option(help, default, inherited=True, **more)
 
 
 @dataclass(frozen=True)
