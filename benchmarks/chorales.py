@@ -26,9 +26,8 @@ def main() -> None:
     scores = tfm_json("train", *flags, folder=folder)
     valid = tfm_json("eval", "run", "--split", "valid", folder=folder)
     rows: list[list[object]] = [["what", "test", "valid"]]
-    for name in scores["floor"]:
-        bits = (found["floor"][name] for found in (scores, valid))
-        rows.append([name, *(f"{each * math.log(2):.3f}" for each in bits)])
+    for name, bits in scores["floor"].items():  # of the part of the final score
+        rows.append([name, f"{bits * math.log(2):.3f}", ""])
     rows.append(["tfm", f"{scores['nats_per_note']:.3f}", f"{valid['nats_per_note']:.3f}"])
     table(rows)
 
