@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +14,13 @@ from . import options as opt
 from . import settings
 from .data_text import Printed, as_text, colours
 from .names import complete_run
-from .render import CodingProgress, say
+from .render import LoopProgress, say
 from .tokenize import run_and_files
 
 if TYPE_CHECKING:
     from ..core.inspection.inspect import Domain
     from ..core.train.examine import Examined
 
-SECONDS = 1.0  # after which the progress is shown
 OF_RUN = ("mix", "column", "valid", "test", "holdout", "tokenizer", "context")
 
 
@@ -177,7 +175,7 @@ def _of_files(ctx: click.Context, files: tuple[str, ...], flags: dict[str, Any],
 
 def _inspected(examined: Examined, flags: dict[str, Any], quiet: bool, note: Any) -> list[Printed]:
     """What was found in each domain of the data."""
-    from ..core.inspection.inspect import domains, inspect
+    from ..core.inspection.inspect import domains
     from ..core.inspection.samples import Samples
 
     parts = domains(examined.domain)
@@ -187,8 +185,7 @@ def _inspected(examined: Examined, flags: dict[str, Any], quiet: bool, note: Any
     found = []
     for name, part in parts.items():
         samples = Samples(flags["items"], flags["split"], flags["seed"])
-        with _Progress(part, quiet) as progress:
-            findings = inspect(part, examined.context, samples, progress.show)
+        findings = _findings(part, examined, samples, quiet)
         if findings.sampled < 1:
             note(f"examined: a random sample of {findings.sampled:.1%} of the training part")
         refused = [examined.refused] if examined.refused and len(parts) == 1 else []
@@ -196,28 +193,20 @@ def _inspected(examined: Examined, flags: dict[str, Any], quiet: bool, note: Any
     return found
 
 
-class _Progress:
-    """The progress of reading, shown if it takes a while."""
+def _findings(part: Domain, examined: Examined, samples: Any, quiet: bool) -> Any:
+    """What is found in a part, with the progress of reading where it takes a while."""
+    from ..core.inspection.inspect import inspect
 
-    def __init__(self, part: Domain, quiet: bool) -> None:
-        self.part, self.quiet, self.began = part, quiet, time.monotonic()
-        self.shown: CodingProgress | None = None
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.shown is not None:
-            self.shown.__exit__()
-
-    def show(self, fraction: float) -> None:
-        if self.quiet or time.monotonic() - self.began < SECONDS:
-            return
-        if self.shown is None:
-            unit = f"{self.part.task.unit}s"
-            self.shown = CodingProgress(self.part.train.size, self.quiet, unit).__enter__()
-            self.shown.began = self.began
-        self.shown.show(fraction)
+    progress, size, unit = LoopProgress(quiet), part.train.size, f"{part.task.unit}s"
+    try:
+        return inspect(
+            part,
+            examined.context,
+            samples,
+            lambda fraction: progress.show(int(fraction * size), size, unit),
+        )
+    finally:
+        progress.close()
 
 
 # -- JSON ----------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..core.errors import UsageError
+from . import kernels
 from . import options as opt
 from .predictions import (
     check_predictions,
@@ -17,13 +18,13 @@ from .predictions import (
     predictions_option,
     write_predictions,
 )
-from .render import columns, say
+from .render import columns, loops_shown, printable, say
 
 if TYPE_CHECKING:
     from ..core.task import Task
 
 
-@click.command("eval", cls=opt.Command)
+@click.command("eval", cls=opt.EvalCommand)
 @opt.run_argument
 @opt.part_option
 @opt.option("--data", multiple=True, metavar="PATH", help="Data instead of held-out data.")
@@ -72,6 +73,7 @@ def command(
     runs: str,
     quiet: bool,
     as_json: bool,
+    **flags: Any,
 ) -> None:
     """Score RUN (the newest by default) on its held-out data, next to baselines."""
     from ..core.runs.catalogue import open_run
@@ -82,8 +84,11 @@ def command(
     opened = open_run(opt.part_of(run, part), Path(runs), whole=True)
     opened.check()
     task = opened.task()
+    evaluation = opt.task_options_of(task.EvalOptions, "eval", flags)
     if beam or length_penalty is not None:
         protocol = _beam_protocol(task, protocol, beam, length_penalty)
+
+    kernels.compile_in_background()
 
     from ..core.data.source import Source
     from ..core.ops.device import pick_device, use_threads
@@ -94,6 +99,7 @@ def command(
         say(text, quiet)
 
     use_threads(0)
+    kernels.use_kernels()
     model = opened.load_model(checkpoint, pick_device(device))
     if dtype not in (None, "float32"):
         from ..core.decode.quantized_linear import with_weights_in
@@ -134,20 +140,22 @@ def command(
             ]
         sequences = [part for s in sequences for part in arithmetic_coding.segments(s)]
         stride = arithmetic_coding.stride(model.config.context)
-    scores = report(
-        task,
-        tokenizer,
-        model,
-        sequences,
-        protocol=protocol,
-        stride=stride,
-        floor=floor,
-        training=lambda: training_items(opened, task),
-        note=note,
-        run=opened.title,
-        step=opened.checkpoint(checkpoint).step,
-        split=split,
-    )
+    with loops_shown(quiet):
+        scores = report(
+            task,
+            tokenizer,
+            model,
+            sequences,
+            protocol=protocol,
+            stride=stride,
+            floor=floor,
+            training=lambda: training_items(opened, task),
+            note=note,
+            evaluation=evaluation,
+            run=opened.title,
+            step=opened.checkpoint(checkpoint).step,
+            split=split,
+        )
     matrix = None
     if predictions is not None:
         found = list(task.predict(model, tokenizer, sequences))
@@ -155,9 +163,9 @@ def command(
         write_predictions(Path(predictions), names, found)
         scores["confusion"] = matrix = confusion(found)
     if predictions == "-":
-        say(json.dumps(scores) if as_json else table(scores), quiet)
+        say(json.dumps(scores) if as_json else table(scores, task.headline), quiet)
         return
-    click.echo(json.dumps(scores) if as_json else table(scores))
+    click.echo(json.dumps(scores) if as_json else table(scores, task.headline))
     if matrix is not None and not as_json:
         click.echo("\n" + confusion_text(matrix))
 
@@ -176,9 +184,9 @@ def _beam_protocol(
     return f"beam-{beam}" if float(alpha) == 0 else f"beam-{beam}-{alpha}"
 
 
-def table(scores: dict[str, Any]) -> str:
-    """The scores as text: the main metrics next to those of the baselines, then the rest. Of
-    several domains: those of each."""
+def table(scores: dict[str, Any], headline: tuple[str, ...] = ()) -> str:
+    """The scores as text: the main metrics next to those of the baselines, then the rest, then the
+    headline metrics of each group. Of several domains: those of each."""
     if "parts" in scores:
         whole = {k: v for k, v in scores.items() if k != "parts"} | {"floor": None}
         if whole[f"bits_per_{scores['unit']}"] is None:  # of parts that are not all lossless
@@ -202,8 +210,21 @@ def table(scores: dict[str, Any]) -> str:
         rows += [[name, _number(value)] for name, value in floor.items()]
     head = columns(rows, numbers=True)
     shown = {"schema", "task", "run", "floor", f"bits_per_{unit}", "unit", "confusion"}
-    rest = [[name, _number(value)] for name, value in scores.items() if name not in shown]
-    return f"{head}\n\n{columns(rest)}"
+    groups = [value for value in scores.values() if isinstance(value, list)]
+    rest = [
+        [name, _number(value)]
+        for name, value in scores.items()
+        if name not in shown and not isinstance(value, list)
+    ]
+    return "\n\n".join([head, columns(rest), *(_groups(each, headline) for each in groups)])
+
+
+def _groups(rows: list[dict[str, Any]], headline: tuple[str, ...]) -> str:
+    """A row a group: its name, its number of windows, and every metric that ends in a headline."""
+    first = list(rows[0])[:2]
+    names = [n for n in rows[0] if n in first or n.endswith(headline)]
+    cells = [[printable(_number(row[name])) for name in names] for row in rows]
+    return columns([[name.replace("_", " ") for name in names], *cells], numbers=True)
 
 
 def _number(value: Any) -> str:

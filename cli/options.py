@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 import click
 from click.shell_completion import CompletionItem
 
 from . import names
 from .settings import SECTIONS, check_settings, located, parameter, read_settings, typed
+
+if TYPE_CHECKING:
+    from ..core.task import Task
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -211,6 +214,10 @@ class TaskCommand(Command):
 class RunTaskCommand(Command):
     """A command that takes the task from the run: the first argument that is not an option."""
 
+    def options_of(self, task: type[Task]) -> type:
+        """The dataclass of the task whose fields are flags of this command."""
+        return task.SampleOptions
+
     def task_options(self, ctx: click.Context, args: list[str]) -> tuple[str, type] | None:
         from ..core.errors import TfmError
         from ..core.plugins import find
@@ -232,10 +239,31 @@ class RunTaskCommand(Command):
         for word in [*words, None]:
             try:
                 task = find("tasks", open_run(part_of(word, part), Path(root)).config["task"])
-                return task.name, task.SampleOptions
+                return task.name, self.options_of(task)
             except (TfmError, KeyError):
                 continue
         return None
+
+
+class EvalCommand(RunTaskCommand):
+    """The same of `tfm eval`."""
+
+    def options_of(self, task: type[Task]) -> type:
+        return task.EvalOptions
+
+
+def task_options_of(options: type, verb: str, flags: Mapping[str, Any]) -> Any:
+    """An instance of a task's options from the flags of a command. UsageError, before the work, if
+    a file that it names could not be written."""
+    from ..core.config import with_fields
+    from ..core.files import check_output
+
+    given = {f.name: flags[f.name] for f in fields(options) if flags.get(f.name) is not None}
+    found = with_fields(options(), verb, given)
+    for f in fields(options):
+        if f.metadata.get("file") and getattr(found, f.name):
+            check_output(Path(getattr(found, f.name)), force=True)
+    return found
 
 
 def part_of(run: str | None, part: str | None) -> str | None:

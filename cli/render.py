@@ -13,6 +13,7 @@ import click
 
 from ..core.display import BRAILLE_DOTS
 
+SHOW_SECONDS = 1.0  # after which the progress of a loop is shown
 PRINT_SECONDS = 10  # between progress lines, if stderr is not a terminal
 
 
@@ -125,6 +126,45 @@ class CodingProgress:
         elif not self.quiet and now - self.printed > PRINT_SECONDS:
             self.printed = now
             say(numbers)
+
+
+class LoopProgress:
+    """The progress of `core.progress.tracked` loops that take more than SHOW_SECONDS, one after the
+    other."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+        self.began = time.monotonic()
+        self.shown: CodingProgress | None = None
+        self.loop: tuple[int, str] | None = None
+
+    def show(self, done: int, total: int, unit: str) -> None:
+        if self.loop != (total, unit):
+            self.close()
+            self.loop, self.began = (total, unit), time.monotonic()
+        if self.shown is None and time.monotonic() - self.began > SHOW_SECONDS:
+            self.shown = CodingProgress(total, self.quiet, unit).__enter__()
+            self.shown.began = self.began
+        if self.shown is not None:
+            self.shown.show(min(1.0, done / max(1, total)))
+
+    def close(self) -> None:
+        if self.shown is not None:
+            self.shown.__exit__()
+        self.shown = None
+
+
+@contextmanager
+def loops_shown(quiet: bool) -> Iterator[None]:
+    """Shows the progress of long loops within: a live bar, or lines, on stderr."""
+    from ..core.progress import showing
+
+    progress = LoopProgress(quiet)
+    try:
+        with showing(progress.show):
+            yield
+    finally:
+        progress.close()
 
 
 class TrainingProgress:

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from ..core.errors import TfmError
+from ..core.plugins import find
 from . import options as opt
 from .render import columns, say
 
@@ -33,6 +34,8 @@ def command(runs: str, quiet: bool, as_json: bool) -> None:
     rows = [["run", "task", "size", "step", "score", "state"]]
     for entry in found:
         score = f"{entry['score']:.3f} bits/{entry['unit']}" if entry["score"] is not None else "-"
+        if entry["headline"]:
+            score = ", ".join(f"{name} {value:.4g}" for name, value in entry["headline"].items())
         rows.append(
             [
                 entry["run"],
@@ -62,7 +65,8 @@ def summary(run: Any) -> dict[str, Any]:
         status = run.status()
     except TfmError as error:
         state = f"damaged: {error}"
-        return {**about, "state": state, "step": 0, "unit": None, "score": None, "resume": None}
+        about |= {"state": state, "step": 0, "unit": None, "score": None}
+        return {**about, "headline": {}, "resume": None}
     scores = (status["final"] or {}).get("scores", {})
     unit = scores.get("unit")
     about["steps"] = status["steps"]
@@ -74,4 +78,13 @@ def summary(run: Any) -> dict[str, Any]:
         "step": status["step"],
         "unit": unit,
         "score": scores.get(f"bits_per_{unit}"),
+        "headline": {n: scores[n] for n in _headline(run) if scores.get(n) is not None},
     }
+
+
+def _headline(run: Any) -> tuple[str, ...]:
+    """The main metrics of a run's task; none if its package is not installed any more."""
+    try:
+        return tuple(find("tasks", run.config["task"]).headline)
+    except (TfmError, KeyError):
+        return ()

@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 import sys
-from dataclasses import fields as fields_of
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,7 +20,7 @@ from . import options as opt
 from .drawing import Job, Sample, Sampler
 from .outputs import Output
 from .prompts import Prompt, PromptReader, single_prompt
-from .render import printable, say
+from .render import loops_shown, printable, say
 from .searching import Searcher
 
 RANDOM = ("temperature", "top_k", "top_p", "min_p")  # fields of sampling at random
@@ -129,7 +128,6 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
     if "length_penalty" in fields and config.beam == 1:
         raise UsageError("--length-penalty: needs --beam")
 
-    from ..core.files import check_output
     from ..core.runs.catalogue import open_run
 
     try:
@@ -142,14 +140,8 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
     task = run.task()
     if task.greedy and not chosen:
         config = replace(config, greedy=True)
-    values = {f.name: flags[f.name] for f in fields_of(task.SampleOptions)}
-    options = with_fields(
-        task.SampleOptions(), "sample", {k: v for k, v in values.items() if v is not None}
-    )
+    options = opt.task_options_of(task.SampleOptions, "sample", flags)
     out = Output(flags["out"], task, as_json, options, flags["force"])
-    for f in fields_of(task.SampleOptions):
-        if f.metadata.get("file") and getattr(options, f.name):
-            check_output(Path(getattr(options, f.name)), force=True)
     if task.binary and not as_json and out.on_terminal:
         raise UsageError(f"--task {task.name} writes binary data: use --out FILE or a pipe")
     if task.draws_files and flags["draws"] > 1:
@@ -226,7 +218,9 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
         def note(text: str) -> None:
             say(text, quiet)
 
-        items = task.draw(model, tokenizer, prompt.data, heldout, config, options, note)
+        kernels.use_kernels()
+        with loops_shown(quiet):
+            items = task.draw(model, tokenizer, prompt.data, heldout, config, options, note)
         if as_json:
             out.stream.write(b"".join(json.dumps(each.record()).encode() + b"\n" for each in items))
         else:

@@ -17,6 +17,7 @@ import numpy as np
 from .display import marked
 from .errors import UsageError
 from .protocols import ByteTokenizer, Dataset, Ids, Items, Sequence, StreamDecoder, Tokenizer
+from .terms import Terms
 
 if TYPE_CHECKING:
     from .config import SampleConfig
@@ -85,6 +86,7 @@ class Task(ABC):
     Options: ClassVar[type] = NoOptions  # frozen dataclass; its fields are flags of `train`
     # frozen dataclass; its fields are flags of `sample`; metadata `file`: a file that is written
     SampleOptions: ClassVar[type] = NoOptions
+    EvalOptions: ClassVar[type] = NoOptions  # the same, of `eval`
     binary: ClassVar[bool] = False  # whether `write` outputs bytes that a terminal cannot show
     headline: ClassVar[tuple[str, ...]] = ()  # the main metrics of the domain
     generated: ClassVar[bool] = False  # whether the task makes its items: there is no --data
@@ -278,9 +280,10 @@ class Task(ABC):
         tokenizer: OwnTokenizer,
         sequences: Iterable[Sequence],
         protocol: str | None,
+        evaluation: OwnOptions,
     ) -> dict[str, Any]:
         """Metrics of the domain that need the model: accuracy, forecast errors. UsageError for an
-        unknown `--protocol`."""
+        unknown `--protocol`. evaluation: the flags of `EvalOptions`."""
         if protocol is not None:
             raise UsageError(f"--protocol {protocol}: the {self.name} task has none")
         return {}
@@ -288,6 +291,21 @@ class Task(ABC):
     def model_metrics_tokens(self, sequences: Iterable[Sequence], protocol: str | None) -> int:
         """The cost of `model_metrics`, as the number of ids that could be scored in its time."""
         return 0
+
+    def measures(self, tokenizer: OwnTokenizer) -> Mapping[str, bool]:
+        """The metrics in `terms`, which `--until` and `compare --metric` take, and whether more of
+        each is better."""
+        return {}
+
+    def terms(
+        self,
+        model: SequenceModel,
+        tokenizer: OwnTokenizer,
+        sequences: Iterable[Sequence],
+        protocol: str | None,
+    ) -> Terms:
+        """What `measures` are ratios of, item by item. UsageError for an unknown `--protocol`."""
+        raise NotImplementedError(f"the {self.name} task has no measures")
 
     def predict(
         self, model: SequenceModel, tokenizer: OwnTokenizer, sequences: Iterable[Sequence]

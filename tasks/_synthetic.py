@@ -452,7 +452,12 @@ class RecallTask(Synthetic):
         return "\n".join(f"{t} -> {a}" for t, a in zip(texts, answers, strict=True))
 
     def model_metrics(
-        self, model: Any, tokenizer: Any, sequences: Iterable[Sequence], protocol: str | None
+        self,
+        model: Any,
+        tokenizer: Any,
+        sequences: Iterable[Sequence],
+        protocol: str | None,
+        evaluation: Any,
     ) -> dict[str, Any]:
         """accuracy: the share of queries whose value is the likeliest id."""
         from ..core.score.likelihood import accuracy

@@ -15,6 +15,7 @@ from ..core.data.source import Source
 from ..core.errors import DataError, UsageError
 from ..core.protocols import Ids, Sequence
 from ..core.task import Description, Prediction
+from ..core.terms import Terms
 from ..tokenizers._clips import Clip, ClipTokenizer
 from ..tokenizers.mulaw import CODES, MulawTokenizer
 from ._audio.baselines import floors
@@ -29,7 +30,7 @@ from ._audio.recordings import SUFFIXES, is_sound
 from ._audio.rows import ClipRows, longest
 from ._audio.tokenizer import distortion, fit
 from ._labelled.folders import listed
-from ._labelled.prediction import accuracy, predictions
+from ._labelled.prediction import accuracy, label_terms, measures, predictions
 
 HOLDOUT = 0.1
 # of clips that can be cut, by default: with one id a sample, longer ones cost more than they give
@@ -203,13 +204,26 @@ class AudioTask(task.Task):
         tokenizer: ClipTokenizer,
         sequences: Iterable[Sequence],
         protocol: str | None,
+        evaluation: Any,
     ) -> dict[str, Any]:
         """`rate`; with last labels, `accuracy`: how often the most likely label is correct."""
-        found = super().model_metrics(model, tokenizer, sequences, protocol)
+        found = super().model_metrics(model, tokenizer, sequences, protocol, evaluation)
         found["rate"] = tokenizer.rate
         if tokenizer.label_position == "last":
             found["accuracy"] = accuracy(predictions(model, tokenizer, sequences))
         return found
+
+    def measures(self, tokenizer: ClipTokenizer) -> Mapping[str, bool]:
+        return measures(tokenizer)
+
+    def terms(
+        self,
+        model: Any,
+        tokenizer: ClipTokenizer,
+        sequences: Iterable[Sequence],
+        protocol: str | None,
+    ) -> Terms:
+        return label_terms(model, tokenizer, sequences)
 
     def predict(
         self, model: Any, tokenizer: ClipTokenizer, sequences: Iterable[Sequence]

@@ -19,6 +19,7 @@ from ..core.data.source import Source
 from ..core.errors import DataError, UsageError
 from ..core.protocols import Ids, Sequence
 from ..core.task import Description, Prediction
+from ..core.terms import Terms
 from ..tokenizers.patches import PatchTokenizer, Picture
 from ._image.baselines import histogram, png
 from ._image.completion import prompt_rows
@@ -32,7 +33,7 @@ from ._image.reader import SUFFIXES, is_picture_file, parse_size
 from ._image.reading import form_text, read_pictures
 from ._image.tokenizer import fit
 from ._labelled.folders import listed
-from ._labelled.prediction import accuracy, predictions
+from ._labelled.prediction import accuracy, label_terms, measures, predictions
 
 HOLDOUT = 0.1
 DROPOUT = ((500_000, 0.3), (4_000_000, 0.1))  # (training ids at most, dropout rate)
@@ -201,13 +202,26 @@ class ImageTask(task.Task):
         tokenizer: PatchTokenizer,
         sequences: Iterable[Sequence],
         protocol: str | None,
+        evaluation: Any,
     ) -> dict[str, Any]:
         """`levels`; with last labels, `accuracy`: how often the most likely label is correct."""
-        found = super().model_metrics(model, tokenizer, sequences, protocol)
+        found = super().model_metrics(model, tokenizer, sequences, protocol, evaluation)
         found["levels"] = tokenizer.form.levels
         if tokenizer.label_position == "last":
             found["accuracy"] = accuracy(predictions(model, tokenizer, sequences))
         return found
+
+    def measures(self, tokenizer: PatchTokenizer) -> Mapping[str, bool]:
+        return measures(tokenizer)
+
+    def terms(
+        self,
+        model: Any,
+        tokenizer: PatchTokenizer,
+        sequences: Iterable[Sequence],
+        protocol: str | None,
+    ) -> Terms:
+        return label_terms(model, tokenizer, sequences)
 
     def predict(
         self, model: Any, tokenizer: PatchTokenizer, sequences: Iterable[Sequence]

@@ -281,11 +281,12 @@ class MixTask(task.Task):
         tokenizer: MixedTokenizer,
         sequences: Iterable[Sequence],
         protocol: str | None,
+        evaluation: Any,
     ) -> dict[str, Any]:
         """`parts`: the scores of each part in its own units."""
         from ..core.score.report import report
 
-        found = super().model_metrics(model, tokenizer, sequences, protocol)
+        found = super().model_metrics(model, tokenizer, sequences, protocol, evaluation)
         found["parts"] = {}
         for name, part in self.mixed.items():
             own = [tokenizer.out_of(s) for s in sequences if s.side["part"] == name]

@@ -185,6 +185,7 @@ class PairsTask(task.Task):
         tokenizer: ByteTokenizer,
         sequences: Iterable[Sequence],
         protocol: str | None,
+        evaluation: Any,
     ) -> dict[str, Any]:
         """protocol: greedy (None), or beam-N or beam-N-A with length penalty A."""
         kept = list(sequences)

@@ -18,31 +18,28 @@ from ..core import task
 from ..core.config import SampleConfig
 from ..core.data.source import Source
 from ..core.errors import DataError, UsageError
+from ..core.progress import tracked
 from ..core.protocols import Dataset, Ids, Sequence
 from ..core.task import DataWarning, Description
+from ..core.terms import Terms
 from ..tokenizers._scales import Values
 from ..tokenizers.bins import BinsTokenizer, Window, parse
 from ._series.baselines import floors
+from ._series.cases import CHUNK, forecast_cases, forecast_cost
 from ._series.collection import Collection, Windows, fingerprint, follow, halves, split
 from ._series.doubts import doubts
+from ._series.forecast_table import write_paths
 from ._series.frequency import find_season, season_and_horizon
 from ._series.illustration import illustration, labels
-from ._series.metrics import QUANTILES
-from ._series.options import SeriesOptions, SeriesSampleOptions
+from ._series.options import SeriesEvalOptions, SeriesOptions, SeriesSampleOptions, parse_quantiles
 from ._series.output import Forecast, escape_formula, write_values
 from ._series.plot import fan, plot
 from ._series.prompts import Prompt, prompts_of_file, prompts_of_heldout
 from ._series.reader import Read, common_frequency, read
 from ._series.reading import lines, record, summary
+from ._series.scores import EVALUATION_PATHS, evaluated, terms
 from ._series.window_plot import window_plot
-from ._series.windows import (
-    adjacent_windows,
-    forecast_cases,
-    forecast_cost,
-    forecast_scores,
-    slide,
-    training_windows,
-)
+from ._series.windows import adjacent_windows, slide, training_windows
 
 NUMBER_OR_TIME = re.compile(
     r"-?\d*\.?\d+([eE][-+]?\d+)?|\d{4}[-/]\d{1,2}([-/]\d{1,2})?([T ][\d:.]+.*)?"
@@ -60,6 +57,7 @@ class SeriesTask(task.Task):
     default_tokenizer = "bins"
     Options = SeriesOptions
     SampleOptions = SeriesSampleOptions
+    EvalOptions = SeriesEvalOptions
     options: SeriesOptions
     floor_unit = ""  # the name of a floor includes its metric
     headline = ("mase", "wql")
@@ -224,14 +222,14 @@ class SeriesTask(task.Task):
         if train is not None:
             train = replace(train, season=tokenizer.season, horizon=tokenizer.horizon)
         negative = self.options.allow_negative
-        _, cases = forecast_cases(windows, protocol, tokenizer.history, negative)
+        cases = forecast_cases(windows, protocol, tokenizer.history, negative)
         return floors(train, cases, tokenizer.season, tokenizer.history, quick)
 
     def units(self, sequences: Iterable[Sequence]) -> dict[str, float]:
         return {"point": sum(int((s.target_weight() > 0).sum()) for s in sequences)}
 
     def model_metrics_tokens(self, sequences: Iterable[Sequence], protocol: str | None) -> int:
-        return forecast_cost(sequences, protocol)
+        return forecast_cost(sequences, protocol, EVALUATION_PATHS)
 
     def model_metrics(
         self,
@@ -239,11 +237,27 @@ class SeriesTask(task.Task):
         tokenizer: BinsTokenizer,
         sequences: Iterable[Sequence],
         protocol: str | None,
+        evaluation: SeriesEvalOptions,
     ) -> dict[str, Any]:
         """Forecast metrics. Protocol `last`: the last window of each series, in its own units;
         `rolling`: all windows, z-scored by the statistics of the training part."""
         negative = self.options.allow_negative
-        return forecast_scores(model, tokenizer, sequences, protocol, negative)
+        cases = forecast_cases(sequences, protocol, tokenizer.history, negative)
+        return {**evaluated(model, tokenizer, cases, evaluation), "protocol": protocol or "last"}
+
+    def measures(self, tokenizer: BinsTokenizer) -> dict[str, bool]:
+        return dict.fromkeys(("mase", "wql", "crps"), False)
+
+    def terms(
+        self,
+        model: Any,
+        tokenizer: BinsTokenizer,
+        sequences: Iterable[Sequence],
+        protocol: str | None,
+    ) -> Terms:
+        negative = self.options.allow_negative
+        cases = forecast_cases(sequences, protocol, tokenizer.history, negative)
+        return terms(model, tokenizer, cases)
 
     # -- samples -------------------------------------------------------------------------------
 
@@ -273,8 +287,9 @@ class SeriesTask(task.Task):
                     f"{sum(below):,} series never were negative: their forecasts end at 0 "
                     "(--allow-negative lets them go below)"
                 )
+        quantiles = parse_quantiles(sampling.quantiles)
         return [
-            Forecast(p.series.id, p.series.values, sampled, p.series.clock, p.first)
+            Forecast(p.series.id, p.series.values, sampled, p.series.clock, p.first, quantiles)
             for p, sampled in zip(prompts, paths, strict=True)
         ]
 
@@ -297,7 +312,12 @@ class SeriesTask(task.Task):
             name = f"{prompt.series.id}/{prompt.first}"  # the same paths as in `eval`
             window = Window(past, len(past), {"id": name})
             by_gap.setdefault(gap, []).append((index, window))
-        for gap, group in by_gap.items():
+        parts = [
+            (gap, group[start : start + CHUNK])
+            for gap, group in by_gap.items()
+            for start in range(0, len(group), CHUNK)
+        ]
+        for gap, group in tracked(parts, len(parts), f"groups of {CHUNK} forecasts"):
             windows = [window for _, window in group]
             sampled = forecast_values(
                 model, tokenizer, windows, gap + horizon, sampling.paths, config
@@ -308,16 +328,18 @@ class SeriesTask(task.Task):
     def write(
         self, items: list[Forecast], prompt: Any, sampling: SeriesSampleOptions, out: BinaryIO
     ) -> None:
-        """CSV with id, time, mean and the quantiles 0.1 ... 0.9."""
+        """CSV with id, time, mean and the quantiles."""
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
-        table.writerow(["id", "time", "mean", *map(str, QUANTILES)])
+        table.writerow(["id", "time", "mean", *parse_quantiles(sampling.quantiles)])
         for item in items:
             for name, *cells in item.rows():
                 table.writerow([escape_formula(name) if sampling.guard_formulas else name, *cells])
         out.write(text.getvalue().encode())
 
     def plot(self, items: list[Forecast], sampling: SeriesSampleOptions) -> None:
+        if sampling.paths_out:
+            write_paths(Path(sampling.paths_out), items, sampling.guard_formulas)
         if sampling.plot:
             plot(items, Path(sampling.plot))
 

@@ -12,7 +12,7 @@ from conftest import Tfm, Trained
 from tfm.core.config import TrainConfig
 from tfm.core.errors import UsageError
 from tfm.core.runs.run import Run
-from tfm.core.train.early_stopping import EarlyStopping, bound_of, check_until
+from tfm.core.train.early_stopping import Bound, EarlyStopping, bound_of, check_until
 
 
 def seen(config: TrainConfig, *nats: float) -> EarlyStopping:
@@ -50,15 +50,21 @@ def test_when_it_is_over(
 
 def test_a_goal_is_a_bound_on_what_is_measured() -> None:
     assert bound_of("plateau") is None
-    assert bound_of(" bits_per_byte < 1.6") == ("bits_per_byte", 1.6)
-    for wrong in ("", "best", "bits_per_byte>1", "bits_per_byte<x", "<3", "a<1e400"):
+    assert bound_of(" bits_per_byte < 1.6") == Bound("bits_per_byte", 1.6, above=False)
+    assert bound_of("accuracy>0.9") == Bound("accuracy", 0.9, above=True)
+    for wrong in ("", "best", "bits_per_byte=1", "bits_per_byte<x", "<3", "a<1e400"):
         with pytest.raises(UsageError, match="plateau, or METRIC<NUMBER"):
             bound_of(wrong)
-    check_until("nats_per_token<3", "byte", lossless=False)
+    check_until("nats_per_token<3", "byte", lossless=False, measures={})
     with pytest.raises(UsageError, match="measures nats_per_token$"):
-        check_until("bits_per_byte<3", "byte", lossless=False)
+        check_until("bits_per_byte<3", "byte", lossless=False, measures={})
     with pytest.raises(UsageError, match="measures bits_per_dim, nats_per_token$"):
-        check_until("bits_per_byte<3", "dim", lossless=True)
+        check_until("bits_per_byte<3", "dim", lossless=True, measures={})
+    check_until("accuracy>0.9", "dim", lossless=True, measures={"accuracy": True})
+    for wrong, advice in (("accuracy<0.9", "write accuracy>NUMBER"), ("mase>1", "write mase<")):
+        with pytest.raises(UsageError, match=advice):
+            measures = {"accuracy": True, "mase": False}
+            check_until(wrong, "dim", lossless=True, measures=measures)
 
 
 def training(text: Path, *more: object) -> tuple[object, ...]:

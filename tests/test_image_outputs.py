@@ -151,6 +151,11 @@ def test_predictions_agree_with_the_accuracy(folder: Path, tmp_path: Path) -> No
     assert (tmp_path / "s.csv").read_text() == (tmp_path / "p.csv").read_text()
     piped = tfm(*args, "--predictions", "-")
     assert piped.text == (tmp_path / "p.csv").read_text() and "accuracy" in piped.err
+    compared = ("compare", "runs/last", "runs/last", "--data", "a.npz")
+    same = tfm(*compared, "--metric", "accuracy", "--json").json()
+    assert same["accuracy_b"] == pytest.approx(scores["accuracy"]) and same["items"] == 60
+    assert (same["low"], same["high"], same["worse"]) == (0, 0, False)
+    assert "have accuracy; without" in tfm.error(*compared, "--metric", "wql")
     heldout = tfm("eval", "runs/last", "--predictions", "-").text
     assert heldout.startswith("item,label,predicted,probability\na.npz:x[")
 

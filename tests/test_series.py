@@ -19,15 +19,16 @@ from tfm.core.errors import DataError, UsageError
 from tfm.core.model.sequence_model import SequenceModel
 from tfm.tasks._series import collection as series_collection
 from tfm.tasks._series.baselines import floors, seasonal_naive
+from tfm.tasks._series.cases import forecast_cases
 from tfm.tasks._series.collection import MIXED_POINTS, Collection, Series, Windows, follow, split
 from tfm.tasks._series.forecast import HISTORY_VIEWS, encode_views, forecast_values, sample_paths
 from tfm.tasks._series.frequency import season_and_horizon
-from tfm.tasks._series.metrics import METRICS, QUANTILES, scores, seasonal_error
+from tfm.tasks._series.metrics import METRICS, QUANTILES, of_sorted, seasonal_error, sums
 from tfm.tasks._series.output import digits_for
 from tfm.tasks._series.reader import parse
 from tfm.tasks._series.reading import Columns
-from tfm.tasks._series.windows import forecast_cases
 from tfm.tasks.series import SeriesOptions, SeriesTask
+from tfm.tokenizers._scales import Values
 from tfm.tokenizers.bins import FIRST_BIN_ID, MISSING_ID, BinsTokenizer, Window
 
 PUBLISHED = Path(__file__).parent.parent.parent / "shared" / "data" / "timeseries"
@@ -228,6 +229,10 @@ def test_held_out_windows_tile_what_is_held_out() -> None:
 # -- metrics -------------------------------------------------------------------------------------
 
 
+def scores(paths: list[Values], actual: list[Values], error: Values) -> dict[str, float]:
+    return sums(iter(zip(paths, actual, error.tolist(), strict=True))).scores()
+
+
 def test_metrics_of_a_case_worked_by_hand() -> None:
     """History 1 3 2 6 at season 2: seasonal error (|2 - 1| + |6 - 3|) / 2 = 2. Two points 4, 10
     forecast as 5, 8: absolute errors 1, 2."""
@@ -250,6 +255,26 @@ def test_quantile_loss_and_crps_of_paths() -> None:
     assert found["wql"] == pytest.approx(np.mean(loss) / 0.25)
     pairs = np.abs(paths - paths.T).mean()
     assert found["crps"] == pytest.approx(np.abs(paths - 0.25).mean() - pairs / 2)
+
+
+def test_coverage_is_the_share_of_values_inside_the_central_interval() -> None:
+    paths = np.linspace(0, 1, 101)[:, None]
+    inside = {0.25: (50, 80, 90), 0.2499: (80, 90), 0.1: (80, 90), 0.06: (90,), 0.04: (), 1.5: ()}
+    found = [scores([paths], [np.array([y])], np.ones(1)) for y in inside]
+    for percents, each in zip(inside.values(), found, strict=True):
+        assert [each[f"coverage_{p}"] for p in (50, 80, 90)] == [
+            p in percents for p in (50, 80, 90)
+        ]
+    whole = scores([paths] * 6, [np.array([y]) for y in inside], np.ones(6))
+    assert whole["coverage_80"] == pytest.approx(3 / 6)
+
+
+def test_quantiles_of_sorted_paths_are_those_of_numpy() -> None:
+    paths = np.random.default_rng(0).normal(size=(13, 5))
+    wanted = (0.001, 0.1, 0.25, 0.5, 0.77, 0.999)
+    np.testing.assert_allclose(
+        of_sorted(np.sort(paths, axis=0), wanted), np.quantile(paths, wanted, axis=0)
+    )
 
 
 def test_missing_points_and_constant_histories_do_not_count() -> None:
@@ -297,7 +322,7 @@ def test_floors_are_finite_and_named_by_metric() -> None:
     train, held = split(collection(values), 0.1)
     tokenizer = SeriesTask(SeriesOptions(history=16)).fit_tokenizer("bins:16", train)
     windows = SeriesTask(SeriesOptions()).sequences(held, tokenizer)
-    found = floors(train, forecast_cases(windows, None, 16)[1], held.season, 16)
+    found = floors(train, forecast_cases(windows, None, 16), held.season, 16)
     assert set(found) == {
         f"{m}_{k}" for m in ("seasonal_naive", "theta", "ets", "ridge") for k in METRICS
     }
@@ -381,16 +406,17 @@ def test_protocols_and_their_floors() -> None:
     train, held = split(collection(values), 0.2)
     tokenizer = task.fit_tokenizer("bins:255", train)
     sequences = list(task.sequences(held, tokenizer))
-    model = model_for(tokenizer)
-    last = task.model_metrics(model, tokenizer, sequences, None)
-    rolling = task.model_metrics(model, tokenizer, sequences, "rolling")
+    model, plain = model_for(tokenizer), task.EvalOptions()
+    last = task.model_metrics(model, tokenizer, sequences, None, plain)
+    rolling = task.model_metrics(model, tokenizer, sequences, "rolling", plain)
     assert (last["protocol"], last["windows"]) == ("last", 1)
     assert (rolling["protocol"], rolling["windows"]) == ("rolling", 4)
     with pytest.raises(UsageError, match="last and rolling"):
-        task.model_metrics(model, tokenizer, sequences, "middle")
+        task.model_metrics(model, tokenizer, sequences, "middle", plain)
 
     every = task.slide(sequences, tokenizer, 1)
-    assert task.model_metrics(model, tokenizer, every, "rolling")["windows"] == len(every) == 10
+    strided = task.model_metrics(model, tokenizer, every, "rolling", plain)
+    assert strided["windows"] == len(every) == 10
     starts = np.arange(48, 58)
     assert [s.side["first"] for s in every] == starts[::-1].tolist()
     z = (values - values[:48].mean()) / values[:48].std()

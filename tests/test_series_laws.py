@@ -228,7 +228,7 @@ def test_extreme_values_are_forecast_or_refused_without_warnings(values: np.ndar
     from helpers import small_model
 
     from tfm.core.config import SampleConfig
-    from tfm.tasks._series.windows import forecast_cases, forecast_scores
+    from tfm.tasks._series.cases import forecast_cases
     from tfm.tasks.series import SeriesOptions, SeriesTask
 
     rows = "".join(
@@ -255,7 +255,7 @@ def test_extreme_values_are_forecast_or_refused_without_warnings(values: np.ndar
         assert out.getvalue().count(b"\n") == 7
         assert all(np.isfinite(f.paths).all() for f in forecasts)
         assert task.preview(forecasts, None, task.SampleOptions(), 80)
-        forecast_scores(model, tokenizer, sequences, None)
+        task.model_metrics(model, tokenizer, sequences, None, task.EvalOptions())
         task.window_floor(lambda: train, sequences, tokenizer, None)
         assert forecast_cases(sequences, "rolling", 8)
 

@@ -124,6 +124,159 @@ def test_the_metrics_of_eval_are_those_of_utilsforecast(runs: Tfm) -> None:
     assert wql == pytest.approx(scores["wql"], rel=1e-4)
 
 
+# -- tables --------------------------------------------------------------------------------------
+
+
+def test_scores_by_series_and_by_step_are_parts_of_the_whole(runs: Tfm) -> None:
+    plain = runs("eval", "run", "--json").json()
+    by_series = runs("eval", "run", "--by", "series", "--json").json()["by_series"]
+    by_step = runs("eval", "run", "--by", "step", "--json").json()["by_step"]
+    assert [row["series"] for row in by_series] == ["a", "b", "c"]
+    assert [(row["step"], row["windows"]) for row in by_step] == [(n, 3) for n in range(1, 8)]
+    for rows in (by_series, by_step):  # every row has as many points as the others
+        for name in ("mae", "mse", "crps", "coverage_50", "coverage_90"):
+            assert np.mean([row[name] for row in rows]) == pytest.approx(plain[name])
+    for rows in (by_series,):
+        for name in ("mase", "seasonal_naive_mase"):
+            whole = {**plain, **plain["floor"]}[name]
+            assert np.mean([row[name] for row in rows]) == pytest.approx(whole)
+    text = runs("eval", "run", "--by", "step").text
+    assert text.count("\n") > 20 and "seasonal naive wql" in text
+
+
+def test_forecasts_are_written_with_the_actual_values(runs: Tfm) -> None:
+    """CSV and parquet have the same figures, and those are the ones that are scored."""
+    import pandas as pd
+
+    flags = ("--protocol", "rolling", "--quantiles", "0.05,0.5,0.95")
+    panel(runs.folder, "more.csv", "abc", 0, 141)
+    data = ("--data", "more.csv", "--stride", 7)
+    scores = runs("eval", "run", *data, *flags, "--forecasts", "all.csv", "--json").json()
+    runs("eval", "run", *data, *flags, "--forecasts", "f.parquet")
+    text = pd.read_csv(runs.folder / "all.csv", dtype={"id": str})
+    typed = pd.read_parquet(runs.folder / "f.parquet")
+    figures = ["actual", "mean", "0.05", "0.5", "0.95"]
+    assert list(text) == list(typed) == ["id", "cutoff", "time", *figures]
+    assert len(text) == scores["windows"] * 7
+    assert text["id"].tolist() == typed["id"].tolist()
+    for name in ("cutoff", "time"):
+        assert pd.to_datetime(text[name]).tolist() == typed[name].tolist()
+    np.testing.assert_allclose(text[figures], typed[figures], rtol=1e-9)
+    ahead = (typed["time"] - typed["cutoff"]).dt.days
+    assert ahead.tolist() == [1, 2, 3, 4, 5, 6, 7] * scores["windows"]
+    known = pd.read_csv(runs.folder / "more.csv").rename(columns={"ds": "time", "y": "true"})
+    both = text.merge(known.astype({"id": str}), on=["id", "time"])
+    np.testing.assert_allclose(both["actual"], both["true"])
+    inside = typed["actual"].between(typed["0.05"], typed["0.95"])
+    assert inside.mean() == pytest.approx(scores["coverage_90"])
+
+
+def test_the_forecasts_of_eval_are_evaluated_by_other_libraries(runs: Tfm) -> None:
+    evaluation = pytest.importorskip("utilsforecast.evaluation")
+    losses = pytest.importorskip("utilsforecast.losses")
+    import pandas as pd
+
+    scores = runs("eval", "run", "--forecasts", "g.parquet", "--json").json()
+    frame = pd.read_parquet(runs.folder / "g.parquet")
+    named = {"id": "unique_id", "time": "ds", "actual": "y", "0.5": "tfm"}
+    found = evaluation.evaluate(
+        frame.rename(columns=named)[["unique_id", "ds", "cutoff", "y", "tfm"]],
+        metrics=[losses.mae, losses.smape],
+    )
+    means = found.groupby("metric")["tfm"].mean()
+    assert means["mae"] == pytest.approx(scores["mae"])
+    assert 200 * means["smape"] == pytest.approx(scores["smape"])
+
+
+def test_sample_paths_and_quantiles_are_written(runs: Tfm) -> None:
+    import pandas as pd
+
+    flags = ("--paths", 40, "--quantiles", "0.025,0.5,0.975")
+    done = runs("sample", "run", *flags, "--paths-out", "p.csv")
+    table = pd.read_csv(io.StringIO(done.text))
+    assert list(table) == ["id", "time", "mean", "0.025", "0.5", "0.975"]
+    runs("sample", "run", *flags, "--paths-out", "p.parquet")
+    for paths in (
+        pd.read_csv(runs.folder / "p.csv"),
+        pd.read_parquet(runs.folder / "p.parquet").assign(time=lambda t: t["time"].astype(str)),
+    ):
+        assert list(paths) == ["id", "time", *map(str, range(1, 41))]
+        assert (paths[["id", "time"]] == table[["id", "time"]]).all(axis=None)
+        values = paths[list(map(str, range(1, 41)))].to_numpy()
+        np.testing.assert_allclose(values.mean(1), table["mean"])
+        np.testing.assert_allclose(np.quantile(values, 0.975, axis=1), table["0.975"])
+    record = json.loads(runs("sample", "run", *flags, "--json").text.splitlines()[0])
+    assert list(record["quantiles"]) == ["0.025", "0.5", "0.975"]
+
+
+def test_wrong_tables_are_refused_before_the_work(runs: Tfm) -> None:
+    for flags, message in (
+        (("sample", "run", "--quantiles", "0.1,2"), "'2' is not a number between 0 and 1"),
+        (("sample", "run", "--quantiles", "0.1,0.10"), "0.10 is named twice"),
+        (("sample", "run", "--paths-out", "p.txt"), "must end in .csv or .parquet"),
+        (("eval", "run", "--forecasts", "no/such/f.csv"), "there is no folder no/such"),
+        (("eval", "run", "--forecasts", "f.json"), "must end in .csv or .parquet"),
+        (("eval", "run", "--by", "day"), "'day' is not one of 'series', 'step'"),
+        (("eval", "run", "--paths", 0), "--paths 0: must be at least 1"),
+    ):
+        assert message in runs.error(*flags)
+
+
+# -- comparing and stopping by forecast metrics ----------------------------------------------------
+
+
+def test_runs_are_compared_by_forecast_metrics(runs: Tfm) -> None:
+    """Also runs with other tokenizers, whose likelihoods are not comparable."""
+    data = ("--data", "train.csv", "--test", "test.csv", "--season", 7, "--horizon", 7)
+    start = ("train", "--task", "series", *data, "--size", "nano", "-q")
+    runs(*start, "--history", 21, "--tokenizer", "bins:64", "--steps", 60, "--run", "other")
+    assert "compare them by --metric mase, wql, crps" in runs.error("compare", "run", "other")
+    for metric in ("mase", "wql", "crps"):
+        scores = [runs("eval", name, "--json").json()[metric] for name in ("run", "other")]
+        found = runs("compare", "other", "run", "--metric", metric, "--margin", 9, "--json").json()
+        assert [found[f"{metric}_b"], found[f"{metric}_a"]] == pytest.approx(scores)
+        assert found["difference"] == pytest.approx(scores[0] - scores[1])
+        assert found["low"] <= found["difference"] <= found["high"]
+        assert found["metric"] == metric and found["items"] == 3
+    same = runs("compare", "run", "run", "--metric", "mase", "--json").json()
+    assert (same["low"], same["high"], same["worse"]) == (0, 0, False)
+    assert "--metric mae: run and run have mase, wql, crps" in runs.error(
+        "compare", "run", "run", "--metric", "mae"
+    )
+    other = ("--data", "train.csv", "--test", "test.csv", "--season", 5, "--horizon", 7)
+    runs("train", "--task", "series", *other, *NANO, "--run", "season")
+    assert "measure mase by other standards" in runs.error(
+        "compare", "run", "season", "--metric", "mase"
+    )
+    assert "--protocol: needs --metric" in runs.error(
+        "compare", "run", "run", "--protocol", "rolling"
+    )
+
+
+def test_training_stops_at_a_forecast_metric(runs: Tfm) -> None:
+    panel(runs.folder, "whole.csv", "abc", 0, 200)
+    start = ("train", "--task", "series", "--data", "whole.csv", "--season", 7, "--horizon", 7)
+    flags = ("--size", "nano", "--history", 28, "--steps", 200, "--set", "train.eval_every=10")
+    done = runs(*start, *flags, "--until", "mase<5", "--run", "until", "--json").json()
+    assert done["ended_by"] == "until" and done["reached"] and done["step"] < 200
+    assert "less is better, write mase<NUMBER" in runs.error(
+        *start, *flags, "--until", "mase>5", "--run", "no"
+    )
+    never = runs(*start, "--steps", 4, *flags[:4], "--until", "wql<0.0001", "--run", "x", code=5)
+    assert "--until wql<0.0001: not reached" in never.err
+
+
+def test_runs_are_listed_with_the_metrics_of_their_task(runs: Tfm) -> None:
+    listed = runs("runs", "--runs", ".", "--json").json()["runs"]
+    entry = next(e for e in listed if e["run"].endswith("run"))
+    scores = runs("eval", "run", "--json").json()
+    assert entry["headline"] == pytest.approx({n: scores[n] for n in ("mase", "wql")})
+    assert f"mase {scores['mase']:.4g}, wql" in runs("runs", "--runs", ".").text
+
+
+# -- signs ---------------------------------------------------------------------------------------
+
+
 def test_series_without_negative_values_have_no_negative_forecasts(runs: Tfm) -> None:
     body = "".join(f"{np.datetime64('2024-01-01') + k},{max(0, k % 9 - 5)}\n" for k in range(60))
     (runs.folder / "counts.csv").write_text(f"ds,y\n{body}")
@@ -213,8 +366,8 @@ def test_series_that_are_not_drawn_are_counted(tmp_path: Path) -> None:
 def test_eval_scores_no_negative_forecast_of_a_series_without_negatives() -> None:
     from helpers import small_model
 
+    from tfm.tasks._series.cases import forecast_cases, forecasts
     from tfm.tasks._series.collection import Collection, Series
-    from tfm.tasks._series.windows import _sample_paths, forecast_cases
     from tfm.tasks.series import SeriesOptions, SeriesTask
 
     values = np.maximum(0, np.arange(60.0) % 9 - 5)
@@ -226,25 +379,25 @@ def test_eval_scores_no_negative_forecast_of_a_series_without_negatives() -> Non
     windows = list(task.sequences(held, tokenizer))
     lowest = []
     for allowed in (False, True):
-        chosen, cases = forecast_cases(windows, None, tokenizer.history, allowed)
-        (paths,) = _sample_paths(model, tokenizer, chosen, cases)
+        cases = forecast_cases(windows, None, tokenizer.history, allowed)
+        ((_, paths),) = forecasts(model, tokenizer, cases, 100)
         lowest.append(float(paths.min()))
     assert lowest[0] == 0 > lowest[1]
 
 
 def test_baselines_see_the_history_of_the_model_and_no_more() -> None:
+    from tfm.tasks._series.cases import forecast_cases
     from tfm.tasks._series.collection import Collection, Series
-    from tfm.tasks._series.windows import forecast_cases
     from tfm.tasks.series import SeriesOptions, SeriesTask
 
     items = Collection((Series("x", np.sin(np.arange(60.0))),), (0,), 4, 3, "test", "test")
     task = SeriesTask(SeriesOptions(season=4, horizon=3, history=8))
     train, held = task.split(items, 0.3)
     tokenizer = task.fit_tokenizer("bins:64", train)
-    chosen, cases = forecast_cases(task.sequences(held, tokenizer), "rolling", tokenizer.history)
+    cases = forecast_cases(task.sequences(held, tokenizer), "rolling", tokenizer.history)
     assert len(cases) == 6
-    for window, case in zip(chosen, cases, strict=True):
-        first = window.side["first"]
+    for case in cases:
+        first = case.side["first"]
         np.testing.assert_array_equal(case.past, items.series[0].values[first - 8 : first])
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,8 +15,9 @@ from ..model.attention import Attention
 from ..model.conv import Convolution
 from ..model.layers import FeedForward, Linear
 from ..model.positions import alibi_slopes, rotary_angles, sinusoids
-from ..model.rnn import Recurrent
+from ..model.rnn import CELLS, Recurrent
 from ..model.sequence_model import SequenceModel
+from ..ops.native_calls import address
 from .quantized_linear import DTYPES
 
 NORMS = ("none", "rmsnorm", "layernorm")
@@ -42,7 +45,7 @@ class BlockStruct(ctypes.Structure):
         *((name, _int) for name in ("mixer", "dilation")),
         *((name, NormStruct) for name in NORM_PLACES),
         *((name, LinearStruct) for name in LINEARS),
-        *((name, _pointer) for name in ("keys", "values")),
+        *((name, _pointer) for name in ("keys", "values", "prefix_keys", "prefix_values")),
     ]
 
 
@@ -60,6 +63,7 @@ class ModelStruct(ctypes.Structure):
                 "hidden",
                 "state_width",
                 "cache_positions",
+                "prefix_positions",
                 "norm_kind",
                 "pre_norm",
                 "sandwich",
@@ -85,6 +89,8 @@ class TokensStruct(ctypes.Structure):
     _fields_ = [
         *((name, _int) for name in ("count", "logits_count")),
         *((name, _pointer) for name in ("ids", "sequences", "positions", "table_rows")),
+        *((name, _pointer) for name in ("prefixes", "prefix_lengths")),
+        ("times", ctypes.c_int64),
         *((name, _pointer) for name in ("cos", "sin", "position_embedding", "logits")),
     ]
 
@@ -148,6 +154,91 @@ class NativeModel:
         self.slopes = alibi_slopes(self.config.heads, torch.device("cpu")) if alibi else None
         counting = torch.arange(model.config.context)[:, None].expand(-1, model.config.axes)
         self.default_tables = self.position_tables(counting)
+
+        self.logits_stride = round_up(model.config.vocab_size, self.panel)
+        self.value_width = round_up(model.config.head_width, 2 * self.lanes)
+        self.state_width = round_up(model.config.width, self.lanes)
+
+    @property
+    def projected_width(self) -> int:
+        """The most numbers that a token has between two products."""
+        config = self.config
+        gates = max(
+            (CELLS[name][1] for name in config.mixers.split(",") if name in CELLS), default=1
+        )
+        qkv_width = config.width + 2 * config.groups * config.head_width
+        widest: tuple[int, ...] = (
+            2 * config.hidden,
+            qkv_width,
+            max(2, gates, config.kernel) * config.width,
+        )
+        return max(widest)
+
+    @property
+    def threads(self) -> int:
+        """More threads than panels of the widest product would only wait."""
+        threads: int = min(torch.get_num_threads(), -(-self.projected_width // self.panel))
+        return threads
+
+    def key_value_cache(self, rows: int, positions: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of an attention layer, for `positions`, a multiple of the lanes."""
+        config, blocks = self.config, positions // self.lanes
+        keys = torch.zeros(rows, config.groups, blocks, config.head_width, self.lanes)
+        return keys, torch.zeros(rows, config.groups, positions, self.value_width)
+
+    def struct(
+        self,
+        caches: Sequence[tuple[Tensor, ...]],
+        positions: int,
+        max_tokens: int,
+        prefix_positions: int = 0,
+        queries: int = 1,
+    ) -> tuple[ModelStruct, list[Tensor]]:
+        """The model with its caches, one tuple a layer: keys, values and those of prefixes; and the
+        buffers that it points to, which the caller keeps. queries: whose scores a thread holds."""
+        config = self.config
+        buffer_stride = round_up(self.projected_width, self.panel) + self.panel
+        of_scores = (self.threads, queries, prefix_positions + positions)
+        shapes = [*[(max_tokens, buffer_stride)] * 4, of_scores]
+        buffers = [torch.zeros(shape) for shape in shapes]
+        blocks = [
+            BlockStruct(*block, *(tensor.data_ptr() for tensor in cache))
+            for block, cache in zip(self.blocks, caches, strict=True)
+        ]
+        return (
+            ModelStruct(
+                config.layers,
+                config.width,
+                config.heads,
+                config.groups,
+                config.head_width,
+                self.value_width,
+                config.hidden,
+                self.state_width,
+                positions,
+                prefix_positions,
+                NORMS.index(config.norm),
+                config.norm_position != "post",
+                config.norm_position == "sandwich",
+                config.residual,
+                FFNS.index(config.ffn),
+                config.qk_norm,
+                config.window,
+                config.kernel,
+                buffer_stride,
+                self.logits_stride,
+                config.norm_eps,
+                config.softcap,
+                math.sqrt(config.width) if config.positions == "sinusoidal" else 1.0,
+                self.embedding,
+                address(self.slopes),
+                self.final_norm,
+                self.lm_head,
+                (BlockStruct * config.layers)(*blocks),
+                *(buffer.data_ptr() for buffer in buffers),
+            ),
+            buffers,
+        )
 
     def _keep(self, tensor: Tensor | None) -> int | None:
         if tensor is None:

@@ -7,18 +7,16 @@ Prefill and decoding share the code, so they compute the same sums.
 from __future__ import annotations
 
 import ctypes
-import math
 import time
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import ModelConfig
 from ..model.rnn import CELLS
 from ..ops.native_calls import address
 from ..protocols import Ids
-from .native_model import FFNS, NORMS, BlockStruct, ModelStruct, NativeModel, TokensStruct, round_up
+from .native_model import NativeModel, TokensStruct, round_up
 
 PREFILL_TOKENS = 32  # tokens of a prompt in one call
 TRIAL_STEPS, TRIAL_PERIOD_STEPS = 4, 64  # the first 4 steps of every 64 time one thread and all
@@ -48,22 +46,16 @@ class _ThreadChooser:
 
 
 def _make_cache(
-    config: ModelConfig,
-    block: int,
-    rows: int,
-    positions: int,
-    lanes: int,
-    value_width: int,
-    state_width: int,
+    native: NativeModel, block: int, rows: int, positions: int
 ) -> tuple[Tensor, Tensor]:
     """The fields keys and values of a BlockStruct, see decode_step.c."""
-    mixer, nothing = config.mixer(block), torch.zeros(0)
+    config, nothing = native.config, torch.zeros(0)
+    mixer = config.mixer(block)
     if mixer == "attention":
-        keys = torch.zeros(rows, config.groups, positions // lanes, config.head_width, lanes)
-        return keys, torch.zeros(rows, config.groups, positions, value_width)
+        return native.key_value_cache(rows, positions)
     if mixer == "conv":
         return torch.zeros(rows, positions, config.width), nothing
-    return torch.zeros(rows, 2, state_width), nothing
+    return torch.zeros(rows, 2, native.state_width), nothing
 
 
 class NativeSlots:
@@ -71,71 +63,25 @@ class NativeSlots:
 
     def __init__(self, native: NativeModel, rows: int, length: int) -> None:
         self.native, self.rows = native, rows
-        config, lanes = native.config, native.lanes
-        positions = round_up(length, lanes)
+        config = native.config
+        positions = round_up(length, native.lanes)
         max_tokens = max(rows, PREFILL_TOKENS)
-        qkv_width = config.width + 2 * config.groups * config.head_width
-        gates = max(
-            (CELLS[name][1] for name in config.mixers.split(",") if name in CELLS), default=1
-        )
-        projected_width = max(
-            *(2 * config.hidden, qkv_width), *(max(2, gates, config.kernel) * config.width,)
-        )
-        buffer_stride = round_up(projected_width, native.panel) + native.panel
-        value_width = round_up(config.head_width, 2 * lanes)
-        state_width = round_up(config.width, lanes)
         # the extra row is for prefill: `assign` copies it to the row of the prompt
         self.caches = [
-            _make_cache(config, number, rows + 1, positions, lanes, value_width, state_width)
-            for number in range(config.layers)
-        ]
-        blocks = [
-            BlockStruct(*block, *(tensor.data_ptr() for tensor in cache))
-            for block, cache in zip(native.blocks, self.caches, strict=True)
+            _make_cache(native, number, rows + 1, positions) for number in range(config.layers)
         ]
         self._thread_choosers: dict[int, _ThreadChooser] = {}  # by the number of tokens of a step
-        # more threads than panels of the widest product would only wait
-        self.threads = min(torch.get_num_threads(), -(-projected_width // native.panel))
-        shapes = [(max_tokens, buffer_stride)] * 4 + [(self.threads, positions)]
-        self._buffers = [torch.zeros(shape) for shape in shapes]
-        logits_stride = round_up(config.vocab_size, native.panel)
-        self._model = ModelStruct(
-            config.layers,
-            config.width,
-            config.heads,
-            config.groups,
-            config.head_width,
-            value_width,
-            config.hidden,
-            state_width,
-            positions,
-            NORMS.index(config.norm),
-            config.norm_position != "post",
-            config.norm_position == "sandwich",
-            config.residual,
-            FFNS.index(config.ffn),
-            config.qk_norm,
-            config.window,
-            config.kernel,
-            buffer_stride,
-            logits_stride,
-            config.norm_eps,
-            config.softcap,
-            math.sqrt(config.width) if config.positions == "sinusoidal" else 1.0,
-            native.embedding,
-            address(native.slopes),
-            native.final_norm,
-            native.lm_head,
-            (BlockStruct * config.layers)(*blocks),
-            *(buffer.data_ptr() for buffer in self._buffers),
-        )
+        self.threads = native.threads
+        self._model, self._buffers = native.struct(self.caches, positions, max_tokens)
+        logits_stride = native.logits_stride
         self._inputs = np.zeros((4, max_tokens), np.int64)  # ids, sequences, positions, table_rows
-        self._tokens = TokensStruct(0, 0, *self._addresses(), *map(address, native.default_tables))
+        self._tokens = self._tokens_with(native.default_tables)
         self._step_logits = torch.zeros(rows, logits_stride)
         self._row_logits = torch.zeros(rows, logits_stride)
 
-    def _addresses(self) -> list[int]:
-        return [each.ctypes.data for each in self._inputs]
+    def _tokens_with(self, tables: tuple[Tensor | None, ...]) -> TokensStruct:
+        inputs = (each.ctypes.data for each in self._inputs)
+        return TokensStruct(0, 0, *inputs, None, None, 0, *map(address, tables))
 
     def _step(
         self, rows: Ids | int, ids: Ids, indices: Ids, positions: Ids | None, logits: Tensor | None
@@ -146,7 +92,7 @@ class NativeSlots:
         if positions is not None:
             table_rows = np.arange(count)
             tables = native.position_tables(torch.from_numpy(positions))
-            tokens = TokensStruct(0, 0, *self._addresses(), *map(address, tables))
+            tokens = self._tokens_with(tables)
         for buffer, values in zip(self._inputs, (ids, rows, indices, table_rows), strict=True):
             buffer[:count] = values
         tokens.count, tokens.logits_count = count, 0 if logits is None else len(logits)

@@ -73,6 +73,11 @@ class Heads(ctypes.Structure):
 NO_DROPOUT = Dropout(0, 0, 1.0)
 
 
+def library() -> ctypes.CDLL | None:
+    """What `load` loaded."""
+    return _library
+
+
 def address(tensor: Tensor | None) -> int | None:
     """Where the tensor's memory begins; None, a null pointer in C, without one."""
     return None if tensor is None else tensor.data_ptr()

@@ -2,14 +2,13 @@
 interval.
 
 Items are resampled with replacement, the same ones for both models, and the difference in bits per
-unit is computed for each resample (Efron & Tibshirani 1993; Koehn 2004). So the variation between
-items that both models share cancels.
+unit, or in another metric, is computed for each resample (Efron & Tibshirani 1993; Koehn 2004). So
+the variation between items that both models share cancels.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -102,7 +101,7 @@ def _content(item: Any) -> bytes:
 
 @dataclass(frozen=True)
 class Difference:
-    """Bits per unit of model b minus those of model a, with its confidence interval."""
+    """A metric of model b minus that of model a, with its confidence interval."""
 
     value: float
     low: float
@@ -110,14 +109,15 @@ class Difference:
 
 
 def difference(a: Array, b: Array, units: Array, seed: int = 0) -> Difference:
-    """a, b: nats of N >= 2 blocks by each model; units: of these blocks; all (N,)."""
-    count, excess_bits = len(units), (b - a) / math.log(2)
+    """The ratio of sums of b and `units`, minus that of a and `units`. a, b: what N >= 2 blocks add
+    to the numerator, such as bits; units: to the denominator; all (N,)."""
+    count, excess = len(units), b - a
     rng = np.random.default_rng(key(seed, "bootstrap"))
     differences: list[Array] = []
     rows = max(1, MAX_RESAMPLED_ITEMS // count)
     for start in range(0, RESAMPLES, rows):
         items = rng.integers(0, count, (min(rows, RESAMPLES - start), count))
-        differences.append(excess_bits[items].sum(1) / np.maximum(units[items].sum(1), 1e-300))
+        differences.append(excess[items].sum(1) / np.maximum(units[items].sum(1), 1e-300))
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(np.concatenate(differences), (tail, 1 - tail))
-    return Difference(float(excess_bits.sum() / units.sum()), float(low), float(high))
+    return Difference(float(excess.sum() / units.sum()), float(low), float(high))

@@ -10,6 +10,7 @@ from typing import Any
 from ..data.sequence_store import Store
 from ..errors import TfmError
 from ..model.sequence_model import SequenceModel
+from ..progress import tracked
 from ..protocols import Items, Sequence, Tokenizer
 from ..task import Task
 from .likelihood import evaluate
@@ -29,13 +30,15 @@ def report(
     floor: Mapping[str, float] | None = None,
     training: Callable[[], Items] | None = None,
     note: Callable[[str], None] | None = None,
+    evaluation: Any = None,
     **about: Any,
 ) -> dict[str, Any]:
     """The object that `eval --json` prints.
 
     stride: of the windows, in units if the task slides its own (`Task.slides`), else in tokens;
     floor: scores of trivial baselines, computed if None, from the training items that `training()`
-    reads; note: receives warnings; about: further fields (run, step, split).
+    reads; note: receives warnings; evaluation: flags of the task (`Task.EvalOptions`), None for
+    their defaults; about: further fields (run, step, split).
 
     `sequences` is read twice: for the likelihood and for the task's metrics. nll is in nats over
     all items; bits per unit is None unless the tokenizer is lossless.
@@ -43,7 +46,8 @@ def report(
     began = time.perf_counter()
     nll, tokens, ids, units = 0.0, 0, 0, dict[str, float]()
     token_stride, unit_stride = (None, stride) if task.slides else (stride, None)
-    for score in evaluate(model, tokenizer, sequences, token_stride):
+    scored = evaluate(model, tokenizer, sequences, token_stride)
+    for score in tracked(scored, len(sequences), "items"):
         nll += score.nll
         tokens += score.tokens
         ids += len(score.sequence)
@@ -60,7 +64,8 @@ def report(
         expected = task.model_metrics_tokens(windows, protocol) * seconds / max(1, ids)
         if expected > NOTE_SECONDS:
             note(f"{len(windows):,} windows: about {expected / 60:.0f} minutes")
-    model_metrics = task.model_metrics(model, tokenizer, windows, protocol)
+    own = task.EvalOptions() if evaluation is None else evaluation
+    model_metrics = task.model_metrics(model, tokenizer, windows, protocol, own)
 
     def read_train() -> Items | None:
         try:

@@ -15,25 +15,45 @@ from ..config import TrainConfig
 from ..errors import UsageError
 
 PLATEAU_EVALUATIONS = 3  # the patience of --until plateau, without --patience
-BOUND = re.compile(r"\s*([a-z_]+)\s*<\s*(\d+(?:\.\d*)?)\s*")
+BOUND = re.compile(r"\s*([a-z_]+)\s*([<>])\s*(\d+(?:\.\d*)?)\s*")
 
 
-def bound_of(until: str) -> tuple[str, float] | None:
-    """(metric, upper bound) of `--until`; None for 'plateau'. UsageError if it is neither."""
+@dataclass(frozen=True)
+class Bound:
+    """The goal that a metric is below a value, or above it."""
+
+    metric: str
+    value: float
+    above: bool
+
+    def is_reached(self, measured: float) -> bool:
+        return measured > self.value if self.above else measured < self.value
+
+
+def bound_of(until: str) -> Bound | None:
+    """The goal of `--until`; None for 'plateau'. UsageError if it is neither."""
     if until == "plateau":
         return None
     match = BOUND.fullmatch(until)
     if not match:
-        raise UsageError(f"--until {until}: must be plateau, or METRIC<NUMBER as bits_per_byte<1.6")
-    return match[1], float(match[2])
+        raise UsageError(
+            f"--until {until}: must be plateau, or METRIC<NUMBER as bits_per_byte<1.6 (METRIC> for "
+            "one of which more is better)"
+        )
+    return Bound(match[1], float(match[3]), match[2] == ">")
 
 
-def check_until(until: str, unit: str, lossless: bool) -> None:
-    """UsageError if `--until` names a metric that is not measured while training."""
+def check_until(until: str, unit: str, lossless: bool, measures: Mapping[str, bool]) -> None:
+    """UsageError if `--until` names a metric that is not measured while training, or asks for a
+    worse value. measures: those of the task, and whether more is better."""
     bound = bound_of(until) if until else None
-    known = [*([f"bits_per_{unit}"] if lossless else []), "nats_per_token"]
-    if bound and bound[0] not in known:
+    known = {**({f"bits_per_{unit}": False} if lossless else {}), "nats_per_token": False}
+    known |= measures
+    if bound and bound.metric not in known:
         raise UsageError(f"--until {until}: this run measures {', '.join(known)}")
+    if bound and known[bound.metric] != bound.above:
+        better, sign = ("more", ">") if known[bound.metric] else ("less", "<")
+        raise UsageError(f"--until {until}: {better} is better, write {bound.metric}{sign}NUMBER")
 
 
 @dataclass
@@ -57,7 +77,9 @@ class EarlyStopping:
         if config.until:
             bound = bound_of(config.until)
             self.reached = (
-                self.waited >= _patience(config) if bound is None else measured[bound[0]] < bound[1]
+                self.waited >= _patience(config)
+                if bound is None
+                else bound.is_reached(measured[bound.metric])
             )
         return better
 

@@ -78,7 +78,7 @@ def prepare(request: Request, note: Note) -> Prepared:
     config = with_fields(TrainConfig(), "train", request.sets.get("train", {}))
     data = read_data(request, note, bool(config.patience or config.until))
     task, train, held, tokenizer = data.task, data.train, data.held, data.tokenizer
-    check_until(config.until, task.unit, tokenizer.lossless)
+    check_until(config.until, task.unit, tokenizer.lossless, task.measures(tokenizer))
     heldout = {split: list(task.sequences(part, tokenizer)) for split, part in held.items()}
     final = next(name for name in ("test", "report", "valid") if name in held)
     quick = request.budget is not None and request.budget < QUICK_SECONDS

@@ -16,12 +16,15 @@ from ..score.report import report
 from ..task import Task
 from .average import in_use
 from .budget import Plan
+from .early_stopping import bound_of
 from .events import Evaluated
 from .state import State
 
 PROGRESS_TOKENS = 16384  # scored at each evaluation while training, about
 MIN_FINAL_TOKENS = 2048  # of a final score of a part of the held-out items
 MAX_FINAL_EXCESS = 1.2  # times the tokens that there is time for; then long items are cut
+MEASURED_TOKENS = 16 * PROGRESS_TOKENS  # the cost of the task's metrics at an evaluation, about
+MIN_MEASURED_ITEMS = 16
 MIN_PROGRESS_ITEMS = 64  # scored at each evaluation, if they have at most 4 * PROGRESS_TOKENS
 
 
@@ -35,6 +38,9 @@ class Validation:
         self.progress = [piece for piece, _ in chosen]
         units = task.units(self._counted(*each) for each in chosen).get(task.unit, 0)
         tokens = sum(int((s.target_weight() > 0).sum()) for s in self.progress)
+        bound = bound_of(state.config.until) if state.config.until else None
+        known = task.measures(self.tokenizer)
+        self.measured = self._few_items() if bound and bound.metric in known else []
         # a code of a codebook has no bits of a unit
         exact = self.tokenizer.lossless and units > 0
         self.bits_per_nat = tokens / units / math.log(2) if exact else None
@@ -70,8 +76,28 @@ class Validation:
             measured = {"nats_per_token": nats}
             if self.bits_per_nat is not None:
                 measured[f"bits_per_{self.task.unit}"] = nats * self.bits_per_nat
+            if self.measured:
+                measured |= self._measures()
             best = self.state.early_stopping.see(step, nats, measured, self.state.config)
         return Evaluated(step, nats, error, self.bits_per_nat, best)
+
+    def _few_items(self) -> list[Sequence]:
+        """Held-out items, evenly spread, whose metrics take about as long as the likelihood."""
+        items = list(self.run.heldout("valid"))
+        cost = self.task.model_metrics_tokens(items, None)
+        count = max(MIN_MEASURED_ITEMS, len(items) * MEASURED_TOKENS // max(1, cost))
+        return items[:: max(1, len(items) // count)]
+
+    def _measures(self) -> dict[str, float]:
+        """The task's own metrics; infinite or 0, whichever is worse, where nothing is measured."""
+        with in_use(self.state.optimizers):
+            terms = self.task.terms(self.state.model, self.tokenizer, self.measured, None)
+        self.state.model.train()
+        found = {}
+        for name, more in self.task.measures(self.tokenizer).items():
+            value = terms.value(name)
+            found[name] = (0.0 if more else math.inf) if value is None else value
+        return found
 
     def final(self) -> dict[str, Any]:
         """The `report` of the final weights. If the budget is too short for all held-out items, it

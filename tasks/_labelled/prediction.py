@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from ...core.protocols import Sequence, Tokenizer
+from ...core.terms import Terms
 from ...core.task import Prediction
 
 BATCH_ROWS, BATCH_TOKENS = 64, 16384  # of a forward pass, at most
@@ -19,6 +20,7 @@ class LabelTokenizer(Tokenizer, Protocol):
 
     labels: tuple[str, ...]
     label_ids: tuple[int, int]
+    label_position: str
 
 
 def predictions(
@@ -85,3 +87,19 @@ def accuracy(found: Iterable[Prediction]) -> float | None:
     """Share of labelled items whose predicted label is correct; None if none has a label."""
     correct = [each.label == each.predicted for each in found if each.label is not None]
     return sum(correct) / len(correct) if correct else None
+
+
+def measures(tokenizer: LabelTokenizer) -> dict[str, bool]:
+    """`Task.measures`: accuracy, where labels are the last ids."""
+    return {"accuracy": True} if tokenizer.label_position == "last" else {}
+
+
+def label_terms(model: object, tokenizer: LabelTokenizer, sequences: Iterable[Sequence]) -> Terms:
+    """`Task.terms` of accuracy: 1 over 1 for a correct label, 0 over 0 for an item without one."""
+    kept = list(sequences)
+    found = list(predictions(model, tokenizer, kept))
+    names = [str(s.side.get("id", number)) for number, s in enumerate(kept)]
+    right = np.array([p.label == p.predicted for p in found], np.float64)
+    known = np.array([p.label is not None for p in found], np.float64)
+    contents = [f"{name}\0{p.label}".encode() for name, p in zip(names, found, strict=True)]
+    return Terms(contents, names, {"accuracy": (right * known, known)})

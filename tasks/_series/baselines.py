@@ -4,44 +4,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ...tokenizers._scales import Values
+from .cases import Case, score_forecasts
 from .collection import Collection, Windows
-from .metrics import METRICS, scores
+from .metrics import METRICS
 
 MAX_THETA_WINDOWS, MAX_ETS_WINDOWS = 50, 8  # so that the baselines take little time
 MAX_RIDGE_WINDOWS = 20_000  # that the ridge regression is fitted on
 Method = Callable[[Values, int, int], Values]  # history, season, horizon -> forecast
-
-
-@dataclass(frozen=True)
-class Case:
-    """One forecast to make and score. past (N,), actual (horizon,), seasonal_error of the past (NaN
-    where it is undefined). Scores are computed on (value - shift) / scale. No forecast is below
-    `lowest`."""
-
-    past: Values
-    actual: Values
-    seasonal_error: float
-    shift: float = 0.0
-    scale: float = 1.0
-    lowest: float = -np.inf
-
-    def scaled(self, values: Values) -> Values:
-        return (values - self.shift) / self.scale
-
-
-def score_forecasts(paths: Sequence[Values], cases: Sequence[Case]) -> dict[str, float]:
-    """The scores of forecasts (P, horizon), one for each case."""
-    return scores(
-        [case.scaled(values) for values, case in zip(paths, cases, strict=True)],
-        [case.scaled(case.actual) for case in cases],
-        np.array([case.seasonal_error / case.scale for case in cases]),
-    )
 
 
 def seasonal_naive(history: Values, season: int, horizon: int) -> Values:
@@ -171,13 +145,12 @@ def floors(
     out: dict[str, float] = {}
     for name, method in methods.items():
         try:
-            paths = [
-                np.maximum(method(case.past, season, len(case.actual)), case.lowest)[None]
+            made = [
+                (case, np.maximum(method(case.past, season, case.horizon), case.lowest)[None])
                 for case in cases
             ]
         except (ValueError, np.linalg.LinAlgError):  # statsmodels cannot fit every series
             continue
-        if paths:
-            metrics = score_forecasts(paths, cases)
-            out |= {f"{name}_{metric}": metrics[metric] for metric in METRICS}
+        metrics = score_forecasts(made).scores()
+        out |= {f"{name}_{metric}": metrics[metric] for metric in METRICS}
     return {name: value for name, value in out.items() if np.isfinite(value)}

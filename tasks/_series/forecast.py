@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from ...core.config import SampleConfig
 from ...core.data.keyed_random import key, mix
-from ...core.decode.sampling import sample_ids_and_fractions
+from ...core.decode.forks import Forks, continue_all
 from ...core.model.sequence_model import SequenceModel
 from ...core.protocols import Sequence
 from ...tokenizers._scales import Scales, Values
@@ -15,8 +14,6 @@ from ...tokenizers.bins import BinsTokenizer, Window
 from .collection import JITTER
 
 UNFILTERED = SampleConfig()
-MAX_BATCH_PATHS = 1600  # sampled in one batch
-MAX_PREFILL_TOKENS = 32_768  # history tokens read in one forward pass
 HISTORY_VIEWS = 10
 GOLDEN_RATIO = 0.6180339887498949  # its fractional part: multiples of it spread evenly modulo 1
 
@@ -80,20 +77,12 @@ def sample_paths(
     values."""
     part = min(horizon, tokenizer.horizon)
     out = np.empty((len(histories), paths, part))
-    groups: dict[int, list[int]] = {}
-    for index, sequence in enumerate(histories):
-        groups.setdefault(len(sequence), []).append(index)
-    was_training = model.training
-    model.eval()
-    try:
-        for length, group in groups.items():
-            batch_size = max(1, min(MAX_BATCH_PATHS // paths, MAX_PREFILL_TOKENS // length))
-            for start in range(0, len(group), batch_size):
-                chosen = group[start : start + batch_size]
-                batch = [histories[i] for i in chosen]
-                out[chosen] = _sample_batch(model, tokenizer, batch, part, paths, config)
-    finally:
-        model.train(was_training)
+
+    def run(forks: Forks, chosen: list[int]) -> None:
+        some = [histories[index] for index in chosen]
+        out[chosen] = _sample_batch(forks, tokenizer, some, part, paths, config)
+
+    continue_all(model, [sequence.ids for sequence in histories], paths, part, run)
     if part == horizon:
         return out
 
@@ -108,47 +97,40 @@ def sample_paths(
     return np.concatenate((out, rest.reshape(len(histories), paths, -1)), axis=2)
 
 
-@torch.no_grad()
 def _sample_batch(
-    model: SequenceModel,
+    forks: Forks,
     tokenizer: BinsTokenizer,
     histories: list[Sequence],
     horizon: int,
     paths: int,
     config: SampleConfig,
 ) -> Values:
-    """`sample_paths` for histories of one length and a horizon of at most the tokenizer's."""
-    device = model.head.weight.device
-    past = np.stack([sequence.ids for sequence in histories])
-    count, length = past.shape
-    supports = np.array([tokenizer.support(length, sequence.side) for sequence in histories])
-    first, last = int(supports[:, 0].min()), int(supports[:, 1].max())
-    bins = np.arange(first, last)
-    outside = (bins < supports[:, :1]) | (bins >= supports[:, 1:])  # (N, bins)
-    illegal = torch.from_numpy(outside.repeat(paths, 0))
+    """`sample_paths` for some histories and a horizon of at most the tokenizer's."""
+    count = len(histories)
+    legal = np.array([tokenizer.support(len(s), s.side) for s in histories], np.int64)
     uniforms = np.concatenate(
         [_hypercube(config.seed, s.side.get("id", ""), paths, horizon) for s in histories]
     )
-    state = model.start(count, length + horizon)
-    hidden = model.step(torch.from_numpy(past).to(device), state)[:, -1:]
-    row_of_path = torch.arange(count).repeat_interleave(paths)
-    hidden, state = hidden[row_of_path], state.select(row_of_path)
     sampled = np.empty((count * paths, horizon), np.int64)
     within = np.empty((count * paths, horizon))  # position of each value in its bin, 0 to 1
     for step in range(horizon):
-        logits = model.logits(hidden[:, -1], first, last).cpu()
-        logits = logits.masked_fill(illegal, -torch.inf)
-        chosen, within[:, step] = sample_ids_and_fractions(logits, config, uniforms[:, step])
-        sampled[:, step] = chosen + first
+        sampled[:, step], within[:, step] = forks.sample(config, uniforms[:, step], legal)
         if step + 1 < horizon:
-            hidden = model.step(torch.from_numpy(sampled[:, step, None]).to(device), state)
+            forks.feed(sampled[:, step])
 
-    scales = Scales.of([s.side for s in histories for _ in range(paths)])
-    ids = np.concatenate((past.repeat(paths, 0), sampled), axis=1)
-    inside = np.full((count * paths, ids.shape[1] - 1), 0.5)
-    inside[:, -horizon:] = within
-    values = tokenizer.decode_rows(ids, scales, inside)[:, -horizon:]
-    return values.reshape(count, paths, horizon)
+    values = np.empty((count, paths, horizon))
+    lengths = np.array(list(map(len, histories)))
+    for length in np.unique(lengths):
+        group = np.flatnonzero(lengths == length)
+        past = np.stack([histories[i].ids for i in group]).repeat(paths, 0)
+        rows = (group[:, None] * paths + np.arange(paths)).ravel()
+        ids = np.concatenate((past, sampled[rows]), axis=1)
+        inside = np.full((len(rows), ids.shape[1] - 1), 0.5)
+        inside[:, -horizon:] = within[rows]
+        scales = Scales.of([histories[i].side for i in group for _ in range(paths)])
+        decoded = tokenizer.decode_rows(ids, scales, inside)[:, -horizon:]
+        values[group] = decoded.reshape(len(group), paths, horizon)
+    return values
 
 
 def _hypercube(seed: int, name: str, paths: int, horizon: int) -> Values:

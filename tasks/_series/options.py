@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ...core.errors import ConfigError
 from .frequency import frequency_unit
+from .metrics import QUANTILES
 from .reading import Columns
 from .stamps import DAY_ORDERS
 from .zones import tz
+
+DEFAULT_QUANTILES = ",".join(map(str, QUANTILES))
+TABLE_SUFFIXES = (".csv", ".parquet")
 
 
 def _option(text: str, default: Any = None) -> Any:
@@ -60,6 +65,14 @@ class SeriesOptions:
 class SeriesSampleOptions:
     horizon: int | None = _option("Points to forecast; default: the horizon of training.")
     paths: int = _option("Sample paths from which quantiles are computed.", 100)
+    quantiles: str = _option("Quantiles to write, as 0.025,0.5,0.975.", DEFAULT_QUANTILES)
+    paths_out: str | None = field(
+        default=None,
+        metadata={
+            "help": "Write the sample paths as well, a column each: .csv, .parquet.",
+            "file": True,
+        },
+    )
     plot: str | None = field(
         default=None,
         metadata={"help": "Plot history and forecast to a file: .png, .svg or .pdf.", "file": True},
@@ -70,9 +83,64 @@ class SeriesSampleOptions:
     )
 
     def __post_init__(self) -> None:
-        if self.paths < 1:
-            raise ConfigError(f"--paths {self.paths}: must be at least 1")
+        _check_paths(self.paths)
         if self.horizon is not None and self.horizon < 1:
             raise ConfigError(f"--horizon {self.horizon}: must be at least 1")
-        if self.plot is not None and Path(self.plot).suffix not in (".png", ".svg", ".pdf"):
-            raise ConfigError(f"--plot {self.plot}: must end in .png, .svg or .pdf")
+        _check_suffix("--plot", self.plot, (".png", ".svg", ".pdf"))
+        _check_suffix("--paths-out", self.paths_out, TABLE_SUFFIXES)
+        parse_quantiles(self.quantiles)
+
+
+@dataclass(frozen=True)
+class SeriesEvalOptions:
+    by: str | None = field(
+        default=None,
+        metadata={
+            "help": "Also print the scores of each series, or of each step ahead.",
+            "choices": ("series", "step"),
+        },
+    )
+    forecasts: str | None = field(
+        default=None,
+        metadata={
+            "help": "Write the forecasts with the actual values: .csv, .parquet.",
+            "file": True,
+        },
+    )
+    paths: int = _option("Sample paths of each forecast.", 100)
+    quantiles: str = _option("Quantiles in --forecasts, as 0.025,0.5,0.975.", DEFAULT_QUANTILES)
+    guard_formulas: bool = _option(
+        "Write ' before ids that a spreadsheet would take for a formula.", False
+    )
+
+    def __post_init__(self) -> None:
+        _check_paths(self.paths)
+        _check_suffix("--forecasts", self.forecasts, TABLE_SUFFIXES)
+        parse_quantiles(self.quantiles)
+
+
+def _check_paths(paths: int) -> None:
+    if paths < 1:
+        raise ConfigError(f"--paths {paths}: must be at least 1")
+
+
+def _check_suffix(flag: str, name: str | None, known: tuple[str, ...]) -> None:
+    if name is not None and Path(name).suffix not in known:
+        raise ConfigError(f"{flag} {name}: must end in {', '.join(known[:-1])} or {known[-1]}")
+
+
+def parse_quantiles(text: str) -> dict[str, float]:
+    """Each quantile by its name in `text`, in order. ConfigError if one is not above 0 and below 1,
+    or is named twice."""
+    found: dict[str, float] = {}
+    for name in (part.strip() for part in text.split(",")):
+        try:
+            value = float(name)
+        except ValueError:
+            value = math.nan
+        if not 0 < value < 1:
+            raise ConfigError(f"--quantiles {text}: {name!r} is not a number between 0 and 1")
+        if value in found.values():
+            raise ConfigError(f"--quantiles {text}: {name} is named twice")
+        found[name] = value
+    return found

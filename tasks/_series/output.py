@@ -1,4 +1,4 @@
-"""Forecasts and series as rows of a CSV file, and forecasts as columns for JSON."""
+"""Forecasts and series as tables, and forecasts as columns for JSON."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from ...tokenizers._scales import Values
 from ...tokenizers.bins import Window
 from .clock import Clock
-from .metrics import QUANTILES
+from .metrics import QUANTILES, of_sorted
 
 MIN_DIGITS, MAX_DIGITS = 10, 17  # significant digits of a written value
 
@@ -22,31 +22,43 @@ MIN_DIGITS, MAX_DIGITS = 10, 17  # significant digits of a written value
 @dataclass(frozen=True)
 class Forecast:
     """One series' history (N,), its forecast paths (P, horizon), its clock and the index on that
-    clock of the first point of the forecast."""
+    clock of the first point of the forecast; the quantiles that are written, by name; the actual
+    values (horizon,), where they are known."""
 
     id: str
     history: Values
     paths: Values
     clock: Clock
     first: int
+    quantiles: Mapping[str, float] = field(default_factory=lambda: {str(q): q for q in QUANTILES})
+    actual: Values | None = None
 
     @property
     def times(self) -> list[str]:
         return self.clock.times(self.first, self.paths.shape[1])
 
-    def rows(self) -> Iterator[list[str]]:
-        """Rows of id, time, mean and the quantiles 0.1 ... 0.9, one for each point."""
-        figures = np.vstack((mean(self.paths), np.quantile(self.paths, QUANTILES, axis=0)))
+    @property
+    def figures(self) -> Values:
+        """(1 + quantiles, horizon): the mean of the paths, and each quantile."""
+        ordered = np.sort(self.paths, axis=0)
+        return np.vstack((mean(self.paths), of_sorted(ordered, list(self.quantiles.values()))))
+
+    @property
+    def digits(self) -> int:
+        """Significant digits that distinguish the values of the history and of the forecast."""
         known = self.history[np.isfinite(self.history)]
-        digits = digits_for(np.concatenate((known, figures.ravel())))
-        for time, column in zip(self.times, figures.T, strict=True):
+        return digits_for(np.concatenate((known, self.figures.ravel())))
+
+    def rows(self) -> Iterator[list[str]]:
+        """Rows of id, time, mean and the quantiles, one for each point."""
+        digits = self.digits
+        for time, column in zip(self.times, self.figures.T, strict=True):
             yield [self.id, time, *(f"{value:.{digits}g}" for value in column)]
 
     def record(self) -> dict[str, Any]:
         """The same figures as a JSON object of columns."""
-        quantiles = np.quantile(self.paths, QUANTILES, axis=0)
-        named = {str(q): line.tolist() for q, line in zip(QUANTILES, quantiles, strict=True)}
-        means = mean(self.paths).tolist()
+        means, *rest = self.figures.tolist()
+        named = dict(zip(self.quantiles, rest, strict=True))
         return {"id": self.id, "time": self.times, "mean": means, "quantiles": named}
 
 

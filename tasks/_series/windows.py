@@ -1,4 +1,4 @@
-"""Windows of held-out series, adjacent or a stride apart, and the scores of their forecasts."""
+"""Windows of held-out series, adjacent or a stride apart."""
 
 from __future__ import annotations
 
@@ -8,19 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ...core.errors import DataError, UsageError
 from ...core.protocols import Sequence
 from ...tokenizers._scales import Values
 from ...tokenizers.bins import BinsTokenizer, Window
-from .baselines import Case, score_forecasts
 from .collection import Collection
 from .metrics import seasonal_error
-
-EVALUATION_PATHS = 100
-SAMPLING_COST = 4  # the time to sample series token, in units of the time to score series
-
-
-# -- cutting -------------------------------------------------------------------------------------
 
 
 def adjacent_windows(items: Collection, tokenizer: BinsTokenizer) -> Iterator[Sequence]:
@@ -56,7 +48,7 @@ def adjacent_windows(items: Collection, tokenizer: BinsTokenizer) -> Iterator[Se
                     "last": last,
                     "first": first,
                     **series.clock.side(),
-                    "seasonal_error": _finite_or_none(last_error if last else error),
+                    "seasonal_error": finite_or_none(last_error if last else error),
                     "mean": float(mean),
                     "deviation": float(deviation or 1.0),
                     "nonnegative": not len(negative) or first <= int(negative[0]),
@@ -85,8 +77,8 @@ def slide(sequences: Iterable[Sequence], tokenizer: BinsTokenizer, stride: int) 
     windows of `adjacent_windows`). The last one ends where its series ends."""
     history, horizon = tokenizer.history, tokenizer.horizon
     out = []
-    for windows in _by_series(sequences):
-        offset, values = _join(windows)
+    for windows in by_series(sequences):
+        offset, values = join(windows)
         sides = [window.side for window in windows]
         start = min(side["first"] for side in sides) - offset
         about = {**sides[-1], "last": False}
@@ -107,8 +99,8 @@ def slide(sequences: Iterable[Sequence], tokenizer: BinsTokenizer, stride: int) 
 
 def held_out_values(sequences: Iterable[Sequence]) -> Iterator[tuple[str, Values]]:
     """(id, held-out values in the order of time) of each series."""
-    for windows in _by_series(sequences):
-        offset, values = _join(windows)
+    for windows in by_series(sequences):
+        offset, values = join(windows)
         first = min(window.side["first"] for window in windows) - offset
         yield str(windows[0].side["id"]), values[first:]
 
@@ -125,7 +117,7 @@ def training_windows(items: Collection, tokenizer: BinsTokenizer) -> Iterator[Se
             yield replace(tokenizer.encode(Window(values, history, about)), given=1)
 
 
-def _by_series(sequences: Iterable[Sequence]) -> Iterator[list[Sequence]]:
+def by_series(sequences: Iterable[Sequence]) -> Iterator[list[Sequence]]:
     """The windows grouped by series; the last window of a series comes first in its group."""
     windows: list[Sequence] = []
     for sequence in sequences:
@@ -137,7 +129,7 @@ def _by_series(sequences: Iterable[Sequence]) -> Iterator[list[Sequence]]:
         yield windows
 
 
-def _join(windows: list[Sequence]) -> tuple[int, Values]:
+def join(windows: list[Sequence]) -> tuple[int, Values]:
     """(index of the first known point, values from there on), joined from a series' windows."""
     parts = []
     for side in (window.side for window in windows):
@@ -150,90 +142,10 @@ def _join(windows: list[Sequence]) -> tuple[int, Values]:
     return offset, values
 
 
-# -- scoring -------------------------------------------------------------------------------------
+# -- side information -----------------------------------------------------------------------------
 
 
-def forecast_cases(
-    sequences: Iterable[Sequence], protocol: str | None, history: int, allow_negative: bool = False
-) -> tuple[list[Sequence], list[Case]]:
-    """The windows that a protocol forecasts, and their actual values: `last`, the last window of
-    each series, in its own units; `rolling`, all windows, z-scored by statistics of the training
-    part. Model and baselines see the same `history` points before a window."""
-    if protocol not in (None, "last", "rolling"):
-        raise UsageError(f"--protocol {protocol}: the series task has last and rolling")
-    rolling = protocol == "rolling"
-    chosen, cases = [], []
-    for windows in _by_series(sequences):
-        offset, values = _join(windows)
-        for window in windows:
-            side = window.side
-            actual = none_to_nan(side["future"])
-            if not (rolling or side["last"]) or not np.isfinite(actual).any():
-                continue
-            past = values[: side["first"] - offset][-history:]
-            scale = (side["mean"], side["deviation"]) if rolling else (0.0, 1.0)
-            error = side["seasonal_error"]
-            lowest = 0.0 if side.get("nonnegative") and not allow_negative else -np.inf
-            chosen.append(window)
-            error = np.nan if error is None else error
-            cases.append(Case(past, actual, error, scale[0], scale[1], lowest))
-    if not chosen:
-        raise DataError("no held-out window to forecast; give more data, or a lower --horizon")
-    return chosen, cases
-
-
-def forecast_cost(sequences: Iterable[Sequence], protocol: str | None) -> int:
-    """The cost of forecasting, in tokens that could be scored in the same time."""
-    from .forecast import HISTORY_VIEWS
-
-    return sum(
-        HISTORY_VIEWS * s.given + SAMPLING_COST * EVALUATION_PATHS * (len(s) - s.given)
-        for s in sequences
-        if protocol == "rolling" or s.side["last"]
-    )
-
-
-def forecast_scores(
-    model: Any,
-    tokenizer: BinsTokenizer,
-    sequences: Iterable[Sequence],
-    protocol: str | None,
-    allow_negative: bool = False,
-) -> dict[str, Any]:
-    """The scores of sample paths, and the numbers of windows, series and paths."""
-    chosen, cases = forecast_cases(sequences, protocol, tokenizer.history, allow_negative)
-    found = score_forecasts(_sample_paths(model, tokenizer, chosen, cases), cases)
-    return {
-        **{name: _finite_or_none(value) for name, value in found.items()},
-        "windows": len(chosen),
-        "series": len({s.side["id"] for s in chosen}),
-        "paths": EVALUATION_PATHS,
-        "protocol": protocol or "last",
-    }
-
-
-def _sample_paths(
-    model: Any, tokenizer: BinsTokenizer, chosen: list[Sequence], cases: list[Case]
-) -> list[Values]:
-    """For each window, (P, horizon) sampled values; windows may differ in their horizon."""
-    from .forecast import forecast_values
-
-    out: list[Values] = [np.empty(0)] * len(chosen)
-    by_horizon: dict[int, list[int]] = {}
-    for index, case in enumerate(cases):
-        by_horizon.setdefault(len(case.actual), []).append(index)
-    for horizon, group in by_horizon.items():
-        histories = []
-        for index in group:
-            past, side = cases[index].past, chosen[index].side
-            histories.append(Window(past, len(past), {"id": f"{side['id']}/{side['first']}"}))
-        sampled = forecast_values(model, tokenizer, histories, horizon, EVALUATION_PATHS)
-        for index, paths in zip(group, sampled, strict=True):
-            out[index] = np.maximum(paths, cases[index].lowest)
-    return out
-
-
-def _finite_or_none(value: float) -> float | None:
+def finite_or_none(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 

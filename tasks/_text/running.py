@@ -284,6 +284,7 @@ class Running(Task):
         tokenizer: ByteTokenizer,
         sequences: Iterable[Sequence],
         protocol: str | None,
+        evaluation: Any,
     ) -> dict[str, Any]:
         if protocol is not None:
             raise UsageError(f"--protocol {protocol}: not for the {self.name} task; see --stride")

@@ -10,6 +10,10 @@
    token depend on its sequence alone, to the last bit: every sum has a fixed order, whatever tokens
    are in the same call and however many threads there are.
 
+   Sequences may share a prefix: several that continue one prompt read its keys and values from one
+   place, many queries at a time (`attend_to_prefix`). `sample_within` draws an id of each row of
+   logits.
+
    `step` opens one parallel region. All its threads call the functions that have an `omp for` loop;
    the loop divides the work among them and ends with a barrier.
 
@@ -19,6 +23,7 @@
              element of LANES keys;
    values    (sequences, kv_heads, positions, value_width), head_width padded to a multiple of
              VALUE_TILE_WIDTH;
+   prefix_keys, prefix_values  the same of prefixes, in the place of sequences;
    states    (sequences, 2, state_width), h and for an LSTM c, width padded to a multiple of LANES;
    inputs    (sequences, positions, width), of a convolution;
    buffers   (tokens, buffer_stride), padded so that whole vectors and panels can be written. */
@@ -125,11 +130,13 @@ typedef struct {
        value. */
     Linear in, out, up, down;
     float *keys, *values; /* this layer's cache; in keys the states, or a convolution's inputs */
+    const float *prefix_keys, *prefix_values; /* may be null */
 } Block;
 
 typedef struct {
     int32_t layers, width, query_heads, kv_heads, head_width, value_width, hidden, state_width;
-    int32_t cache_positions; /* of a sequence, a multiple of LANES */
+    int32_t cache_positions;  /* of a sequence, a multiple of LANES */
+    int32_t prefix_positions; /* of a prefix, a multiple of LANES; 0 without prefixes */
     int32_t norm_kind, pre_norm, sandwich, residual, ffn_kind, qk_norm, window, kernel;
     int32_t buffer_stride, logits_stride;
     float eps, softcap, embedding_scale;
@@ -140,7 +147,7 @@ typedef struct {
     Block *blocks;
     /* Buffers for the most tokens of a call. projected: QKV, then the feed-forward's hidden layer.
        gates: of recurrent states, or the taps of a convolution. scores: (threads,
-       cache_positions). */
+       cache_positions), with prefixes (threads, MAX_QUERIES, prefix_positions + cache_positions). */
     float *stream, *normed, *projected, *gates, *scores;
 } Model;
 
@@ -150,6 +157,11 @@ typedef struct {
     /* Of each token: its id, its sequence, its position in the cache, and its row of the three
        tables below. */
     const int64_t *ids, *sequences, *positions, *table_rows;
+    /* With prefixes: the prefix of each token, and the positions of each prefix, a multiple of LANES
+       that may be 0. A position in the cache of the sequence counts from the end of its prefix.
+       The tokens of one prefix stand together, and are `times`; 0: no prefixes. */
+    const int64_t *prefixes, *prefix_lengths;
+    int64_t times;
     /* Each may be null. cos, sin: (rows, head_width), by rotary_angles of core/model/layers.py;
        position_embedding: (rows, width). */
     const float *cos, *sin, *position_embedding;
@@ -276,6 +288,129 @@ static void attend_head(const Model *m, float *query, const float *keys, const f
         memcpy(query + first, output,
                (width - first < VALUE_TILE_WIDTH ? width - first : VALUE_TILE_WIDTH) *
                    sizeof(float));
+    }
+}
+
+enum { MAX_QUERIES = 5 }; /* that read a prefix together */
+
+/* As attend_head, of `queries` (a constant) queries that share a prefix of `prefix` positions (a
+   multiple of LANES) and a kv head. own_keys, own_values: of each query; own: its number of
+   positions there. No windows and no slopes. scores: (queries, stride). */
+static inline __attribute__((always_inline)) void attend_tile(
+    const Model *m, int queries, float **query, const float *keys, const float *values, int prefix,
+    const float **own_keys, const float **own_values, const int *own, float *scores, int stride) {
+    const int width = m->head_width;
+    const float score_scale = 1 / sqrtf(width);
+    vec_f32 lane_max[MAX_QUERIES];
+    for (int q = 0; q < queries; q++) lane_max[q] = (vec_f32){0} - INFINITY;
+    for (int b = 0; b < prefix / LANES; b++) {
+        vec_f32 score[MAX_QUERIES];
+        memset(score, 0, sizeof score);
+        for (int i = 0; i < width; i++) {
+            const vec_f32 key = load_vector(keys + (b * width + i) * LANES);
+#pragma GCC unroll 5
+            for (int q = 0; q < queries; q++) score[q] += key * query[q][i];
+        }
+#pragma GCC unroll 5
+        for (int q = 0; q < queries; q++) {
+            score[q] *= score_scale;
+            lane_max[q] = select_lanes(score[q] > lane_max[q], score[q], lane_max[q]);
+            store_vector(scores + q * stride + b * LANES, score[q]);
+        }
+    }
+    float exp_sum[MAX_QUERIES];
+    for (int q = 0; q < queries; q++) {
+        const int blocks = (own[q] + LANES - 1) / LANES;
+        float *row = scores + q * stride;
+        for (int b = 0; b < blocks; b++) {
+            vec_f32 score = {0};
+            for (int i = 0; i < width; i++)
+                score += load_vector(own_keys[q] + (b * width + i) * LANES) * query[q][i];
+            score *= score_scale;
+            for (int i = own[q] - b * LANES; i < LANES; i++) score[i] = -INFINITY;
+            lane_max[q] = select_lanes(score > lane_max[q], score, lane_max[q]);
+            store_vector(row + prefix + b * LANES, score);
+        }
+        float max_score = lane_max[q][0];
+        for (int i = 1; i < LANES; i++)
+            max_score = lane_max[q][i] > max_score ? lane_max[q][i] : max_score;
+        vec_f32 total = {0};
+        for (int b = 0; b < prefix / LANES + blocks; b++) {
+            vec_f32 score = load_vector(row + b * LANES), e = exp_vector(score - max_score);
+            e = select_lanes(score == -INFINITY, (vec_f32){0}, e);
+            total += e;
+            store_vector(row + b * LANES, e);
+        }
+        exp_sum[q] = 0;
+        for (int i = 0; i < LANES; i++) exp_sum[q] += total[i];
+    }
+    for (int first = 0; first < width; first += VALUE_TILE_WIDTH) {
+        vec_f32 low[MAX_QUERIES], high[MAX_QUERIES];
+        memset(low, 0, sizeof low);
+        memset(high, 0, sizeof high);
+        for (int s = 0; s < prefix; s++) {
+            const float *value = values + (int64_t)s * m->value_width + first;
+            const vec_f32 a = load_vector(value), b = load_vector(value + LANES);
+#pragma GCC unroll 5
+            for (int q = 0; q < queries; q++) {
+                low[q] += a * scores[q * stride + s];
+                high[q] += b * scores[q * stride + s];
+            }
+        }
+        for (int q = 0; q < queries; q++) {
+            const float *row = scores + q * stride + prefix;
+            for (int s = 0; s < own[q]; s++) {
+                const float *value = own_values[q] + (int64_t)s * m->value_width + first;
+                low[q] += load_vector(value) * row[s];
+                high[q] += load_vector(value + LANES) * row[s];
+            }
+            float output[VALUE_TILE_WIDTH];
+            store_vector(output, low[q] / exp_sum[q]);
+            store_vector(output + LANES, high[q] / exp_sum[q]);
+            memcpy(query[q] + first, output,
+                   (width - first < VALUE_TILE_WIDTH ? width - first : VALUE_TILE_WIDTH) *
+                       sizeof(float));
+        }
+    }
+}
+
+/* `attend` of tokens with prefixes. An item is a kv head of the tokens of one prefix, of which
+   `times` stand together. */
+static void attend_to_prefix(const Model *m, const Block *block, const Tokens *tokens,
+                             float *scores) {
+    const int width = m->head_width, each = m->query_heads / m->kv_heads;
+    const int stride = m->prefix_positions + m->cache_positions, times = tokens->times;
+#pragma omp for schedule(static)
+    for (int item = 0; item < tokens->count / times * m->kv_heads; item++) {
+        const int first = item / m->kv_heads * times, head = item % m->kv_heads;
+        const int64_t prefix = tokens->prefixes[first];
+        const int64_t at = (prefix * m->kv_heads + head) * m->prefix_positions;
+        const float *keys = block->prefix_keys + at * width;
+        const float *values = block->prefix_values + at * m->value_width;
+        float *query[MAX_QUERIES];
+        const float *own_keys[MAX_QUERIES], *own_values[MAX_QUERIES];
+        int own[MAX_QUERIES];
+        for (int done = 0, count; done < times * each; done += count) {
+            count = times * each - done < MAX_QUERIES ? times * each - done : MAX_QUERIES;
+            for (int q = 0; q < count; q++) {
+                const int t = first + (done + q) / each;
+                const int64_t cache =
+                    (tokens->sequences[t] * m->kv_heads + head) * m->cache_positions;
+                query[q] = m->projected + (int64_t)t * m->buffer_stride +
+                           (head * each + (done + q) % each) * width;
+                own_keys[q] = block->keys + cache * width;
+                own_values[q] = block->values + cache * m->value_width;
+                own[q] = (int)tokens->positions[t] + 1;
+            }
+            const int length = (int)tokens->prefix_lengths[prefix];
+            if (count == MAX_QUERIES)
+                attend_tile(m, MAX_QUERIES, query, keys, values, length, own_keys, own_values, own,
+                            scores, stride);
+            else
+                for (int q = 0; q < count; q++)
+                    attend_tile(m, 1, query + q, keys, values, length, own_keys + q,
+                                own_values + q, own + q, scores, stride);
+        }
     }
 }
 
@@ -457,7 +592,10 @@ static void run_block(const Model *m, const Block *b, const Tokens *tokens, floa
     if (b->mixer == ATTENTION) {
         multiply_linear(&b->in, count, m->normed, stride, m->projected, stride, 0);
         append_to_cache(m, b, tokens);
-        attend(m, b, tokens, scores);
+        if (tokens->times)
+            attend_to_prefix(m, b, tokens, scores);
+        else
+            attend(m, b, tokens, scores);
         write_stream(m, &b->out, &b->mixer_norm, &b->mixer_out_norm, count, m->projected);
     } else if (b->mixer == CONV) {
         convolve(m, b, tokens);
@@ -482,7 +620,8 @@ void step(const Model *m, const Tokens *tokens, int threads) {
     (void)threads;
 #pragma omp parallel num_threads(threads)
     {
-        float *scores = m->scores + (int64_t)omp_get_thread_num() * m->cache_positions;
+        const int64_t positions = m->prefix_positions + m->cache_positions;
+        float *scores = m->scores + omp_get_thread_num() * positions * (tokens->times ? MAX_QUERIES : 1);
         embed(m, tokens);
         for (int layer = 0; layer < m->layers; layer++)
             run_block(m, m->blocks + layer, tokens, scores);
@@ -499,5 +638,71 @@ void step(const Model *m, const Tokens *tokens, int threads) {
             for (int64_t i = 0; i < (int64_t)logits_count * m->logits_stride; i++)
                 tokens->logits[i] = m->softcap * tanhf(tokens->logits[i] / m->softcap);
         }
+    }
+}
+
+/* ---- sampling ------------------------------------------------------------------------------- */
+
+enum { CHUNK = 8 }; /* vectors that are summed together */
+
+/* An id of each of `rows` rows of logits by inverse transform, and where its uniform number lies
+   within the id's probability, 0 to 1: `sample_ids_and_fractions` of core/decode/sampling.py.
+   low, high: the half-open range of legal ids of each row; uniforms: in [0, 1); buffer: (threads,
+   stride + CHUNK * LANES). Sums are float32 over a chunk, then float64. */
+void sample_within(int rows, const float *logits, int stride, const int64_t *low,
+                   const int64_t *high, const double *uniforms, float temperature, int64_t *ids,
+                   double *within, float *buffer, int threads) {
+    (void)threads;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int row = 0; row < rows; row++) {
+        float *p = buffer + (int64_t)omp_get_thread_num() * (stride + CHUNK * LANES);
+        const int count = (int)(high[row] - low[row]), chunk = CHUNK * LANES;
+        const int chunks = (count + chunk - 1) / chunk;
+        memcpy(p, logits + (int64_t)row * stride + low[row], count * sizeof(float));
+        for (int i = count; i < chunks * chunk; i++) p[i] = -INFINITY;
+        vec_f32 lane_max = load_vector(p);
+        for (int i = LANES; i < count; i += LANES) {
+            const vec_f32 x = load_vector(p + i);
+            lane_max = select_lanes(x > lane_max, x, lane_max);
+        }
+        float max = lane_max[0];
+        for (int i = 1; i < LANES; i++) max = lane_max[i] > max ? lane_max[i] : max;
+        double total = 0, below = 0;
+        for (int c = 0; c < chunks; c++) {
+            vec_f32 sum = {0};
+            for (int i = c * chunk; i < (c + 1) * chunk; i += LANES) {
+                const vec_f32 x = (load_vector(p + i) - max) / temperature;
+                const vec_f32 e = select_lanes(x < -87.0f, (vec_f32){0}, exp_vector(x));
+                store_vector(p + i, e);
+                sum += e;
+            }
+            for (int i = 0; i < LANES; i++) total += sum[i];
+        }
+        const double threshold = uniforms[row] * total;
+        int at = 0;
+        for (int c = 0; c < chunks; c++) { /* to the chunk, then to the id */
+            vec_f32 sum = {0};
+            double size = 0;
+            for (int i = c * chunk; i < (c + 1) * chunk; i += LANES) sum += load_vector(p + i);
+            for (int i = 0; i < LANES; i++) size += sum[i];
+            if (below + size <= threshold && c + 1 < chunks) {
+                below += size;
+                continue;
+            }
+            int last = -1;
+            for (at = c * chunk; at < (c + 1) * chunk; at++) {
+                if (p[at] == 0) continue;
+                last = at;
+                if (below + p[at] > threshold) break;
+                below += p[at];
+            }
+            if (at == (c + 1) * chunk) { /* rounded up to the end of the chunk */
+                for (at = last < 0 ? c * chunk - 1 : last; p[at] == 0; at--) {}
+                below = threshold - p[at];
+            }
+            break;
+        }
+        ids[row] = low[row] + at;
+        within[row] = fmin(1, fmax(0, (threshold - below) / p[at]));
     }
 }
