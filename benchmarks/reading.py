@@ -13,6 +13,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from _common import heading, table, workspace
@@ -52,6 +53,18 @@ def write(path: Path, series: int, points: int, quoted: bool = False) -> None:
             file.writelines(f"{name},{time},{value}\n" for time, value in rows)
 
 
+def write_wide(path: Path, points: int, form: str, columns: int = 1) -> None:
+    """A table of hourly series side by side, with times of a form; "count": 0, 1, 2 ..."""
+    import numpy as np
+    import pandas as pd
+
+    times = pd.date_range("2000-01-01", periods=points, freq="h")
+    values = np.random.default_rng(0).normal(size=(points, columns)).round(6)
+    frame = pd.DataFrame(values, columns=[f"value {number}" for number in range(columns)])
+    frame.insert(0, "time", np.arange(points) if form == "count" else times.strftime(form))
+    frame.to_csv(path, index=False)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, default=1_000_000)
@@ -59,15 +72,22 @@ def main() -> None:
     heading()
     folder = workspace()
     write(folder / "small.csv", 2, 50)
-    cases = {
-        "one series": (1, rows, False),
-        "100 series": (100, rows // 100, False),
-        "20,000 series": (20_000, rows // 20_000, False),
-        "100 series, ids in quotes": (100, rows // 100, True),
+    table_ = folder / "table.csv"
+    iso = "%Y-%m-%d %H:%M:%S"
+    cases: dict[str, Callable[[], None]] = {
+        "one series": lambda: write(table_, 1, rows),
+        "100 series": lambda: write(table_, 100, rows // 100),
+        "20,000 series": lambda: write(table_, 20_000, rows // 20_000),
+        "100 series, ids in quotes": lambda: write(table_, 100, rows // 100, quoted=True),
+        "8 series side by side": lambda: write_wide(table_, rows, iso, columns=8),
+        "31.12.2024 23:00": lambda: write_wide(table_, rows, "%d.%m.%Y %H:%M"),
+        "12/31/2024 23:00": lambda: write_wide(table_, rows, "%m/%d/%Y %H:%M"),
+        "2024-12-31T23:00:00+01:00": lambda: write_wide(table_, rows, "%Y-%m-%dT%H:%M:%S+01:00"),
+        "times that count": lambda: write_wide(table_, rows, "count"),
     }
     lines: list[list[object]] = [["", "tfm, s", "tfm, MB", "pandas, s", "pandas, MB"]]
-    for name, (series, points, quoted) in cases.items():
-        write(folder / "table.csv", series, points, quoted)
+    for name, make in cases.items():
+        make()
         figures: list[object] = []
         for reader in ("tfm", "pandas"):
             done = subprocess.run(

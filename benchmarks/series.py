@@ -107,7 +107,7 @@ def main() -> None:
             rows.append([f"median of {len(found)} seeds", *_figures(medians)])
         print()
         floor = found[0]["floor"]
-        for label in dict.fromkeys(key.rpartition("_")[0] for key in floor):
+        for label in (key.removesuffix("_mase") for key in floor if key.endswith("_mase")):
             figures = [f"{floor[f'{label}_{metric}']:.4f}" for metric in ("mase", "wql")]
             rows.append([label.replace("_", " "), *figures])
         rows += [list(row) for row in task["reference"]]
@@ -171,7 +171,7 @@ def ltsf(folder: Path, args: argparse.Namespace) -> None:
     rows_.append([f"tfm, {args.size}", stride, f"{found['mse']:.3f}", f"{found['mae']:.3f}"])
     count, every = every_hour(folder / run)
     for windows, floor in ((stride, found["floor"]), (f"{count:,} windows, every hour", every)):
-        for label in dict.fromkeys(key.rpartition("_")[0] for key in floor):
+        for label in (key.removesuffix("_mse") for key in floor if key.endswith("_mse")):
             figures = [f"{floor[f'{label}_{metric}']:.3f}" for metric in ("mse", "mae")]
             rows_.append([label.replace("_", " "), windows, *figures])
     rows_ += [[name, "every hour", *figures] for name, *figures in PUBLISHED_LTSF]

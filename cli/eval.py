@@ -185,8 +185,8 @@ def _beam_protocol(
 
 
 def table(scores: dict[str, Any], headline: tuple[str, ...] = ()) -> str:
-    """The scores as text: the main metrics next to those of the baselines, then the rest, then the
-    headline metrics of each group. Of several domains: those of each."""
+    """The scores as text: the main metrics next to those of the baselines, then those derived from
+    them, the rest, and the headline metrics of each group. Of several domains: those of each."""
     if "parts" in scores:
         whole = {k: v for k, v in scores.items() if k != "parts"} | {"floor": None}
         if whole[f"bits_per_{scores['unit']}"] is None:  # of parts that are not all lossless
@@ -200,15 +200,25 @@ def table(scores: dict[str, Any], headline: tuple[str, ...] = ()) -> str:
         )
     unit = scores["unit"]
     floor = scores["floor"] or {}
-    named = [name for name in scores if any(key.endswith(f"_{name}") for key in floor)]
+    metric_of = {
+        key: max((name for name in scores if key.endswith(f"_{name}")), key=len, default="")
+        for key in floor
+    }
+    named = [name for name in scores if name in metric_of.values()]
     if named:  # baselines with several metrics each, such as seasonal_naive_mase
-        rows = [["", *named], [scores["run"], *(_number(scores[name]) for name in named)]]
-        for label in dict.fromkeys(key.rpartition("_")[0] for key in floor):
-            rows.append([label, *(_number(floor.get(f"{label}_{name}")) for name in named)])
+        labels = dict.fromkeys(key.removesuffix(f"_{m}") for key, m in metric_of.items())
+        derived = [name for name in named if any(name.startswith(f"{m}_") for m in named)]
+        blocks = []  # scores, then those derived from them, such as mase_ratio from mase
+        for part in ([name for name in named if name not in derived], derived):
+            rows = [["", *part], [scores["run"], *(_number(scores[name]) for name in part)]]
+            for label in labels:
+                rows.append([label, *(_number(floor.get(f"{label}_{name}")) for name in part)])
+            blocks += [columns(rows, numbers=True)] if part else []
+        head = "\n\n".join(blocks)
     else:
         rows = [["", f"bits per {unit}"], [scores["run"], _number(scores[f"bits_per_{unit}"])]]
         rows += [[name, _number(value)] for name, value in floor.items()]
-    head = columns(rows, numbers=True)
+        head = columns(rows, numbers=True)
     shown = {"schema", "task", "run", "floor", f"bits_per_{unit}", "unit", "confusion"}
     groups = [value for value in scores.values() if isinstance(value, list)]
     rest = [

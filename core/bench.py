@@ -202,6 +202,7 @@ class _AnyIdTokenizer:
 
     vocab_size: int
     axes: int = 1
+    features: int = 0
     lossless: bool = True
 
     def support(self, length: int, side: object) -> None:

@@ -35,13 +35,17 @@ Found = dict[str, Tensor]
 
 @torch.no_grad()
 def capture(
-    model: SequenceModel, ids: Tensor, positions: Tensor | None = None, source: Tensor | None = None
+    model: SequenceModel,
+    ids: Tensor,
+    positions: Tensor | None = None,
+    source: Tensor | None = None,
+    features: Tensor | None = None,
 ) -> Found:
     """The tensors of one pass over ids (T,), in the order in which they are computed, and last the
     `logits` (T, V). None of them has a batch dimension. The model computes in evaluation mode, by
     the plain operations of ops/reference.py.
 
-    positions (T, axes), source (S,): see `SequenceModel.forward`.
+    positions (T, axes), source (S,), features (T, F): see `SequenceModel.forward`.
     """
     found: Found = {}
     training = [module for module in model.modules() if module.training]
@@ -54,6 +58,7 @@ def capture(
                 ids[None],
                 None if positions is None else positions[None],
                 source=None if source is None else source[None],
+                features=None if features is None else features[None],
             )
             found["logits"] = model.logits(hidden)[0]
     finally:
@@ -97,6 +102,7 @@ def _hooks(
             hooks.append((module.register_forward_hook, hook))
 
     keep(model.embedding, "hook_embed", "encoder.hook_embed")  # the target is embedded first
+    keep(model.features, "hook_features")
     keep(model.position_embedding, "hook_pos_embed", "encoder.hook_pos_embed")
     for stem, blocks in (("encoder", model.encoder), ("blocks", model.blocks)):
         for number, block in enumerate(cast(Any, blocks)):

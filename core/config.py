@@ -67,6 +67,7 @@ class ModelConfig:
     ffn_width: int = 0  # hidden width of the feed-forward (0: 4 * width, if gated 8/3 * width)
     context: int = 256  # the most positions of a row
     window: int = 0  # of sliding-window attention: the last positions that one sees (0: all)
+    features: int = 0  # numbers beside each id, which are added to its embedding by a linear layer
     axes: int = 1  # coordinates of a position: 1 for text, 2 (row, column) for images
     # ranges of ids that are bins of an ordered quantity, whose embeddings training moves with those
     # of their neighbours: 17-1040 for ids 17 ... 1039; several are separated by commas
@@ -95,7 +96,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("vocab_size", "layers", "heads", "width", "context", "axes", "kernel"):
             _check(getattr(self, name) >= 1, f"model.{name}", "at least 1", getattr(self, name))
-        for name in ("kv_heads", "ffn_width", "softcap", "window", "encoder_layers"):
+        for name in ("kv_heads", "ffn_width", "softcap", "window", "encoder_layers", "features"):
             _check(getattr(self, name) >= 0, f"model.{name}", "at least 0", getattr(self, name))
         _check(
             all(low < high <= self.vocab_size for low, high in self.ordered_ranges),

@@ -43,6 +43,7 @@ def _facts(tokenizer: Tokenizer) -> dict[str, Any]:
     return {
         "vocab_size": tokenizer.vocab_size,
         "axes": tokenizer.axes,
+        "features": tokenizer.features,
         "lossless": tokenizer.lossless,
         "begin": tokenizer.begin,
         "ordered": tuple(tokenizer.ordered),

@@ -53,7 +53,8 @@ class Batch(Generic[A]):
     ids (B, T); weight (B, T), 0 for given ids and padding; positions (B, T, axes), None for
     0, 1, 2 ...; segments (B, T), the item that each id belongs to (items do not attend to each
     other), None where a row is one item; support: the half-open range of legal ids, (low, high)
-    for all positions or (B, T, 2), None if all ids are legal. For a model with an encoder: source
+    for all positions or (B, T, 2), None if all ids are legal; features (B, T, F) float32, numbers
+    beside each id, None where the tokenizer has none. For a model with an encoder: source
     (B, S), the given ids of the row's items, and source_segments (B, S), their items, -1 for
     padding.
     """
@@ -63,6 +64,7 @@ class Batch(Generic[A]):
     positions: A | None = None
     segments: A | None = None
     support: tuple[int, int] | A | None = None
+    features: A | None = None
     source: A | None = None
     source_segments: A | None = None
 
@@ -90,6 +92,7 @@ class Tokenizer(Protocol):
 
     vocab_size: int
     axes: int = 1  # coordinates of a position, see `positions`
+    features: int = 0  # numbers beside each id, see `feature_rows`
     lossless: bool = True  # whether `decode` returns exactly the item that was encoded
     begin: int  # the begin token, the first id of every sequence; it is given, never predicted
     # ranges (low, high): ids low ... high - 1 are bins of an ordered quantity; empty: none
@@ -123,6 +126,11 @@ class Tokenizer(Protocol):
         An item with coordinates (an image) is never cut into windows.
         """
         return None
+
+    def feature_rows(self, length: int, side: Mapping[str, Any]) -> Floats:
+        """(length, features) what the model knows beside each id when it predicts the next one,
+        such as the price of the next day beside the sales of this one."""
+        return np.zeros((length, self.features), np.float32)
 
 
 class ByteTokenizer(Tokenizer, Protocol):

@@ -32,6 +32,10 @@ OwnTokenizer = Any
 OwnOptions = Any
 
 
+def ignored(text: str) -> None:
+    """A note that nobody reads."""
+
+
 @dataclass(frozen=True)
 class NoOptions:
     """The options of a task without options."""
@@ -331,10 +335,13 @@ class Task(ABC):
         tokenizer: OwnTokenizer,
         protocol: str | None,
         quick: bool = False,
+        note: Callable[[str], None] = ignored,
+        evaluation: Any = None,
     ) -> dict[str, float] | None:
         """The scores of baselines on the same windows as the model, for a task that forecasts; else
         None. read_train: reads the training items, None if they are not available any more; quick:
-        leaves out baselines that take seconds."""
+        leaves out baselines that take seconds; note: receives what is left out; evaluation: see
+        `model_metrics`."""
         return None
 
     def baselines(

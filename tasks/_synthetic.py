@@ -24,7 +24,7 @@ from ..core.data.keyed_random import key
 from ..core.data.source import Source
 from ..core.errors import ConfigError, UsageError
 from ..core.protocols import ByteTokenizer, Ids, Sequence
-from ..core.task import Description, piece_labels
+from ..core.task import Description, ignored, piece_labels
 from ..tokenizers.byte import SingleByteTokenizer
 from ..tokenizers.integers import IntegerTokenizer
 from ._pairs.metrics import baselines
@@ -202,6 +202,8 @@ class Synthetic(PairsTask):
         tokenizer: ByteTokenizer,
         protocol: str | None,
         quick: bool = False,
+        note: Callable[[str], None] = ignored,
+        evaluation: Any = None,
     ) -> dict[str, float]:
         known = self.items(self.default_source())
         train = Pairs.of((known.item(0, index) for index in range(BASELINE_ITEMS)), known.of)
@@ -476,6 +478,8 @@ class RecallTask(Synthetic):
         tokenizer: ByteTokenizer,
         protocol: str | None,
         quick: bool = False,
+        note: Callable[[str], None] = ignored,
+        evaluation: Any = None,
     ) -> dict[str, float]:
         """A guess among the values of the item."""
         return {"guess_accuracy": 1 / self.options.pairs}

@@ -17,7 +17,7 @@ from ..core.data.source import Source
 from ..core.errors import ConfigError, TfmError, UsageError
 from ..core.plugins import name_of
 from ..core.protocols import Items, Sequence, Tokenizer
-from ..core.task import Description
+from ..core.task import Description, ignored
 from ..tokenizers.mixed import MixedTokenizer
 from ._mix.parts import Part, parse_parts
 from ._mix.rows import MixedRows
@@ -262,6 +262,8 @@ class MixTask(task.Task):
         tokenizer: MixedTokenizer,
         protocol: str | None,
         quick: bool = False,
+        note: Callable[[str], None] = ignored,
+        evaluation: Any = None,
     ) -> dict[str, float] | None:
         found: dict[str, float] = {}
         for name, part in self.mixed.items():
@@ -271,7 +273,7 @@ class MixTask(task.Task):
                 train = read_train()
                 return None if train is None else train.parts[name]
 
-            scores = part.task.window_floor(read, own, tokenizer.parts[name], None, quick)
+            scores = part.task.window_floor(read, own, tokenizer.parts[name], None, quick, note)
             found |= {f"{name}.{metric}": value for metric, value in (scores or {}).items()}
         return found or None
 

@@ -27,7 +27,7 @@ from ..core.data.source import Source
 from ..core.data.tables import KINDS
 from ..core.errors import UsageError
 from ..core.protocols import ByteTokenizer, Dataset, Ids, Sequence
-from ..core.task import DataWarning, Description
+from ..core.task import DataWarning, Description, ignored
 from ._pairs import dates
 from ._pairs.metrics import METRICS, baselines, metrics
 from ._pairs.reading import Pairs, read_pairs
@@ -175,6 +175,8 @@ class PairsTask(task.Task):
         tokenizer: ByteTokenizer,
         protocol: str | None,
         quick: bool = False,
+        note: Callable[[str], None] = ignored,
+        evaluation: Any = None,
     ) -> dict[str, float]:
         held = [texts_of(s, tokenizer) for s in windows]
         return baselines(read_train(), held, self.headline, quick)

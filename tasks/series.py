@@ -17,16 +17,24 @@ import numpy as np
 from ..core import task
 from ..core.config import SampleConfig
 from ..core.data.source import Source
-from ..core.errors import DataError, UsageError
+from ..core.errors import ConfigError, DataError, UsageError
 from ..core.progress import tracked
 from ..core.protocols import Dataset, Ids, Sequence
-from ..core.task import DataWarning, Description
+from ..core.task import DataWarning, Description, ignored
 from ..core.terms import Terms
 from ..tokenizers._scales import Values
 from ..tokenizers.bins import BinsTokenizer, Window, parse
 from ._series.baselines import floors
 from ._series.cases import CHUNK, forecast_cases, forecast_cost
 from ._series.collection import Collection, Windows, fingerprint, follow, halves, split
+from ._series.covariates import (
+    add_known,
+    codes_ahead,
+    fit_covariates,
+    missing_ahead,
+    with_calendar,
+    without_future,
+)
 from ._series.doubts import doubts
 from ._series.forecast_table import write_paths
 from ._series.frequency import find_season, season_and_horizon
@@ -34,12 +42,12 @@ from ._series.illustration import illustration, labels
 from ._series.options import SeriesEvalOptions, SeriesOptions, SeriesSampleOptions, parse_quantiles
 from ._series.output import Forecast, escape_formula, write_values
 from ._series.plot import fan, plot
-from ._series.prompts import Prompt, prompts_of_file, prompts_of_heldout
-from ._series.reader import Read, common_frequency, read
-from ._series.reading import lines, record, summary
+from ._series.prompts import MAX_GAP_HORIZONS, Prompt, prompts_of_file, prompts_of_heldout
+from ._series.reader import Read, common_frequency, read, read_known
+from ._series.reading import lines, names_of, record, summary
 from ._series.scores import EVALUATION_PATHS, evaluated, terms
 from ._series.window_plot import window_plot
-from ._series.windows import adjacent_windows, slide, training_windows
+from ._series.windows import adjacent_windows, codes_of, side_of_codes, slide, training_windows
 
 NUMBER_OR_TIME = re.compile(
     r"-?\d*\.?\d+([eE][-+]?\d+)?|\d{4}[-/]\d{1,2}([-/]\d{1,2})?([T ][\d:.]+.*)?"
@@ -48,6 +56,7 @@ DEFAULT_HOLDOUT = 0.1  # the fraction of each series that is held out
 SMALL_DATA_DROPOUT = 0.1  # where `Collection.is_small`
 HISTORY_SEASONS = 8  # in the history of a window
 MIN_HISTORY, MAX_HISTORY = 64, 512  # points of history by default
+TRAINING_POINTS = 2000  # of history, to which slow baselines are fitted in training
 
 
 class SeriesTask(task.Task):
@@ -91,7 +100,12 @@ class SeriesTask(task.Task):
     # -- items ---------------------------------------------------------------------------------
 
     def items(self, source: Source) -> Collection:
-        return self._collect(read(source, self.options.columns), source.describe())
+        found = read(source, self.options.columns)
+        known = names_of(self.options.known)
+        found.series = [without_future(one, known) for one in found.series]
+        if self.options.calendar:
+            found.series = [with_calendar(one) for one in found.series]
+        return self._collect(found, source.describe())
 
     def _collect(self, found: Read, about: str) -> Collection:
         options, series = self.options, found.series
@@ -125,9 +139,21 @@ class SeriesTask(task.Task):
 
     @classmethod
     def init_options(cls, options: SeriesOptions, tokenizer: BinsTokenizer) -> dict[str, object]:
-        return {name: getattr(tokenizer, name) for name in ("season", "horizon", "history")}
+        kept = {name: getattr(tokenizer, name) for name in ("season", "horizon", "history")}
+        names: dict[str, list[str]] = {}
+        for one in tokenizer.covariates.each:
+            names.setdefault(one.kind, []).append(one.name)
+        kept |= {kind: ",".join(names[kind]) for kind in ("past", "known") if kind in names}
+        return {**kept, "calendar": "calendar" in names}
 
     def adapt(self, tokenizer: BinsTokenizer) -> BinsTokenizer:
+        known = self.init_options(self.options, tokenizer)
+        for name in ("past", "known", "calendar"):
+            if getattr(self.options, name) != known.get(name):
+                raise ConfigError(
+                    f"--{name}: the run of --init has other covariates; leave --past, --known and "
+                    "--calendar to it"
+                )
         state, arrays = tokenizer.state()
         asked = {name: getattr(self.options, name) for name in ("season", "horizon", "history")}
         return BinsTokenizer.from_state({**state, **{k: v for k, v in asked.items() if v}}, arrays)
@@ -162,7 +188,11 @@ class SeriesTask(task.Task):
         windows = Windows(train, None, self.history(train))
         sample = np.linspace(0, len(windows) - 1, min(len(windows), 2000)).astype(np.int64)
         values, history = windows.rows(sample)
-        return BinsTokenizer.fit(spec, values, history, train.season, windows.history)
+        found = BinsTokenizer.fit(spec, values, history, train.season, windows.history)
+        past, known = names_of(self.options.past), names_of(self.options.known)
+        covariates = fit_covariates(train.series, past, known, self.options.calendar)
+        state, arrays = found.state()
+        return BinsTokenizer.from_state({**state, "covariates": covariates.state()}, arrays)
 
     def defaults(self, train: Collection, tokenizer: BinsTokenizer) -> dict[str, dict[str, object]]:
         """A batch has few windows, and the points within a window are correlated. So the learning
@@ -217,13 +247,30 @@ class SeriesTask(task.Task):
         tokenizer: BinsTokenizer,
         protocol: str | None,
         quick: bool = False,
+        note: Callable[[str], None] = ignored,
+        evaluation: Any = None,
     ) -> dict[str, float]:
         train = read_train()
         if train is not None:
             train = replace(train, season=tokenizer.season, horizon=tokenizer.horizon)
         negative = self.options.allow_negative
         cases = forecast_cases(windows, protocol, tokenizer.history, negative)
-        return floors(train, cases, tokenizer.season, tokenizer.history, quick)
+        limit = (evaluation or SeriesEvalOptions()).baseline_seconds
+        return floors(train, cases, tokenizer.season, tokenizer.history, quick, note, limit)
+
+    def baselines(
+        self,
+        train: Collection,
+        held: Collection,
+        windows: Iterable[Sequence],
+        tokenizer: BinsTokenizer,
+        quick: bool,
+    ) -> tuple[dict[str, float], bool]:
+        """In training, baselines that are fitted to each series are left to `eval` if they would
+        take more than about a second."""
+        points = sum(tokenizer.history for window in windows if window.side["last"])
+        quick = quick or points > TRAINING_POINTS
+        return super().baselines(train, held, windows, tokenizer, quick)
 
     def units(self, sequences: Iterable[Sequence]) -> dict[str, float]:
         return {"point": sum(int((s.target_weight() > 0).sum()) for s in sequences)}
@@ -274,9 +321,11 @@ class SeriesTask(task.Task):
         """Forecasts of the series in `data`, or else of the run's held-out series."""
         horizon = sampling.horizon or config.length or tokenizer.horizon
         if data is not None:
-            prompts = prompts_of_file(data, self.options.columns, heldout, note)
+            columns, covariates = self.options.columns, tokenizer.covariates
+            prompts = prompts_of_file(data, columns, heldout, covariates, note)
         else:
             prompts = prompts_of_heldout(heldout)
+        prompts = self._with_future(prompts, tokenizer, horizon, sampling, note)
         paths = self._paths(model, tokenizer, prompts, horizon, config, sampling)
         if not (self.options.allow_negative or sampling.allow_negative):
             below = [p.nonnegative and bool((paths[i] < 0).any()) for i, p in enumerate(prompts)]
@@ -293,6 +342,42 @@ class SeriesTask(task.Task):
             for p, sampled in zip(prompts, paths, strict=True)
         ]
 
+    def _with_future(
+        self,
+        prompts: list[Prompt],
+        tokenizer: BinsTokenizer,
+        horizon: int,
+        sampling: SeriesSampleOptions,
+        note: Callable[[str], None],
+    ) -> list[Prompt]:
+        """The prompts with what is known of the points to forecast."""
+        covariates = tokenizer.covariates
+        table = None
+        if sampling.known_data is not None:
+            if not any(one.kind == "known" for one in covariates.each):
+                raise UsageError("--known-data: this run was trained without --known")
+            table = read_known(Path(sampling.known_data), self.options.columns)
+        if not covariates.each:
+            return prompts
+        out, missing = [], dict[str, int]()
+        for prompt in prompts:
+            codes = prompt.codes
+            if table is not None:
+                codes = add_known(codes, prompt.series, prompt.offset, table, covariates)
+            ahead = horizon + MAX_GAP_HORIZONS * tokenizer.horizon
+            length = len(prompt.series)
+            codes = codes_ahead(codes, prompt.series, prompt.offset, ahead, covariates)
+            for name in missing_ahead(codes, length, horizon, covariates):
+                missing[name] = missing.get(name, 0) + 1
+            out.append(replace(prompt, codes=codes))
+        if missing:
+            note(
+                f"not known of all points to forecast: {', '.join(missing)}, in up to "
+                f"{max(missing.values()):,} of {len(prompts):,} series; the model takes them as "
+                "missing (--known-data FILE, or further rows without a value, say them)"
+            )
+        return out
+
     def _paths(
         self,
         model: Any,
@@ -308,9 +393,9 @@ class SeriesTask(task.Task):
         paths = np.empty((len(prompts), sampling.paths, horizon))
         by_gap: dict[int, list[tuple[int, Window]]] = {}
         for index, prompt in enumerate(prompts):
-            past, gap = prompt.history(tokenizer.history, tokenizer.season, horizon)
+            part, gap = prompt.history(tokenizer.history, tokenizer.season, horizon)
             name = f"{prompt.series.id}/{prompt.first}"  # the same paths as in `eval`
-            window = Window(past, len(past), {"id": name})
+            window = prompt.window(part, {"id": name})
             by_gap.setdefault(gap, []).append((index, window))
         parts = [
             (gap, group[start : start + CHUNK])
@@ -354,13 +439,13 @@ class SeriesTask(task.Task):
         self, data: bytes, tokenizer: BinsTokenizer, note: Callable[[str], None]
     ) -> Sequence:
         """The last points of the first series in a file, all of them history."""
-        prompts = prompts_of_file(data, self.options.columns, (), note)
+        prompts = prompts_of_file(data, self.options.columns, (), tokenizer.covariates, note)
         if len(prompts) > 1:
             note(f"{len(prompts):,} series; shown: {prompts[0].series.id}")
         series = prompts[0].series
-        past, gap = prompts[0].history(tokenizer.history, tokenizer.season, tokenizer.horizon)
+        part, gap = prompts[0].history(tokenizer.history, tokenizer.season, tokenizer.horizon)
         about = {"id": series.id, "first": prompts[0].first - gap, **series.clock.side()}
-        return tokenizer.encode(Window(past, len(past), about))
+        return tokenizer.encode(prompts[0].window(part, about))
 
     def token_labels(self, ids: Ids, tokenizer: BinsTokenizer) -> list[str]:
         return labels(ids, tokenizer)
@@ -393,6 +478,8 @@ class SeriesTask(task.Task):
         """Each series as one sequence in which every point is history."""
         for one in items.series:
             about = {"id": one.id, **one.clock.side()}
+            codes = codes_of(one, tokenizer.covariates)
+            about |= side_of_codes(codes, 0, len(one), 0, tokenizer.covariates)
             yield tokenizer.encode(Window(one.values, len(one), about))
 
     def write_decoded(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from ctypes import CDLL
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,13 @@ settings.load_profile("untimed")
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one worker per core: one thread each
     os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def pytest_collection_finish() -> None:
+    """What is there before the first test is not looked at by any later collection of garbage: with
+    all tests imported, each would take half a second."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -57,6 +65,13 @@ class Result:
         return [json.loads(line) for line in self.text.splitlines()]
 
 
+def can_fork(env: Iterable[str]) -> bool:
+    """Whether commands can be forks: not if a variable could matter to Python or to a library."""
+    return hasattr(os, "fork") and all(
+        name.startswith("TFM_") or name == "PYTHONPATH" for name in env
+    )
+
+
 @dataclass(frozen=True)
 class Tfm:
     """Runs `tfm` as a process in `folder`."""
@@ -74,9 +89,7 @@ class Tfm:
         """Runs a command to its end and checks the exit code. It is a fork of a process that has
         imported torch, unless its environment could matter to Python or to a library."""
         more = {**self.env, **(env or {})}
-        if hasattr(os, "fork") and all(
-            name.startswith("TFM_") or name == "PYTHONPATH" for name in more
-        ):
+        if can_fork(more):
             ended, out, err = SERVER(
                 list(map(str, args)), self.folder, {**os.environ, **more}, stdin
             )
@@ -96,13 +109,14 @@ class Tfm:
         assert "Traceback" not in result.err
         return result
 
-    def start(self, *args: object, **settings: Any) -> subprocess.Popen[bytes]:
-        """Starts the command and leaves it running."""
+    def start(self, *args: object, fresh: bool = False, **settings: Any) -> subprocess.Popen[bytes]:
+        """Starts the command and leaves it running: the command itself if `fresh`, or a process
+        that passes signals on to a fork (see harness/client.py) and ends as the fork does."""
         pipes = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         environment = {**os.environ, **self.env}
-        return subprocess.Popen(
-            self.command(*args), cwd=self.folder, env=environment, **{**pipes, **settings}
-        )
+        forked = not fresh and can_fork(self.env) and settings.keys() <= pipes.keys()
+        command = [*SERVER.client(), *map(str, args)] if forked else self.command(*args)
+        return subprocess.Popen(command, cwd=self.folder, env=environment, **{**pipes, **settings})
 
     def error(self, *args: object, code: int = 2, stdin: bytes | None = None) -> str:
         """Runs a command that fails, and returns its error: the last line of stderr. Checks that
@@ -159,14 +173,19 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def library(tmp_path_factory: pytest.TempPathFactory) -> CDLL:
-    """The C library. Without a C compiler, tests that use this fixture are skipped."""
+def compiled(home: Path) -> CDLL | None:
+    """The C library, where `tfm` finds it too; None without a C compiler."""
     from helpers import c_library
 
-    found = c_library(tmp_path_factory.mktemp("cache"))
-    if found is None:
+    return c_library(home / "xdg_cache_home" / "tfm")
+
+
+@pytest.fixture(scope="session")
+def library(compiled: CDLL | None) -> CDLL:
+    """The C library. Without a C compiler, tests that use this fixture are skipped."""
+    if compiled is None:
         pytest.skip("no C compiler here that compiles core/ops/c")
-    return found
+    return compiled
 
 
 @pytest.fixture

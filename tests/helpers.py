@@ -61,7 +61,7 @@ class FakeTokenizer:
     """A tokenizer whose items are arrays of ids. `legal` is its support; if that has two axes,
     items are decoded in rows of three."""
 
-    lossless = True
+    lossless, features = True, 0
 
     def __init__(self, vocab_size: int = 23, legal: Any = None, axes: int = 1) -> None:
         self.vocab_size, self.legal, self.axes = vocab_size, legal, axes
@@ -260,7 +260,7 @@ def put_tfm_on_path(folder: Path, **others: str) -> None:
     if hasattr(os, "fork"):
         from conftest import SERVER
 
-        tfm = f"{sys.executable} -S {Path(__file__).parent / 'harness/client.py'} {SERVER.listen()}"
+        tfm = " ".join(SERVER.client())
     for name, command in {"tfm": f'exec {tfm} "$@"', **others}.items():
         (folder / "bin" / name).write_text(f"#!/bin/sh\n{command}\n")
         (folder / "bin" / name).chmod(0o755)
@@ -286,11 +286,13 @@ def run_shell_block(block: str, folder: Path, env: Mapping[str, str]) -> str:
 
 def run_harness(script: str, *args: object) -> Any:
     """The report that a script of tests/harness/ prints with --json."""
+    from conftest import SERVER
+
     path = Path(__file__).parent / "harness" / script
-    command = [sys.executable, path, "--json", *map(str, args)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, timeout=300)
-    assert done.returncode == 0
-    return json.loads(done.stdout)
+    command = ["--json", *map(str, args)]
+    code, out, err = SERVER(command, Path.cwd(), dict(os.environ), None, script=path, timeout=300)
+    assert code == 0, err.decode()
+    return json.loads(out)
 
 
 # -- a run of every domain -------------------------------------------------------------------------

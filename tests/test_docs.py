@@ -62,7 +62,7 @@ def test_a_page_on_extending_runs_in_order_as_one_script(name: str, tmp_path: Pa
     put_tfm_on_path(
         tmp_path,
         pip=f'SITE={site} exec {sys.executable} {ROOT / "tests/harness/install.py"} "$@"',
-        pytest=f'exec {sys.executable} -m pytest -p no:cacheprovider -c "$1/pyproject.toml" "$1"',
+        pytest='exec tfm -m pytest -p no:cacheprovider -c "$1/pyproject.toml" "$1"',  # in a fork
     )
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     draw = random.Random(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from ctypes import CDLL
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import c_library, log_without_times, prose, train_run
+from helpers import log_without_times, prose, train_run
 
 from tfm.core.config import ModelConfig, TrainConfig
 from tfm.core.errors import DamagedError
@@ -66,14 +67,17 @@ def data_of(task: str, folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(params=["text", "byte", "image", "series"])
 def whole(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    compiled: CDLL | None,
 ) -> tuple[Run, Path]:
     """A run that nothing interrupts, with a checkpoint of every step, and its cache."""
     monkeypatch.setattr(checkpoints_module, "KEEP_NEWEST", STEPS)
     monkeypatch.setattr("tfm.core.files.os.fsync", lambda _: None)
-    native_calls.load(c_library(tmp_path / "cache"))
+    native_calls.load(compiled)
     request.addfinalizer(lambda: native_calls.load(None))
-    monkeypatch.setattr("tfm.tasks._series.windows.EVALUATION_PATHS", 3)
+    monkeypatch.setattr("tfm.tasks._series.scores.EVALUATION_PATHS", 3)
     task, cache = request.param, tmp_path / "cache"
     asked = Request(
         task=task, size="nano", steps=STEPS, sets=SETS, device="cpu", **data_of(task, tmp_path)

@@ -18,6 +18,10 @@ from tfm.core.decode.sampling import sample_ids_and_fractions
 from tfm.core.ops import native_calls
 
 SHARED = ("grouped", "tied, sinusoidal", "no norms, biases", "odd widths", "post-norm", "sandwich")
+WITH_FEATURES = {
+    "features": dict(features=3),
+    "features, sinusoidal": dict(features=1, positions="sinusoidal"),
+}
 ALIKE, RAGGED = (20, 20, 20), (1, 15, 16, 17, 33, 40)
 STEPS = 19  # over the end of a vector of any width
 
@@ -32,27 +36,42 @@ def logits_of(forks: Forks, rows: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("times", (1, 3, 7))
-@pytest.mark.parametrize("name", ("transformer", *SHARED))
+@pytest.mark.parametrize("name", ("transformer", *SHARED, *WITH_FEATURES))
 @pytest.mark.parametrize("native", (False, True))
 def test_each_continuation_is_what_the_whole_model_says(
     native: bool, name: str, times: int, kernels_in_c: None
 ) -> None:
-    fields: dict[str, Any] = {"context": 64, "layers": 2, "heads": 2, **OTHERS.get(name, {})}
+    fields: dict[str, Any] = {
+        "context": 64,
+        "layers": 2,
+        "heads": 2,
+        **OTHERS.get(name, WITH_FEATURES.get(name, {})),
+    }
     model = small_model(**fields).eval()
     draw = np.random.default_rng(0)
     prompts = [draw.integers(0, 23, length) for length in (RAGGED if native else ALIKE)]
+    features = None
+    if model.features is not None:
+        shapes = [(len(prompt) + STEPS + 1, model.config.features) for prompt in prompts]
+        features = [draw.normal(size=shape).astype(np.float32) for shape in shapes]
     rows = len(prompts) * times
     forks: Forks
     if native:
         compiled = native_model(model)
         assert compiled is not None
-        forks = NativeForks(model, compiled, prompts, times, STEPS + 1)
+        forks = NativeForks(model, compiled, prompts, times, STEPS + 1, features)
     else:
-        forks = TorchForks(model, prompts, times, STEPS + 1)
+        forks = TorchForks(model, prompts, times, STEPS + 1, features)
     fed = draw.integers(0, 23, (rows, STEPS))
     whole = [np.concatenate((prompts[row // times], fed[row])) for row in range(rows)]
-    with torch.no_grad():
-        wanted = [model.logits(model(torch.from_numpy(ids)[None]))[0] for ids in whole]
+    wanted = []
+    for row, ids in enumerate(whole):
+        beside = None
+        if features is not None:
+            beside = torch.from_numpy(features[row // times][None, : len(ids)])
+        with torch.no_grad():
+            hidden = model(torch.from_numpy(ids)[None], features=beside)
+            wanted.append(model.logits(hidden)[0])
     for step in range(STEPS + 1):
         found = logits_of(forks, rows)
         for row in range(rows):

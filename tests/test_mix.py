@@ -34,6 +34,7 @@ PARTS = {
 }
 MIX = tuple(word for spec in PARTS.values() for word in ("--mix", spec))
 SMALL = ("--size", "nano", "--set", "train.batch=4")
+SORT = "sort,max_length=4"
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +130,7 @@ def test_a_file_whose_name_looks_like_a_spec_is_that_file(folder: Path) -> None:
 
 def test_two_texts_and_data_that_every_machine_has(folder: Path) -> None:
     tfm = Tfm(folder)
-    texts = ("--mix", "text:text.txt", "--mix", "text:other.txt@2,name=capitals", "--mix", "sort")
+    texts = ("--mix", "text:text.txt", "--mix", "text:other.txt@2,name=capitals", "--mix", SORT)
     run = ("--run", "texts", "--steps", 2, *SMALL)
     scores = tfm("train", *texts, *run, "--json").json()
     assert set(scores["parts"]) == {"text-1", "capitals", "sort"}
@@ -178,8 +179,18 @@ def test_weights_go_into_a_mix_and_back(folder: Path) -> None:
     """What the vocabularies share is kept: a run's rows, blocks and tokenizer."""
     tfm = Tfm(folder)
     tfm("train", "--data", "text.txt", "--tokenizer", "char", *SMALL, "--steps", 3, "--run", "one")
-    into = ("train", "--init", "one", "--mix", "sort", "--mix", "text:text.txt", "--steps", 1)
-    still = ("--set", "train.lr=1e-9", "--set", "train.adam_lr=1e-9")
+    into = (
+        "train",
+        "--init",
+        "one",
+        "--mix",
+        PARTS["image"],
+        "--mix",
+        "text:text.txt",
+        "--steps",
+        1,
+    )
+    still = ("--set", "train.lr=1e-9", "--set", "train.adam_lr=1e-9", *SMALL[2:])
     tfm(*into, *still, "--run", "into")
     one, part = open_run("one", folder), open_run("into:text", folder)
     assert part.tokenizer().state()[0] == one.tokenizer().state()[0]

@@ -57,7 +57,8 @@ def whole(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_end_is_the_same(tfm: Tfm, text: Path, whole: Path, number: int) -> None:
     path = tfm.folder / "run"
     # --save-every is no part of what is learned
-    process = tfm.start(*training(text, "run", "--save-every", 4))
+    fresh = number == signal.SIGKILL  # which a process cannot pass on
+    process = tfm.start(*training(text, "run", "--save-every", 4), fresh=fresh)
     said = interrupt(process, path, number, steps=8)
     saved = Run(path).status()
     listed = tfm("runs", "--runs", ".")
@@ -175,7 +176,7 @@ def test_data_that_changed_is_not_gone_on_with(tfm: Tfm) -> None:
 
 def test_one_writer_at_a_time(tfm: Tfm, text: Path) -> None:
     path = tfm.folder / "run"
-    process = tfm.start(*training(text, "run", steps=100_000))
+    process = tfm.start(*training(text, "run", steps=100_000), fresh=True)  # its own process id
     deadline = time.monotonic() + 60
     while not (path / "log.jsonl").exists() or not (path / "log.jsonl").stat().st_size:
         assert process.poll() is None and time.monotonic() < deadline

@@ -17,8 +17,9 @@ from tfm.core.config import ModelConfig, SampleConfig
 from tfm.core.data.source import Source
 from tfm.core.errors import DataError, UsageError
 from tfm.core.model.sequence_model import SequenceModel
+from tfm.tasks._series import classical
 from tfm.tasks._series import collection as series_collection
-from tfm.tasks._series.baselines import floors, seasonal_naive
+from tfm.tasks._series.baselines import floors
 from tfm.tasks._series.cases import forecast_cases
 from tfm.tasks._series.collection import MIXED_POINTS, Collection, Series, Windows, follow, split
 from tfm.tasks._series.forecast import HISTORY_VIEWS, encode_views, forecast_values, sample_paths
@@ -27,6 +28,7 @@ from tfm.tasks._series.metrics import METRICS, QUANTILES, of_sorted, seasonal_er
 from tfm.tasks._series.output import digits_for
 from tfm.tasks._series.reader import parse
 from tfm.tasks._series.reading import Columns
+from tfm.tasks._series.simple import seasonal_naive
 from tfm.tasks.series import SeriesOptions, SeriesTask
 from tfm.tokenizers._scales import Values
 from tfm.tokenizers.bins import FIRST_BIN_ID, MISSING_ID, BinsTokenizer, Window
@@ -160,7 +162,9 @@ def test_half_of_the_windows_are_the_mean_of_two() -> None:
     data = Windows(items, tokenizer, 8, 3)
     index = np.arange(len(data))
     plain, history = data.rows(index)
-    mixed = data._mix_windows(index, plain.copy(), history, tokenizer)
+    mixed = plain.copy()
+    at, others, share = data._mix_windows(index, mixed, history, tokenizer)
+    assert len(at) == len(others) == len(share)
     scales = tokenizer.scales(plain, history)
     with np.errstate(divide="ignore", invalid="ignore"):
         normal = (plain - scales.location[:, None]) / scales.scale[:, None]
@@ -323,9 +327,9 @@ def test_floors_are_finite_and_named_by_metric() -> None:
     tokenizer = SeriesTask(SeriesOptions(history=16)).fit_tokenizer("bins:16", train)
     windows = SeriesTask(SeriesOptions()).sequences(held, tokenizer)
     found = floors(train, forecast_cases(windows, None, 16), held.season, 16)
-    assert set(found) == {
-        f"{m}_{k}" for m in ("seasonal_naive", "theta", "ets", "ridge") for k in METRICS
-    }
+    names = ("seasonal_naive", "naive", "drift", "ridge", *classical.names(held.season))
+    metrics = (*METRICS, "mase_ratio", "wql_ratio")
+    assert set(found) == {f"{name}_{metric}" for name in names for metric in metrics}
     assert all(np.isfinite(v) for v in found.values())
 
 
@@ -424,7 +428,8 @@ def test_protocols_and_their_floors() -> None:
     found = task.window_floor(lambda: train, every, tokenizer, "rolling")
     assert found["seasonal_naive_mse"] == pytest.approx((errors**2).mean())
     assert found["seasonal_naive_mae"] == pytest.approx(np.abs(errors).mean())
-    assert {name.rpartition("_")[0] for name in found} == {"seasonal_naive", "theta", "ridge"}
+    names = {"seasonal_naive", "naive", "drift", "ridge", *classical.names(4)}
+    assert {name.removesuffix("_mae") for name in found if name.endswith("_mae")} == names
     unlearned = task.window_floor(lambda: None, sequences, tokenizer, None)
     learned = task.window_floor(lambda: train, sequences, tokenizer, None)
     assert unlearned is not None and learned is not None and set(unlearned) < set(learned)

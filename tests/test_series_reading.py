@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tfm.core.data.source import Source
-from tfm.core.errors import DataError
+from tfm.core.errors import DataError, TfmError
+from tfm.tasks._series import delimited, fast_table, fast_times, forms
+from tfm.tasks._series import encoding as encodings
+from tfm.tasks._series.arrow_columns import ArrowCells, ArrowColumn, encode
 from tfm.tasks._series.clock import Clock
 from tfm.tasks._series.collection import Series
+from tfm.tasks._series.delimited import read_table
+from tfm.tasks._series.encoding import Content, as_utf8
 from tfm.tasks._series.frequency import find_season, season_and_horizon
 from tfm.tasks._series.prompts import at_frequency
 from tfm.tasks._series.reader import parse, read
 from tfm.tasks._series.reading import Columns
+from tfm.tasks._series.transposed import is_heading
+from tfm.tasks._series.zones import offset_minutes
 
 
 def text(data: str, **asked: object) -> list[Series]:
@@ -246,6 +257,7 @@ def test_month_ends_stay_month_ends() -> None:
         ("", "empty"),
         ("date,x\n2024-01-01,\n2024-01-02,\n", "no (series|value|column)"),
         ("id,time,v\na,2024-01-01,1\na,xx,2\n", "not readable as times"),
+        ("time,v\n2024-01-01,1\n2024-01-02,1\n-0,2\n", "row 4, column time: .*'-0' is no time"),
         (TSF.replace("T2:2020-02-01 00-00-00:", "T2:"), "line 9 has 1 attributes"),
         (TSF.replace("5,6", "5,inf"), "row 9, column value 2: infinite"),
     ],
@@ -302,3 +314,188 @@ def test_seasons_are_found() -> None:
     assert find_season([rng.normal(size=500).cumsum()]) == 1
     found = [season_and_horizon(freq) for freq in ("h", "W-SAT", "15min")]
     assert found == [(24, 48), (52, 52), (96, 48)]
+
+
+# -- large tables --------------------------------------------------------------------------------
+
+FORMS = [
+    ("%Y-%m-%d %H:%M:%S", "h"), ("%Y-%m-%dT%H:%M:%SZ", "h"), ("%Y-%m-%dT%H:%M:%S+02:00", "h"),
+    ("%Y-%m-%d %H:%M:%S.%f", "250ms"), ("%d.%m.%Y %H:%M", "h"), ("%m/%d/%Y %H:%M", "h"),
+    ("%d/%m/%y", "D"), ("%-m/%-d/%Y %-H:%M", "h"), ("%d-%b-%Y %H:%M", "h"), ("%Y-%m-%d", "D"),
+    ("%Y%m%d%H%M", "min"), ("%Y%m%d", "D"), ("%s", "h"), ("%s000", "s"), ("count", ""),
+    ("halves", ""), ("%I:%M %p", "min"), ("%Y-%m-%d %H:%M - %Y-%m-%d %H:%M", "h"),
+]  # fmt: skip
+ODD = [
+    *("", " ", "NA", "NaN", "nan", "null", "?", "-", "--", ".", "1e5", "1e999", "inf", "-inf"),
+    *("-0", "+5", "0x10", "1,5", '"1,5"', "1.234", "12.500", "1 000", "1,234.5", "abc", "\u00e9"),
+    *('"a""b"', 'a"b', '"open', "1_0", "2024-02-30", "2024-01-01", "1.1.2024", "\u22125", "1."),
+    *(".5", "  7  ", "\u00a07", "7\u2003", "#", "#5", "1\r", "a\nb", '"a\nb"', "\0", "\ufeff"),
+    *("@data", "24:00", "2024-01-01 24:00:00", "1.2.5", "1/2/5", "20240101", "1" * 10, "9" * 13),
+]  # fmt: skip
+NUMBERS = [
+    lambda at: f"{np.sin(at):.6f}", lambda at: f"{at * 7 % 1009 + 1}.{at % 997:03}",
+    lambda at: str(at * at), lambda at: str(at % 5), lambda at: f"{at / 4:g}".replace(".", ","),
+    lambda at: f"{at:,}", lambda at: ("NA", "", f"{at}.25")[at % 3], lambda at: f'"{at}.5"',
+]  # fmt: skip
+
+
+@st.composite
+def odd_tables(draw: Any) -> bytes:
+    """A table of a few hundred rows, with and without faults in a few of them."""
+    rng = random.Random(draw(st.integers(0, 1 << 30)))
+    form, freq = rng.choice(FORMS)
+    names, rows = rng.choice([0, 0, 1, 3, 40]), rng.choice([260, 500])
+    each = rows // max(1, names)
+    if form in ("count", "halves"):
+        when = [f"{at if form == 'count' else at / 2}" for at in range(each)]
+    else:
+        when = times(each, form, freq, "2012-03-28")
+    mark = rng.choice([",", ",", ",", ";", "\t", "|"])
+    kinds = rng.sample(NUMBERS, rng.choice([1, 1, 2, 3]))
+    table = [
+        [*([f"s {name}"] if names else []), time, *(kind(at + 1000 * name) for kind in kinds)]
+        for name in range(max(1, names))
+        for at, time in enumerate(when)
+    ]
+    if rng.random() < 0.3:
+        rng.shuffle(table)
+    if rng.random() < 0.2:
+        table = [[str(at), *row] for at, row in enumerate(table)]
+    heading = ["id", rng.choice(["time", "date", "x", "index"]), "a", "b", "c"][not names :]
+    heading = ["", *heading] if len(table[0]) > len(kinds) + 1 + bool(names) else heading
+    lines = [heading[: len(table[0])], *table] if rng.random() < 0.9 else table
+    for _ in range(rng.choice([0, 0, 1, 1, 2])):
+        row = lines[rng.choice([1, rng.randrange(len(lines)), -1])]
+        if row:
+            row[rng.randrange(len(row))] = rng.choice(ODD)
+    for _ in range(rng.choice([0, 0, 0, 1])):
+        at = rng.randrange(len(lines))
+        lines[at : at + 1] = rng.choice(
+            [[], [[]], [lines[at]] * 2, [lines[at][:-1]], [[*lines[at], "1"]], [[""] * 3], [["#"]]]
+        )
+    end = rng.choice(["\n", "\n", "\n", "\r\n"])
+    text = end.join(mark.join(row) for row in lines)
+    text = rng.choice(["", "", "", "# about\n", "\n", "sep=,\n", "\ufeff"]) + text
+    text += rng.choice(["", end, end, end * 3, " "])
+    return text.encode(rng.choice(["utf-8"] * 6 + ["cp1252", "utf-16"]), "replace")
+
+
+def outcome(data: bytes, columns: Columns) -> Any:
+    try:
+        found = parse(data, "x", columns)
+    except TfmError as error:
+        return str(error)
+    return [(s.id, s.clock, s.values.tobytes()) for s in found.series], repr(found.readings)
+
+
+@given(
+    odd_tables(),
+    st.sampled_from([{}, {}, {"resample": True}, {"decimal": "."}, {"dates": "day-first"},
+                     {"skip_bad": True}, {"zone": "Europe/Berlin"}, {"target": "a"}]),
+    st.sampled_from([1 << 13, 1 << 14, 1 << 20]),
+)  # fmt: skip
+@settings(max_examples=150, deadline=None)
+def test_a_large_table_is_read_or_refused_as_row_by_row(
+    data: bytes, asked: dict[str, Any], block: int
+) -> None:
+    columns = Columns(**asked)
+    plain = outcome(data, columns)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(delimited, "FAST_CHARACTERS", 0)
+        patch.setattr(fast_table, "BLOCK", block)
+        patch.setattr(fast_table, "BLOCK_ROWS", 0)
+        assert outcome(data, columns) == plain
+
+
+@pytest.mark.parametrize("form, freq", FORMS[:-2])
+def test_large_tables_of_usual_forms_are_read_fast(
+    form: str, freq: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither row by row, nor time by time."""
+    counts = form in ("count", "halves")
+    when = [str(at) for at in range(600)] if counts else times(600, form, freq, "2012-03-28")
+    rows = "".join(f'"a",{t},{at % 9 / 8},{"NaN" if at == 500 else at / 8}\n'
+                   for at, t in enumerate(when))  # fmt: skip
+    data = f"id,time,x,y\n{rows}".encode()
+    monkeypatch.setattr(delimited, "FAST_CHARACTERS", 0)
+    monkeypatch.setattr(fast_table, "BLOCK", 1 << 14)
+    monkeypatch.setattr(fast_table, "BLOCK_ROWS", 0)
+    monkeypatch.setattr(delimited, "_plain_table", None)
+    found = parse(data, "x", Columns(dates="day-first" if "/%y" in form else None))
+    assert [(s.id, len(s)) for s in found.series] == [("a/x", 600), ("a/y", 600)]
+    assert found.readings[0].marks == {"NaN"}
+    table = read_table(Content(data), "x", is_heading)
+    kinds = [(c._pair is not None, c._text is not None, c._numbers is not None)
+             for c in table.columns if isinstance(c, ArrowColumn)]  # fmt: skip
+    digits = when[0].replace(".", "").isdigit()
+    coded, text, numbers = (True, False, False), (False, True, False), (False, False, True)
+    assert kinds == [coded, numbers if digits else text, coded, numbers]
+
+
+@pytest.mark.parametrize("form, freq", [pair for pair in FORMS if pair[0][:1] == "%"])
+def test_many_times_are_parsed_as_each(form: str, freq: str) -> None:
+    import pyarrow
+
+    if form.startswith("%s") or " - " in form:
+        return
+    rng = random.Random(0)
+    plain = form.replace("%-", "%").replace("+02:00", "%z")
+    good = times(300, form, freq, "1995-01-28")
+    for _ in range(200):
+        cells = rng.sample(good, rng.choice([1, 2, 20]))
+        if rng.random() < 0.7:  # one with a fault
+            at, cell = rng.randrange(len(cells)), list(rng.choice(good))
+            for _ in range(rng.choice([1, 1, 2])):
+                where = rng.randrange(len(cell) + 1)
+                cell[where : where + rng.choice([0, 1])] = rng.choice(["", *"0123459-/. :TtZz+aé"])
+            cells[at] = "".join(cell)
+        array = ArrowCells(pyarrow.chunked_array([cells[:1], cells[1:]], pyarrow.string()))
+        try:
+            wanted = forms.parse(cells, plain)
+        except (ValueError, TypeError):
+            continue
+        found = fast_times.parse(array, plain)
+        assert found.equals(wanted), (cells, wanted, found)
+        assert wanted.hasnans or found.dtype == wanted.dtype
+        offsets = fast_times.offsets(array)
+        if offsets is not None:
+            assert offsets.tolist() == [offset_minutes(cell) or 0 for cell in cells]
+
+
+@given(st.lists(st.text("ab0\u00e9 ", max_size=3), max_size=30), st.booleans(), st.integers(1, 5))
+def test_cells_are_encoded_by_their_first_rows(cells: list[str], order: bool, size: int) -> None:
+    import pyarrow
+
+    cells = sorted(cells) if order else cells
+    chunks = [cells[at : at + size] for at in range(0, len(cells), size)]
+    if not chunks:
+        return
+    codes, distinct = encode(pyarrow.chunked_array(chunks, pyarrow.string()))
+    assert list(distinct) == list(dict.fromkeys(cells))
+    assert [distinct[int(code)] for code in codes] == cells
+
+
+@pytest.mark.parametrize(
+    "data, encoding",
+    [
+        (b"\xef\xbb\xbft,x\n", "utf-8"),
+        ("t,x\n1,\u00e9\n".encode(), "utf-8"),
+        ("t,x\n1,\u00e9\n".encode("cp1252"), "cp1252"),
+        ("t,x\n1,\u00e9\n".encode("utf-16"), "utf-16"),
+    ],
+)
+def test_content_is_read_from_a_file_as_from_memory(
+    data: bytes, encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encodings, "BLOCK", 0)  # else small files are read into memory
+    (tmp_path / "x").write_bytes(data)
+    for content in (Content(data), Content.of(tmp_path / "x")):
+        found, name = as_utf8(content, "x")
+        assert name == encoding and found.text()[:3] == "t,x"
+        assert b"".join(found.blocks(2)) == found.data() == found.head(99)
+        assert all(block.endswith(b"\n") for block in found.blocks(2))
+        assert found.size() == len(found.data())
+    on_disk = Content.of(tmp_path / "x")
+    (tmp_path / "x").write_bytes(data * 2)
+    with pytest.raises(DataError, match="changed while it was read"):
+        on_disk.text()

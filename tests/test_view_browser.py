@@ -7,7 +7,7 @@ import io
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +28,20 @@ FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
-TENSOR = """name => {
+TENSORS = """names => names.map((name) => {
   const { shape, values } = window.tfmView.page.tensor(name);
   const bytes = new Uint8Array(Float32Array.from(values).buffer);
   let text = "";
   for (const byte of bytes) text += String.fromCharCode(byte);
   return [shape, btoa(text)];
-}"""
-SHOW = """tab => {
-  window.tfmView.state.set({ tab });
-  return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
-}"""  # two frames: what it asked to be drawn is drawn
+})"""
+SET = """async (selections) => {
+  for (const each of selections) {
+    window.tfmView.state.set(each);
+    await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+  }
+}"""  # two frames each: what it asked to be drawn is drawn
+VIEWPORT = {"width": 1280, "height": 720}
 TABS = ("io", "space", "matrix", "flow", "code", "checks")
 EVERYTHING = Plan()
 RECOMPUTED = Plan(recompute=True, bits=16)
@@ -57,105 +60,165 @@ def browser() -> Iterator[Any]:
         started.close()
 
 
-class Opened:
-    """A page in a tab of its own. It fails on any message, request or error of the page."""
+@pytest.fixture(scope="module")
+def window(browser: Any) -> Any:
+    """A window with the usual settings. Its tabs share nothing that a page keeps."""
+    return browser.new_context(viewport=VIEWPORT)
 
-    def __init__(self, browser: Any, html: bytes, folder: Path, **settings: Any) -> None:
-        self.path = folder / "view.html"
+
+@pytest.fixture(scope="module")
+def tab(window: Any) -> Any:
+    """One tab, in which a test opens one page after another."""
+    return window.new_page()
+
+
+class Opened:
+    """A page in a tab. It fails on any message, request or error of the page."""
+
+    def __init__(self, tab: Any, html: bytes, folder: Path) -> None:
+        self.path = folder / f"{len(list(folder.iterdir()))}.html"
         self.path.write_bytes(html)
+        self.tab, self.devtools = tab, None
         self.problems: list[str] = []
-        self.context = browser.new_context(
-            **{"viewport": {"width": 1280, "height": 720}, **settings}
-        )
-        self.tab = self.context.new_page()
-        self.tab.on("console", lambda message: self.problems.append(message.text))
-        self.tab.on("pageerror", lambda error: self.problems.append(str(error)))
-        self.tab.on("dialog", lambda dialog: self.problems.append(dialog.message))
-        self.tab.on("request", self._requested)
+        self.listeners = {
+            "console": lambda message: self.problems.append(message.text),
+            "pageerror": lambda error: self.problems.append(str(error)),
+            "dialog": lambda dialog: self.problems.append(dialog.message),
+            "request": self._requested,
+        }
+        for event, listener in self.listeners.items():
+            self.tab.on(event, listener)
 
     def _requested(self, request: Any) -> None:
         if not request.url.startswith(("file:", "data:", "blob:")):
             self.problems.append(request.url)
 
     def go(self, where: str = "") -> Opened:
+        self.tab.bring_to_front()  # a tab behind another draws one frame a second
         self.tab.goto(f"file://{self.path}#{where}")
         self.tab.wait_for_selector("body[data-ready]", timeout=20_000)
         return self
 
+    def set(self, *selections: dict[str, Any]) -> None:
+        """Makes one selection after another, each drawn before the next."""
+        self.tab.bring_to_front()
+        self.tab.evaluate(SET, selections)
+
     def show(self, tab: str) -> str:
         """Chooses a tab and returns the text of its panel."""
-        self.tab.evaluate(SHOW, tab)
+        self.set({"tab": tab})
         return str(self.tab.inner_text(f"#panel-{tab}"))
 
     def selection(self) -> dict[str, Any]:
         return dict(self.tab.evaluate("() => ({ ...window.tfmView.state.selection })"))
 
-    def tensor(self, name: str) -> Any:
-        shape, data = self.tab.evaluate(TENSOR, name)
-        return np.frombuffer(base64.b64decode(data), np.float32).reshape(shape)
+    def tensors(self, names: Iterable[str]) -> dict[str, Any]:
+        names = list(names)
+        return {
+            name: np.frombuffer(base64.b64decode(data), np.float32).reshape(shape)
+            for name, (shape, data) in zip(names, self.tab.evaluate(TENSORS, names), strict=True)
+        }
 
-    def colours(self, selector: str) -> int:
-        """How many colours an element shows."""
-        picture = Image.open(io.BytesIO(self.tab.locator(selector).screenshot())).convert("RGB")
-        found = picture.getcolors(1 << 24)
-        return len(found or [])
+    def more_colours(self, selector: str, than: int) -> bool:
+        """Whether an element shows more than so many colours, counted up to there."""
+        asked = {
+            "format": "png",
+            "optimizeForSpeed": True,
+            "clip": {**self.tab.locator(selector).bounding_box(), "scale": 1},
+        }
+        self.devtools = self.devtools or self.tab.context.new_cdp_session(self.tab)
+        data = base64.b64decode(self.devtools.send("Page.captureScreenshot", asked)["data"])
+        return Image.open(io.BytesIO(data)).convert("RGB").getcolors(than) is None
 
     def close(self) -> None:
-        self.context.close()
+        for event, listener in self.listeners.items():
+            self.tab.remove_listener(event, listener)
+        if self.devtools is not None:
+            self.devtools.detach()
         assert not self.problems, self.problems
 
 
 @pytest.fixture
-def open_page(browser: Any, tmp_path: Path) -> Iterator[Any]:
+def open_page(browser: Any, tab: Any, tmp_path: Path) -> Iterator[Any]:
+    """Opens pages in the tab, or with settings of its own in a window of its own."""
     opened: list[Opened] = []
+    windows: list[Any] = []
 
     def start(html: bytes, where: str = "", **settings: Any) -> Opened:
-        opened.append(Opened(browser, html, tmp_path, **settings))
+        if settings:
+            windows.append(browser.new_context(**{"viewport": VIEWPORT, **settings}))
+        opened.append(Opened(windows[-1].new_page() if settings else tab, html, tmp_path))
         return opened[-1].go(where)
 
     yield start
-    for each in opened:
-        each.close()
+    try:
+        for each in opened:
+            each.close()
+    finally:
+        for each in windows:
+            each.close()
 
 
 # -- every architecture ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_the_page_holds_the_numbers_of_the_model(open_page: Any, name: str) -> None:
+@pytest.fixture(scope="module", params=VARIANTS)
+def architecture(request: pytest.FixtureRequest) -> View:
+    """Shared: tests must not change it."""
+    return view_of(request.param)
+
+
+@pytest.fixture(scope="module")
+def whole(
+    window: Any, architecture: View, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Opened]:
+    """The page of an architecture with all its numbers, in a tab of its own."""
+    folder = tmp_path_factory.mktemp("whole")
+    page = Opened(window.new_page(), architecture.page(EVERYTHING), folder).go()
+    yield page
+    page.close()
+    page.tab.close()
+
+
+def test_the_page_holds_the_numbers_of_the_model(
+    open_page: Any, architecture: View, whole: Opened
+) -> None:
     """Decoded or computed in the browser, each tensor is as close as the page states."""
-    view = view_of(name)
-    for plan in (EVERYTHING, RECOMPUTED):
+    view = architecture
+    recomputed = open_page(view.page(RECOMPUTED))
+    for plan, page in ((EVERYTHING, whole), (RECOMPUTED, recomputed)):
         records = view.pack(plan).records
-        page = open_page(view.page(plan))
-        for tensor, record in records.items():
+        for tensor, found in page.tensors(records).items():
+            record = records[tensor]
             true = view.tensors.get(tensor, view.weights.get(tensor, view.last))
             true = true[:, view.top] if tensor == "logits" else true
-            found = page.tensor(tensor)
             finite = np.isfinite(true)
             assert (np.isfinite(found) == finite).all(), tensor
             error = np.abs(found[finite] - true[finite]).max(initial=0)
             assert error <= record["error"] * 1.01 + 2e-6 * max(1, record["largest"]), tensor
+    assert not whole.problems, whole.problems
 
 
-@pytest.mark.parametrize(
-    ("name", "plan"),
-    [(name, EVERYTHING) for name in VARIANTS] + [(name, SMALLEST) for name in ONE_OF_A_KIND],
-    ids=lambda each: each if isinstance(each, str) else "whole" if each == Plan() else "smallest",
-)
-def test_every_panel_shows_every_architecture(open_page: Any, name: str, plan: Plan) -> None:
-    view = view_of(name)
-    page = open_page(view.page(plan))
+def look_at_everything(page: Opened, view: View, colours: int = 0) -> None:
+    """Every panel, of more than so many colours, and every layer in space and as matrices."""
     for tab in TABS:
         assert len(page.show(tab)) > 40, tab
-        assert plan is SMALLEST or page.colours(f"#panel-{tab}") > 12, tab
+        assert not colours or page.more_colours(f"#panel-{tab}", colours), tab
     for row in view.data["flow"]:
         for layer in row["layers"]:
             at = {"stack": row["stack"], "block": row["block"], "part": layer["part"]}
-            page.tab.evaluate("at => window.tfmView.state.set(at)", at)
-            for tab in ("space", "matrix"):
-                page.show(tab)
+            page.set({**at, "tab": "space"}, {"tab": "matrix"})
     page.show("flow")
+    assert not page.problems, page.problems
+
+
+def test_every_panel_shows_every_architecture(architecture: View, whole: Opened) -> None:
+    look_at_everything(whole, architecture, colours=12)
+
+
+@pytest.mark.parametrize("architecture", ONE_OF_A_KIND, indirect=True)
+def test_every_panel_shows_the_smallest_page(open_page: Any, architecture: View) -> None:
+    look_at_everything(open_page(architecture.page(SMALLEST)), architecture)
 
 
 # -- domains ---------------------------------------------------------------------------------------
@@ -173,10 +236,9 @@ def test_every_panel_shows_every_domain(open_page: Any, domains: Path, task: str
     assert strip.locator(".strip-token").count() == len(data["input"]["ids"])
     for tab in TABS:
         assert len(page.show(tab)) > 40
-        assert page.colours(f"#panel-{tab}") > 12
+        assert page.more_colours(f"#panel-{tab}", 12)
     page.tab.keyboard.press("t")
-    for tab in TABS:
-        page.show(tab)
+    page.set(*({"tab": tab} for tab in TABS))
 
 
 def test_bytes_have_their_hexadecimal_form(open_page: Any, domains: Path) -> None:
@@ -251,8 +313,7 @@ def test_a_constant_series_is_shown(open_page: Any, domains: Path) -> None:
     tfm(*train, "--size", "nano", "--steps", 1, "--run", "const")
     html = of_domain(domains, "const")
     page = open_page(html)
-    for tab in TABS:
-        page.show(tab)
+    page.set(*({"tab": tab} for tab in TABS))
     lens = data_of(html)["lens"]
     assert all(p > 0 for level in lens["p"] for each in level for p in each)
 
@@ -273,8 +334,7 @@ def test_hostile_tokens_are_shown_and_not_run(open_page: Any) -> None:
     strip = page.tab.inner_text("#tokens")
     for shown in ("</script><script>alert(1)</script>", r"\x07\x1b[31m", r"\u202eabc", "⏎"):
         assert shown in strip
-    for tab in TABS:
-        page.show(tab)
+    page.set(*({"tab": tab} for tab in TABS))
 
 
 # -- keys, clicks, addresses -----------------------------------------------------------------------

@@ -40,11 +40,19 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "hybrid": dict(mixers="attention,lstm,conv", layers=3, positions="sinusoidal"),
     "groups": dict(mixers="gru,gru,attention-rnn,attention,attention,rnn", layers=6),
     "dilations start again": dict(mixers="conv", layers=6, kernel=2, context=16),
+    "features": dict(features=3, positions="learned"),
+    "features, sinusoids": dict(features=1, positions="sinusoidal"),
     "one tap": dict(mixers="conv", kernel=1),
     "encoder, sandwich": dict(encoder_layers=1, norm_position="sandwich", ffn="none", kv_heads=2),
     "encoder without norm": dict(encoder_layers=1, norm="none", positions="learned", bias=True),
     "encoder, post, lstm": dict(encoder_layers=2, norm_position="post", ffn="none", mixers="lstm"),
 }
+
+
+def features_of(model: SequenceModel) -> Tensor | None:
+    if model.features is None:
+        return None
+    return torch.linspace(-1, 1, T * model.config.features).view(T, -1).sin()
 
 
 def passes_of(name: str) -> tuple[SequenceModel, Tensor, Tensor | None, dict[str, Tensor]]:
@@ -59,7 +67,7 @@ def passes_of(name: str) -> tuple[SequenceModel, Tensor, Tensor | None, dict[str
             parameter += 0.05 * torch.randn_like(parameter)
     source = torch.randint(0, 40, (S,)) if model.has_encoder else None
     ids = torch.randint(0, 40, (T,))
-    return model, ids, source, capture(model, ids, source=source)
+    return model, ids, source, capture(model, ids, source=source, features=features_of(model))
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -108,7 +116,7 @@ def test_pseudo_code_computes_the_tensors(name: str) -> None:
             compared.append(full)
 
     scope = functions(model.config) | weights_outside(model)
-    scope |= dict(check=check, ids=ids, source=source)
+    scope |= dict(check=check, ids=ids, source=source, features=features_of(model))
     scope["load"] = lambda stem, block: scope.update(weights_of(model, stem, block))
     with torch.no_grad():
         exec(python(lines), scope)
@@ -213,6 +221,8 @@ def weights_outside(model: SequenceModel) -> dict[str, Any]:
     found |= dict(embedding=model.embedding.weight, W_head=model.head.weight.T)
     if model.position_embedding is not None:
         found["position_embedding"] = model.position_embedding.weight
+    if model.features is not None:
+        found["W_features"] = model.features.weight.T
     return found
 
 

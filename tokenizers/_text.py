@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import re
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core.errors import DataError
-from ..core.protocols import Ids, Sequence
+from ..core.protocols import Ids, Sequence, Tokenizer
 
 
-class TextTokenizer(ABC):
+class TextTokenizer(Tokenizer):
     """Ids 0 ... n - 1 are `pieces` of text; then the end token (if `ends`), then the begin token.
 
     An item is encoded as begin, its pieces, end. The model never predicts the begin token. A

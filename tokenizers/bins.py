@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..core import protocols
 from ..core.errors import ConfigError
-from ..core.protocols import Ids, Sequence, Support
+from ..core.protocols import Floats, Ids, Sequence, Support
+from ._covariates import Covariates
 from ._scales import Scales, Values, recent_level, robust_scale
 
 MISSING_ID = 0  # the id of a missing value
@@ -40,10 +42,11 @@ class Window:
     about: dict[str, Any] = field(default_factory=dict)
 
 
-class BinsTokenizer:
+class BinsTokenizer(protocols.Tokenizer):
     """Ids: a begin token, then one id per value. In units of the scale, `edges` (bins + 1,) are the
     borders of the bins and `centres` (bins,) their decoded values; the outermost bins include all
-    values beyond. `history` and `horizon` are numbers of points in the windows it was fitted on."""
+    values beyond. `history` and `horizon` are numbers of points in the windows it was fitted on.
+    The side information has the codes of `covariates` in a window, by name."""
 
     axes = 1
     lossless = False
@@ -58,10 +61,13 @@ class BinsTokenizer:
         horizon: int,
         coding: str = "auto",
         mean: bool = False,
+        covariates: Covariates | None = None,
     ) -> None:
         self.history, self.horizon = history, horizon
         self.edges, self.centres, self.season = edges, centres, season
         self.coding, self.mean = coding, mean  # coding: auto, values, differences
+        self.covariates = covariates or Covariates()
+        self.features = self.covariates.features
         self.vocab_size = FIRST_BIN_ID + len(centres)
         self.ordered: tuple[tuple[int, int], ...] = ((FIRST_BIN_ID, self.vocab_size),)
         self.zero = int(np.searchsorted(edges[1:-1], 0.0, side="right"))
@@ -174,8 +180,14 @@ class BinsTokenizer:
             return FIRST_BIN_ID + self.zero, FIRST_BIN_ID + self.zero + 1
         return FIRST_BIN_ID, self.vocab_size
 
-    def positions(self, length: int, side: Mapping[str, Any]) -> Ids | None:
-        return None
+    def feature_rows(self, length: int, side: Mapping[str, Any]) -> Floats:
+        points = max(0, length - 1)
+        codes = {}
+        for one in self.covariates.each:
+            known = np.array(side.get("covariates", {}).get(one.name, ()), np.float64)[:points]
+            codes[one.name] = np.pad(known, (0, points - len(known)), constant_values=np.nan)[None]
+        (rows,) = self.covariates.rows(codes, np.array([side["history"]]))
+        return np.asarray(rows, np.float32)
 
     # -- fitting -------------------------------------------------------------------------------
 
@@ -211,7 +223,8 @@ class BinsTokenizer:
 
     def state(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
         names = ("season", "history", "horizon", "coding", "mean")
-        return {name: getattr(self, name) for name in names}, {
+        facts = {name: getattr(self, name) for name in names}
+        return {**facts, "covariates": self.covariates.state()}, {
             "edges": self.edges,
             "centres": self.centres,
         }
@@ -220,7 +233,8 @@ class BinsTokenizer:
     def from_state(
         cls, state: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]
     ) -> BinsTokenizer:
-        return cls(arrays["edges"], arrays["centres"], **state)
+        covariates = Covariates.from_state(state.get("covariates", ()))
+        return cls(arrays["edges"], arrays["centres"], **{**state, "covariates": covariates})
 
 
 def parse(spec: str) -> tuple[str, int]:

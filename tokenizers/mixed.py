@@ -14,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core import protocols
+from ..core.errors import ConfigError
 from ..core.plugins import find, name_of
 from ..core.protocols import Ids, Sequence, Support
 
 
-class MixedTokenizer:
+class MixedTokenizer(protocols.Tokenizer):
     """parts: their tokenizers by name, in the order of their ids. Sequences have `part`, a name, in
     their side information."""
 
@@ -28,6 +29,8 @@ class MixedTokenizer:
         self.vocab_size = 0
         ordered: list[tuple[int, int]] = []
         for name, tokenizer in self.parts.items():
+            if tokenizer.features:
+                raise ConfigError(f"--mix {name}: covariates of series are not for a mix")
             first = self.offsets[name] = self.vocab_size
             ordered += [(first + low, first + high) for low, high in tokenizer.ordered]
             self.vocab_size += tokenizer.vocab_size

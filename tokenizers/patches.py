@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..core import protocols
 from ..core.errors import ConfigError, DataError
 from ..core.protocols import Ids, Sequence, Support
 from ._codebook import CHUNK, Codebook, learn_codebooks, nearest_code
@@ -46,7 +47,7 @@ class Picture:
     label: str | None = None
 
 
-class PatchTokenizer:
+class PatchTokenizer(protocols.Tokenizer):
     """`labels`: their names. `label_position`: first (after the begin id), last or none.
 
     The vocabulary is patch ids from 0, then labels, then begin. With `codebooks`, one array

@@ -186,6 +186,7 @@ def collate(
     segments = np.full(shape, -1, np.int64)
     positions = np.zeros((*shape, tokenizer.axes), np.int64)
     support = np.broadcast_to(np.array([0, tokenizer.vocab_size]), (*shape, 2)).copy()
+    features = np.zeros((*shape, tokenizer.features), np.float32) if tokenizer.features else None
     ranges: set[tuple[int, int] | None] = set()  # supports of the pieces; None: by position
     has_positions = False
     for r, row in enumerate(rows):
@@ -201,6 +202,9 @@ def collate(
             own = tokenizer.positions(len(sequence), sequence.side)
             has_positions |= own is not None
             positions[r, here] = np.arange(size)[:, None] if own is None else own[which]
+            if features is not None:
+                rows_of = tokenizer.feature_rows(len(sequence), sequence.side)
+                features[r, here] = rows_of[which]
             legal = tokenizer.support(len(sequence), sequence.side)
             if isinstance(legal, tuple):
                 support[r, here] = legal
@@ -219,6 +223,7 @@ def collate(
         positions=positions if has_positions or packed else None,
         segments=segments if packed else None,
         support=one or (None if (support == [0, tokenizer.vocab_size]).all() else support),
+        features=features,
         source=source,
         source_segments=source_segments,
     )

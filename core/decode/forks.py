@@ -32,6 +32,7 @@ NATIVE_ROWS = 512  # of a step in C: their caches stay near the processor
 MAX_PREFILL_TOKENS = 32_768  # of prompts, read in one forward pass
 
 Range = npt.NDArray[np.int64]
+Features = list[npt.NDArray[np.float32]] | None
 
 
 class Forks(Protocol):
@@ -53,7 +54,7 @@ def native_model(model: SequenceModel) -> NativeModel | None:
     library, config = native_calls.library(), model.config
     alike = all(config.mixer(number) == "attention" for number in range(config.layers))
     shares = alike and not config.window and config.positions != "alibi"
-    if library is None or not shares or not supports(model):
+    if library is None or not shares or not supports(model, features=True):
         return None
     return NativeModel(model, library, "float32")
 
@@ -62,14 +63,29 @@ class TorchForks:
     """The plain way, for prompts of one length."""
 
     @torch.no_grad()
-    def __init__(self, model: SequenceModel, prompts: list[Ids], times: int, length: int) -> None:
-        """length: the most ids of a continuation."""
+    def __init__(
+        self,
+        model: SequenceModel,
+        prompts: list[Ids],
+        times: int,
+        length: int,
+        features: Features = None,
+    ) -> None:
+        """length: the most ids of a continuation; features: of each prompt, (T + length, F)."""
         self.model, self.times, self.device = model, times, model.head.weight.device
         ids = torch.from_numpy(np.stack(prompts)).to(self.device)
-        state = model.start(len(ids), ids.shape[1] + length)
-        self.hidden = model.step(ids, state)[:, -1]
+        self.at, self.features = ids.shape[1], None
+        if features is not None:
+            self.features = torch.from_numpy(np.stack(features)).to(self.device)
+        state = model.start(len(ids), self.at + length)
+        self.hidden = model.step(ids, state, features=self._features(0, self.at))[:, -1]
         rows = torch.arange(len(ids), device=self.device).repeat_interleave(times)
         self.state = state.select(rows) if times > 1 else state
+
+    def _features(self, first: int, end: int, times: int = 1) -> Tensor | None:
+        if self.features is None:
+            return None
+        return self.features[:, first:end].repeat_interleave(times, 0)
 
     @torch.no_grad()
     def sample(self, config: SampleConfig, uniforms: Floats, legal: Range) -> tuple[Ids, Floats]:
@@ -87,7 +103,9 @@ class TorchForks:
     @torch.no_grad()
     def feed(self, ids: Ids) -> None:
         tensor = torch.from_numpy(ids)[:, None].to(self.device)
-        self.hidden = self.model.step(tensor, self.state)[:, -1]
+        features = self._features(self.at, self.at + 1, self.times)
+        self.hidden = self.model.step(tensor, self.state, features=features)[:, -1]
+        self.at += 1
 
 
 class NativeForks:
@@ -97,16 +115,23 @@ class NativeForks:
 
     @torch.no_grad()
     def __init__(
-        self, model: SequenceModel, native: NativeModel, prompts: list[Ids], times: int, length: int
+        self,
+        model: SequenceModel,
+        native: NativeModel,
+        prompts: list[Ids],
+        times: int,
+        length: int,
+        features: Features = None,
     ) -> None:
-        """length: the most ids of a continuation."""
+        """As of `TorchForks`."""
         self.native, self.times, lanes = native, times, native.lanes
         rows, lengths = len(prompts) * times, np.array(list(map(len, prompts)), np.int64)
         ids = np.zeros((len(prompts), int(lengths.max())), np.int64)
         for row, prompt in zip(ids, prompts, strict=True):
             row[: len(prompt)] = prompt
         state = model.start(len(prompts), ids.shape[1])
-        hidden = model.step(torch.from_numpy(ids), state)
+        padded, self._later = self._split_features(model, features, lengths, length)
+        hidden = model.step(torch.from_numpy(ids), state, features=padded)
         ends = torch.from_numpy(lengths - 1)
         logits = model.logits(hidden[torch.arange(len(prompts)), ends])
         self.logits = torch.zeros(rows, native.logits_stride)
@@ -137,6 +162,10 @@ class NativeForks:
             self._prefixes,
             self._prefix_lengths,
         )
+        self.fed = 0
+        # what the embeddings of the next ids get added, the same for all rows of a prompt
+        width = native.config.width
+        self._additions = None if features is None else torch.zeros(len(prompts), width)
         tables = native.default_tables
         needed = int(lengths.max()) + length
         if needed > native.config.context:
@@ -147,11 +176,26 @@ class NativeForks:
             rows,
             rows,
             *(each.ctypes.data for each in inputs),
+            native_calls.address(self._additions),
             times,
             *map(native_calls.address, tables),
             native_calls.address(self.logits),
         )
         self._buffer = torch.zeros(native.logits_stride + CHUNK * lanes)
+
+    def _split_features(
+        self, model: SequenceModel, features: Features, lengths: Ids, length: int
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The features of the prompts, right-padded, (P, T, F), and what the model adds to the
+        embeddings of the ids after them, (P, length, width)."""
+        if features is None or model.features is None:
+            return None, None
+        padded = np.zeros((len(lengths), int(lengths.max()), model.config.features), np.float32)
+        later = np.zeros((len(lengths), length, model.config.features), np.float32)
+        for row, (own, size) in enumerate(zip(features, lengths.tolist(), strict=True)):
+            padded[row, :size] = own[:size]
+            later[row] = own[size : size + length]
+        return torch.from_numpy(padded), model.features(torch.from_numpy(later))
 
     def _fill(
         self,
@@ -205,9 +249,12 @@ class NativeForks:
 
     def feed(self, ids: Ids) -> None:
         self._ids[:] = ids
+        if self._additions is not None and self._later is not None:
+            self._additions.copy_(self._later[:, self.fed])
         self.native.library.step(ctypes.byref(self._model), ctypes.byref(self._tokens), 1)
         self._positions += 1
         self._table_rows += 1
+        self.fed += 1
 
 
 def continue_all(
@@ -216,25 +263,29 @@ def continue_all(
     times: int,
     length: int,
     run: Callable[[Forks, list[int]], None],
+    features: Features = None,
 ) -> None:
     """Calls `run(forks, numbers)` for batches of the prompts, from several threads where that is
-    faster: numbers are those of the prompts of a batch."""
+    faster: numbers are those of the prompts of a batch. features: of each prompt, (T + length, F),
+    for a model that reads them."""
+
+    def of(batch: list[int]) -> tuple[list[Ids], int, int, Features]:
+        own = None if features is None else [features[i] for i in batch]
+        return [prompts[i] for i in batch], times, length, own
+
     was_training = model.training
     model.eval()
     try:
         native = native_model(model)
         if native is None:
             for batch in _batches(prompts, BATCH_ROWS // times):
-                run(TorchForks(model, [prompts[i] for i in batch], times, length), batch)
+                run(TorchForks(model, *of(batch)), batch)
             return
         threads = torch.get_num_threads()
         waiting = _batches(prompts, NATIVE_ROWS // times, alike=False)
         with ThreadPoolExecutor(threads) as pool:
             while group := list(islice(waiting, threads)):
-                forks = [
-                    NativeForks(model, native, [prompts[i] for i in batch], times, length)
-                    for batch in group
-                ]
+                forks = [NativeForks(model, native, *of(batch)) for batch in group]
                 list(pool.map(run, forks, group))
     finally:
         model.train(was_training)

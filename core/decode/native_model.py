@@ -89,15 +89,16 @@ class TokensStruct(ctypes.Structure):
     _fields_ = [
         *((name, _int) for name in ("count", "logits_count")),
         *((name, _pointer) for name in ("ids", "sequences", "positions", "table_rows")),
-        *((name, _pointer) for name in ("prefixes", "prefix_lengths")),
+        *((name, _pointer) for name in ("prefixes", "prefix_lengths", "additions")),
         ("times", ctypes.c_int64),
         *((name, _pointer) for name in ("cos", "sin", "position_embedding", "logits")),
     ]
 
 
-def supports(model: SequenceModel) -> bool:
+def supports(model: SequenceModel, features: bool = False) -> bool:
     """Whether c/decode_step.c can compute the model: it needs the layers of this package in float32
-    on a CPU, without an encoder, and of the mixers those of MIXERS."""
+    on a CPU, without an encoder, and of the mixers those of MIXERS. features: whether the caller
+    adds what the model makes of the features of an id (`TokensStruct.additions`)."""
     weight, config = model.head.weight, model.config
     known_layers = isinstance(model.head, Linear) and all(
         isinstance(block.mixer, (Attention, Convolution, Recurrent))
@@ -106,7 +107,8 @@ def supports(model: SequenceModel) -> bool:
         for block in model.blocks
     )
     on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
-    return known_layers and on_cpu and not model.has_encoder
+    added = features or model.features is None
+    return known_layers and on_cpu and added and not model.has_encoder
 
 
 def _linears(mixer: Any) -> tuple[Linear, Linear]:

@@ -81,7 +81,7 @@ class NativeSlots:
 
     def _tokens_with(self, tables: tuple[Tensor | None, ...]) -> TokensStruct:
         inputs = (each.ctypes.data for each in self._inputs)
-        return TokensStruct(0, 0, *inputs, None, None, 0, *map(address, tables))
+        return TokensStruct(0, 0, *inputs, None, None, None, 0, *map(address, tables))
 
     def _step(
         self, rows: Ids | int, ids: Ids, indices: Ids, positions: Ids | None, logits: Tensor | None

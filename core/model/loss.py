@@ -141,5 +141,6 @@ def hidden_states(
         batch.source,
         batch.source_segments,
         run_block,
+        None if batch.features is None else batch.features[:, :-1],
     )
     return out

@@ -51,6 +51,9 @@ class SequenceModel(nn.Module):
         self.config = config
         self._angles: tuple[Tensor, Tensor] | None = None
         self.embedding = _embedding(config.vocab_size, config.width)
+        self.features: Linear | None = None
+        if config.features:
+            self.features = Linear(config.features, (config.width,), bias=False)
         learned = config.positions == "learned"
         self.position_embedding = _embedding(config.context, config.width) if learned else None
         self.dropout = Dropout(config.dropout)
@@ -96,6 +99,8 @@ class SequenceModel(nn.Module):
                 if not config.tied:
                     nn.init.normal_(module.weight, std=0.02)
                     self._correlate_ordered_rows(module.weight)
+            elif module is self.features:  # as if there were none, until training finds a use
+                nn.init.zeros_(module.weight)
             elif module.output and config.zero_init and config.residual:
                 nn.init.zeros_(module.weight)
             else:
@@ -139,10 +144,11 @@ class SequenceModel(nn.Module):
         source: Tensor | None = None,
         source_segments: Tensor | None = None,
         run_block: RunBlock = call_block,
+        features: Tensor | None = None,
     ) -> Tensor:
         """Hidden states (B, T, D) of ids (B, T), all positions at once. The other arguments are
         those of `protocols.Batch`. run_block: how a block is computed, for training backends."""
-        x, rotary = self._embed(ids, positions, 0)
+        x, rotary = self._embed(ids, positions, 0, features)
         memory = None if source is None else self.encode(source, source_segments)
         segment_start = None
         if segments is not None:
@@ -159,12 +165,20 @@ class SequenceModel(nn.Module):
         return ops.softcap(self.head(hidden, low, high).float(), self.config.softcap)
 
     def _embed(
-        self, ids: Tensor, positions: Tensor | None, first: int | Tensor
+        self,
+        ids: Tensor,
+        positions: Tensor | None,
+        first: int | Tensor,
+        features: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """The residual stream (B, T, D) and rotary angles of ids (B, T). `first` is the position of
         the first id: one for all rows, or (B,)."""
         config = self.config
         x = self.embedding(ids)
+        if self.features is not None:
+            if features is None:
+                raise ValueError(f"this model reads {config.features} features beside each id")
+            x = x + self.features(features.to(x.dtype))
         if config.positions == "rope":
             return self.dropout(x), self._rotary(ids, positions, first)
         if positions is not None:
@@ -230,14 +244,16 @@ class SequenceModel(nn.Module):
         positions: Tensor | None = None,
         lengths: Tensor | None = None,
         source: Tensor | None = None,
+        features: Tensor | None = None,
     ) -> Tensor:
         """Hidden states (B, T, D) of the next T ids (B, T) of each row, which the state takes up.
 
         lengths (B,): the number of ids that each row takes, where state.at is (B,); None: all T. A
         row that takes 0 keeps its state, and its hidden states are meaningless. source (B, S): for
-        a model with an encoder, in the first step; mixers cache what they need of it.
+        a model with an encoder, in the first step; mixers cache what they need of it. features
+        (B, T, F): see `protocols.Batch`.
         """
-        x, rotary = self._embed(ids, positions, state.at)
+        x, rotary = self._embed(ids, positions, state.at, features)
         memory = None if source is None else self.encode(source, None)
         context = Context(rotary, at=state.at, lengths=lengths, memory=memory)
         for block, cache in zip(self.blocks, state.caches, strict=True):

@@ -12,7 +12,7 @@ from ..errors import TfmError
 from ..model.sequence_model import SequenceModel
 from ..progress import tracked
 from ..protocols import Items, Sequence, Tokenizer
-from ..task import Task
+from ..task import Task, ignored
 from .likelihood import evaluate
 
 SCHEMA = 1
@@ -76,7 +76,10 @@ def report(
             return None
 
     if floor is None:
-        floor = task.window_floor(read_train, windows, tokenizer, protocol)
+        said = note or ignored
+        floor = task.window_floor(
+            read_train, windows, tokenizer, protocol, note=said, evaluation=own
+        )
     for name, part in model_metrics.get("parts", {}).items():
         start = f"{name}."
         own = {k.removeprefix(start): v for k, v in (floor or {}).items() if k.startswith(start)}

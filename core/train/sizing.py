@@ -116,6 +116,7 @@ def _of_tokens(tokenizer: Tokenizer, context: int) -> dict[str, Any]:
     return {
         "vocab_size": tokenizer.vocab_size,
         "axes": tokenizer.axes,
+        "features": tokenizer.features,
         "context": context,
         "ordered": ",".join(f"{low}-{high}" for low, high in tokenizer.ordered),
     }
@@ -139,7 +140,7 @@ def make_configs(
     """
     arch = architecture(request.arch)
     sets = dict(request.sets.get("model", {}))
-    for name in ("vocab_size", "axes", "ordered"):
+    for name in ("vocab_size", "axes", "features", "ordered"):
         if name in sets:
             raise ConfigError(f"--set model.{name}: follows from --tokenizer")
     context = request.context

@@ -80,7 +80,7 @@ def fresh_state(plan: Plan, init: Run | None, first_id: int = 0) -> State:
         if known.positions != "learned":  # items, such as windows, can have another length
             known = replace(known, context=wanted.context)
         if wanted.vocab_size > last_id or first_id:  # of several domains
-            names = ("vocab_size", "axes", "ordered")
+            names = ("vocab_size", "axes", "features", "ordered")
             known = replace(known, **{name: getattr(wanted, name) for name in names})
         if known.context != wanted.context and known.positions == "learned":
             raise UsageError(

@@ -9,6 +9,8 @@ CAPTIONS = {  # title: sentences
     "": "",
     "embed": "Embedding{of_source}: Each id{of_source} picks its row of the embedding matrix "
     "({vocab} x {width}). The result has {rows} rows, one for each position.",
+    "features": "Features: Each position has {features} numbers that stand beside its id. Matrix "
+    "W_features turns them into {width}, which are added to the row of the id.",
     "pos_embed": "Positions{of_source}: Each position picks its row of a second learned matrix "
     "({context} x {width}), which is added to that of its id.",
     "resid_pre": "what it reads: Block {block} reads {start}: {rows} rows of {width} numbers.",

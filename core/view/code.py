@@ -110,6 +110,7 @@ class _Pass:
         share = config.heads // config.groups
         self.facts: dict[str, str | int] = {  # for the captions
             **dict(block=block, rows=rows, width=config.width, vocab=config.vocab_size),
+            "features": config.features,
             **dict(heads=config.heads, groups=config.groups, w=config.head_width),
             **dict(context=config.context, hidden=config.hidden, kernel=config.kernel),
             **dict(eps=f"{config.norm_eps:g}", theta=f"{config.rope_theta:g}"),
@@ -156,6 +157,9 @@ class _Pass:
     def begin(self) -> _Pass:
         config, x, every = self.config, self.x, _span(0, self.rows - 1)
         self.make(x, f"embedding[{'source' if self.encoder else 'ids'}]", "embed", "hook_embed")
+        if config.features and not self.encoder:
+            self.make("f", "features @ W_features", "features", "hook_features")
+            self.make(x, f"{x} + f")
         if config.positions == "learned":
             self.make("p", f"position_embedding[{every}]", "pos_embed", "hook_pos_embed")
             self.make(x, f"{x} + p")
@@ -187,6 +191,8 @@ class _Pass:
             "sinusoidal": f"the embeddings times √{width} plus sinusoids, sin and cos of "
             f"t / 10000^(2i / {width}) in columns 2i and 2i + 1",
         }.get(self.config.positions, "the embeddings")
+        if self.config.features and not self.encoder:
+            start += ", the rows of the features added"
         self.facts["start"] = f"what block {self.block - 1} wrote" if self.block else start
         self.add(f"for block in {span}:", (), "resid_pre", "hook_resid_pre")
         every = layers(self.config, self.stack, self.block, self.rows, self.source)

@@ -32,6 +32,7 @@ LAYER_NAMES = {  # of mixers, in the names of tensors; `mixer` for one of anothe
 }
 LABELS = {
     "embed": "embedding",
+    "features": "features",
     "pos_embed": "positions",
     "normalized": "norm",
     "q": "Q",
@@ -134,6 +135,8 @@ def shapes(config: ModelConfig, length: int, source: int = 0) -> dict[str, Shape
     for stack, prefix, blocks, positions in stacks(config, length, source):
         stream = (positions, config.width)
         found[f"{prefix}hook_embed"] = stream
+        if config.features and not prefix:
+            found["hook_features"] = stream
         if config.positions == "learned":
             found[f"{prefix}hook_pos_embed"] = stream
         for block in range(blocks):
@@ -232,7 +235,9 @@ class _Spine:
         def existing(*names: str) -> list[str]:
             return [f"{prefix}{name}" for name in names if f"{prefix}{name}" in self.found]
 
-        yield _Stage([], existing("hook_embed", "hook_pos_embed"), "embedding", None)
+        yield _Stage(
+            [], existing("hook_embed", "hook_features", "hook_pos_embed"), "embedding", None
+        )
         states = [f"{stack}.0.hook_resid_pre"]
         for block in range(blocks):
             at = f"{stack}.{block}"

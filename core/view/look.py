@@ -75,7 +75,12 @@ def captured(model: SequenceModel, tokenizer: Tokenizer, read: Reading) -> dict[
     if places is not None:
         positions = torch.from_numpy(places[: len(read.ids)].copy()).to(device)
     ids = torch.from_numpy(read.ids.copy()).to(device)
-    return {name: each.float() for name, each in capture(model, ids, positions, source).items()}
+    features = None
+    if tokenizer.features:
+        rows = tokenizer.feature_rows(len(read.sequence.ids), read.sequence.side)
+        features = torch.from_numpy(rows[: len(read.ids)].copy()).to(device)
+    found = capture(model, ids, positions, source, features)
+    return {name: each.float() for name, each in found.items()}
 
 
 # -- the logit lens --------------------------------------------------------------------------------

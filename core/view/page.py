@@ -254,7 +254,8 @@ def parts(model: SequenceModel) -> list[dict[str, Any]]:
     def count(module: Any) -> int:
         return 0 if module is None else sum(p.numel() for p in module.parameters())
 
-    found = [("embedding", count(model.embedding)), ("positions", count(model.position_embedding))]
+    found = [("embedding", count(model.embedding)), ("features", count(model.features))]
+    found.append(("positions", count(model.position_embedding)))
     for stack, blocks in (("encoder", model.encoder), ("blocks", model.blocks)):
         for number, block in enumerate(blocks):
             found.append((f"{stack}.{number}", count(block)))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-import lzma
 
 import numpy as np
 import numpy.typing as npt
 
 from ...tokenizers.mulaw import compress
+from .._text.baselines import xz_size
 from .clips import Clips
 
 MAX_SAMPLES = 2_000_000  # of held-out clips, at most, for FLAC and xz
@@ -24,7 +24,7 @@ def floors(train: Clips, held: Clips, codes: int) -> dict[str, float]:
     flac = _flac(some, codes, held.rate)
     if flac is not None:
         found["flac"] = 8 * flac / len(some)
-    return found | {"xz": 8 * len(lzma.compress(some.tobytes(), preset=9)) / len(some)}
+    return found | {"xz": 8 * xz_size(some.tobytes(), 9) / len(some)}
 
 
 def _codes(clips: Clips, codes: int) -> npt.NDArray[np.uint8]:

@@ -8,8 +8,8 @@ from typing import Protocol
 import numpy as np
 
 from ...core.protocols import Sequence, Tokenizer
-from ...core.terms import Terms
 from ...core.task import Prediction
+from ...core.terms import Terms
 
 BATCH_ROWS, BATCH_TOKENS = 64, 16384  # of a forward pass, at most
 

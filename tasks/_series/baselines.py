@@ -1,95 +1,77 @@
-"""Baseline forecasts: seasonal naive, Theta, exponential smoothing, ridge regression."""
+"""Baseline forecasts and their scores: naive ones, AutoETS and AutoTheta, ridge regression."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
 from ...tokenizers._scales import Values
+from . import classical
 from .cases import Case, score_forecasts
 from .collection import Collection, Windows
-from .metrics import METRICS
+from .metrics import METRICS, Sums
+from .relative import relative, series_of
+from .simple import drift, naive, seasonal_naive
+from .time_limit import Job, TooSlow, forecast_all
 
-MAX_THETA_WINDOWS, MAX_ETS_WINDOWS = 50, 8  # so that the baselines take little time
 MAX_RIDGE_WINDOWS = 20_000  # that the ridge regression is fitted on
 Method = Callable[[Values, int, int], Values]  # history, season, horizon -> forecast
 
 
-def seasonal_naive(history: Values, season: int, horizon: int) -> Values:
-    """The last season repeated; the last value where the history is shorter than a season. A
-    missing value is replaced by the last one of the same phase."""
-    season = season if season <= len(history) else 1
-    last = history[len(history) - season :].copy()
-    for back in range(2, len(history) // season + 1):
-        missing = np.isnan(last)
-        if not missing.any():
-            break
-        end = len(history) - (back - 1) * season
-        last[missing] = history[end - season : end][missing]
-    known = history[np.isfinite(history)]
-    last = np.where(np.isnan(last), known[-1] if len(known) else 0.0, last)
-    return np.resize(last, horizon)
+@np.errstate(over="ignore", invalid="ignore")  # of values near the largest float
+def floors(
+    train: Collection | None,
+    cases: Sequence[Case],
+    season: int,
+    history: int,
+    quick: bool = False,
+    note: Callable[[str], None] = lambda text: None,
+    limit: float = 10.0,
+) -> dict[str, float]:
+    """Every metric of every baseline over `cases`, named as in `ridge_mase`, and the scores of
+    `relative`. All baselines are scored on all cases.
+
+    The classical baselines are left out with `quick`, and where one takes more than `limit`
+    seconds, which `note` receives; the ridge where no training series is long enough.
+    """
+    methods: dict[str, Method] = {"seasonal_naive": seasonal_naive, "naive": naive, "drift": drift}
+    if train is not None and any(len(s) > history + train.horizon for s in train.series):
+        methods["ridge"] = ridge(train, history, season)
+    made = {
+        name: _scored(cases, [method(case.past, season, case.horizon) for case in cases])
+        for name, method in methods.items()
+    }
+    jobs = [Job(case.past, season, case.horizon) for case in cases]
+    for name in () if quick else classical.names(season):
+        try:
+            made[name] = _scored(cases, forecast_all(name, jobs, limit))
+        except TooSlow as error:
+            note(str(error))
+    _, series = series_of(cases)
+    out: dict[str, float] = {}
+    for name, sums in made.items():
+        scores = sums.scores()
+        found = {metric: scores[metric] for metric in METRICS}
+        found |= relative(sums, made["seasonal_naive"], series)
+        out |= {f"{name}_{metric}": value for metric, value in found.items()}
+    return {name: value for name, value in out.items() if np.isfinite(value)}
 
 
-def _interpolate_missing(history: Values) -> Values:
-    known = np.flatnonzero(np.isfinite(history))
-    return np.interp(np.arange(len(history)), known, history[known])
-
-
-def _repeats_itself(history: Values, season: int) -> bool:
-    """Whether a history is constant or its seasons are all equal. Its forecast is the seasonal
-    naive one; statsmodels then fits nonsense: it takes the constant series for the constant of its
-    regression on time."""
-    known = history[np.isfinite(history)]
-    if (known == known[:1]).all():
-        return True
-    steps = history[season:] - history[:-season] if season > 1 else known
-    steps = steps[np.isfinite(steps)]
-    return len(steps) > 0 and bool((np.abs(steps) <= 1e-12 * np.abs(known).max()).all())
-
-
-def theta(history: Values, season: int, horizon: int) -> Values:
-    """The Theta method (Assimakopoulos & Nikolopoulos 2000), as statsmodels implements it."""
-    from statsmodels.tsa.forecasting.theta import ThetaModel
-
-    if _repeats_itself(history, season):
-        return seasonal_naive(history, season, horizon)
-    seasonal = season > 1 and len(history) > 2 * season
-    model = ThetaModel(
-        _interpolate_missing(history),
-        period=season if seasonal else 1,
-        deseasonalize=seasonal,
-        method="additive",
-    )
-    return _fit_and_forecast(model, horizon)
-
-
-def ets(history: Values, season: int, horizon: int) -> Values:
-    """Additive damped exponential smoothing (Hyndman et al. 2002), from statsmodels."""
-    from statsmodels.tsa.holtwinters import ExponentialSmoothing
-
-    if _repeats_itself(history, season):
-        return seasonal_naive(history, season, horizon)
-    seasonal = season > 1 and len(history) > 2 * season
-    model = ExponentialSmoothing(
-        _interpolate_missing(history)[-20 * max(season, 10) :],
-        trend="add",
-        damped_trend=True,
-        seasonal="add" if seasonal else None,
-        seasonal_periods=season if seasonal else None,
-        initialization_method="heuristic" if seasonal or len(history) > 10 else "simple",
-    )
-    return _fit_and_forecast(model, horizon)
-
-
-def _fit_and_forecast(model: Any, horizon: int) -> Values:
-    """The forecast of a statsmodels model, without warnings: a baseline need not have converged."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return np.asarray(model.fit().forecast(horizon), np.float64)
+def _scored(cases: Sequence[Case], forecasts: Sequence[Values]) -> Sums:
+    """Scores of point forecasts (horizon,) or (1, horizon), or of a mean and quantiles (1 + P,
+    horizon)."""
+    pairs = [
+        (case, np.maximum(np.atleast_2d(made), case.lowest))
+        for case, made in zip(cases, forecasts, strict=True)
+    ]
+    points = score_forecasts((case, made[:1]) for case, made in pairs)
+    if all(len(made) == 1 for _, made in pairs):
+        return points
+    found = score_forecasts((case, made[1:] if len(made) > 1 else made) for case, made in pairs)
+    mean = {"squared_error": points.by_window["squared_error"]}  # not of the mean of quantiles
+    return replace(found, by_window={**found.by_window, **mean})
 
 
 def ridge(train: Collection, history: int, season: int) -> Method:
@@ -126,31 +108,3 @@ def _normalise(past: Values, season: int, horizon: int) -> tuple[Values, Values,
     scale = np.where(scale > 0, scale, 1.0)
     level = past[:, -season:].mean(1, keepdims=True)
     return np.clip((past - level) / scale, -40, 40), scale, base
-
-
-@np.errstate(over="ignore", invalid="ignore")  # of values near the largest float
-def floors(
-    train: Collection | None, cases: Sequence[Case], season: int, history: int, quick: bool = False
-) -> dict[str, float]:
-    """Every metric of every baseline over `cases`, named as in `ridge_mase`. Slow baselines are
-    left out where there are many cases or with `quick` (the import of statsmodels alone takes a
-    second), the ridge where no training series is long enough."""
-    methods: dict[str, Method] = {"seasonal_naive": seasonal_naive}
-    if len(cases) <= MAX_THETA_WINDOWS and not quick:
-        methods["theta"] = theta
-    if len(cases) <= MAX_ETS_WINDOWS and season <= 60 and not quick:
-        methods["ets"] = ets
-    if train is not None and any(len(s) > history + train.horizon for s in train.series):
-        methods["ridge"] = ridge(train, history, season)
-    out: dict[str, float] = {}
-    for name, method in methods.items():
-        try:
-            made = [
-                (case, np.maximum(method(case.past, season, case.horizon), case.lowest)[None])
-                for case in cases
-            ]
-        except (ValueError, np.linalg.LinAlgError):  # statsmodels cannot fit every series
-            continue
-        metrics = score_forecasts(made).scores()
-        out |= {f"{name}_{metric}": metrics[metric] for metric in METRICS}
-    return {name: value for name, value in out.items() if np.isfinite(value)}

@@ -99,8 +99,9 @@ def forecasts(
             histories = []
             for index in group:
                 past, side = chunk[index].past, chunk[index].side
-                name = f"{side['id']}/{side['first']}"
-                histories.append(Window(past, len(past), {"id": name}))
+                about = {"id": f"{side['id']}/{side['first']}"}
+                about |= {name: side[name] for name in ("covariates",) if name in side}
+                histories.append(Window(past, len(past), about))
             sampled = forecast_values(
                 model, tokenizer, histories, horizon, paths, config or UNFILTERED
             )

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from ...core.data.keyed_random import key, mix
 from ...core.errors import DataError
-from ...core.protocols import Array, Batch, Ids
+from ...core.protocols import Array, Batch, Floats, Ids
 from ...core.task import Description
+from ...tokenizers._covariates import Column, Covariates
 from ...tokenizers._scales import Values
 from ...tokenizers.bins import FIRST_BIN_ID, BinsTokenizer
 from .clock import Clock
@@ -24,14 +25,30 @@ HISTORY_WEIGHT = 0.2  # the loss weight of a history point; a point of the horiz
 
 @dataclass(frozen=True)
 class Series:
-    """values (N,), NaN where missing, and the times of its points."""
+    """values (N,), NaN where missing, and the times of its points; its covariates by name, of N
+    points, or of more where the future is known."""
 
     id: str
     values: Values
     clock: Clock = Clock()
+    columns: Mapping[str, Column] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def followed_by(self, other: Series) -> Series:
+        """This series and the points after it. What is known of the future is what `other` says."""
+        columns = {
+            name: np.concatenate((self.columns[name][: len(self)], column))
+            for name, column in other.columns.items()
+        }
+        values = np.concatenate((self.values, other.values))
+        return replace(self, values=values, columns=columns)
+
+    def until(self, end: int) -> Series:
+        """The points before `end`."""
+        cut = {name: column[:end] for name, column in self.columns.items()}
+        return replace(self, values=self.values[:end], columns=cut)
 
 
 @dataclass(frozen=True)
@@ -68,6 +85,8 @@ def fingerprint(series: Iterable[Series]) -> str:
     for one in series:
         digest.update(repr((one.id, one.clock.start, one.clock.freq, len(one))).encode())
         digest.update(np.ascontiguousarray(one.values, "<f8").tobytes())
+        for name, column in sorted(one.columns.items()):
+            digest.update(repr((name, column.tolist())).encode())
     return digest.hexdigest()
 
 
@@ -89,7 +108,7 @@ def split(items: Collection, fraction: float) -> tuple[Collection, Collection]:
             f"--data {items.about}: no value among the last {items.horizon} points of any series, "
             "so that no forecast can be judged; cut off what is empty, or lower --horizon"
         )
-    first = tuple(replace(s, values=s.values[:c]) for s, c in zip(items.series, cuts, strict=True))
+    first = tuple(s.until(c) for s, c in zip(items.series, cuts, strict=True))
     points = sum(len(s) - c for s, c in zip(items.series, cuts, strict=True))
     train = replace(
         items,
@@ -117,9 +136,7 @@ def _has_last_value(items: Collection, starts: Iterable[int]) -> bool:
 def halves(held: Collection) -> tuple[Collection, Collection]:
     """The first and the second half, by time, of the held-out part of each series."""
     middles = [(start + len(s)) // 2 for s, start in zip(held.series, held.starts, strict=True)]
-    first = tuple(
-        replace(s, values=s.values[:m]) for s, m in zip(held.series, middles, strict=True)
-    )
+    first = tuple(s.until(m) for s, m in zip(held.series, middles, strict=True))
     before = replace(held, series=first, fingerprint=f"{held.fingerprint}/first")
     lengths = held.train_lengths
     after = replace(
@@ -161,7 +178,7 @@ def follow(train: Collection, held: Collection, between: Collection | None = Non
                     f"{held.about}: series {one.id!r} starts at {found}, where {due} is due after "
                     "what comes before it"
                 )
-        joined.append(replace(first, values=np.concatenate((first.values, one.values))))
+        joined.append(first.followed_by(one))
     return replace(
         held,
         series=tuple(joined),
@@ -196,28 +213,47 @@ class Windows:
         self.min_history, self.window_ends = min_history, np.cumsum(counts)
         self.values = np.concatenate([one.values for one in train.series])
         self.offsets = np.concatenate(([0], np.cumsum(lengths)))
+        self.codes: dict[str, Values] = {}  # of the covariates, beside `values`
+        for one in tokenizer.covariates.each if tokenizer else ():
+            columns = [series.columns[one.name][: len(series)] for series in train.series]
+            self.codes[one.name] = np.concatenate([one.codes(column) for column in columns])
 
     def __len__(self) -> int:
         return int(self.window_ends[-1])
 
     def rows(self, indices: Ids) -> tuple[Values, Ids]:
         """(B, context) values, padded with NaN at the end, and (B,) lengths of their histories."""
+        at, history = self._places(indices)
+        values = self.values[at]
+        length = (history + self.horizon)[:, None]
+        return np.where(np.arange(self.context) < length, values, np.nan), history
+
+    def _places(self, indices: Ids) -> tuple[Ids, Ids]:
+        """(B, context) the places of the points in `values`, and (B,) lengths of histories."""
         index = indices % len(self)
         series = np.searchsorted(self.window_ends, index, side="right")
         within = index - np.where(series > 0, self.window_ends[series - 1], 0)
         known = within + self.min_history  # points before the horizon
         history = np.minimum(known, self.history)
         at = (self.offsets[series] + known - history)[:, None] + np.arange(self.context)
-        values = self.values[np.minimum(at, len(self.values) - 1)]
-        length = (history + self.horizon)[:, None]
-        return np.where(np.arange(self.context) < length, values, np.nan), history
+        return np.minimum(at, len(self.values) - 1), history
+
+    def _features(self, indices: Ids, covariates: Covariates) -> Floats:
+        """(B, 1 + context, features) of the covariates."""
+        at, history = self._places(indices)
+        return covariates.rows({name: codes[at] for name, codes in self.codes.items()}, history)
 
     def batch(self, indices: Ids) -> Batch[Array]:
         if self.tokenizer is None:
             raise ValueError("windows without a tokenizer have no ids")
         values, history = self.rows(indices)
+        covariates = self.tokenizer.covariates
+        features = self._features(indices, covariates) if covariates.each else None
         if len(self.values) <= MIXED_POINTS:
-            values = self._mix_windows(indices, values, history, self.tokenizer)
+            at, others, share = self._mix_windows(indices, values, history, self.tokenizer)
+            if features is not None and len(at):
+                theirs, part = self._features(others, covariates), share[..., None]
+                features[at] = (1 - part) * features[at] + part * theirs
         size, shift = (2 * self._uniform(indices, name) - 1 for name in ("size", "shift"))
         scales = self.tokenizer.scales(values, history).perturbed(JITTER * size, JITTER * shift)
         ids = self.tokenizer.encode_rows(values, scales)
@@ -226,12 +262,14 @@ class Windows:
         weight[np.arange(weight.shape[1]) <= history[:, None]] *= HISTORY_WEIGHT
         weight[:, 0] = 0
         weight[scales.scale == 0] = 0  # a constant history has only one legal bin
-        return Batch(ids, weight, support=(FIRST_BIN_ID, self.tokenizer.vocab_size))
+        support = FIRST_BIN_ID, self.tokenizer.vocab_size
+        return Batch(ids, weight, support=support, features=features)
 
     def _mix_windows(
         self, indices: Ids, values: Values, history: Ids, tokenizer: BinsTokenizer
-    ) -> Values:
-        """The values, in which about half of the windows are mixed with another of equal length."""
+    ) -> tuple[Ids, Ids, Values]:
+        """Mixes about half of the windows, in place, with others of equal length: the numbers of
+        these rows, the windows that they are mixed with, and the share (rows, 1) of each."""
         others = (self._uniform(indices, "other") * len(self)).astype(np.int64)
         other_values, other_history = self.rows(others)
         scales = [tokenizer.scales(values, history), tokenizer.scales(other_values, other_history)]
@@ -246,7 +284,7 @@ class Windows:
                 for window, each in zip((values, other_values), scales, strict=True)
             )
             values[at] = (1 - share) * ours + share * theirs
-        return values
+        return at, others[at], share
 
     def _uniform(self, indices: Ids, name: str) -> Values:
         """(B,) random numbers in [0, 1), keyed by the index of the window."""

@@ -10,25 +10,79 @@ import csv
 import io
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import chain, islice
 
 import numpy as np
 
 from ...core.errors import DataError
-from .table import ArrowCells, Column, ColumnBuilder, Table
+from .encoding import Content
+from .table import ColumnBuilder, Table
+
+IsHeading = Callable[[list[list[str]]], bool]
 
 DELIMITERS = (";", "\t", "|", ",")  # in the order in which they are preferred
 DELIMITER_NAMES = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas", "": "blanks"}
 SAMPLE_ROWS = 50  # from which the delimiter is found
 CHUNK_ROWS = 65_536
-FAST_CHARACTERS = 1 << 20  # a smaller text is read before pyarrow is imported
+FAST_CHARACTERS = 1 << 20  # bytes: a smaller text is read before pyarrow is imported
+FIRST_BYTES = 1 << 22  # the most from which the delimiter and the heading are found
 MAX_CELL = 1 << 20  # characters: a longer cell is an unbalanced quote
 
 
-def read_table(text: str, where: str, is_heading: Callable[[list[list[str]]], bool]) -> Table:
-    """The table in delimited text. Empty lines are skipped, and lines that begin with # before the
-    heading. `is_heading` decides from the first rows whether the first is one. DataError for a row
-    with more cells than the first, and for an unbalanced quote."""
+@dataclass
+class _Start:
+    """What the first rows say of a table. names: one a column; skipped: lines before `body`, the
+    text from the heading on; first, rows: (line number, cells) of the first rows below the heading,
+    and an iterator of the others."""
+
+    names: list[str]
+    delimiter: str
+    heading: bool
+    skipped: int
+    body: str
+    first: list[tuple[int, list[str]]]
+    rows: Iterator[tuple[int, list[str]]]
+
+
+def read_table(content: Content, where: str, is_heading: IsHeading) -> Table:
+    """The table in delimited text in UTF-8. Empty lines are skipped, and lines that begin with #
+    before the heading. `is_heading` decides from the first rows whether the first is one. DataError
+    for a row with more cells than the first, and for an unbalanced quote."""
+    if content.size() >= FAST_CHARACTERS:
+        table = _fast_table(content, where, is_heading)
+        if table:
+            return table
+    return _plain_table(content.text(), where, is_heading)
+
+
+def _fast_table(content: Content, where: str, is_heading: IsHeading) -> Table | None:
+    """A large table, by pyarrow; None where it must be read row by row."""
+    head = content.head(FIRST_BYTES)
+    is_whole = len(head) == content.size()
+    text = (head if is_whole else head[: head.rfind(b"\n") + 1]).decode()
+    if "\n" not in text:
+        return None
+    try:
+        start = _start(text, where, is_heading)
+    except DataError:
+        return None
+    enough = start.body.count("\n") > SAMPLE_ROWS and len(start.first) >= SAMPLE_ROWS - 1
+    if not start.delimiter or not (is_whole or enough):
+        return None
+    from .fast_table import columns_of
+
+    above = len(text[: len(text) - len(start.body)].encode())
+    body = content.after(above)
+    columns = columns_of(body, start.delimiter, start.names, start.heading)
+    if columns is None:
+        return None
+    line = start.skipped + start.heading + 1
+    rows = range(line, line + len(columns[0]))
+    return Table([*columns], where, rows, start.delimiter, start.heading, _notes(start))
+
+
+def _start(text: str, where: str, is_heading: IsHeading) -> _Start:
     if "\n" not in text:
         text = text.replace("\r", "\n")  # as Macintosh computers once wrote
     skipped, text = _skip_comments(text)
@@ -38,7 +92,6 @@ def read_table(text: str, where: str, is_heading: Callable[[list[list[str]]], bo
     if not first:
         raise DataError(f"{where}: empty, need at least 2 points")
     heading = is_heading([cells for _, cells in first])
-    notes = [f"{skipped:,} lines before the heading were skipped"] if skipped else []
     names: list[str] = []
     if heading:
         names = [cell.strip() for cell in first.pop(0)[1]]
@@ -46,18 +99,23 @@ def read_table(text: str, where: str, is_heading: Callable[[list[list[str]]], bo
             names.insert(0, "")  # R's write.table: row names have no heading
     elif delimiter != ",":  # without a heading, rows may differ in length
         names = [""] * max(len(cells) for _, cells in first)
-    width, unnamed = len(names) or len(first[0][1]), not heading
-    if unnamed:
-        names = [f"column {at + 1}" for at in range(width)]
-    if len(text) >= FAST_CHARACTERS:
-        columns = _fast_columns(text, delimiter, names, heading)
-        if columns:
-            rows_above = skipped + heading + 1
-            numbers = np.arange(rows_above, rows_above + len(columns[0]))
-            return Table(columns, where, numbers, delimiter, heading, notes)
+    if not heading:
+        names = [f"column {at + 1}" for at in range(len(names) or len(first[0][1]))]
+    return _Start(names, delimiter, heading, skipped, text, first, rows)
+
+
+def _notes(start: _Start) -> list[str]:
+    return [f"{start.skipped:,} lines before the heading were skipped"] if start.skipped else []
+
+
+def _plain_table(text: str, where: str, is_heading: IsHeading) -> Table:
+    """A table row by row."""
+    start = _start(text, where, is_heading)
+    names, delimiter, heading = start.names, start.delimiter, start.heading
+    width, notes = len(names), _notes(start)
     builders = [ColumnBuilder() for _ in range(width)]
     lines, short, blank = [np.zeros(0, np.int64)], list[int](), 0
-    rows = chain(first, rows)
+    rows = chain(start.first, start.rows)
     while chunk := list(islice(rows, CHUNK_ROWS)):
         full = [(line, cells) for line, cells in chunk if any(map(str.strip, cells))]
         blank, chunk = blank + len(chunk) - len(full), full
@@ -82,50 +140,6 @@ def read_table(text: str, where: str, is_heading: Callable[[list[list[str]]], bo
         )
     columns = [b.column(name) for b, name in zip(builders, names, strict=True)]
     return Table(columns, where, np.concatenate(lines), delimiter, heading, notes)
-
-
-def _fast_columns(
-    text: str, delimiter: str, names: list[str], heading: bool
-) -> list[Column] | None:
-    """The columns of a large text without empty lines and lines inside cells, whose rows all have
-    one cell a name, by pyarrow: the same as those of `read_table`, faster. Else None."""
-    text = text.rstrip("\r\n")
-    if not delimiter or "\n\n" in text or "\n\r\n" in text:
-        return None
-    if "\r" in text and text.count("\r") != text.count("\r\n"):
-        return None
-    quoted = '"' in text
-    if quoted:  # pyarrow does not refuse a quote without its end, or inside a cell
-        edge = re.escape(delimiter)
-        cell = rf'(?<![^{edge}\n])"(?:[^"\n]|"")*"(?=[{edge}\r\n]|\Z)'
-        if '"' in re.sub(cell, "", text):
-            return None
-    import pyarrow
-    from pyarrow import compute, csv
-
-    keys = [str(number) for number in range(len(names))]
-    kind = pyarrow.dictionary(pyarrow.int32(), pyarrow.string())
-    try:
-        table = csv.read_csv(
-            io.BytesIO(text.encode()),
-            csv.ReadOptions(column_names=keys, skip_rows=int(heading)),
-            csv.ParseOptions(delimiter=delimiter, quote_char='"' if quoted else False),
-            csv.ConvertOptions(column_types=dict.fromkeys(keys, kind), strings_can_be_null=False),
-        )
-    except (pyarrow.ArrowInvalid, UnicodeEncodeError):
-        return None  # the slow path says what is wrong, and where
-    columns, blank = [], np.ones(len(table), bool)
-    for name, column in zip(names, table.columns, strict=True):
-        whole = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
-        if isinstance(whole, pyarrow.ChunkedArray):
-            whole = whole.unify_dictionaries().combine_chunks()
-        cells = compute.utf8_trim_whitespace(whole.dictionary)
-        codes = whole.indices.to_numpy().astype(np.int64)
-        merged = cells.dictionary_encode()
-        codes = merged.indices.to_numpy()[codes].astype(np.int64)
-        columns.append(Column(name, codes, ArrowCells(merged.dictionary)))
-        blank &= codes == compute.index(merged.dictionary, "").as_py()
-    return None if blank.any() else columns
 
 
 def _too_many(

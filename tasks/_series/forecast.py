@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ...core.config import SampleConfig
@@ -55,7 +57,12 @@ def encode_views(tokenizer: BinsTokenizer, history: Window, count: int) -> list[
             row,
             len(row),
             None,
-            {**scales.side(number), "id": f"{name}/{number}", "history": len(history.values)},
+            {
+                **{key: value for key, value in history.about.items() if key == "covariates"},
+                **scales.side(number),
+                "id": f"{name}/{number}",
+                "history": len(history.values),
+            },
         )
         for number, row in enumerate(ids)
     ]
@@ -82,7 +89,10 @@ def sample_paths(
         some = [histories[index] for index in chosen]
         out[chosen] = _sample_batch(forks, tokenizer, some, part, paths, config)
 
-    continue_all(model, [sequence.ids for sequence in histories], paths, part, run)
+    features = None
+    if tokenizer.features:
+        features = [tokenizer.feature_rows(len(s) + part, s.side) for s in histories]
+    continue_all(model, [sequence.ids for sequence in histories], paths, part, run, features)
     if part == horizon:
         return out
 
@@ -91,10 +101,25 @@ def sample_paths(
         past = tokenizer.decode(sequence.ids, sequence.side).values
         for number, path in enumerate(sampled):
             values = np.concatenate((past, path))[-tokenizer.history :]
-            name = f"{sequence.side.get('id', '')}/{number}/{horizon}"
-            longer.append(tokenizer.encode(Window(values, len(values), {"id": name})))
+            about = {"id": f"{sequence.side.get('id', '')}/{number}/{horizon}"}
+            about |= _later_covariates(sequence, len(past) + part - len(values), part, tokenizer)
+            longer.append(tokenizer.encode(Window(values, len(values), about)))
     rest = sample_paths(model, tokenizer, longer, horizon - part, 1, config)
     return np.concatenate((out, rest.reshape(len(histories), paths, -1)), axis=2)
+
+
+def _later_covariates(
+    sequence: Sequence, start: int, part: int, tokenizer: BinsTokenizer
+) -> dict[str, Any]:
+    """The side information of a window that starts `start` points later, and whose history has
+    `part` points without past covariates."""
+    found = {}
+    for one in tokenizer.covariates.each:
+        codes = sequence.side.get("covariates", {}).get(one.name, [])
+        if one.kind == "past":
+            codes = [*codes[: sequence.side["history"]], *[None] * part]
+        found[one.name] = codes[start:]
+    return {"covariates": found} if found else {}
 
 
 def _sample_batch(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from dataclasses import dataclass
 from decimal import Decimal
@@ -30,12 +31,22 @@ ADVICE = "correct it, or use --resample to sort, average and mark gaps as missin
 MAX_GAP = 1000  # steps; a longer gap, that is also ten times the series, is a typing error
 
 
-@dataclass(frozen=True)
+@dataclass
 class Group:
-    """The rows of one series: their indices in the table (N,), and a name for messages."""
+    """The rows of one series: their indices in the table (N,), and a name for messages. key: equal
+    for groups of equal times; found by a Gridder."""
 
     rows: Ids
     where: str
+    key: bytes = b""
+
+    def of(self, column: Any) -> Any:
+        """The rows of an array or an index (rows of the table,); a view where they follow one
+        another."""
+        rows = self.rows
+        if len(rows) and rows[-1] - rows[0] == len(rows) - 1:  # indices ascend, or descend
+            return column[rows[0] : rows[-1] + 1]
+        return column[rows]
 
 
 @dataclass
@@ -44,7 +55,7 @@ class Gridder:
     messages; freq, resample: of the flags."""
 
     times: Times
-    lines: Ids
+    lines: Ids | range
     freq: str | None
     resample: bool
     averaged: int = 0  # points that share a step with another
@@ -53,6 +64,7 @@ class Gridder:
     def __post_init__(self) -> None:
         self._inferred: dict[bytes, Any] = {}  # by times: series of a panel often have the same
         self._clocks: dict[bytes, Clock] = {}
+        self._ticks = None if self.times.stamps is None else self.times.stamps.asi8
         self.common: str | None = None  # the frequency of most series
 
     # -- the frequency of the whole table ------------------------------------------------------
@@ -68,25 +80,37 @@ class Gridder:
         if self.freq:
             return
         found: Counter[str] = Counter()
+        known: dict[bytes, str | None] = {}
         for group in groups:
             if len(group.rows) > 2:
-                try:
-                    stamps = self._stamps(group)
-                except DataError:
-                    continue  # `regular` says so, unless the series is skipped
-                if self.resample:
-                    stamps = stamps.sort_values()
-                step = self._infer(stamps)
-                if step is None and self.resample:
-                    step = approximate_frequency(stamps)
-                if step is not None:
-                    found[step.freqstr] += len(stamps)
+                key = self._key(group)
+                if key not in known:
+                    known[key] = self._step_of(group)
+                if (name := known[key]) is not None:
+                    found[name] += len(group.rows)
         if found:
             self.common = found.most_common(1)[0][0]
 
+    def _step_of(self, group: Group) -> str | None:
+        try:
+            stamps = self._stamps(group)
+        except DataError:
+            return None  # `regular` says so, unless the series is skipped
+        if self.resample:
+            stamps = stamps.sort_values()
+        step = self._infer(stamps)
+        if step is None and self.resample:
+            step = approximate_frequency(stamps)
+        return None if step is None else str(step.freqstr)
+
+    def _key(self, group: Group) -> bytes:
+        if not group.key:
+            group.key = _digest(group.of(self._ticks))
+        return group.key
+
     def _stamps(self, group: Group) -> Any:
         """The times of a series, in their zone. DataError for a row without one."""
-        stamps = self.times.stamps[group.rows]
+        stamps = group.of(self.times.stamps)
         if stamps.hasnans:
             row = int(np.flatnonzero(stamps.isna())[0])
             raise DataError(f"{group.where}: row {self._line(group, row)} has no readable time")
@@ -115,7 +139,7 @@ class Gridder:
         return int(self.lines[group.rows[at]])
 
     def _infer(self, stamps: Any) -> Any:
-        name = stamps.asi8.tobytes()
+        name = _digest(stamps.asi8)
         if name not in self._inferred:
             self._inferred[name] = infer_frequency(stamps)
         return self._inferred[name]
@@ -127,10 +151,10 @@ class Gridder:
         names the first time that is not one step after the one before it."""
         if self.times.stamps is None:
             return self._counted(group, values)
-        stamps = self._stamps(group)
-        times = stamps.asi8.tobytes()
+        times = self._key(group)
         if times in self._clocks and not self.resample:
             return values, self._clocks[times]
+        stamps = self._stamps(group)
         where, rows = group.where, np.arange(len(stamps))
         if self.resample:
             rows = np.argsort(stamps.asi8, kind="stable")
@@ -212,7 +236,7 @@ class Gridder:
     def _counted(self, group: Group, values: Values) -> tuple[Values, Clock]:
         counts = self.times.counts
         assert counts is not None
-        numbers = counts[group.rows]
+        numbers = group.of(counts)
         if np.isnan(numbers).any():
             at = int(np.flatnonzero(np.isnan(numbers))[0])
             raise DataError(f"{group.where}: row {self._line(group, at)} has no readable time")
@@ -291,3 +315,8 @@ class Gridder:
             at = np.searchsorted(points.asi8, stamps.asi8, "right") - 1
         at = np.maximum(at, 0)
         return self._means(at, values), clock
+
+
+def _digest(ticks: Any) -> bytes:
+    data: Any = np.ascontiguousarray(ticks)
+    return hashlib.blake2b(data, digest_size=16).digest()

@@ -21,8 +21,8 @@ REPEATED = 0.05  # the share of repeated times in a table of several series
 def _repeats(parts: Sequence[Column]) -> int:
     """The number of rows whose cells in these columns all equal those of an earlier row."""
     if len(parts) == 1:
-        return len(parts[0]) - len(parts[0].cells)
-    codes, bound = parts[0].codes, len(parts[0].cells)
+        return parts[0].repeats()
+    codes, bound = parts[0].codes.astype(np.int64), len(parts[0].cells)
     for part in parts[1:]:
         if bound * len(part.cells) >= 1 << 62:
             _, codes = np.unique(codes, return_inverse=True)
@@ -39,7 +39,7 @@ def row_ids(
     if columns.id or columns.target or time is None:
         return []
     size = len(table.lines)
-    return [c for c in rest if key(c.name) in ID_NAMES and len(c.cells) == size > 1]
+    return [c for c in rest if key(c.name) in ID_NAMES and size > 1 and not c.repeats()]
 
 
 def find_ids(
@@ -55,7 +55,7 @@ def find_ids(
     words = [c for c in rest if sample(c) and not any(map(is_number, sample(c)))]
     if time is None:
         words = [column for column in words if column not in named]
-        if named and len(named[0].cells) == size:
+        if named and not named[0].repeats():
             return named[:1]
         return [*named[:1], *_names_without_times(words, rest, size)]
     repeated = _repeats([time])
@@ -120,7 +120,7 @@ def _names_without_times(words: list[Column], rest: list[Column], size: int) -> 
     or one whose words repeat."""
     others = [c for c in rest if c not in words]
     for column in words:
-        if len(column.cells) == size and (len(others) > 1 or size == 1):
+        if not column.repeats() and (len(others) > 1 or size == 1):
             return [column]
     return [column for column in words if 3 * len(column.cells) <= size]
 
@@ -135,8 +135,14 @@ def group_rows(ids: list[Column], size: int) -> list[tuple[str, Ids]]:
             f"ids of {', '.join(column.name for column in ids)} are equal when joined by /; rename "
             "some, or join them in another column"
         )
+    begins = np.r_[0, np.flatnonzero(name.codes[1:] != name.codes[:-1]) + 1]
+    if len(begins) == len(name.cells):  # the rows of each series follow one another
+        rows = np.split(np.arange(size), begins[1:])
+        cells = list(name.cells)
+        return [(cells[code], some) for code, some in zip(name.codes[begins], rows, strict=True)]
     order = np.argsort(name.codes, kind="stable")
     codes, first = np.unique(name.codes[order], return_index=True)
     groups = np.split(order, first[1:])
     pairs = sorted(zip(codes, groups, strict=True), key=lambda pair: int(pair[1][0]))
-    return [(name.cells[code], rows) for code, rows in pairs]
+    cells = list(name.cells)
+    return [(cells[code], rows) for code, rows in pairs]

@@ -11,14 +11,9 @@ import numpy.typing as npt
 
 from ...core.errors import DataError
 from ...tokenizers._scales import Values
-from .table import ArrowCells, Column, Table
+from .arrow_columns import ArrowCells, ArrowColumn
+from .table import MISSING, Column, Table
 
-MISSING = {
-    *("", "na", "n/a", "nan", "null", "none", "nat", "<na>"),
-    *("?", "-", "--", ".", "..", "...", ":", "*"),
-    *("#n/a", "#na", "#value!", "#div/0!", "#null!", "#ref!", "#num!", "#name?", "missing"),
-    *("\\n", "\u2013", "\u2014", "\u2026"),
-}
 # the numbers that float() reads, without underscores and infinities
 PLAIN = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 INFINITE = re.compile(r"[-+]?(inf|infinity)", re.IGNORECASE)
@@ -57,11 +52,24 @@ def is_number(cell: str) -> bool:
     )
 
 
-def decimal_comma(columns: list[Column]) -> bool | None:
+def decimal_comma(table: Table, columns: list[Column]) -> bool | None:
     """Whether commas are decimal, by the columns that can be read in one way only; None if there
-    are none or they disagree."""
-    found = {_commas(column.cells) or _points(column.cells) for column in columns} & {",", "."}
+    are none or they disagree, and where nothing depends on it."""
+    if table.delimiter not in (";", "\t") and all(
+        isinstance(column, ArrowColumn) and column.plain() for column in columns
+    ):
+        return None
+    found = {_mark(column) for column in columns} & {",", "."}
     return None if len(found) != 1 else found == {","}
+
+
+def _mark(column: Column) -> str:
+    """The decimal mark of numbers that can be read in one way only; see `_commas`."""
+    if not (isinstance(column, ArrowColumn) and column.plain()):
+        return _commas(column.cells) or _points(column.cells)
+    if _points(column.head()) or not column.any_match(r".*\..*"):
+        return _points(column.head())
+    return _points(column.cells)
 
 
 def _points(cells: Sequence[str]) -> str:
@@ -73,8 +81,6 @@ def _points(cells: Sequence[str]) -> str:
 def _commas(cells: Sequence[str]) -> str:
     """The decimal mark of numbers: "," or "."; "?" where both are possible; "" where no comma is
     among them."""
-    if isinstance(cells, ArrowCells) and cells.plain_numbers() is not None:
-        return ""
     joined = "\n".join(cells)
     if "," not in joined and not re.search(r"\d\.\d{3}\.", joined):
         return ""
@@ -92,14 +98,15 @@ def _commas(cells: Sequence[str]) -> str:
 def numbers(table: Table, column: Column, decimal: str | None, comma: bool | None) -> Numbers:
     """A column as float64. decimal: of `--decimal`; comma: `decimal_comma` of the table. DataError
     names the row of a cell that is infinite or can be read in two ways."""
+    semicolons = table.delimiter in (";", "\t")  # beside which commas are decimal, in Europe
+    can_be_thousands = decimal is None and (comma or (comma is None and semicolons))
+    if isinstance(column, ArrowColumn) and decimal != "," and (found := column.plain()):
+        if not can_be_thousands or not _any_dotted(column):
+            return Numbers(*found, (), 0.0)
     cells, dotted = column.cells, list[str]()
-    if isinstance(cells, ArrowCells) and decimal != "," and comma is not True:
-        plain = cells.plain_numbers() if table.delimiter == "," else None
-        if plain is not None:
-            return Numbers(plain[column.codes], (), (), 0.0)
     if any("\u2212" in cell for cell in cells):
         cells = [cell.replace("\u2212", "-") for cell in cells]  # the minus sign of typography
-    if decimal is None and (comma or table.delimiter in (";", "\t")):
+    if can_be_thousands:
         dotted = [cell for cell in cells if "." in cell and _DOTTED.fullmatch(cell)]
     if dotted and comma is None:
         rest = [c for c in cells if not is_missing(c) and c not in dotted]
@@ -157,10 +164,15 @@ def numbers(table: Table, column: Column, decimal: str | None, comma: bool | Non
     return Numbers(values, tuple(marks), tuple(wrong), bad / filled if filled else 0.0)
 
 
+def _any_dotted(column: ArrowColumn) -> bool:
+    return column.may_have_thousands() and column.any_match(_DOTTED.pattern)
+
+
 def _all_plain(cells: Sequence[str]) -> Values | None:
     """Cells as numbers where all are plain ones or empty: the fast path."""
     if isinstance(cells, ArrowCells):
-        return cells.plain_numbers()  # type: ignore[no-any-return]
+        found = cells.plain()
+        return found[0] if found and not found[1] else None
     joined = "".join(cells)
     if not joined.isascii() or "_" in joined:
         return None

@@ -10,7 +10,7 @@ from typing import Any
 from ...core.errors import ConfigError
 from .frequency import frequency_unit
 from .metrics import QUANTILES
-from .reading import Columns
+from .reading import Columns, names_of
 from .stamps import DAY_ORDERS
 from .zones import tz
 
@@ -43,8 +43,16 @@ class SeriesOptions:
     skip_bad: bool = _option("Leave out series and files that cannot be read.", False)
     min_points: int = _option("Leave out series with fewer values.", 1)
     allow_negative: bool = _option("Let forecasts be negative where no value was.", False)
+    past: str | None = _option("Columns known until the forecast begins, separated by commas.")
+    known: str | None = _option("Columns also known of the future: prices, holidays ...")
+    calendar: bool = _option(
+        "Let the model read the hour, weekday, month ... of each point.", False
+    )
 
     def __post_init__(self) -> None:
+        both = sorted({*names_of(self.past)} & {*names_of(self.known)})
+        if both:
+            raise ConfigError(f"--past, --known: {both[0]} is named in both")
         for name in ("season", "horizon", "history", "min_points"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -57,13 +65,14 @@ class SeriesOptions:
     @property
     def columns(self) -> Columns:
         names = ("time", "target", "id", "freq", "zone", "dates", "decimal", "resample",
-                 "skip_bad", "min_points")  # fmt: skip
+                 "skip_bad", "min_points", "past", "known")  # fmt: skip
         return Columns(**{name: getattr(self, name) for name in names})
 
 
 @dataclass(frozen=True)
 class SeriesSampleOptions:
     horizon: int | None = _option("Points to forecast; default: the horizon of training.")
+    known_data: str | None = _option("A table with the --known columns of the points to forecast.")
     paths: int = _option("Sample paths from which quantiles are computed.", 100)
     quantiles: str = _option("Quantiles to write, as 0.025,0.5,0.975.", DEFAULT_QUANTILES)
     paths_out: str | None = field(
@@ -108,6 +117,7 @@ class SeriesEvalOptions:
         },
     )
     paths: int = _option("Sample paths of each forecast.", 100)
+    baseline_seconds: float = _option("Time limit of each slow baseline, as auto_ets.", 10.0)
     quantiles: str = _option("Quantiles in --forecasts, as 0.025,0.5,0.975.", DEFAULT_QUANTILES)
     guard_formulas: bool = _option(
         "Write ' before ids that a spreadsheet would take for a formula.", False
@@ -115,6 +125,8 @@ class SeriesEvalOptions:
 
     def __post_init__(self) -> None:
         _check_paths(self.paths)
+        if not self.baseline_seconds >= 0:
+            raise ConfigError(f"--baseline-seconds {self.baseline_seconds}: must be at least 0")
         _check_suffix("--forecasts", self.forecasts, TABLE_SUFFIXES)
         parse_quantiles(self.quantiles)
 

@@ -2,46 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from ...core.protocols import Sequence
+from ...tokenizers._covariates import Covariates
 from ...tokenizers._scales import Values
+from ...tokenizers.bins import Window
 from .clock import COUNT, Clock
 from .collection import Series
+from .covariates import with_calendar, without_future
 from .frequency import offset
 from .reader import parse
-from .reading import Columns, lines
-from .windows import none_to_nan
+from .reading import Columns, lines, names_of
+from .windows import codes_of, none_to_nan
 
 MAX_GAP_HORIZONS = 4  # missing points at the end of a series that a forecast passes through
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A series (or its last points), the index of the first point to forecast, and whether its
-    whole history is known to be without negative values."""
+    """A series (or its last points), the index of the first point to forecast, whether its whole
+    history is known to be without negative values, and the codes of its covariates from its first
+    point on, of more points where the future is known."""
 
     series: Series
     first: int
     nonnegative: bool
+    codes: Mapping[str, Values] = field(default_factory=dict)
 
-    def history(self, length: int, season: int, horizon: int) -> tuple[Values, int]:
+    @property
+    def offset(self) -> int:
+        """The index of the series' first point on its clock."""
+        return self.first - len(self.series)
+
+    def history(self, length: int, season: int, horizon: int) -> tuple[slice, int]:
         """(the last `length` points, points between them and the forecast). Where these points are
         all missing: the points before them; a long gap counts as its rest of whole seasons."""
         values = self.series.values
         if np.isfinite(values[-length:]).any():
-            return values[-length:], 0
+            return slice(max(0, len(values) - length), len(values)), 0
         end = int(np.flatnonzero(np.isfinite(values))[-1]) + 1
         gap = len(values) - end
         gap = gap if gap <= MAX_GAP_HORIZONS * horizon else gap % season
-        return values[max(0, end - length) : end], gap
+        return slice(max(0, end - length), end), gap
+
+    def window(self, part: slice, about: dict[str, Any]) -> Window:
+        """A window of these points, all of them history, with its covariates and those after it."""
+        values = self.series.values[part]
+        codes = {name: own[part.start :] for name, own in self.codes.items()}
+        return Window(values, len(values), {**about, **({"covariates": codes} if codes else {})})
 
 
 def prompts_of_file(
-    data: bytes, columns: Columns, heldout: Iterable[Sequence], note: Callable[[str], None]
+    data: bytes,
+    columns: Columns,
+    heldout: Iterable[Sequence],
+    covariates: Covariates,
+    note: Callable[[str], None],
 ) -> list[Prompt]:
     """The series of a file's bytes. `note` receives what was left out, and series that cannot be
     forecast. Series of one or two points take the frequency of `heldout`."""
@@ -51,7 +72,13 @@ def prompts_of_file(
         note(line)
     clock = next((Clock.of(s.side) for s in heldout if s.side["freq"]), Clock())
     series = [at_frequency(one, clock) if len(one) < 3 else one for one in read.series]
-    return [Prompt(one, len(one), not (one.values < 0).any()) for one in series]
+    known = names_of(columns.known)
+    kept = [without_future(one, known) for one in series]
+    if any(one.kind == "calendar" for one in covariates.each):
+        kept = [with_calendar(one) for one in kept]
+    return [
+        Prompt(one, len(one), not (one.values < 0).any(), codes_of(one, covariates)) for one in kept
+    ]
 
 
 def prompts_of_heldout(heldout: Iterable[Sequence]) -> list[Prompt]:
@@ -63,7 +90,9 @@ def prompts_of_heldout(heldout: Iterable[Sequence]) -> list[Prompt]:
             values = none_to_nan([*side["past"], *side["future"], *missing])
             end = side["first"] + len(side["future"]) + len(missing)
             nonnegative = bool(side.get("nonnegative", False)) and not (values < 0).any()
-            known.append(Prompt(Series(side["id"], values, Clock.of(side)), end, nonnegative))
+            codes = {name: none_to_nan(own) for name, own in side.get("covariates", {}).items()}
+            series = Series(side["id"], values, Clock.of(side))
+            known.append(Prompt(series, end, nonnegative, codes))
     return known
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -19,22 +18,24 @@ from ...core.data.source import Source
 from ...core.data.tables import TableSource
 from ...core.errors import DataError
 from ...core.protocols import Ids
+from ...tokenizers._covariates import Column as Covariate
 from ...tokenizers._scales import Values
 from .clock import Clock
 from .collection import Series
 from .delimited import read_table
-from .encoding import decode
+from .encoding import Content, as_utf8
 from .grid import Gridder, Group
 from .id_columns import group_rows
 from .inference import spaced
 from .numbers import Numbers
-from .reading import Columns, Reading
+from .reading import Columns, Reading, names_of
 from .roles import Roles, calendar_columns, find_roles
+from .side_columns import SideColumn
 from .stamps import Times, read_times
 from .table import Table, from_frame
 from .time_columns import looks_named_as_time
 from .transposed import is_heading, series_rows, times_of_heading
-from .tsf import from_tsf
+from .tsf import from_tsf, is_tsf
 
 
 @dataclass
@@ -62,7 +63,7 @@ def read(source: Source, columns: Columns) -> Read:
     out = Read()
     for path, prefix in zip(files, _prefixes(files), strict=True):
         try:
-            found = _parse(unpacked(path).read_bytes(), shown(path), columns)
+            found = _parse(Content.of(unpacked(path)), shown(path), columns)
         except DataError as error:
             if not (columns.skip_bad and len(files) > 1):
                 raise
@@ -80,7 +81,7 @@ def read(source: Source, columns: Columns) -> Read:
 def parse(data: bytes, where: str, columns: Columns) -> Read:
     """The series in the bytes of one file; its format is detected from its content. `where` names
     the file in messages. DataError as for `read`."""
-    return _checked(_parse(data, where, columns), columns)
+    return _checked(_parse(Content(data), where, columns), columns)
 
 
 def _prefixes(files: list[Path]) -> list[str]:
@@ -119,24 +120,35 @@ def _checked(read: Read, columns: Columns) -> Read:
     return read
 
 
-def _parse(data: bytes, where: str, columns: Columns) -> Read:
-    if data[:4] == b"PAR1":
+def _parse(content: Content, where: str, columns: Columns) -> Read:
+    if content.head(4) == b"PAR1":
         import pandas as pd
 
         try:
-            frame = pd.read_parquet(io.BytesIO(data))
+            frame = pd.read_parquet(io.BytesIO(content.data()))
         except Exception as error:  # pyarrow raises exceptions of its own
             raise DataError(f"{where}: not readable as parquet ({error})") from error
         return _from_table(from_frame(frame, where), columns)
-    text, encoding = decode(data, where)
-    del data
-    if re.search(r"^@data\s*$", text, re.MULTILINE | re.IGNORECASE):
-        series, notes = from_tsf(text, where, columns)
+    content, encoding = as_utf8(content, where)
+    if is_tsf(content):
+        _refuse_sides(where, columns)
+        series, notes = from_tsf(content.text(), where, columns)
         reading = Reading(where, encoding, layout="tsf", notes=notes)
         return Read(series, [reading])
-    found = _from_table(read_table(text, where, is_heading), columns)
+    found = _from_table(read_table(content, where, is_heading), columns)
     found.readings[0].encoding = encoding
     return found
+
+
+def read_known(path: Path, columns: Columns) -> dict[str, Series]:
+    """The --known columns of a table, by the id of the series that they belong to; "" in a table
+    without ids. The values of these series are missing."""
+    wanted = replace(columns, target=None, past=None, future=True)
+    try:
+        found = _parse(Content.of(unpacked(path)), shown(path), wanted)
+    except OSError as error:
+        raise DataError(f"--known-data {path}: {error.strerror}") from None
+    return {one.id: one for one in found.series}
 
 
 # -- tables --------------------------------------------------------------------------------------
@@ -149,6 +161,7 @@ def _from_table(table: Table, columns: Columns) -> Read:
     reading = Reading(table.where, delimiter=table.delimiter, notes=table.notes)
     heading = None if columns.time else times_of_heading(table)
     if heading is not None:
+        _refuse_sides(table.where, columns)
         return _transposed(table, columns, reading, heading)
     roles = find_roles(table, columns)
     reading.left_out = roles.left_out
@@ -156,7 +169,8 @@ def _from_table(table: Table, columns: Columns) -> Read:
     reading.id = tuple(column.name for column in roles.ids)
     if roles.ids and roles.time is None and len(roles.ids) == 1:
         names = roles.ids[0]
-        if len(names.cells) == size and (len(roles.targets) > 1 or size == 1):
+        if not names.repeats() and (len(roles.targets) > 1 or size == 1):
+            _refuse_sides(table.where, columns)
             return _one_series_a_row(table, roles, reading)
     groups = group_rows(roles.ids, size)
     blank = next((rows for name, rows in groups if roles.ids and not name), None)
@@ -188,8 +202,17 @@ def _from_table(table: Table, columns: Columns) -> Read:
     reading.target = tuple(column.name for column, _ in roles.targets)
     for _, values in roles.targets:
         reading.marks |= set(values.marks)
-    series = list(_series(table, columns, groups, roles.targets, times, reading))
+    targets, sides = roles.targets, roles.sides
+    reading.past, reading.known = (tuple(names_of(n)) for n in (columns.past, columns.known))
+    del roles
+    table = replace(table, columns=[])  # frees the text of ids and times
+    series = list(_series(table, columns, groups, targets, sides, times, reading))
     return Read(series, [reading])
+
+
+def _refuse_sides(where: str, columns: Columns) -> None:
+    if columns.past or columns.known:
+        raise DataError(f"{where}: --past, --known: a file with a series a row has no such columns")
 
 
 def _equal_steps(groups: list[Ids]) -> Callable[[Values], bool]:
@@ -208,6 +231,7 @@ def _series(
     columns: Columns,
     groups: list[tuple[str, Ids]],
     targets: list[tuple[Any, Numbers]],
+    sides: list[SideColumn],
     times: Times | None,
     reading: Reading,
 ) -> Iterator[Series]:
@@ -220,11 +244,12 @@ def _series(
     if times is not None:
         grid = Gridder(times, table.lines, columns.freq, columns.resample)
         grid.find_common(named)
+    beside = _Beside(sides, grid)
     for column, numbers in targets:
-        for (name, rows), group in zip(groups, named, strict=True):
+        for (name, _), group in zip(groups, named, strict=True):
             parts = (name, column.name if len(targets) > 1 or not name else "")
             label = "/".join(part for part in parts if part)
-            values, clock = numbers.values[rows], Clock(None, columns.freq)
+            values, clock = group.of(numbers.values), Clock(None, columns.freq)
             if grid is not None:
                 try:
                     values, clock = grid.regular(group, values)
@@ -233,13 +258,30 @@ def _series(
                         raise
                     reading.dropped.append((label, str(error).removeprefix(f"{group.where}: ")))
                     continue
-            yield Series(label, values, clock)
+            yield Series(label, values, clock, beside(group))
     if grid is not None:
         reading.averaged, reading.filled = grid.averaged, grid.filled
     if grid is not None and grid.averaged:
         reading.notes.append(f"--resample averaged points that share a step: {grid.averaged:,}")
     if grid is not None and grid.filled:
         reading.notes.append(f"--resample marked steps without points as missing: {grid.filled:,}")
+
+
+class _Beside:
+    """The covariates of the series of a group of rows, which all columns of values share."""
+
+    def __init__(self, sides: list[SideColumn], grid: Gridder | None) -> None:
+        self.sides, self.grid = sides, grid
+        self.found: dict[int, dict[str, Covariate]] = {}
+
+    def __call__(self, group: Group) -> dict[str, Covariate]:
+        def rows(values: Values) -> Values:
+            own: Values = group.of(values)
+            return own if self.grid is None else self.grid.regular(group, own)[0]
+
+        if self.sides and id(group) not in self.found:
+            self.found[id(group)] = {side.name: side.of(rows) for side in self.sides}
+        return self.found.get(id(group), {})
 
 
 def _one_series_a_row(table: Table, roles: Roles, reading: Reading) -> Read:

@@ -24,6 +24,14 @@ class Columns:
     resample: bool = False
     skip_bad: bool = False
     min_points: int = 1
+    past: str | None = None
+    known: str | None = None
+    future: bool = False  # whether the table has --known columns and no values
+
+
+def names_of(columns: str | None) -> list[str]:
+    """The names in a flag of columns, separated by commas."""
+    return [name.strip() for name in columns.split(",")] if columns else []
 
 
 @dataclass
@@ -37,6 +45,8 @@ class Reading:
     time: str | None = None
     id: tuple[str, ...] = ()
     target: tuple[str, ...] = ()
+    past: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
     left_out: list[tuple[str, str]] = field(default_factory=list)  # column, reason
     zone: str | None = None
     zone_from: str | None = None
@@ -96,6 +106,10 @@ def _roles(reading: Reading) -> str:
         parts.append(f"ids in {', '.join(reading.id)}")
     if reading.target:
         parts.append(f"values in {_shortened(list(reading.target))}")
+    if reading.past:
+        parts.append(f"known until the forecast: {_shortened(list(reading.past))}")
+    if reading.known:
+        parts.append(f"also known of the future: {_shortened(list(reading.known))}")
     if reading.delimiter not in (None, ","):
         from .delimited import DELIMITER_NAMES
 
@@ -126,6 +140,8 @@ def record(readings: Sequence[Reading]) -> list[dict[str, Any]]:
             "time": reading.time,
             "id": list(reading.id),
             "target": list(reading.target),
+            "past": list(reading.past),
+            "known": list(reading.known),
             "left_out": [{"column": name, "reason": why} for name, why in reading.left_out],
             "zone": reading.zone,
             "zone_from": reading.zone_from,

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from ...core.errors import DataError
+from .arrow_columns import ArrowColumn
 from .id_columns import find_ids, row_ids
 from .numbers import WORDS, Numbers, decimal_comma, is_number, not_a_number, numbers
 from .reading import Columns
+from .side_columns import SideColumn, side_columns
 from .table import Column, Table
 from .time_columns import CALENDAR, find_time, is_time, key, sample
 
@@ -32,11 +34,13 @@ class Roles:
     targets: list[tuple[Column, Numbers]]
     left_out: list[tuple[str, str]] = field(default_factory=list)
     time_name: str | None = None
+    sides: list[SideColumn] = field(default_factory=list)
 
 
 def find_roles(table: Table, columns: Columns) -> Roles:
     """The roles of all columns. DataError where the table can be read in two ways."""
     left_out: list[tuple[str, str]] = []
+    sides, table = side_columns(table, columns)
     table = _without_row_numbers(table, left_out, columns)
     time, time_name, rest = find_time(table, columns, left_out)
     numbering = row_ids(table, columns, time, rest)
@@ -44,8 +48,11 @@ def find_roles(table: Table, columns: Columns) -> Roles:
     rest = [column for column in rest if column not in numbering]
     ids = find_ids(table, columns, time, rest)
     rest = [column for column in rest if column not in ids]
-    targets = _find_targets(table, columns, rest, left_out)
-    return Roles(time, ids, targets, left_out, time_name)
+    if columns.future:
+        targets = [(Column.of("", []), Numbers(np.full(len(table.lines), np.nan), (), (), 0.0))]
+    else:
+        targets = _find_targets(table, columns, rest, left_out)
+    return Roles(time, ids, targets, left_out, time_name, sides)
 
 
 def _without_row_numbers(table: Table, left_out: list[tuple[str, str]], columns: Columns) -> Table:
@@ -57,14 +64,19 @@ def _without_row_numbers(table: Table, left_out: list[tuple[str, str]], columns:
     while len(kept) > 1:
         first = kept[0]
         unnamed = key(first.name) in ("", "index", "level_0") or first.name.startswith("Unnamed:")
-        counts = first.cells and all(ROW_NUMBER.fullmatch(cell) for cell in first.cells if cell)
-        if not unnamed or not counts or first.name in named:
+        if not unnamed or first.name in named or not _are_row_numbers(first):
             break
         if key(first.name) == "index" and not any(map(is_time, kept[1:])):
             break
         left_out.append((first.name, "row numbers"))
         kept = kept[1:]
     return replace(table, columns=kept)
+
+
+def _are_row_numbers(column: Column) -> bool:
+    if isinstance(column, ArrowColumn) and column.all_match(f"({ROW_NUMBER.pattern})?"):
+        return True
+    return bool(column.cells) and all(ROW_NUMBER.fullmatch(cell) for cell in column.cells if cell)
 
 
 def _find_targets(
@@ -75,7 +87,7 @@ def _find_targets(
         left_out += [(c.name, "not a --target") for c in rest if c not in chosen]
     else:
         chosen = rest
-    comma = decimal_comma(chosen)
+    comma = decimal_comma(table, chosen)
     found = []
     for column in chosen:
         values = numbers(table, column, columns.decimal, comma)

@@ -13,13 +13,14 @@ from ...core.progress import tracked
 from ...core.terms import Terms
 from ...tokenizers._scales import Values
 from ...tokenizers.bins import BinsTokenizer
-from .baselines import seasonal_naive
 from .cases import Case, forecasts, score_forecasts
 from .clock import Clock
 from .forecast_table import write_forecasts
 from .metrics import RATIOS, Sums, ratios
 from .options import SeriesEvalOptions, parse_quantiles
 from .output import Forecast
+from .relative import relative, series_of
+from .simple import seasonal_naive
 from .windows import finite_or_none
 
 EVALUATION_PATHS = 100
@@ -38,14 +39,16 @@ def evaluated(
         write_forecasts(Path(options.forecasts), items, options.guard_formulas)
         made = iter(kept)
     sums = score_forecasts(made)
+    naive = score_forecasts(_naive(cases, tokenizer.season))
+    names, series = series_of(cases)
+    scores = sums.scores() | relative(sums, naive, series)
     found: dict[str, Any] = {
-        **{name: finite_or_none(value) for name, value in sums.scores().items()},
+        **{name: finite_or_none(value) for name, value in scores.items()},
         "windows": len(cases),
-        "series": len({case.side["id"] for case in cases}),
+        "series": len(names),
         "paths": options.paths,
     }
     if options.by is not None:
-        naive = score_forecasts(_naive(cases, tokenizer.season))
         by = _by_series if options.by == "series" else _by_step
         found[f"by_{options.by}"] = by(cases, sums, naive)
     return found
@@ -68,11 +71,10 @@ def _naive(cases: Sequence[Case], season: int) -> Iterator[tuple[Case, Values]]:
 
 def _by_series(cases: Sequence[Case], sums: Sums, naive: Sums) -> list[dict[str, Any]]:
     """A row a series: its id, windows and scores, beside the MASE and the WQL of seasonal naive."""
-    number: dict[str, int] = {}
-    groups = np.array([number.setdefault(str(c.side["id"]), len(number)) for c in cases], np.int64)
+    names, groups = series_of(cases)
     windows = np.bincount(groups).tolist()
     rows = _rows(ratios(sums.by_window, groups), ratios(naive.by_window, groups))
-    named = zip(number, windows, rows, strict=True)
+    named = zip(names, windows, rows, strict=True)
     return [{"series": name, "windows": count, **row} for name, count, row in named]
 
 

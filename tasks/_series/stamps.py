@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import numpy as np
 
 from ...core.errors import DataError
+from ...core.protocols import Ids
 from ...tokenizers._scales import Values
-from . import forms
+from . import fast_times, forms
+from .arrow_columns import ArrowCells, ArrowColumn
 from .numbers import PLAIN, is_missing, where
-from .table import Column, Table
+from .table import HEAD, Column, RowCells, Table
 from .zones import offset_minutes, tz, zone_of
 
 SAMPLE = 200  # cells from which a form is found
@@ -36,7 +38,7 @@ class Times:
     zone: str | None = None
     zone_from: str | None = None
     counts: Values | None = None
-    cells: tuple[str, ...] = ()
+    cells: Sequence[str] = ()
 
 
 def read_times(
@@ -50,18 +52,21 @@ def read_times(
     """A column as times. dates, zone: of `--dates` and `--zone`; is_regular, has_equal_steps: of
     stamps or numbers (N,), whether the rows of each series are evenly spaced. DataError names a
     cell that is no time."""
+    found = _of_many(table, column, dates, is_regular, has_equal_steps)
+    if found is not None:
+        return found if found.stamps is None else _in_zone(found, column, zone)
     if any(not cell.isascii() for cell in column.cells):
-        column = replace(column, cells=[forms.normal(cell) for cell in column.cells])
+        column = column.with_cells([forms.normal(cell) for cell in column.cells])
     cells = [cell for cell in column.cells if not is_missing(cell)]
     if not cells:
         raise DataError(f"{table.where}: column {column.name} has no times in it")
     begins = [forms.begin(cell) for cell in cells[:SAMPLE]]
     if all(begins):
         table.notes.append(f"{column.name} has intervals: a point stands at the begin of each")
-        column = replace(column, cells=[forms.begin(cell) or cell for cell in column.cells])
+        column = column.with_cells([forms.begin(cell) or cell for cell in column.cells])
         cells = [cell for cell in column.cells if not is_missing(cell)]
     if all(re.fullmatch(r"\d{5}(,\d+)?", cell) for cell in cells):  # days of a spreadsheet
-        column = replace(column, cells=[cell.replace(",", ".") for cell in column.cells])
+        column = column.with_cells([cell.replace(",", ".") for cell in column.cells])
         cells = [cell.replace(",", ".") for cell in cells]
     if all(map(forms.TIME_OF_DAY.fullmatch, cells)):
         raise DataError(
@@ -77,8 +82,70 @@ def read_times(
     return _in_zone(found, column, zone)
 
 
-def _spread(column: Column, cells: list[str], parsed: Any) -> Any:
+def _of_many(
+    table: Table,
+    column: Column,
+    dates: str | None,
+    is_regular: Callable[[Any], bool],
+    has_equal_steps: Callable[[Values], bool],
+) -> Times | None:
+    """The times of a large table where all are written in one form. None for others, and where one
+    is missing or is no time."""
+    if not isinstance(column, ArrowColumn):
+        return None
+    head = column.head()
+    if len(head) < HEAD or any(map(is_missing, head)) or not column.is_ascii():
+        return None
+    others = (forms.begin, re.compile(r"\d{5}(,\d+)?").fullmatch, forms.TIME_OF_DAY.fullmatch)
+    if any(all(map(test, head)) for test in others):
+        return None
+    if all(map(PLAIN.fullmatch, head)):
+        return _of_many_numbers(column, has_equal_steps)
+    cells = column.cells
+    sample = cells[:: max(1, len(cells) // SAMPLE)]
+    found = _readings(cells, sample, fast_times.parse)
+    return _of_form(table, column, cells, sample, found, dates, is_regular) if found else None
+
+
+def _of_many_numbers(
+    column: ArrowColumn, has_equal_steps: Callable[[Values], bool]
+) -> Times | None:
+    """The same for numbers."""
+    plain = column.plain()
+    if plain is None or not np.isfinite(plain[0]).all():
+        return None
+    column.keep_text()
+    low, high = column.lengths()
+    if column.all_match(r"\d+"):
+        form = forms.DIGITS.get(high) if low == high else None
+        if form and not forms.parse(list(column.head()), form).hasnans:
+            parsed = fast_times.parse(column.cells, form)
+            if parsed.hasnans or not YEARS[0] <= parsed.year.min() <= parsed.year.max() <= YEARS[1]:
+                return None
+            return Times(_spread(column, column.cells, parsed), form)
+        if high in forms.EPOCHS:
+            unit = forms.EPOCHS[high]
+            if low < high - 1 or plain[0].max() * forms.NANOSECONDS[unit] >= forms.MAX_NANOSECONDS:
+                return None
+            parsed = fast_times.epochs(column.cells, unit)
+            return Times(_spread(column, column.cells, parsed), f"epoch:{unit}")
+    elif high >= min(forms.EPOCHS) or column.any_match(r".*\.0"):
+        return None
+    low_day, high_day = forms.EXCEL_DAYS
+    if low_day <= plain[0].min() and plain[0].max() <= high_day:
+        if _is_named_as_days(column) or not has_equal_steps(plain[0]):
+            return None
+    return Times(None, "count", counts=plain[0], cells=RowCells(column))
+
+
+def _is_named_as_days(column: Column) -> bool:
+    return any(word in column.name.lower() for word in ("date", "day", "datum", "fecha"))
+
+
+def _spread(column: Column, cells: Sequence[str], parsed: Any) -> Any:
     """(N,) times of the rows from those of `cells`, the distinct cells that are not missing."""
+    if isinstance(cells, ArrowCells) and len(cells) == len(column):
+        return parsed  # all are distinct: in the order of their rows
     if len(cells) == len(column.cells):
         return parsed[column.codes]
     at = {cell: number for number, cell in enumerate(cells)}
@@ -117,13 +184,13 @@ def _of_numbers(
     rows = np.array([order.get(cell, np.nan) for cell in column.cells])[column.codes]
     low, high = forms.EXCEL_DAYS
     steady = has_equal_steps(rows)
-    named = any(word in column.name.lower() for word in ("date", "day", "datum", "fecha"))
+    named = _is_named_as_days(column)
     if low <= numbers.min() and numbers.max() <= high and (named or not steady):
         parsed = forms.parse(whole, "excel")
         stamps = _spread(column, cells, parsed)
         if named or is_regular(stamps):
             return Times(stamps, "excel")
-    return Times(None, "count", counts=rows, cells=tuple(column.text()))
+    return Times(None, "count", counts=rows, cells=RowCells(column))
 
 
 def _of_text(
@@ -134,19 +201,39 @@ def _of_text(
     is_regular: Callable[[Any], bool],
 ) -> Times:
     sample = cells[:: max(1, len(cells) // SAMPLE)]
+    found = _readings(cells, sample, forms.parse)
+    if dates is not None or found:
+        return _of_form(table, column, cells, sample, found, dates, is_regular)
+    form, parsed = _mixed(table, column, cells)
+    return Times(_spread(column, cells, parsed), form)
+
+
+def _readings(
+    cells: Sequence[str], sample: list[str], parse: Callable[[Any, str], Any]
+) -> dict[str, Any]:
+    """form -> different times, of the forms that all cells fit. parse: see `forms.parse`."""
     found: dict[str, Any] = {}
     for form in forms.matching_forms(sample):
-        parsed = forms.parse(cells, form)
+        parsed = parse(cells, form)
         if not parsed.hasnans and not any(parsed.equals(other) for other in found.values()):
             found[form] = parsed
+    return found
+
+
+def _of_form(
+    table: Table,
+    column: Column,
+    cells: Sequence[str],
+    sample: list[str],
+    found: dict[str, Any],
+    dates: str | None,
+    is_regular: Callable[[Any], bool],
+) -> Times:
+    """The times of the likely one of the readings that are `found`."""
     found = _day_or_month_first(table, column, cells, found, dates, is_regular)
-    if found:
-        form, parsed = next(iter(found.items()))
-        form = forms.exact_form(form, sample, _as_written(forms.parse(sample, form), sample))
-    else:
-        form, parsed = _mixed(table, column, cells)
-    stamps = _spread(column, cells, parsed)
-    return Times(stamps, form)
+    form, parsed = next(iter(found.items()))
+    form = forms.exact_form(form, sample, _as_written(forms.parse(sample, form), sample))
+    return Times(_spread(column, cells, parsed), form)
 
 
 def _as_written(times: Any, cells: list[str]) -> Any:
@@ -160,7 +247,7 @@ def _as_written(times: Any, cells: list[str]) -> Any:
 def _day_or_month_first(
     table: Table,
     column: Column,
-    cells: list[str],
+    cells: Sequence[str],
     found: dict[str, Any],
     dates: str | None,
     is_regular: Callable[[Any], bool],
@@ -194,6 +281,8 @@ def _mixed(table: Table, column: Column, cells: list[str]) -> tuple[str, Any]:
 
     try:
         times = pd.DatetimeIndex(pd.to_datetime(cells, format="ISO8601", utc=True))
+        if (times.year < 1).any():  # such as -0, which pandas cannot write
+            raise ValueError
         aware = [offset_minutes(cell) is not None for cell in cells]
         longest = max(cells, key=len)
         form = next(iter(forms.forms_of(longest)), "%Y-%m-%d")
@@ -272,6 +361,11 @@ def _in_zone(found: Times, column: Column, zone: str | None) -> Times:
     if zone is None and column.zone:
         zone, zone_from = column.zone, "the file"
     if zone is None:
-        offsets = np.array([offset_minutes(cell) or 0 for cell in column.cells])[column.codes]
+        offsets = _offsets(column.cells)[column.codes]
         zone, zone_from = zone_of(stamps, offsets), "the offsets of its times"
     return Times(stamps.tz_convert(tz(zone)), found.form, zone, zone_from)
+
+
+def _offsets(cells: Sequence[str]) -> Ids:
+    found = fast_times.offsets(cells) if isinstance(cells, ArrowCells) else None
+    return np.array([offset_minutes(c) or 0 for c in cells]) if found is None else found

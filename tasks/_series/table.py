@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,22 +11,54 @@ import numpy as np
 from ...core.errors import DataError
 from ...core.protocols import Ids
 
+HEAD = 200  # distinct cells of a column from which its kind is found
+MISSING = {  # the cells that stand for a missing value, in lower case
+    *("", "na", "n/a", "nan", "null", "none", "nat", "<na>"),
+    *("?", "-", "--", ".", "..", "...", ":", "*"),
+    *("#n/a", "#na", "#value!", "#div/0!", "#null!", "#ref!", "#num!", "#name?", "missing"),
+    *("\\n", "\u2013", "\u2014", "\u2026"),
+}
 
-@dataclass(eq=False)
+
 class Column:
     """A column of N cells: `cells[codes]`. Equal cells are stored, and later parsed, only once."""
 
-    name: str
-    codes: Ids  # (N,)
-    cells: Sequence[str]  # distinct, without white space around them
-    zone: str | None = None  # of the times in a parquet file
+    def __init__(
+        self, name: str, codes: Ids, cells: Sequence[str], zone: str | None = None
+    ) -> None:
+        """codes (N,); cells: distinct, in the order of their first rows, without white space around
+        them; zone: of the times in a parquet file."""
+        self.name = name
+        self.zone = zone
+        self._codes = codes
+        self._cells = cells
 
     def __len__(self) -> int:
-        return len(self.codes)
+        return len(self._codes)
+
+    @property
+    def codes(self) -> Ids:
+        return self._codes
+
+    @property
+    def cells(self) -> Sequence[str]:
+        return self._cells
+
+    def head(self) -> Sequence[str]:
+        """The first `HEAD` distinct cells."""
+        return self.cells[:HEAD]
+
+    def repeats(self) -> int:
+        """The number of rows whose cell equals that of an earlier row."""
+        return len(self) - len(self.cells)
 
     def text(self) -> list[str]:
         cells = list(self.cells)
         return [cells[code] for code in self.codes]
+
+    def row(self, at: int) -> str:
+        """The cell of a row."""
+        return self.cells[int(self.codes[at])]
 
     def row_of(self, code: int) -> int:
         """The first row with this cell."""
@@ -36,6 +68,10 @@ class Column:
         """(len(cells),) rows of each distinct cell."""
         return np.bincount(self.codes, minlength=len(self.cells))
 
+    def with_cells(self, cells: Sequence[str]) -> Column:
+        """The same rows with other cells, one for each of `cells`."""
+        return Column(self.name, self.codes, cells, self.zone)
+
     @classmethod
     def of(cls, name: str, cells: Iterable[str], zone: str | None = None) -> Column:
         builder = ColumnBuilder()
@@ -43,37 +79,17 @@ class Column:
         return builder.column(name, zone)
 
 
-class ArrowCells(Sequence[str]):
-    """The cells of a column in a pyarrow array, which are made Python strings when they are used:
-    a million numbers never are."""
+class RowCells(Sequence[str]):
+    """The cell of each row of a column, made when it is asked for."""
 
-    def __init__(self, array: Any) -> None:
-        self.array = array
+    def __init__(self, column: Column) -> None:
+        self.column = column
 
     def __len__(self) -> int:
-        return len(self.array)
+        return len(self.column)
 
-    def __getitem__(self, at: Any) -> Any:
-        return self.array[at].to_pylist() if isinstance(at, slice) else self.array[at].as_py()
-
-    def __iter__(self) -> Iterator[str]:
-        for start in range(0, len(self.array), 65_536):
-            yield from self.array[start : start + 65_536].to_pylist()
-
-    def plain_numbers(self) -> Any:
-        """(len,) float64, NaN for an empty cell; None where one is not a plain, finite number."""
-        import pyarrow
-        from pyarrow import compute
-
-        empty = compute.equal(self.array, "")
-        filled = compute.if_else(empty, pyarrow.scalar(None, self.array.type), self.array)
-        try:
-            found = compute.cast(filled, pyarrow.float64())
-        except pyarrow.ArrowInvalid:
-            return None
-        values = found.to_numpy(zero_copy_only=False)
-        known = np.isfinite(values).sum() == len(values) - compute.sum(empty).as_py()
-        return values if known else None
+    def __getitem__(self, row: Any) -> Any:
+        return self.column.row(int(row))
 
 
 class ColumnBuilder:
@@ -100,7 +116,7 @@ class Table:
 
     columns: list[Column]
     where: str
-    lines: Ids
+    lines: Ids | range
     delimiter: str = ","
     has_heading: bool = True
     notes: list[str] = field(default_factory=list)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
 from ...core.errors import DataError
+from ...tokenizers._scales import Values
 from . import forms
+from .arrow_columns import ArrowColumn
 from .numbers import is_missing, is_number
 from .reading import Columns
 from .table import Column, Table
@@ -31,7 +32,7 @@ MERGED = (
     ("year", "quarter"),
     ("year", "week"),
 )
-SAMPLE = 50  # distinct cells from which the kind of a column is found
+SAMPLE = 50  # of the first distinct cells, those from which the kind of a column is found
 
 
 def key(name: str) -> str:
@@ -40,7 +41,7 @@ def key(name: str) -> str:
 
 def sample(column: Column) -> list[str]:
     """Some distinct cells that are not missing."""
-    return [cell for cell in column.cells[: 4 * SAMPLE] if not is_missing(cell)][:SAMPLE]
+    return [cell for cell in column.head() if not is_missing(cell)][:SAMPLE]
 
 
 def is_time(column: Column) -> bool:
@@ -111,7 +112,7 @@ def _parts_of_time(table: Table) -> list[Column]:
     ]
     dates = [c for c in whole if not any(":" in cell for cell in sample(c))]
     hours = [by_name[name] for name in ("hour", "hr") if name in by_name]
-    if not clocks and len(dates) == 1 and hours and len(dates[0].cells) < len(dates[0]):
+    if not clocks and len(dates) == 1 and hours and dates[0].repeats() > 0:
         clocks = [column for column in hours if _is_calendar_number(column)]
     if len(clocks) == 1 and len(dates) == 1:
         return [dates[0], clocks[0]]
@@ -151,7 +152,7 @@ def _merged(table: Table, parts: list[Column]) -> Column:
                 text = str(months.index(text[:3].lower()) + 1)
             width = {"year": 4, "quarter": 1}.get(key(part.name), 2)
             cells.append(text.zfill(width) if text else "")
-        return replace(part, cells=cells)
+        return part.with_cells(cells)
 
     parts = [padded(part) for part in parts]
     if names[1] in ("quarter", "week"):
@@ -169,7 +170,7 @@ def _constant(like: Column, cell: str) -> Column:
 
 def _one_time(columns: list[Column], table: Table) -> Column | None:
     size = len(table.lines)
-    candidates = [c for c in columns if is_time(c) and not (len(c.cells) == 1 < size)]
+    candidates = [c for c in columns if is_time(c) and not (c.repeats() == size - 1 > 0)]
     strong = [c for c in columns if key(c.name) in STRONG_TIME_NAMES]
     if len(candidates) > 1:
         named = [c for c in candidates if c in strong or not c.name]
@@ -203,14 +204,34 @@ def _one_time(columns: list[Column], table: Table) -> Column | None:
 
 def _counts(column: Column) -> bool:
     """Whether the cells are distinct numbers with one step, or digits of dates."""
+    if not _are_dates(column.head()):
+        values = _distinct_numbers(column)
+        if values is not None:
+            steps = np.diff(values)
+            return bool((steps > 0).all() and np.allclose(steps, steps[0]))
     cells = [cell for cell in column.cells if not is_missing(cell)]
     try:
         values = np.array([float(cell) for cell in cells])
     except ValueError:
         return False
     steps = np.diff(values)
-    dates = all(len(cell) in (6, 8) and forms.forms_of(cell) for cell in cells)
-    return dates or len(cells) > 12 and bool((steps > 0).all() and np.allclose(steps, steps[0]))
+    return (
+        _are_dates(cells)
+        or len(cells) > 12
+        and bool((steps > 0).all() and np.allclose(steps, steps[0]))
+    )
+
+
+def _are_dates(cells: Sequence[str]) -> bool:
+    return all(len(cell) in (6, 8) and forms.forms_of(cell) for cell in cells)
+
+
+def _distinct_numbers(column: Column) -> Values | None:
+    """The numbers of a large table's column without missing and repeated ones; None for others."""
+    found = column.plain() if isinstance(column, ArrowColumn) else None
+    if not found or not np.isfinite(found[0]).all() or column.repeats():
+        return None
+    return found[0]
 
 
 def quoted(name: str) -> str:

@@ -96,7 +96,7 @@ def series_rows(
         Table([heading], table.where, lines), heading, columns.dates, columns.zone,
         is_regular, lambda counts: True,
     )  # fmt: skip
-    comma = decimal_comma(body)
+    comma = decimal_comma(table, body)
     parsed = [numbers(table, column, columns.decimal, comma) for column in body]
     for column, found in zip(body, parsed, strict=True):
         if found.wrong:

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from ...core.errors import DataError
 from .clock import Clock
 from .collection import Series
+from .encoding import Content
 from .frequency import monash_frequency, offset
 from .id_columns import ID_NAMES
 from .numbers import INFINITE, PLAIN, is_missing
 from .reading import Columns
+
+
+def is_tsf(content: Content) -> bool:
+    """Whether a line of a text in UTF-8 is @data."""
+    line = re.compile(rb"^@data\b", re.MULTILINE | re.IGNORECASE)
+    if not any(b"@" in block and line.search(block) for block in content.blocks()):
+        return False
+    return bool(re.search(r"^@data\s*$", content.text(), re.MULTILINE | re.IGNORECASE))
 
 
 def from_tsf(text: str, where: str, columns: Columns) -> tuple[list[Series], list[str]]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ...core.protocols import Sequence
+from ...tokenizers._covariates import Covariates
 from ...tokenizers._scales import Values
 from ...tokenizers.bins import BinsTokenizer, Window
-from .collection import Collection
+from .collection import Collection, Series
 from .metrics import seasonal_error
+
+FAR = 1 << 30  # points
 
 
 def adjacent_windows(items: Collection, tokenizer: BinsTokenizer) -> Iterator[Sequence]:
@@ -31,6 +34,7 @@ def adjacent_windows(items: Collection, tokenizer: BinsTokenizer) -> Iterator[Se
         known = before[np.isfinite(before)]
         mean, deviation = _moments(known) if len(known) else (0.0, 1.0)
         negative = np.flatnonzero(series.values < 0)
+        codes = codes_of(series, tokenizer.covariates)
         for end in range(len(series), start, -horizon) or (start,):
             first, last = max(start, end - horizon), end == len(series)
             if not np.isfinite(series.values[max(0, first - history) : first]).any():
@@ -43,6 +47,7 @@ def adjacent_windows(items: Collection, tokenizer: BinsTokenizer) -> Iterator[Se
                 tokenizer,
                 series.values[max(0, first - history) : first],
                 series.values[first:end],
+                codes,
                 {
                     "id": series.id,
                     "last": last,
@@ -65,10 +70,18 @@ def _moments(known: Values) -> tuple[float, float]:
 
 
 def _encode_window(
-    tokenizer: BinsTokenizer, past: Values, future: Values, side: dict[str, Any], store_past: bool
+    tokenizer: BinsTokenizer,
+    past: Values,
+    future: Values,
+    codes: Mapping[str, Values],
+    side: dict[str, Any],
+    store_past: bool,
 ) -> Sequence:
+    """codes: of the covariates, from the first point of the series on."""
     stored = {"past": nan_to_none(past)} if store_past else {}
     side = {**side, "future": nan_to_none(future), **stored}
+    ahead = len(future) + (FAR if side["last"] else 0)  # all that is known of the future
+    side |= side_of_codes(codes, side["first"] - len(past), len(past), ahead, tokenizer.covariates)
     return tokenizer.encode(Window(np.concatenate((past, future)), len(past), side))
 
 
@@ -79,11 +92,13 @@ def slide(sequences: Iterable[Sequence], tokenizer: BinsTokenizer, stride: int) 
     out = []
     for windows in by_series(sequences):
         offset, values = join(windows)
+        codes = _join_codes(windows, offset + len(values))
         sides = [window.side for window in windows]
         start = min(side["first"] for side in sides) - offset
         about = {**sides[-1], "last": False}
         about.pop("past", None)
         about.pop("gap", None)
+        about.pop("covariates", None)
         for first in range(len(values) - horizon, start - 1, -stride):
             past = values[max(0, first - history) : first]
             if np.isfinite(past).any():
@@ -93,7 +108,7 @@ def slide(sequences: Iterable[Sequence], tokenizer: BinsTokenizer, stride: int) 
                 if last:
                     side |= {"last": True, "seasonal_error": sides[0]["seasonal_error"]}
                 future = values[first : first + horizon]
-                out.append(_encode_window(tokenizer, past, future, side, True))
+                out.append(_encode_window(tokenizer, past, future, codes, side, True))
     return out
 
 
@@ -110,10 +125,13 @@ def training_windows(items: Collection, tokenizer: BinsTokenizer) -> Iterator[Se
     predicted, as in training."""
     length = tokenizer.history + tokenizer.horizon
     for series in items.series:
+        codes = codes_of(series, tokenizer.covariates)
         for start in range(0, len(series), length):
             values = series.values[start : start + length]
             history = max(1, len(values) - tokenizer.horizon)
             about = {"id": series.id, "first": start + history, **series.clock.side()}
+            ahead = len(values) - history
+            about |= side_of_codes(codes, start, history, ahead, tokenizer.covariates)
             yield replace(tokenizer.encode(Window(values, history, about)), given=1)
 
 
@@ -140,6 +158,38 @@ def join(windows: list[Sequence]) -> tuple[int, Values]:
     for first, part in parts:
         values[first - offset : first - offset + len(part)] = part
     return offset, values
+
+
+# -- covariates ----------------------------------------------------------------------------------
+
+
+def codes_of(series: Series, covariates: Covariates) -> dict[str, Values]:
+    """The codes of the covariates of a series, from its first point on."""
+    return {one.name: one.codes(series.columns[one.name]) for one in covariates.each}
+
+
+def side_of_codes(
+    codes: Mapping[str, Values], start: int, history: int, horizon: int, covariates: Covariates
+) -> dict[str, Any]:
+    """The side information of a window that starts at point `start`: the codes of its covariates,
+    past ones only of its history."""
+    found = {}
+    for one in covariates.each:
+        end = start + history + (0 if one.kind == "past" else horizon)
+        found[one.name] = nan_to_none(codes[one.name][start:end])
+    return {"covariates": found} if found else {}
+
+
+def _join_codes(windows: list[Sequence], length: int) -> dict[str, Values]:
+    """The codes of a series' covariates, from its first point on, joined from its windows."""
+    joined: dict[str, Values] = {}
+    for side in (window.side for window in windows):
+        start = side["first"] - side["history"]
+        for name, listed in side.get("covariates", {}).items():
+            codes = none_to_nan(listed)
+            whole = joined.setdefault(name, np.full(length, np.nan))
+            whole[start : start + len(codes)] = codes[: length - start]
+    return joined
 
 
 # -- side information -----------------------------------------------------------------------------

@@ -140,7 +140,10 @@ def make_base(folder: Path) -> dict[str, bytes]:
     }
     for task in TASKS:
         args = ("train", "--task", task, "--data", data[task], "--run", f"runs/{task}", "-q")
-        done = warm.call(folder, *args, "--steps", 1, "--size", "nano", *flags.get(task, ()))
+        small = ("--set", "model.layers=1", "--set", "model.width=32")  # copied for each command
+        done = warm.call(
+            *(folder, *args, "--steps", 1, "--size", "nano", *small, *flags.get(task, ()))
+        )
         if done.code:
             sys.exit(done.err)
     return files

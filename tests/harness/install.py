@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -36,19 +35,6 @@ def install(package: Path, site: Path) -> None:
     (metadata / "entry_points.txt").write_text("\n".join(lines) + "\n")
     for module in facts["tool"]["setuptools"]["py-modules"]:
         shutil.copy(package / f"{module}.py", site)
-
-
-def run_tests(package: Path, site: Path) -> None:
-    """Runs the tests of a package that is installed in `site`. Fails if one fails."""
-    config = package / "pyproject.toml"
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", config, package],
-        env={**os.environ, "PYTHONPATH": str(site), "PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 Most of the time of a small command is the import of torch. Each command is a process of its own
 all the same, with its own files, folder, environment and signals. POSIX only.
 
-Used by `Server`; as a script it serves the socket whose number is its argument: one connection, or
-with `listen` any number at the same time (see client.py).
+Used by `Server`; as a script it listens to the socket whose number is its argument, and serves any
+number of connections at the same time: that of `Server` and those of client.py.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import array
 import importlib
 import json
 import os
+import runpy
 import socket
 import struct
 import subprocess
@@ -101,6 +102,14 @@ def _run(request: dict[str, Any], files: list[int]) -> NoReturn:
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         own = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
         sys.path[:0] = [path for path in own if path not in sys.path]  # as Python starts
+        if "script" in request:
+            sys.argv = [request["script"], *request["args"]]
+            runpy.run_path(request["script"], run_name="__main__")
+            return
+        if request["args"][:2] == ["-m", "pytest"]:  # as of Python: the tests of a package
+            import pytest
+
+            sys.exit(pytest.main(request["args"][2:]))
         sys.argv = ["tfm", *request["args"]]
         for name in START_MODULES:
             importlib.import_module(f"tfm.{name}").COMMAND_START = time.monotonic()
@@ -119,7 +128,6 @@ class Server:
 
     def __init__(self) -> None:
         self.connection: socket.socket | None = None
-        self.process: subprocess.Popen[bytes] | None = None
         self.listening: subprocess.Popen[bytes] | None = None
         self.folder: tempfile.TemporaryDirectory[str] | None = None
 
@@ -130,16 +138,33 @@ class Server:
             with socket.socket(socket.AF_UNIX) as listener:
                 listener.bind(f"{self.folder.name}/socket")
                 listener.listen(64)
-                self.listening = _start(listener, "listen")
+                self.listening = subprocess.Popen(
+                    [sys.executable, __file__, str(listener.fileno())],
+                    pass_fds=(listener.fileno(),),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                )
         return Path(self.folder.name, "socket")
 
+    def client(self) -> list[str]:
+        """The command `tfm` as a fork of the server."""
+        script = Path(__file__).with_name("client.py")
+        return [sys.executable, "-S", str(script), str(self.listen())]
+
     def __call__(
-        self, args: list[str], folder: Path, env: dict[str, str], stdin: bytes | None
+        self,
+        args: list[str],
+        folder: Path,
+        env: dict[str, str],
+        stdin: bytes | None,
+        script: Path | None = None,
+        timeout: float = TIMEOUT,
     ) -> tuple[int, bytes, bytes]:
-        """Exit code (negative for a signal), stdout and stderr of a command. TimeoutError after
-        TIMEOUT seconds."""
-        connection = self.connection = self.connection or self._started()
-        request = json.dumps({"args": args, "folder": str(folder), "env": env}).encode()
+        """Exit code (negative for a signal), stdout and stderr of a command, or of a script in
+        Python with these arguments. TimeoutError after so many seconds."""
+        connection = self.connection = self.connection or self._connected()
+        asked = {"args": args, "folder": str(folder), "env": env}
+        request = json.dumps({**asked, "script": str(script)} if script else asked).encode()
         ours: list[BinaryIO] = []
         theirs: list[int] = []
         for writable in (False, True, True):
@@ -164,7 +189,7 @@ class Server:
         for thread in threads:
             thread.start()
         (child,) = struct.unpack("!q", _read(connection, 8))
-        alarm = threading.Timer(TIMEOUT, os.kill, (child, 9))
+        alarm = threading.Timer(timeout, os.kill, (child, 9))
         alarm.start()
         (code,) = struct.unpack("!q", _read(connection, 8))
         late = not alarm.is_alive()
@@ -172,33 +197,21 @@ class Server:
         for thread in threads:
             thread.join()
         if late:
-            raise TimeoutError(f"tfm {args}: longer than {TIMEOUT} seconds")
+            raise TimeoutError(f"tfm {args}: longer than {timeout} seconds")
         return code, out[0], out[1]
 
-    def _started(self) -> socket.socket:
-        ours, theirs = socket.socketpair()
-        self.process = _start(theirs)
-        theirs.close()
-        return ours
+    def _connected(self) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(str(self.listen()))
+        return connection
 
     def close(self) -> None:
-        if self.connection is not None and self.process is not None:
+        if self.connection is not None:
             self.connection.close()
-            self.process.wait()
         if self.listening is not None and self.folder is not None:
             self.listening.kill()
             self.listening.wait()
             self.folder.cleanup()
-
-
-def _start(served: socket.socket, *options: str) -> subprocess.Popen[bytes]:
-    """A process that serves a socket."""
-    return subprocess.Popen(
-        [sys.executable, __file__, str(served.fileno()), *options],
-        pass_fds=(served.fileno(),),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
 
 
 def _feed(file: BinaryIO, data: bytes) -> None:
@@ -218,5 +231,4 @@ if __name__ == "__main__":
     warm.warm()
     for each in LIBRARIES:
         importlib.import_module(each)
-    given = socket.socket(fileno=int(sys.argv[1]))
-    listen(given) if sys.argv[2:] else serve(given)
+    listen(socket.socket(fileno=int(sys.argv[1])))

@@ -42,6 +42,9 @@ def workspace() -> Iterator[Path]:
     possible: on a disk, processes mostly wait for fsync, and most kills would hit that."""
     memory = Path("/dev/shm")
     root = Path(tempfile.mkdtemp(prefix="tfm-", dir=memory if memory.is_dir() else None))
+    compiled = Path(os.environ.get("XDG_CACHE_HOME", ""), "tfm/native")
+    if compiled.is_dir():  # of the same sources: tfm compares checksums
+        shutil.copytree(compiled, root / "cache/tfm/native")
     os.environ.update(XDG_CACHE_HOME=str(root / "cache"), XDG_CONFIG_HOME=str(root / "config"))
     try:
         yield root

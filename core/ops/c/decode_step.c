@@ -161,6 +161,7 @@ typedef struct {
        that may be 0. A position in the cache of the sequence counts from the end of its prefix.
        The tokens of one prefix stand together, and are `times`; 0: no prefixes. */
     const int64_t *prefixes, *prefix_lengths;
+    const float *additions; /* to the embeddings: (prefixes, width); may be null */
     int64_t times;
     /* Each may be null. cos, sin: (rows, head_width), by rotary_angles of core/model/layers.py;
        position_embedding: (rows, width). */
@@ -548,8 +549,11 @@ static void embed(const Model *m, const Tokens *tokens) {
                                     ? tokens->position_embedding + tokens->table_rows[t] * m->width
                                     : 0;
         float *x = m->stream + (int64_t)t * m->buffer_stride;
+        const float *addition =
+            tokens->additions ? tokens->additions + tokens->prefixes[t] * m->width : 0;
         for (int i = 0; i < m->width; i++)
-            x[i] = from[i] * m->embedding_scale + (position ? position[i] : 0);
+            x[i] = (from[i] + (addition ? addition[i] : 0)) * m->embedding_scale +
+                   (position ? position[i] : 0);
     }
 }
 
