@@ -8,6 +8,7 @@ import time
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
+from ..core.display import baselines_line
 from ..core.plugins import find
 from ..core.train.controls import Controls
 from .main import COMMAND_START, exit_process
@@ -200,14 +201,13 @@ def score_line(unit: str, scores: dict[str, Any], headline: tuple[str, ...] = ()
     value = scores[f"bits_per_{unit}"]
     # without bits per unit there is nothing that baselines in that unit could be compared with
     floor = (scores["floor"] or {}) if value is not None or headline else {}
-    ends = tuple(f"_{name}" for name in headline if scores.get(name) is not None)
-    shown = {name: bits for name, bits in floor.items() if not ends or name.endswith(ends)}
-    baselines = ", ".join(f"{name} {bits:.4g}" for name, bits in shown.items())
+    known = [name for name in headline if scores.get(name) is not None]
+    baselines = baselines_line(floor, known) if floor else ""
     part = f" (on {scores['part']:.0%} of it; `tfm eval` scores all)" if "part" in scores else ""
     score = f"{scores['nll'] / max(scores['tokens'], 1):.3f} nats per token"
     if value is not None:
         score = f"{value:.3f} bits per {unit}"
-    first = [f"{name} {scores[name]:.4g}" for name in headline if scores.get(name) is not None]
+    first = [f"{name} {scores[name]:.4g}" for name in known]
     half = " (the half not used for early stopping)" if scores["split"] == "report" else ""
     after = f"; baselines: {baselines}" if baselines else ""
     return f"held out{half}: {', '.join([*first, score])}{part}{after}"

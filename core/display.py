@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from unicodedata import combining, east_asian_width
 
 BOUNDARY = "│"  # between two tokens, where there are no colours
@@ -50,3 +50,11 @@ def marked(labels: Iterable[str], width: int, colour: bool, lines: int = LINES) 
     text = "\n".join("".join(row) for row in rows)
     left = len(labels) - shown
     return text + (f"\n… and {left:,} more tokens" if left else "")
+
+
+def baselines_line(floor: Mapping[str, float], headline: Sequence[str]) -> str:
+    """The scores of baselines by name; of several metrics, those of the first of `headline`."""
+    end = f"_{headline[0]}" if headline else ""
+    named = {name.removesuffix(end): x for name, x in floor.items() if name.endswith(end)}
+    values = ", ".join(f"{name} {value:.4g}" for name, value in named.items())
+    return f"{headline[0]} {values}" if headline else values

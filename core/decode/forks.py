@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -18,7 +17,6 @@ import torch
 from torch import Tensor
 
 from ..config import SampleConfig
-from ..model.attention import KeyValues
 from ..model.sequence_model import SequenceModel
 from ..ops import native_calls
 from ..protocols import Ids
@@ -29,7 +27,8 @@ MAX_QUERIES = 5  # of decode_step.c
 CHUNK = 8  # of decode_step.c
 BATCH_ROWS = 1600  # of a step in torch
 NATIVE_ROWS = 512  # of a step in C: their caches stay near the processor
-MAX_PREFILL_TOKENS = 32_768  # of prompts, read in one forward pass
+MAX_PREFILL_TOKENS = 32_768  # of prompts, read in one forward pass of torch
+PREFILL_TOKENS = 512  # of prompts, read in one call of C
 
 Range = npt.NDArray[np.int64]
 Features = list[npt.NDArray[np.float32]] | None
@@ -109,9 +108,8 @@ class TorchForks:
 
 
 class NativeForks:
-    """The same in C, for prompts of any lengths: torch reads the prompts, right-padded, and C makes
-    every step. The positions of a prompt in whole vectors are its prefix, which its continuations
-    share; each has its own copy of the others."""
+    """The same in C, for prompts of any lengths. The positions of a prompt in whole vectors are its
+    prefix, which its continuations share; each has its own copy of the others."""
 
     @torch.no_grad()
     def __init__(
@@ -126,101 +124,107 @@ class NativeForks:
         """As of `TorchForks`."""
         self.native, self.times, lanes = native, times, native.lanes
         rows, lengths = len(prompts) * times, np.array(list(map(len, prompts)), np.int64)
-        ids = np.zeros((len(prompts), int(lengths.max())), np.int64)
-        for row, prompt in zip(ids, prompts, strict=True):
-            row[: len(prompt)] = prompt
-        state = model.start(len(prompts), ids.shape[1])
-        padded, self._later = self._split_features(model, features, lengths, length)
-        hidden = model.step(torch.from_numpy(ids), state, features=padded)
-        ends = torch.from_numpy(lengths - 1)
-        logits = model.logits(hidden[torch.arange(len(prompts)), ends])
+        self._tables = native.default_tables
+        needed = int(lengths.max()) + length
+        if needed > native.config.context:
+            counting = torch.arange(needed)[:, None].expand(-1, native.config.axes)
+            self._tables = native.position_tables(counting)
+        before, self._later = self._split_features(model, features, lengths, length)
+        whole = lengths // lanes  # vectors of each prefix
+        prefixes, logits = self._read(prompts, lengths, before)
         self.logits = torch.zeros(rows, native.logits_stride)
-        self.logits[:, : logits.shape[1]] = logits.repeat_interleave(times, 0)
+        self.logits[:] = logits.repeat_interleave(times, 0)
 
-        prefix_lengths = lengths // lanes * lanes
-        prefix_positions = max(lanes, int(prefix_lengths.max()))
-        positions = round_up(int((lengths - prefix_lengths).max()) + length, lanes)
+        positions = round_up(int((lengths % lanes).max()) + length, lanes)
         self.caches = []
-        for cache in state.caches:
-            own = native.key_value_cache(rows, positions)
-            prefix = native.key_value_cache(len(prompts), prefix_positions)
-            self._fill(cache, own, prefix, lengths, prefix_lengths)
-            self.caches.append((*own, *prefix))
+        for keys, values in prefixes:
+            own_keys, own_values = native.key_value_cache(rows, positions)
+            each = torch.arange(len(prompts))
+            rest = keys[each, :, torch.from_numpy(whole)]  # the vector that is not whole
+            own_keys[:, :, 0] = rest.repeat_interleave(times, 0)
+            blocks = values.unflatten(2, (-1, lanes))  # type: ignore[no-untyped-call]
+            rest = blocks[each, :, torch.from_numpy(whole)]
+            own_values[:, :, :lanes] = rest.repeat_interleave(times, 0)
+            self.caches.append((own_keys, own_values, keys, values))
+        prefix_positions = prefixes[0][1].shape[2]
         self._model, self._buffers = native.struct(
             self.caches, positions, rows, prefix_positions, MAX_QUERIES
         )
-        # of each row: its id, number, position in its cache, position, prefix; of prefixes: length
         number = np.arange(rows, dtype=np.int64)
-        self._ids, self._sequences, self._prefixes = np.zeros_like(number), number, number // times
-        self._prefix_lengths, self._table_rows = prefix_lengths, lengths.repeat(times)
-        self._positions = (lengths - prefix_lengths).repeat(times)
-        inputs = (
-            self._ids,
-            self._sequences,
-            self._positions,
-            self._table_rows,
-            self._prefixes,
-            self._prefix_lengths,
-        )
+        # of each row: its id, position in its cache, position
+        self._ids, self._positions = np.zeros_like(number), (lengths % lanes).repeat(times)
+        self._table_rows = lengths.repeat(times)
+        self._kept = number, number // times, whole * lanes
         self.fed = 0
         # what the embeddings of the next ids get added, the same for all rows of a prompt
         width = native.config.width
         self._additions = None if features is None else torch.zeros(len(prompts), width)
-        tables = native.default_tables
-        needed = int(lengths.max()) + length
-        if needed > native.config.context:
-            counting = torch.arange(needed)[:, None].expand(-1, native.config.axes)
-            tables = native.position_tables(counting)
-        self._tables = tables
-        self._tokens = TokensStruct(
-            rows,
-            rows,
-            *(each.ctypes.data for each in inputs),
-            native_calls.address(self._additions),
+        self._tokens = self._struct(
+            (self._ids, number, self._positions, self._table_rows, *self._kept[1:]),
+            self._additions,
             times,
-            *map(native_calls.address, tables),
-            native_calls.address(self.logits),
+            self.logits,
         )
         self._buffer = torch.zeros(native.logits_stride + CHUNK * lanes)
 
+    def _struct(
+        self, inputs: tuple[Ids, ...], additions: Tensor | None, times: int, logits: Tensor | None
+    ) -> TokensStruct:
+        """inputs: of each token its id, sequence, position in the cache, position and prefix, and
+        of each prefix its length."""
+        return TokensStruct(
+            len(inputs[0]),
+            0 if logits is None else len(inputs[0]),
+            *(each.ctypes.data for each in inputs),
+            native_calls.address(additions),
+            times,
+            *map(native_calls.address, self._tables),
+            native_calls.address(logits),
+        )
+
+    def _read(
+        self, prompts: list[Ids], lengths: Ids, additions: list[Tensor] | None
+    ) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
+        """(keys and values of each layer, logits of the ids after each prompt (P, stride)). The
+        last ids, whose logits are wanted, are read after all others."""
+        native = self.native
+        positions = (int(lengths.max()) // native.lanes + 1) * native.lanes
+        layers = range(native.config.layers)
+        caches = [native.key_value_cache(len(prompts), positions) for _ in layers]
+        model, buffers = native.struct(caches, positions, max(PREFILL_TOKENS, len(prompts)))
+        logits = torch.zeros(len(prompts), native.logits_stride)
+        sequence = np.arange(len(prompts)).repeat(lengths - 1)
+        place = np.concatenate([np.arange(size - 1) for size in lengths])
+        all_ids = np.concatenate([prompt[:-1] for prompt in prompts])
+        beside = None if additions is None else torch.cat([rows[:-1] for rows in additions])
+
+        def run(ids: Ids, rows: Ids, at: Ids, added: Tensor | None, wanted: Tensor | None) -> None:
+            number = np.arange(len(ids))
+            inputs = tuple(np.ascontiguousarray(x, np.int64) for x in (ids, rows, at, at, number))
+            tokens = self._struct((*inputs, number), added, 0, wanted)
+            native.library.step(ctypes.byref(model), ctypes.byref(tokens), 1)
+
+        for first in range(0, len(all_ids), PREFILL_TOKENS):
+            chunk = slice(first, first + PREFILL_TOKENS)
+            added = None if beside is None else beside[chunk].contiguous()
+            run(all_ids[chunk], sequence[chunk], place[chunk], added, None)
+        last = None if additions is None else torch.stack([rows[-1] for rows in additions])
+        ends = np.array([prompt[-1] for prompt in prompts])
+        run(ends, np.arange(len(prompts)), lengths - 1, last, logits)
+        del buffers
+        return caches, logits
+
     def _split_features(
         self, model: SequenceModel, features: Features, lengths: Ids, length: int
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """The features of the prompts, right-padded, (P, T, F), and what the model adds to the
-        embeddings of the ids after them, (P, length, width)."""
+    ) -> tuple[list[Tensor] | None, Tensor | None]:
+        """What the model adds to the embeddings of the ids of each prompt, (T, width) each, and to
+        those of the ids after it, (P, length, width)."""
         if features is None or model.features is None:
             return None, None
-        padded = np.zeros((len(lengths), int(lengths.max()), model.config.features), np.float32)
-        later = np.zeros((len(lengths), length, model.config.features), np.float32)
-        for row, (own, size) in enumerate(zip(features, lengths.tolist(), strict=True)):
-            padded[row, :size] = own[:size]
-            later[row] = own[size : size + length]
-        return torch.from_numpy(padded), model.features(torch.from_numpy(later))
-
-    def _fill(
-        self,
-        cache: KeyValues,
-        own: tuple[Tensor, Tensor],
-        prefix: tuple[Tensor, Tensor],
-        lengths: Ids,
-        prefix_lengths: Ids,
-    ) -> None:
-        """Copies the keys and values of the prompts to their prefixes, and the last ones of each to
-        its rows. cache: keys and values (P, groups, T, w)."""
-        lanes, width, times = self.native.lanes, cache.keys.shape[3], self.times
-        whole = min(prefix[1].shape[2], cache.keys.shape[2]) // lanes * lanes
-        keys = cache.keys[:, :, :whole].reshape(*cache.keys.shape[:2], -1, lanes, width).mT
-        prefix[0][:, :, : whole // lanes] = keys
-        prefix[1][:, :, :whole, :width] = cache.values[:, :, :whole]
-        index = torch.from_numpy(prefix_lengths)[:, None] + torch.arange(lanes)
-        index = index.clamp(max=cache.keys.shape[2] - 1)[:, None, :, None]
-        for to, source in ((own[0], cache.keys), (own[1], cache.values)):
-            rest = source.gather(2, index.expand(-1, source.shape[1], -1, width))
-            rest = rest.repeat_interleave(times, 0)  # (rows, groups, lanes, w)
-            if to is own[0]:
-                to[:, :, 0] = rest.mT
-            else:
-                to[:, :, :lanes, :width] = rest
+        added = [model.features(torch.from_numpy(own)) for own in features]
+        sizes = lengths.tolist()
+        later = [own[size : size + length] for own, size in zip(added, sizes, strict=True)]
+        return [own[:size] for own, size in zip(added, sizes, strict=True)], torch.stack(later)
 
     def sample(self, config: SampleConfig, uniforms: Floats, legal: Range) -> tuple[Ids, Floats]:
         native, rows = self.native, len(self._ids)
@@ -281,12 +285,12 @@ def continue_all(
             for batch in _batches(prompts, BATCH_ROWS // times):
                 run(TorchForks(model, *of(batch)), batch)
             return
-        threads = torch.get_num_threads()
-        waiting = _batches(prompts, NATIVE_ROWS // times, alike=False)
-        with ThreadPoolExecutor(threads) as pool:
-            while group := list(islice(waiting, threads)):
-                forks = [NativeForks(model, native, *of(batch)) for batch in group]
-                list(pool.map(run, forks, group))
+
+        def run_native(batch: list[int]) -> None:
+            run(NativeForks(model, native, *of(batch)), batch)
+
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            list(pool.map(run_native, _batches(prompts, NATIVE_ROWS // times, alike=False)))
     finally:
         model.train(was_training)
 

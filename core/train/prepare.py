@@ -11,6 +11,7 @@ from ..architectures import architecture
 from ..config import ModelConfig, TrainConfig, with_fields
 from ..data.datasets import with_sources
 from ..data.source import Source
+from ..display import baselines_line
 from ..errors import ConfigError, DataError, UsageError
 from ..plugins import find, guess_task
 from ..protocols import Dataset, Items, Sequence, Tokenizer
@@ -84,9 +85,7 @@ def prepare(request: Request, note: Note) -> Prepared:
     quick = request.budget is not None and request.budget < QUICK_SECONDS
     floor, quick = task.baselines(train, held[final], heldout[final], tokenizer, quick)
     if floor:
-        ends = tuple(f"_{name}" for name in task.headline)
-        first = {name: value for name, value in floor.items() if not ends or name.endswith(ends)}
-        values = ", ".join(f"{name} {value:.4g}" for name, value in first.items())
+        values = baselines_line(floor, task.headline)
         note(f"baselines{' in ' if task.floor_unit else ''}{task.floor_unit}: {values}")
     return Prepared(
         **vars(data), heldout=heldout, floor=floor, final_split=final, quick_floor=quick

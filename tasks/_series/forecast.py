@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...core.config import SampleConfig
-from ...core.data.keyed_random import key, mix
+from ...core.data.keyed_random import U64, key, mix
 from ...core.decode.forks import Forks, continue_all
 from ...core.model.sequence_model import SequenceModel
 from ...core.protocols import Sequence
@@ -133,9 +133,8 @@ def _sample_batch(
     """`sample_paths` for some histories and a horizon of at most the tokenizer's."""
     count = len(histories)
     legal = np.array([tokenizer.support(len(s), s.side) for s in histories], np.int64)
-    uniforms = np.concatenate(
-        [_hypercube(config.seed, s.side.get("id", ""), paths, horizon) for s in histories]
-    )
+    names = [s.side.get("id", "") for s in histories]
+    uniforms = _hypercubes(config.seed, names, paths, horizon).reshape(-1, horizon)
     sampled = np.empty((count * paths, horizon), np.int64)
     within = np.empty((count * paths, horizon))  # position of each value in its bin, 0 to 1
     for step in range(horizon):
@@ -158,9 +157,15 @@ def _sample_batch(
     return values
 
 
-def _hypercube(seed: int, name: str, paths: int, horizon: int) -> Values:
-    """(paths, horizon) random numbers, at each step one in each of `paths` parts of [0, 1)."""
-    cells = np.arange(paths * horizon, dtype=np.int64).reshape(paths, horizon)
-    order = mix(cells, key(seed, name, "order")).argsort(axis=0).argsort(axis=0)
-    inside = mix(cells, key(seed, name, "inside")) / 2.0**64
+def _hypercubes(seed: int, names: list[str], paths: int, horizon: int) -> Values:
+    """(len(names), paths, horizon) random numbers, for each name and at each step one in each of
+    `paths` parts of [0, 1)."""
+    cells = np.arange(paths * horizon, dtype=np.uint64).reshape(paths, horizon)
+
+    def random(purpose: str) -> U64:
+        keys = np.array([key(seed, name, purpose) for name in names], np.uint64)
+        return mix(cells + keys[:, None, None], 0)
+
+    order = random("order").argsort(axis=1).argsort(axis=1)
+    inside = random("inside") / 2.0**64
     return np.minimum((order + inside) / paths, np.nextafter(1, 0))
