@@ -3,9 +3,9 @@
 python benchmarks/calibration.py RUN [RUN ...] [--every 1]
 
 For each run of series: WQL, MASE and the coverage of the central 80 % at several temperatures, of
-the held-out windows and of the last horizon of each training series, which the run has trained on. A
-correction that is fitted there takes the temperature with the lowest WQL there. --every N: only one
-of N windows.
+the held-out windows and of the last horizon of each training series, which the run has trained on.
+A correction that is fitted there takes the temperature with the lowest WQL there. --every N: only
+one of N windows.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def measured(path: Path, every: int) -> list[list[object]]:
     protocol = "rolling" if len(train.series) < 20 else None
     found: dict[str, list[dict[str, float]]] = {}
     for name, windows in held.items():
-        cases = forecast_cases(windows, protocol, tokenizer.history)[::every]
+        cases = forecast_cases(windows, protocol, tokenizer)[::every]
         found[name] = [
             score_forecasts(
                 forecasts(model, tokenizer, cases, 100, SampleConfig(temperature=temperature))

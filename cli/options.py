@@ -280,7 +280,7 @@ def task_flags(task: str, options: Any) -> list[click.Option]:
         if f.metadata.get("internal"):
             continue
         choices = f.metadata.get("choices")
-        default = "" if f.default is None or f.default is MISSING else f"; default: {f.default}"
+        default = "" if f.default in (None, False, MISSING) else f"; default: {f.default}"
         flags.append(
             Option(
                 [f"--{f.name.replace('_', '-')}"],

@@ -26,7 +26,8 @@ from ..tokenizers._scales import Values
 from ..tokenizers.bins import BinsTokenizer, Window, parse
 from ._series.baselines import floors
 from ._series.cases import CHUNK, forecast_cases, forecast_cost
-from ._series.collection import Collection, Windows, fingerprint, follow, halves, split
+from ._series.clock import COUNT
+from ._series.collection import Collection, Series, Windows, fingerprint, follow, halves, split
 from ._series.covariates import (
     add_known,
     codes_ahead,
@@ -47,7 +48,14 @@ from ._series.reader import Read, common_frequency, read, read_known
 from ._series.reading import lines, names_of, record, summary
 from ._series.scores import EVALUATION_PATHS, evaluated, terms
 from ._series.window_plot import window_plot
-from ._series.windows import adjacent_windows, codes_of, side_of_codes, slide, training_windows
+from ._series.windows import (
+    adjacent_windows,
+    codes_of,
+    season_side,
+    side_of_codes,
+    slide,
+    training_windows,
+)
 
 NUMBER_OR_TIME = re.compile(
     r"-?\d*\.?\d+([eE][-+]?\d+)?|\d{4}[-/]\d{1,2}([-/]\d{1,2})?([T ][\d:.]+.*)?"
@@ -108,7 +116,7 @@ class SeriesTask(task.Task):
         return self._collect(found, source.describe())
 
     def _collect(self, found: Read, about: str) -> Collection:
-        options, series = self.options, found.series
+        options, series = self.options, [self._with_season(one) for one in found.series]
         freq = options.freq or common_frequency(series)
         known = season_and_horizon(freq)
         season = options.season or (known[0] if known else find_season([s.values for s in series]))
@@ -121,6 +129,7 @@ class SeriesTask(task.Task):
             "frequency_from": freq_from if freq else None,
             "season": season,
             "season_from": season_from if season > 1 else None,
+            "seasons": sorted({one.season or season for one in series}),
             "horizon": horizon,
             "series": len(series),
             "points": sum(map(len, series)),
@@ -133,6 +142,11 @@ class SeriesTask(task.Task):
         return Collection(
             tuple(series), (0,) * len(series), season, horizon, fingerprint(series), about, said
         )
+
+    def _with_season(self, series: Series) -> Series:
+        """The series with the season of its own frequency, unless --season holds for all."""
+        known = None if series.clock.form == COUNT else season_and_horizon(series.clock.freq)
+        return replace(series, season=0 if self.options.season or not known else known[0])
 
     def describe(self, items: Collection) -> Description | None:
         return items.description
@@ -174,7 +188,7 @@ class SeriesTask(task.Task):
         """Points of history in a window: several seasons, as far as the longest series allows."""
         if self.options.history:
             return self.options.history
-        season = items.season
+        season = max([items.season, *(one.season for one in items.series)])
         wanted = max(HISTORY_SEASONS * season, 2 * items.horizon, MIN_HISTORY)
         if wanted > MAX_HISTORY:
             wanted = max(MAX_HISTORY // season * season, min(2 * season, 2 * MAX_HISTORY))
@@ -188,7 +202,9 @@ class SeriesTask(task.Task):
         windows = Windows(train, None, self.history(train))
         sample = np.linspace(0, len(windows) - 1, min(len(windows), 2000)).astype(np.int64)
         values, history = windows.rows(sample)
-        found = BinsTokenizer.fit(spec, values, history, train.season, windows.history)
+        seasons = windows.seasons_of(sample)
+        shape = train.season, windows.history
+        found = BinsTokenizer.fit(spec, values, history, *shape, seasons=seasons)
         past, known = names_of(self.options.past), names_of(self.options.known)
         covariates = fit_covariates(train.series, past, known, self.options.calendar)
         state, arrays = found.state()
@@ -254,7 +270,7 @@ class SeriesTask(task.Task):
         if train is not None:
             train = replace(train, season=tokenizer.season, horizon=tokenizer.horizon)
         negative = self.options.allow_negative
-        cases = forecast_cases(windows, protocol, tokenizer.history, negative)
+        cases = forecast_cases(windows, protocol, tokenizer, negative)
         limit = (evaluation or SeriesEvalOptions()).baseline_seconds
         return floors(train, cases, tokenizer.season, tokenizer.history, quick, note, limit)
 
@@ -289,7 +305,7 @@ class SeriesTask(task.Task):
         """Forecast metrics. Protocol `last`: the last window of each series, in its own units;
         `rolling`: all windows, z-scored by the statistics of the training part."""
         negative = self.options.allow_negative
-        cases = forecast_cases(sequences, protocol, tokenizer.history, negative)
+        cases = forecast_cases(sequences, protocol, tokenizer, negative)
         return {**evaluated(model, tokenizer, cases, evaluation), "protocol": protocol or "last"}
 
     def measures(self, tokenizer: BinsTokenizer) -> dict[str, bool]:
@@ -303,7 +319,7 @@ class SeriesTask(task.Task):
         protocol: str | None,
     ) -> Terms:
         negative = self.options.allow_negative
-        cases = forecast_cases(sequences, protocol, tokenizer.history, negative)
+        cases = forecast_cases(sequences, protocol, tokenizer, negative)
         return terms(model, tokenizer, cases)
 
     # -- samples -------------------------------------------------------------------------------
@@ -323,6 +339,7 @@ class SeriesTask(task.Task):
         if data is not None:
             columns, covariates = self.options.columns, tokenizer.covariates
             prompts = prompts_of_file(data, columns, heldout, covariates, note)
+            prompts = [replace(p, series=self._with_season(p.series)) for p in prompts]
         else:
             prompts = prompts_of_heldout(heldout)
         prompts = self._with_future(prompts, tokenizer, horizon, sampling, note)
@@ -393,7 +410,8 @@ class SeriesTask(task.Task):
         paths = np.empty((len(prompts), sampling.paths, horizon))
         by_gap: dict[int, list[tuple[int, Window]]] = {}
         for index, prompt in enumerate(prompts):
-            part, gap = prompt.history(tokenizer.history, tokenizer.season, horizon)
+            season = prompt.series.season or tokenizer.season
+            part, gap = prompt.history(tokenizer.history, season, horizon)
             name = f"{prompt.series.id}/{prompt.first}"  # the same paths as in `eval`
             window = prompt.window(part, {"id": name})
             by_gap.setdefault(gap, []).append((index, window))
@@ -477,7 +495,7 @@ class SeriesTask(task.Task):
     def tokenize(self, items: Collection, tokenizer: BinsTokenizer) -> Iterator[Sequence]:
         """Each series as one sequence in which every point is history."""
         for one in items.series:
-            about = {"id": one.id, **one.clock.side()}
+            about = {"id": one.id, **one.clock.side(), **season_side(one)}
             codes = codes_of(one, tokenizer.covariates)
             about |= side_of_codes(codes, 0, len(one), 0, tokenizer.covariates)
             yield tokenizer.encode(Window(one.values, len(one), about))

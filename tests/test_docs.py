@@ -102,6 +102,19 @@ def test_the_readme_runs_in_order_as_one_script(tmp_path: Path) -> None:
     assert (tmp_path / "runs/sevens.png").exists() and (tmp_path / "runs/fan.png").exists()
 
 
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+def test_the_page_on_forecasting_runs_in_order_as_one_script(tmp_path: Path) -> None:
+    """In one folder, with fewer steps."""
+    put_tfm_on_path(tmp_path, python3=f'exec {sys.executable} "$@"')
+    script = "\n".join(shell_blocks(ROOT / "docs/forecasting.md")).replace(
+        "--steps 30", "--steps 3"
+    )
+    out = run_shell_block(script, tmp_path, {})
+    assert "B - A" in out and (tmp_path / "fan.png").exists()
+    assert (tmp_path / "runs/current").resolve().name != "calendar"  # the run of weekly.sh
+    assert len((tmp_path / "forecast.csv").read_text().splitlines()) == 53
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_and_names_of_files_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")

@@ -326,7 +326,7 @@ def test_floors_are_finite_and_named_by_metric() -> None:
     train, held = split(collection(values), 0.1)
     tokenizer = SeriesTask(SeriesOptions(history=16)).fit_tokenizer("bins:16", train)
     windows = SeriesTask(SeriesOptions()).sequences(held, tokenizer)
-    found = floors(train, forecast_cases(windows, None, 16), held.season, 16)
+    found = floors(train, forecast_cases(windows, None, tokenizer), held.season, 16)
     names = ("seasonal_naive", "naive", "drift", "ridge", *classical.names(held.season))
     metrics = (*METRICS, "mase_ratio", "wql_ratio")
     assert set(found) == {f"{name}_{metric}" for name in names for metric in metrics}
@@ -458,7 +458,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "train", "--task", "series", *data, *("--steps", 3, "--size", "nano", "--run", "r")
     )
     assert done.out == b"r\n"
-    assert "seasonal_naive_mase" in done.err
+    assert "baselines: mase seasonal_naive" in done.err
     return folder
 
 

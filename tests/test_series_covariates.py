@@ -74,8 +74,14 @@ def test_training_windows_have_the_features_of_scored_ones() -> None:
     task, train, _, tokenizer = fitted()
     data = task.dataset(train, tokenizer, HISTORY + HORIZON, None, 0, Path())
     assert isinstance(data, Windows)
-    indices = np.arange(0, len(data), 7)
+    indices = np.arange(0, len(data))
     found, (values, history) = data._features(indices, tokenizer.covariates), data.rows(indices)
+    ahead = found[:, HISTORY:-1, 5]  # whether the price of a point of the horizon is missing
+    forgotten = (history == HISTORY) & ahead.all(axis=1)
+    assert 1 <= forgotten.sum() <= 0.3 * len(indices), "in a part of the windows"
+    assert not ahead[~forgotten & (history == HISTORY)].any()
+    kept = ~forgotten & (history == HISTORY)
+    indices, found, values, history = indices[kept], found[kept], values[kept], history[kept]
     (series,) = train.series
     codes = {one.name: one.codes(series.columns[one.name]) for one in tokenizer.covariates.each}
     for row, own, past in zip(found, values, history.tolist(), strict=True):
@@ -116,7 +122,7 @@ def outcome(changed: dict[str, Any]) -> tuple[list[Sequence], list[Any], list[An
         vocab_size=tokenizer.vocab_size, context=HISTORY + HORIZON, features=tokenizer.features
     )
     windows = list(task.sequences(held, tokenizer))
-    cases = forecast_cases(windows, "rolling", HISTORY)
+    cases = forecast_cases(windows, "rolling", tokenizer)
     rows = [tokenizer.feature_rows(len(window), window.side) for window in windows]
     return windows, rows, [paths for _, paths in forecasts(model, tokenizer, cases, 20)]
 
@@ -271,6 +277,7 @@ def test_what_cannot_be_is_told(runs: Tfm) -> None:
     for flags, message in (
         (("--known", "prmo"), "no column 'prmo'; --known must be one of"),
         (("--known", "promo", "--past", "promo"), "--past, --known: promo is named in both"),
+        (("--past", "leak,sales"), "--target, --past: sales is named in both"),
         (("--init", "known", "--past", "leak"), "--past: the run of --init has other covariates"),
     ):
         assert message in runs.error(*train, *flags)

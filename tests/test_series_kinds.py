@@ -12,12 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import Tfm
 
 from tfm.core.data.source import Source
 from tfm.core.errors import DataError, TfmError
+from tfm.tasks._series.collection import Windows
+from tfm.tasks._series.metrics import seasonal_error
 from tfm.tasks._series.reader import Read, parse, read
 from tfm.tasks._series.reading import Columns, lines
 from tfm.tasks.series import SeriesOptions, SeriesTask
@@ -497,3 +500,73 @@ def test_no_baseline_of_a_constant_is_above_the_seasonal_naive(faults: Path) -> 
     fitted = {k: v for k, v in floor.items() if not k.startswith(("naive_", "drift_"))}
     for name, value in fitted.items():
         assert value <= floor.get("seasonal_naive_" + name.rpartition("_")[2], value) + 1e-9
+
+
+# -- several frequencies -------------------------------------------------------------------------
+
+
+def frequencies(folder: Path) -> str:
+    """Hourly, daily and monthly series in one table, each with a wave of its own season."""
+    draw = np.random.default_rng(0)
+    kinds = (("h", "2024-01-01T00", 24, 300), ("D", "2022-01-01", 7, 200), ("M", "2010-01", 12, 96))
+    rows = ["id,time,value"]
+    for freq, start, season, count in kinds:
+        for number in range(2):
+            wave = 10 * np.sin(2 * np.pi * np.arange(count) / season + number)
+            values = 50 + wave + draw.normal(0, 0.1, count)
+            times = np.datetime64(start) + np.arange(count)
+            rows += [f"{freq}{number},{t},{v:.4f}" for t, v in zip(times, values, strict=True)]
+    (folder / "all.csv").write_text("\n".join(rows) + "\n")
+    return "all.csv"
+
+
+def test_each_series_has_the_season_of_its_frequency(tmp_path: Path) -> None:
+    task = SeriesTask(SeriesOptions(horizon=12, history=60))
+    items = task.items(Source((str(tmp_path / frequencies(tmp_path)),)))
+    seasons = {one.id: one.season for one in items.series}
+    assert seasons == {"h0": 24, "h1": 24, "D0": 7, "D1": 7, "M0": 12, "M1": 12}
+    said = task.describe(items)
+    assert said is not None and "seasons 7, 12, 24 (each from its frequency)" in said.lines[-1]
+    train, held = task.split(items, 0.1)
+    tokenizer = task.fit_tokenizer("bins:256", train)
+    data = task.dataset(train, tokenizer, 72, None, 0, tmp_path)
+    assert isinstance(data, Windows)
+    lags: dict[str, set[int]] = {}
+    indices = np.arange(len(data))
+    values, history = data.rows(indices)
+    found = tokenizer.scales(values, history, data.seasons_of(indices))
+    for number, lag in zip(data._series_of(indices), found.lag, strict=True):
+        lags.setdefault(train.series[number].id, set()).add(int(lag))
+    for name, each in lags.items():
+        assert each <= {0, seasons[name]} and seasons[name] in each, "differences to its season"
+    windows = {w.side["id"]: w for w in task.sequences(held, tokenizer) if w.side["last"]}
+    for one in held.series:
+        before = one.values[: windows[one.id].side["first"]]
+        error = seasonal_error(before, seasons[one.id])
+        assert windows[one.id].side["seasonal_error"] == pytest.approx(error)
+    floor = task.window_floor(lambda: train, windows.values(), tokenizer, None, quick=True)
+    assert floor["seasonal_naive_mase"] < 2 < floor["naive_mase"], "in units of its own season"
+
+
+def test_a_season_that_is_named_is_that_of_all(tmp_path: Path) -> None:
+    task = SeriesTask(SeriesOptions(season=12, horizon=12, history=60))
+    items = task.items(Source((str(tmp_path / frequencies(tmp_path)),)))
+    assert items.season == 12 and not any(one.season for one in items.series)
+
+
+def test_forecasts_of_several_frequencies(tfm: Tfm) -> None:
+    flags = ("--horizon", 12, "--history", 60, "--size", "nano", "--steps", 3, "-q")
+    tfm("train", "--task", "series", "--data", frequencies(tfm.folder), *flags, "--run", "r")
+    rows = list(csv.DictReader(io.StringIO(tfm("sample", "r", "--paths", 10).text)))
+    last = {row["id"]: row["time"] for row in rows}
+    assert len(rows) == 6 * 12
+    assert (last["h0"][:10], last["D0"][:10], last["M0"][:7]) == (
+        "2024-01-13",
+        "2022-07-31",
+        "2018-12",
+    )
+    again = tfm("sample", "r", "-p", "all.csv", "--paths", 10)
+    assert again.text.count("\n") == 1 + 6 * 12
+    by = tfm("eval", "r", "--by", "series", "--paths", 10, "--json").json()["by_series"]
+    assert {row["series"] for row in by} == set(last)
+    assert all(row["seasonal_naive_mase"] < 2 for row in by)

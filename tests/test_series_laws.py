@@ -257,7 +257,7 @@ def test_extreme_values_are_forecast_or_refused_without_warnings(values: np.ndar
         assert task.preview(forecasts, None, task.SampleOptions(), 80)
         task.model_metrics(model, tokenizer, sequences, None, task.EvalOptions())
         task.window_floor(lambda: train, sequences, tokenizer, None)
-        assert forecast_cases(sequences, "rolling", 8)
+        assert forecast_cases(sequences, "rolling", tokenizer)
 
 
 def test_blank_rows_of_a_large_table_are_skipped_as_in_a_small_one() -> None:

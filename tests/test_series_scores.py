@@ -379,7 +379,7 @@ def test_eval_scores_no_negative_forecast_of_a_series_without_negatives() -> Non
     windows = list(task.sequences(held, tokenizer))
     lowest = []
     for allowed in (False, True):
-        cases = forecast_cases(windows, None, tokenizer.history, allowed)
+        cases = forecast_cases(windows, None, tokenizer, allowed)
         ((_, paths),) = forecasts(model, tokenizer, cases, 100)
         lowest.append(float(paths.min()))
     assert lowest[0] == 0 > lowest[1]
@@ -394,7 +394,7 @@ def test_baselines_see_the_history_of_the_model_and_no_more() -> None:
     task = SeriesTask(SeriesOptions(season=4, horizon=3, history=8))
     train, held = task.split(items, 0.3)
     tokenizer = task.fit_tokenizer("bins:64", train)
-    cases = forecast_cases(task.sequences(held, tokenizer), "rolling", tokenizer.history)
+    cases = forecast_cases(task.sequences(held, tokenizer), "rolling", tokenizer)
     assert len(cases) == 6
     for case in cases:
         first = case.side["first"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -52,6 +52,13 @@ class Scales:
             "lag_scale": float(self.lag_scale[row]),
             "bucket": int(self.bucket[row]),
         }
+
+    @staticmethod
+    def joined(parts: Sequence[Scales]) -> Scales:
+        """The windows of all parts, one after another."""
+        names = ("location", "scale", "lag", "lag_scale", "bucket")
+        whole = (np.concatenate([getattr(part, name) for part in parts]) for name in names)
+        return Scales(*whole)
 
     @staticmethod
     def of(sides: Iterable[Mapping[str, Any]]) -> Scales:

@@ -74,8 +74,17 @@ class BinsTokenizer(protocols.Tokenizer):
 
     # -- normalisation -----------------------------------------------------------------------
 
-    def scales(self, values: Values, history: Ids) -> Scales:
-        """The normalisation from the first `history` (B,) of values (B, T)."""
+    def scales(self, values: Values, history: Ids, seasons: Ids | None = None) -> Scales:
+        """The normalisation from the first `history` (B,) of values (B, T). seasons (B,): None if
+        that of the tokenizer is the season of all."""
+        if seasons is None:
+            return self._scales(values, history, self.season)
+        parts = [(season, np.flatnonzero(seasons == season)) for season in np.unique(seasons)]
+        each = [self._scales(values[at], history[at], int(season)) for season, at in parts]
+        order = np.concatenate([at for _, at in parts]).argsort()
+        return Scales.joined(each).rows(order)
+
+    def _scales(self, values: Values, history: Ids, season: int) -> Scales:
         batch, length = values.shape
         past = np.where(np.arange(length) < history[:, None], values, np.nan)
         zeros = np.zeros(batch, np.int64)
@@ -91,20 +100,20 @@ class BinsTokenizer(protocols.Tokenizer):
         scale = robust_scale(past)
         constant = scale == 0
         scale = np.where(constant, 0.0, np.maximum(scale, tiny))
-        steps = past[:, self.season :] - past[:, : -self.season]
+        steps = past[:, season:] - past[:, :-season]
         around_0 = np.concatenate((steps, -steps), axis=1)  # so that drift counts
         lag_scale = robust_scale(around_0)
         lag_scale = np.where(constant, 0.0, np.maximum(lag_scale, np.maximum(1e-4 * scale, tiny)))
         ratio = np.divide(lag_scale, scale, out=np.ones(batch), where=~constant)
-        long_enough = count > 2 * self.season  # to estimate seasonal differences
+        long_enough = count > 2 * season  # to estimate seasonal differences
         explained = (
             ratio < MAX_DIFFERENCE_RATIO if self.coding == "auto" else self.coding != "values"
         )
         use_differences = long_enough & ~constant & explained
         bucket = np.clip(np.round(np.log2(np.maximum(ratio, 1e-9)) + 6), 0, SEASONALITY_BUCKETS - 2)
         bucket = np.where(long_enough & ~constant, bucket, SEASONALITY_BUCKETS - 1).astype(np.int64)
-        lag = np.where(use_differences, self.season, 0)
-        location = recent_level(past, self.season)
+        lag = np.where(use_differences, season, 0)
+        location = recent_level(past, season)
         same = np.where(known, past, -np.inf).max(1, initial=-np.inf)  # exactly, unlike a mean
         location = np.where(constant, np.where(count > 0, same, 0.0), location)
         return Scales(location, scale, lag, lag_scale, bucket)
@@ -163,7 +172,8 @@ class BinsTokenizer(protocols.Tokenizer):
         """The begin token and the history are given; a missing value has weight 0."""
         values = np.asarray(item.values, np.float64)[None]
         if like is None:
-            scales = self.scales(values, np.array([item.history]))
+            season = item.about.get("season", self.season)
+            scales = self._scales(values, np.array([item.history]), season)
         else:
             scales = Scales.of([like.side])
         ids = self.encode_rows(values, scales)[0]
@@ -193,10 +203,18 @@ class BinsTokenizer(protocols.Tokenizer):
 
     @classmethod
     def fit(
-        cls, spec: str, windows: Values, known: Ids, season: int, history: int, coding: str = "auto"
+        cls,
+        spec: str,
+        windows: Values,
+        known: Ids,
+        season: int,
+        history: int,
+        coding: str = "auto",
+        seasons: Ids | None = None,
     ) -> BinsTokenizer:
         """Bins from windows (B, T), of which the first `known` (B,) points, at most `history`, are
-        history. spec: bins, bins:N, bins:quantile[:N], bins:uniform[:N] or bins:chronos."""
+        history; seasons: as in `scales`. spec: bins, bins:N, bins:quantile[:N], bins:uniform[:N] or
+        bins:chronos."""
         kind, count = parse(spec)
         shape = season, history, windows.shape[1] - history
         if kind == "chronos":
@@ -204,7 +222,7 @@ class BinsTokenizer(protocols.Tokenizer):
             return cls(borders(centres), centres, *shape, coding="values", mean=True)
         fine = np.linspace(-MAX_BIN_SCALES, MAX_BIN_SCALES, 40001)
         fine_tokenizer = cls(borders(fine), fine, *shape, coding)
-        scales = fine_tokenizer.scales(windows, known)
+        scales = fine_tokenizer.scales(windows, known, seasons)
         ids = fine_tokenizer.encode_rows(windows, scales)[:, 1:]
         steps = np.sort(fine[ids[ids >= FIRST_BIN_ID] - FIRST_BIN_ID])
         reach = 4.0

@@ -40,10 +40,10 @@ def floors(
     if train is not None and any(len(s) > history + train.horizon for s in train.series):
         methods["ridge"] = ridge(train, history, season)
     made = {
-        name: _scored(cases, [method(case.past, season, case.horizon) for case in cases])
+        name: _scored(cases, [method(case.past, case.season, case.horizon) for case in cases])
         for name, method in methods.items()
     }
-    jobs = [Job(case.past, season, case.horizon) for case in cases]
+    jobs = [Job(case.past, case.season, case.horizon) for case in cases]
     for name in () if quick else classical.names(season):
         try:
             made[name] = _scored(cases, forecast_all(name, jobs, limit))

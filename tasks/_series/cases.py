@@ -25,7 +25,7 @@ SAMPLING_COST = 4  # the time to sample a token, in units of the time to score o
 class Case:
     """One forecast to make and score. past (N,), actual (horizon,), seasonal_error of the past (NaN
     where it is undefined). Scores are computed on (value - shift) / scale. No forecast is below
-    `lowest`. side: the side information of the window."""
+    `lowest`. season: of the series, in points; side: the side information of the window."""
 
     past: Values
     actual: Values
@@ -33,6 +33,7 @@ class Case:
     shift: float = 0.0
     scale: float = 1.0
     lowest: float = -np.inf
+    season: int = 1
     side: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -41,11 +42,14 @@ class Case:
 
 
 def forecast_cases(
-    sequences: Iterable[Windowed], protocol: str | None, history: int, allow_negative: bool = False
+    sequences: Iterable[Windowed],
+    protocol: str | None,
+    tokenizer: BinsTokenizer,
+    allow_negative: bool = False,
 ) -> list[Case]:
     """The windows that a protocol forecasts: `last`, the last window of each series, in its own
     units; `rolling`, all windows, z-scored by statistics of the training part. Model and baselines
-    see the same `history` points before a window."""
+    see the same points before a window, the history of the tokenizer."""
     if protocol not in (None, *PROTOCOLS):
         raise UsageError(f"--protocol {protocol}: the series task has {' and '.join(PROTOCOLS)}")
     rolling = protocol == "rolling"
@@ -57,12 +61,13 @@ def forecast_cases(
             actual = none_to_nan(side["future"])
             if not (rolling or side["last"]) or not np.isfinite(actual).any():
                 continue
-            past = values[: side["first"] - offset][-history:]
+            past = values[: side["first"] - offset][-tokenizer.history :]
             scale = (side["mean"], side["deviation"]) if rolling else (0.0, 1.0)
             error = side["seasonal_error"]
             lowest = 0.0 if side.get("nonnegative") and not allow_negative else -np.inf
             error = np.nan if error is None else error
-            cases.append(Case(past, actual, error, scale[0], scale[1], lowest, side))
+            season = side.get("season", tokenizer.season)
+            cases.append(Case(past, actual, error, scale[0], scale[1], lowest, season, side))
     if not cases:
         raise DataError("no held-out window to forecast; give more data, or a lower --horizon")
     return cases
@@ -100,7 +105,7 @@ def forecasts(
             for index in group:
                 past, side = chunk[index].past, chunk[index].side
                 about = {"id": f"{side['id']}/{side['first']}"}
-                about |= {name: side[name] for name in ("covariates",) if name in side}
+                about |= {name: side[name] for name in ("covariates", "season") if name in side}
                 histories.append(Window(past, len(past), about))
             sampled = forecast_values(
                 model, tokenizer, histories, horizon, paths, config or UNFILTERED

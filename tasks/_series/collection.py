@@ -20,6 +20,7 @@ from .clock import Clock
 JITTER = 0.15  # largest random change of a window's log scale, and of its location in scales
 MIX_PROBABILITY = 0.5  # that a training window is mixed with another
 MIXED_POINTS = 200_000  # training data with more is repeated too rarely to need mixed windows
+UNKNOWN_PROBABILITY = 0.1  # of a training window without known covariates in its horizon
 HISTORY_WEIGHT = 0.2  # the loss weight of a history point; a point of the horizon has 1
 
 
@@ -32,6 +33,7 @@ class Series:
     values: Values
     clock: Clock = Clock()
     columns: Mapping[str, Column] = field(default_factory=dict)
+    season: int = 0  # points; 0: that of the collection
 
     def __len__(self) -> int:
         return len(self.values)
@@ -211,6 +213,8 @@ class Windows:
                 f"{lengths.max()}; lower --horizon"
             )
         self.min_history, self.window_ends = min_history, np.cumsum(counts)
+        self.season = train.season
+        self.seasons = np.array([one.season or train.season for one in train.series], np.int64)
         self.values = np.concatenate([one.values for one in train.series])
         self.offsets = np.concatenate(([0], np.cumsum(lengths)))
         self.codes: dict[str, Values] = {}  # of the covariates, beside `values`
@@ -230,18 +234,35 @@ class Windows:
 
     def _places(self, indices: Ids) -> tuple[Ids, Ids]:
         """(B, context) the places of the points in `values`, and (B,) lengths of histories."""
-        index = indices % len(self)
-        series = np.searchsorted(self.window_ends, index, side="right")
+        index, series = indices % len(self), self._series_of(indices)
         within = index - np.where(series > 0, self.window_ends[series - 1], 0)
         known = within + self.min_history  # points before the horizon
         history = np.minimum(known, self.history)
         at = (self.offsets[series] + known - history)[:, None] + np.arange(self.context)
         return np.minimum(at, len(self.values) - 1), history
 
+    def _series_of(self, indices: Ids) -> Ids:
+        """(B,) the numbers of the series."""
+        return np.searchsorted(self.window_ends, indices % len(self), side="right")
+
+    def seasons_of(self, indices: Ids) -> Ids | None:
+        """(B,) the season of each window; None if it is that of the collection for all."""
+        if (self.seasons == self.season).all():
+            return None
+        found: Ids = self.seasons[self._series_of(indices)]
+        return found
+
     def _features(self, indices: Ids, covariates: Covariates) -> Floats:
-        """(B, 1 + context, features) of the covariates."""
+        """(B, 1 + context, features) of the covariates. In a part of the windows nothing is known
+        of the horizon, so that the model can also forecast without."""
         at, history = self._places(indices)
-        return covariates.rows({name: codes[at] for name, codes in self.codes.items()}, history)
+        unknown = (self._uniform(indices, "unknown") < UNKNOWN_PROBABILITY)[:, None]
+        unknown = unknown & (np.arange(self.context) >= history[:, None])
+        codes = {}
+        for one in covariates.each:
+            own = self.codes[one.name][at]
+            codes[one.name] = np.where(unknown, np.nan, own) if one.kind == "known" else own
+        return covariates.rows(codes, history)
 
     def batch(self, indices: Ids) -> Batch[Array]:
         if self.tokenizer is None:
@@ -255,7 +276,8 @@ class Windows:
                 theirs, part = self._features(others, covariates), share[..., None]
                 features[at] = (1 - part) * features[at] + part * theirs
         size, shift = (2 * self._uniform(indices, name) - 1 for name in ("size", "shift"))
-        scales = self.tokenizer.scales(values, history).perturbed(JITTER * size, JITTER * shift)
+        scales = self.tokenizer.scales(values, history, self.seasons_of(indices))
+        scales = scales.perturbed(JITTER * size, JITTER * shift)
         ids = self.tokenizer.encode_rows(values, scales)
         weight = (ids >= FIRST_BIN_ID).astype(np.float32)
         # history weighs less: the normalisation, computed from its end, leaks its later values
@@ -272,8 +294,14 @@ class Windows:
         these rows, the windows that they are mixed with, and the share (rows, 1) of each."""
         others = (self._uniform(indices, "other") * len(self)).astype(np.int64)
         other_values, other_history = self.rows(others)
-        scales = [tokenizer.scales(values, history), tokenizer.scales(other_values, other_history)]
+        seasons, other_seasons = self.seasons_of(indices), self.seasons_of(others)
+        scales = [
+            tokenizer.scales(values, history, seasons),
+            tokenizer.scales(other_values, other_history, other_seasons),
+        ]
         mixed = (self._uniform(indices, "mixed") < MIX_PROBABILITY) & (history == other_history)
+        if seasons is not None and other_seasons is not None:
+            mixed &= seasons == other_seasons
         for each in scales:
             mixed &= each.scale > 0
         at = np.flatnonzero(mixed)

@@ -47,7 +47,8 @@ def encode_views(tokenizer: BinsTokenizer, history: Window, count: int) -> list[
     at = (np.arange(count) + 0.5).astype(np.float64)
     size, shift = 2 * at / count - 1, 2 * (at * GOLDEN_RATIO % 1) - 1
     values = np.repeat(np.asarray(history.values, np.float64)[None], count, 0)
-    scales = tokenizer.scales(values, np.full(count, len(history.values)))
+    seasons = np.full(count, history.about.get("season", tokenizer.season))
+    scales = tokenizer.scales(values, np.full(count, len(history.values)), seasons)
     if count > 1:
         scales = scales.perturbed(JITTER * size, JITTER * shift)
     ids = tokenizer.encode_rows(values, scales)
@@ -58,7 +59,7 @@ def encode_views(tokenizer: BinsTokenizer, history: Window, count: int) -> list[
             len(row),
             None,
             {
-                **{key: value for key, value in history.about.items() if key == "covariates"},
+                **{k: v for k, v in history.about.items() if k in ("covariates", "season")},
                 **scales.side(number),
                 "id": f"{name}/{number}",
                 "history": len(history.values),
@@ -102,6 +103,7 @@ def sample_paths(
         for number, path in enumerate(sampled):
             values = np.concatenate((past, path))[-tokenizer.history :]
             about = {"id": f"{sequence.side.get('id', '')}/{number}/{horizon}"}
+            about |= {k: v for k, v in sequence.side.items() if k == "season"}
             about |= _later_covariates(sequence, len(past) + part - len(values), part, tokenizer)
             longer.append(tokenizer.encode(Window(values, len(values), about)))
     rest = sample_paths(model, tokenizer, longer, horizon - part, 1, config)

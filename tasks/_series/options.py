@@ -50,9 +50,11 @@ class SeriesOptions:
     )
 
     def __post_init__(self) -> None:
-        both = sorted({*names_of(self.past)} & {*names_of(self.known)})
-        if both:
-            raise ConfigError(f"--past, --known: {both[0]} is named in both")
+        named: dict[str, str] = {}
+        for flag in ("time", "id", "target", "past", "known"):
+            for name in names_of(getattr(self, flag)):
+                if named.setdefault(name, flag) != flag and flag in ("past", "known"):
+                    raise ConfigError(f"--{named[name]}, --{flag}: {name} is named in both")
         for name in ("season", "horizon", "history", "min_points"):
             value = getattr(self, name)
             if value is not None and value < 1:

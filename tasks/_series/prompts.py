@@ -18,7 +18,7 @@ from .covariates import with_calendar, without_future
 from .frequency import offset
 from .reader import parse
 from .reading import Columns, lines, names_of
-from .windows import codes_of, none_to_nan
+from .windows import codes_of, none_to_nan, season_side
 
 MAX_GAP_HORIZONS = 4  # missing points at the end of a series that a forecast passes through
 
@@ -54,6 +54,7 @@ class Prompt:
         """A window of these points, all of them history, with its covariates and those after it."""
         values = self.series.values[part]
         codes = {name: own[part.start :] for name, own in self.codes.items()}
+        about = {**about, **season_side(self.series)}
         return Window(values, len(values), {**about, **({"covariates": codes} if codes else {})})
 
 
@@ -91,7 +92,7 @@ def prompts_of_heldout(heldout: Iterable[Sequence]) -> list[Prompt]:
             end = side["first"] + len(side["future"]) + len(missing)
             nonnegative = bool(side.get("nonnegative", False)) and not (values < 0).any()
             codes = {name: none_to_nan(own) for name, own in side.get("covariates", {}).items()}
-            series = Series(side["id"], values, Clock.of(side))
+            series = Series(side["id"], values, Clock.of(side), season=side.get("season", 0))
             known.append(Prompt(series, end, nonnegative, codes))
     return known
 

@@ -155,6 +155,14 @@ def record(readings: Sequence[Reading]) -> list[dict[str, Any]]:
     ]
 
 
+def _seasons(facts: dict[str, Any]) -> str:
+    if not facts["season_from"]:
+        return "no season"
+    if len(facts["seasons"]) == 1:
+        return f"season {facts['season']} (from {facts['season_from']})"
+    return f"seasons {', '.join(map(str, facts['seasons']))} (each from its frequency)"
+
+
 def summary(facts: dict[str, Any]) -> str:
     """The numbers of all that was read (`SeriesTask.describe`), in a line."""
     missing, short = facts["missing"], facts["too_short_to_score"]
@@ -165,9 +173,7 @@ def summary(facts: dict[str, Any]) -> str:
         f"frequency {facts['frequency']} (from {facts['frequency_from']})"
         if facts["frequency"]
         else "no frequency",
-        f"season {facts['season']} (from {facts['season_from']})"
-        if facts["season_from"]
-        else "no season",
+        _seasons(facts),
         f"horizon {facts['horizon']}",
     ]
     return "; ".join(parts)

@@ -39,7 +39,7 @@ def evaluated(
         write_forecasts(Path(options.forecasts), items, options.guard_formulas)
         made = iter(kept)
     sums = score_forecasts(made)
-    naive = score_forecasts(_naive(cases, tokenizer.season))
+    naive = score_forecasts(_naive(cases))
     names, series = series_of(cases)
     scores = sums.scores() | relative(sums, naive, series)
     found: dict[str, Any] = {
@@ -64,9 +64,12 @@ def _forecast(case: Case, paths: Values, quantiles: dict[str, float]) -> Forecas
     return Forecast(str(side["id"]), case.past, paths, clock, first, quantiles, case.actual)
 
 
-def _naive(cases: Sequence[Case], season: int) -> Iterator[tuple[Case, Values]]:
+def _naive(cases: Sequence[Case]) -> Iterator[tuple[Case, Values]]:
     for case in cases:
-        yield case, np.maximum(seasonal_naive(case.past, season, case.horizon), case.lowest)[None]
+        yield (
+            case,
+            np.maximum(seasonal_naive(case.past, case.season, case.horizon), case.lowest)[None],
+        )
 
 
 def _by_series(cases: Sequence[Case], sums: Sums, naive: Sums) -> list[dict[str, Any]]:

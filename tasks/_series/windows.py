@@ -26,9 +26,9 @@ def adjacent_windows(items: Collection, tokenizer: BinsTokenizer) -> Iterator[Se
     only where no other window contains these points. A series without a held-out part yields one
     window with an empty horizon: it is not scored, only forecast from. So does a series without a
     value in the history of its last window; `gap` is the number of missing points after it."""
-    history, horizon, season = tokenizer.history, tokenizer.horizon, tokenizer.season
+    history, horizon = tokenizer.history, tokenizer.horizon
     for series, start, length in zip(items.series, items.starts, items.train_lengths, strict=True):
-        start = start or max(1, len(series) - horizon)
+        start, season = start or max(1, len(series) - horizon), series.season or tokenizer.season
         before = series.values[: length or start]
         error = seasonal_error(before, season)
         known = before[np.isfinite(before)]
@@ -53,6 +53,7 @@ def adjacent_windows(items: Collection, tokenizer: BinsTokenizer) -> Iterator[Se
                     "last": last,
                     "first": first,
                     **series.clock.side(),
+                    **season_side(series),
                     "seasonal_error": finite_or_none(last_error if last else error),
                     "mean": float(mean),
                     "deviation": float(deviation or 1.0),
@@ -130,6 +131,7 @@ def training_windows(items: Collection, tokenizer: BinsTokenizer) -> Iterator[Se
             values = series.values[start : start + length]
             history = max(1, len(values) - tokenizer.horizon)
             about = {"id": series.id, "first": start + history, **series.clock.side()}
+            about |= season_side(series)
             ahead = len(values) - history
             about |= side_of_codes(codes, start, history, ahead, tokenizer.covariates)
             yield replace(tokenizer.encode(Window(values, history, about)), given=1)
@@ -158,6 +160,11 @@ def join(windows: list[Sequence]) -> tuple[int, Values]:
     for first, part in parts:
         values[first - offset : first - offset + len(part)] = part
     return offset, values
+
+
+def season_side(series: Series) -> dict[str, int]:
+    """The side information of a series with a season of its own."""
+    return {"season": series.season} if series.season else {}
 
 
 # -- covariates ----------------------------------------------------------------------------------
