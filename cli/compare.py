@@ -31,12 +31,19 @@ if TYPE_CHECKING:
 @opt.part_option
 @opt.option("--data", multiple=True, metavar="PATH", help="Data instead of held-out data.")
 @opt.option("--column", help="The column of a table with the items.  [default: the run's]")
+@opt.data_holdout_option
 @opt.option(
     "--metric",
     metavar="NAME",
     help="A metric of the task, such as mase, accuracy.  [default: bits]",
 )
 @opt.option("--protocol", metavar="NAME", help="With --metric: last, rolling (series).")
+@opt.option(
+    "--stride",
+    type=click.IntRange(1),
+    metavar="N",
+    help="With --metric: windows N points apart.  [default: they do not overlap]",
+)
 @opt.option(
     "--margin",
     type=opt.Real(0),
@@ -54,8 +61,10 @@ def command(
     part: str | None,
     data: tuple[str, ...],
     column: str | None,
+    holdout: float | None,
     metric: str | None,
     protocol: str | None,
+    stride: int | None,
     margin: float,
     seed: int,
     device: str,
@@ -72,12 +81,16 @@ def command(
     from ..core.runs.catalogue import open_run
 
     kernels.compile_in_background()
-    if protocol is not None and metric is None:
-        raise UsageError("--protocol: needs --metric")
+    for flag, value in (("--protocol", protocol), ("--stride", stride)):
+        if value is not None and metric is None:
+            raise UsageError(f"{flag}: needs --metric")
+    if holdout is not None and not data:
+        raise UsageError("--holdout: a part of --data")
     opened = [open_run(opt.part_of(name, part), Path(runs)) for name in (a, b)]
     for run in opened:
         run.check()
-    both = _Both((a, b), opened, device, data, column, lambda text: say(text, quiet))
+    source = _Data(data, column, holdout, stride)
+    both = _Both((a, b), opened, device, source, lambda text: say(text, quiet))
 
     from ..core.score.paired_bootstrap import CONFIDENCE, RESAMPLES, difference
 
@@ -85,7 +98,11 @@ def command(
         blocks = both.bits() if metric is None else both.metric(metric, protocol)
     total = blocks.under
     if len(total) < 2 or not total.sum():
-        more = "; --protocol rolling has more windows" if metric and protocol is None else ""
+        more = ""
+        if metric and protocol is None:
+            more = "; --protocol rolling has more windows"
+        elif data and holdout is None:
+            more = "; --holdout 0.2 scores a fifth of --data"
         raise UsageError(
             f"{a} and {b} hold out {len(total)} item; a comparison needs at least 2{more}"
         )
@@ -129,6 +146,16 @@ class Blocks:
     higher: bool = False
 
 
+@dataclass(frozen=True)
+class _Data:
+    """What is scored: data instead of held-out data, or a part of it; windows some points apart."""
+
+    paths: tuple[str, ...]
+    column: str | None
+    holdout: float | None
+    stride: int | None
+
+
 class _Both:
     """Two runs and the items on which they are compared."""
 
@@ -137,12 +164,11 @@ class _Both:
         names: tuple[str, str],
         runs: list[Run],
         device: str,
-        data: tuple[str, ...],
-        column: str | None,
+        data: _Data,
         note: Callable[[str], None],
     ) -> None:
         self.a, self.b = names
-        self.runs, self.data, self.column, self.note = runs, data, column, note
+        self.runs, self.data, self.note = runs, data, note
         self.tasks = [run.task() for run in runs]
         self.tokenizers = [run.tokenizer() for run in runs]
         self.device = device
@@ -156,9 +182,16 @@ class _Both:
         device = pick_device(self.device)
         for run, task, tokenizer in zip(self.runs, self.tasks, self.tokenizers, strict=True):
             sequences: Any = run.heldout(run.config["final_split"])
-            if self.data:
-                read = task.items(run.source_like(self.data, self.column))
-                sequences = task.sequences(task.conform(read, tokenizer, self.note), tokenizer)
+            if self.data.paths:
+                read = task.items(run.source_like(self.data.paths, self.data.column))
+                read = task.conform(read, tokenizer, self.note)
+                part = self.data.holdout
+                read = read if part is None else task.split(read, part)[1]
+                sequences = task.sequences(read, tokenizer)
+            if self.data.stride is not None:
+                if not task.slides:
+                    raise UsageError(f"--stride: the {task.name} task has no windows of its own")
+                sequences = task.slide(sequences, tokenizer, self.data.stride)
             yield task, tokenizer, run.load_model("last", device), sequences
 
     def bits(self) -> Blocks:
@@ -250,7 +283,7 @@ class _Both:
         return Blocks(name, (over[0], over[1]), under[0], about, higher)
 
     def _other_items(self) -> UsageError:
-        if self.data:
+        if self.data.paths:
             return UsageError(
                 f"{self.a} and {self.b} read other items in --data: train both with the same "
                 "--each, and the same form of data"

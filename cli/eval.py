@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 @opt.part_option
 @opt.option("--data", multiple=True, metavar="PATH", help="Data instead of held-out data.")
 @opt.option("--column", help="The column of a table with the items.  [default: the run's]")
+@opt.data_holdout_option
 @opt.option("--split", help="Held-out split: valid or test.  [default: that of the final score]")
 @opt.option(
     "--stride",
@@ -60,6 +61,7 @@ def command(
     part: str | None,
     data: tuple[str, ...],
     column: str | None,
+    holdout: float | None,
     split: str | None,
     stride: int | None,
     as_coded: bool,
@@ -81,6 +83,8 @@ def command(
     check_predictions(predictions)
     if data and split is not None:
         raise UsageError("--data and --split exclude each other: --data is scored as a whole")
+    if holdout is not None and (as_coded or not data):
+        raise UsageError("--holdout: a part of --data; not with --as-coded")
     opened = open_run(opt.part_of(run, part), Path(runs), whole=True)
     opened.check()
     task = opened.task()
@@ -117,6 +121,7 @@ def command(
             note(line)
         if items is not None:
             items = task.conform(items, tokenizer, note)
+            items = items if holdout is None else task.split(items, holdout)[1]
         sequences = [] if items is None else list(task.sequences(items, tokenizer))
     else:
         split = split or final

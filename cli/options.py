@@ -347,6 +347,12 @@ checkpoint_option = option(
     metavar="last|best|STEP",
     help="Which checkpoint.",
 )
+data_holdout_option = option(
+    "--holdout",
+    type=Real(0, 1, min_open=True, max_open=True),
+    metavar="PART",
+    help="With --data: score only what training on it with this --holdout would hold out.",
+)
 runs_option = option(
     "--runs",
     type=click.Path(),

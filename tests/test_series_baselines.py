@@ -152,14 +152,17 @@ def test_forecasts_of_a_process_that_died_are_made_here(monkeypatch: pytest.Monk
 def test_a_baseline_is_scored_on_all_windows_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     cases = [case(values[:-2], values[-2:].tolist()) for values in waves(7)]
     notes: list[str] = []
-    found = floors(None, cases, 4, 38, note=notes.append, limit=0.0)
+    found = floors(None, cases, 4, 38, note=notes.append, limit=1e-9)
     assert not any(name.startswith(classical.names(4)) for name in found)
     assert {name.removesuffix("_mase") for name in found if name.endswith("_mase")} == {
         "seasonal_naive", "naive", "drift",
     }  # fmt: skip
     for name, note in zip(classical.names(4), notes, strict=True):
         assert note.startswith(f"{name}: left out, 1 of 7 forecasts took ")
-        assert note.endswith(" s, all would take more than 0 s (--baseline-seconds)")
+        assert note.endswith(" s, all would take more than 1e-09 s (--baseline-seconds)")
+
+    assert floors(None, cases, 4, 38, note=notes.append, limit=0.0) == found
+    assert len(notes) == len(classical.names(4)), "nothing is said of what is not asked for"
 
     def slow(name: str, jobs: Any, limit: float) -> Any:
         raise TooSlow(f"{name}: left out")

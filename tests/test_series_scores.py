@@ -253,6 +253,22 @@ def test_runs_are_compared_by_forecast_metrics(runs: Tfm) -> None:
     )
 
 
+def test_new_data_is_backtested_and_compared(runs: Tfm) -> None:
+    """Windows some points apart over a part of the data, also of a single series."""
+    panel(runs.folder, "new.csv", "a", 100, 200)
+    rolling = ("--data", "new.csv", "--holdout", 0.2, "--stride", 7, "--protocol", "rolling")
+    scores = runs("eval", "run", *rolling, "--json").json()
+    assert scores["windows"] == 200 * 0.2 // 7 and scores["series"] == 1
+    same = runs("compare", "run", "run", *rolling, "--metric", "wql", "--json").json()
+    assert same["items"] == scores["windows"] and same["block"] == "item"
+    assert same["wql_a"] == pytest.approx(scores["wql"])
+    one = ("compare", "run", "run", "--data", "new.csv", "--metric", "wql")
+    assert "--protocol rolling has more windows" in runs.error(*one)
+    assert "--holdout 0.2 scores a fifth of --data" in runs.error(*one, "--protocol", "rolling")
+    assert "--holdout: a part of --data" in runs.error("eval", "run", "--holdout", 0.2)
+    assert "--stride: needs --metric" in runs.error("compare", "run", "run", "--stride", 7)
+
+
 def test_training_stops_at_a_forecast_metric(runs: Tfm) -> None:
     panel(runs.folder, "whole.csv", "abc", 0, 200)
     start = ("train", "--task", "series", "--data", "whole.csv", "--season", 7, "--horizon", 7)

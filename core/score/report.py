@@ -63,7 +63,7 @@ def report(
     if note and task.slides:
         expected = task.model_metrics_tokens(windows, protocol) * seconds / max(1, ids)
         if expected > NOTE_SECONDS:
-            note(f"{len(windows):,} windows: about {expected / 60:.0f} minutes")
+            note(f"{len(windows):,} windows: about {round(expected / 60)} min")
     own = task.EvalOptions() if evaluation is None else evaluation
     model_metrics = task.model_metrics(model, tokenizer, windows, protocol, own)
 

@@ -44,7 +44,7 @@ def floors(
         for name, method in methods.items()
     }
     jobs = [Job(case.past, case.season, case.horizon) for case in cases]
-    for name in () if quick else classical.names(season):
+    for name in () if quick or not limit else classical.names(season):
         try:
             made[name] = _scored(cases, forecast_all(name, jobs, limit))
         except TooSlow as error:

@@ -119,7 +119,7 @@ class SeriesEvalOptions:
         },
     )
     paths: int = _option("Sample paths of each forecast.", 100)
-    baseline_seconds: float = _option("Time limit of each slow baseline, as auto_ets.", 10.0)
+    baseline_seconds: float = _option("Time limit of each slow baseline; 0: none of them.", 10.0)
     quantiles: str = _option("Quantiles in --forecasts, as 0.025,0.5,0.975.", DEFAULT_QUANTILES)
     guard_formulas: bool = _option(
         "Write ' before ids that a spreadsheet would take for a formula.", False
