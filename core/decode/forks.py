@@ -48,6 +48,11 @@ class Forks(Protocol):
         ...
 
 
+def has_library() -> bool:
+    """Whether C may continue prompts in this process."""
+    return native_calls.library() is not None
+
+
 def native_model(model: SequenceModel) -> NativeModel | None:
     """The model for `NativeForks`; None if C does not compute it, or there is no library."""
     library, config = native_calls.library(), model.config
