@@ -28,14 +28,7 @@ from ._series.baselines import floors
 from ._series.cases import CHUNK, forecast_cases, forecast_cost
 from ._series.clock import COUNT
 from ._series.collection import Collection, Series, Windows, fingerprint, follow, halves, split
-from ._series.covariates import (
-    add_known,
-    codes_ahead,
-    fit_covariates,
-    missing_ahead,
-    with_calendar,
-    without_future,
-)
+from ._series.covariates import fit_covariates, with_calendar, without_future
 from ._series.doubts import doubts
 from ._series.forecast_table import write_paths
 from ._series.frequency import find_season, season_and_horizon
@@ -43,8 +36,8 @@ from ._series.illustration import illustration, labels
 from ._series.options import SeriesEvalOptions, SeriesOptions, SeriesSampleOptions, parse_quantiles
 from ._series.output import Forecast, escape_formula, write_values
 from ._series.plot import fan, plot
-from ._series.prompts import MAX_GAP_HORIZONS, Prompt, prompts_of_file, prompts_of_heldout
-from ._series.reader import Read, common_frequency, read, read_known
+from ._series.prompts import Prompt, prompts_of_file, prompts_of_heldout, with_future
+from ._series.reader import Read, common_frequency, read
 from ._series.reading import lines, names_of, record, summary
 from ._series.scores import EVALUATION_PATHS, evaluated, terms
 from ._series.window_plot import window_plot
@@ -342,7 +335,8 @@ class SeriesTask(task.Task):
             prompts = [replace(p, series=self._with_season(p.series)) for p in prompts]
         else:
             prompts = prompts_of_heldout(heldout)
-        prompts = self._with_future(prompts, tokenizer, horizon, sampling, note)
+        known = None if sampling.known_data is None else Path(sampling.known_data)
+        prompts = with_future(prompts, tokenizer, horizon, known, self.options.columns, note)
         paths = self._paths(model, tokenizer, prompts, horizon, config, sampling)
         if not (self.options.allow_negative or sampling.allow_negative):
             below = [p.nonnegative and bool((paths[i] < 0).any()) for i, p in enumerate(prompts)]
@@ -358,42 +352,6 @@ class SeriesTask(task.Task):
             Forecast(p.series.id, p.series.values, sampled, p.series.clock, p.first, quantiles)
             for p, sampled in zip(prompts, paths, strict=True)
         ]
-
-    def _with_future(
-        self,
-        prompts: list[Prompt],
-        tokenizer: BinsTokenizer,
-        horizon: int,
-        sampling: SeriesSampleOptions,
-        note: Callable[[str], None],
-    ) -> list[Prompt]:
-        """The prompts with what is known of the points to forecast."""
-        covariates = tokenizer.covariates
-        table = None
-        if sampling.known_data is not None:
-            if not any(one.kind == "known" for one in covariates.each):
-                raise UsageError("--known-data: this run was trained without --known")
-            table = read_known(Path(sampling.known_data), self.options.columns)
-        if not covariates.each:
-            return prompts
-        out, missing = [], dict[str, int]()
-        for prompt in prompts:
-            codes = prompt.codes
-            if table is not None:
-                codes = add_known(codes, prompt.series, prompt.offset, table, covariates)
-            ahead = horizon + MAX_GAP_HORIZONS * tokenizer.horizon
-            length = len(prompt.series)
-            codes = codes_ahead(codes, prompt.series, prompt.offset, ahead, covariates)
-            for name in missing_ahead(codes, length, horizon, covariates):
-                missing[name] = missing.get(name, 0) + 1
-            out.append(replace(prompt, codes=codes))
-        if missing:
-            note(
-                f"not known of all points to forecast: {', '.join(missing)}, in up to "
-                f"{max(missing.values()):,} of {len(prompts):,} series; the model takes them as "
-                "missing (--known-data FILE, or further rows without a value, say them)"
-            )
-        return out
 
     def _paths(
         self,

@@ -241,6 +241,9 @@ def test_known_values_come_from_further_rows_or_a_file(runs: Tfm) -> None:
     assert "not known of all points to forecast: promo, shop, in up to 2 of 2 series" in without.err
     own = runs(*sample)  # the end of the training data, of whose future nothing is known
     assert own.text.count("\n") == 15 and "not known of all" in own.err
+    (runs.folder / "two.csv").write_text("\n".join([head, *ahead[:2], *ahead[7:9]]) + "\n")
+    first = runs(*sample, "-p", "past.csv", "--known-data", "two.csv", "--horizon", 2)
+    assert "not known" not in first.err and first.text.count("\n") == 1 + 2 * 2
     later = "\n".join([head, *ahead[2:]]) + "\n"
     (runs.folder / "later.csv").write_text(later)
     assert "no row for series a at 2024-06-09" in runs.error(

@@ -17,11 +17,10 @@ from tfm.tasks._series import delimited, fast_table, fast_times, forms
 from tfm.tasks._series import encoding as encodings
 from tfm.tasks._series.arrow_columns import ArrowCells, ArrowColumn, encode
 from tfm.tasks._series.clock import Clock
-from tfm.tasks._series.collection import Series
+from tfm.tasks._series.collection import Series, at_frequency
 from tfm.tasks._series.delimited import read_table
 from tfm.tasks._series.encoding import Content, as_utf8
 from tfm.tasks._series.frequency import find_season, season_and_horizon
-from tfm.tasks._series.prompts import at_frequency
 from tfm.tasks._series.reader import parse, read
 from tfm.tasks._series.reading import Columns
 from tfm.tasks._series.transposed import is_heading

@@ -265,7 +265,7 @@ def test_a_piece_of_a_text_has_its_own_units(tfm: Tfm, tmp_path: Path) -> None:
     ).text.strip()
     opened = Run(tfm.folder / run)
     model, tokenizer = opened.load_model(), opened.tokenizer()
-    state: Any = SimpleNamespace(model=model, optimizers=[])
+    state: Any = SimpleNamespace(model=model, optimizers=[], config=opened.train_config())
     found = Validation(opened, opened.task(), state, None)  # type: ignore[arg-type]
     assert len(found.progress) > 50, "windows of one text"
     ids = np.concatenate([piece.ids[piece.given :] for piece in found.progress])

@@ -24,7 +24,7 @@ from tfm.tasks.text import TextTask
 class Tokens:
     """A tokenizer of `capture`'s test models: 40 ids without bytes."""
 
-    vocab_size, axes, lossless, begin, ordered = 40, 1, False, 0, ()
+    vocab_size, axes, features, lossless, begin, ordered = 40, 1, 0, False, 0, ()
 
     def support(self, length: int, side: Any) -> None:
         return None

@@ -251,7 +251,8 @@ class BinsTokenizer(protocols.Tokenizer):
     def from_state(
         cls, state: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]
     ) -> BinsTokenizer:
-        covariates = Covariates.from_state(state.get("covariates", ()))
+        listed = state["covariates"] if "covariates" in state else ()  # older runs have none
+        covariates = Covariates.from_state(listed)
         return cls(arrays["edges"], arrays["centres"], **{**state, "covariates": covariates})
 
 

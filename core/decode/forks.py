@@ -130,7 +130,7 @@ class NativeForks:
         self.native, self.times, lanes = native, times, native.lanes
         rows, lengths = len(prompts) * times, np.array(list(map(len, prompts)), np.int64)
         self._tables = native.default_tables
-        needed = int(lengths.max()) + length
+        needed = int(lengths.max()) + length - 1  # the last id is not fed
         if needed > native.config.context:
             counting = torch.arange(needed)[:, None].expand(-1, native.config.axes)
             self._tables = native.position_tables(counting)

@@ -15,7 +15,8 @@ from ...core.task import Description
 from ...tokenizers._covariates import Column, Covariates
 from ...tokenizers._scales import Values
 from ...tokenizers.bins import FIRST_BIN_ID, BinsTokenizer
-from .clock import Clock
+from .clock import COUNT, Clock
+from .frequency import offset
 
 JITTER = 0.15  # largest random change of a window's log scale, and of its location in scales
 MIX_PROBABILITY = 0.5  # that a training window is mixed with another
@@ -80,6 +81,18 @@ class Collection:
     def size(self) -> int:
         """The number of held-out points, or of all points before a split."""
         return sum(len(one) - start for one, start in zip(self.series, self.starts, strict=True))
+
+
+def at_frequency(short: Series, own: Clock) -> Series:
+    """A series of one or two points with the frequency of the run's series, if its times fit it.
+    So few points do not determine a frequency: 31 days apart may be a month."""
+    clock = short.clock
+    if own.freq is None or clock.start is None or (own.form == COUNT) != (clock.form == COUNT):
+        return short
+    fitting = replace(clock, freq=own.freq if own.form == COUNT else offset(own.freq).freqstr)
+    if len(short) > 1 and fitting.times(1, 1) != clock.times(1, 1):
+        return short
+    return replace(short, clock=fitting)
 
 
 def fingerprint(series: Iterable[Series]) -> str:

@@ -12,7 +12,7 @@ from ...tokenizers._covariates import Column, Covariate, Covariates
 from ...tokenizers._scales import Values
 from .calendar import calendar_columns, name_of, useful_parts
 from .clock import COUNT, Clock
-from .collection import Series
+from .collection import Series, at_frequency
 
 
 def fit_covariates(
@@ -84,16 +84,18 @@ def add_known(
     found = _rows_of(series.id, table)
     if found is None:
         raise DataError(f"--known-data: no rows for series {series.id}")
-    wanted = _keys(series.clock, first + len(series), len(found) + 1)
+    if len(found) < 3:
+        found = at_frequency(found, series.clock)
+    wanted = _keys(series.clock, first + len(series), len(found))
     number = {key: at for at, key in enumerate(_keys(found.clock, 0, len(found)))}
-    rows = [number[key] for key in wanted if key in number]
-    if not rows or wanted[0] not in number:
+    rows = np.array([number.get(key, -1) for key in wanted])
+    if rows[0] < 0:
         (due,) = series.clock.times(first + len(series), 1)
         raise DataError(f"--known-data: no row for series {series.id} at {due}")
     out = dict(codes)
     for one in covariates.each:
         if one.kind == "known":
-            new = one.codes(found.columns[one.name][rows])
+            new = np.where(rows < 0, np.nan, one.codes(found.columns[one.name])[rows])
             out[one.name] = np.concatenate((codes[one.name][: len(series)], new))
     return out
 
@@ -116,7 +118,8 @@ def _keys(clock: Clock, first: int, count: int) -> list[object]:
     if clock.start is None or clock.freq is None or clock.form == COUNT:
         return list(clock.times(first, count))
     stamps = clock.stamps(first, count)
-    return list((stamps.tz_convert("UTC") if stamps.tz is not None else stamps).asi8)
+    in_utc = stamps.tz_convert("UTC") if stamps.tz is not None else stamps
+    return list(in_utc.as_unit("us").asi8)
 
 
 def missing_ahead(

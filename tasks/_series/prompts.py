@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ...core.errors import UsageError
 from ...core.protocols import Sequence
 from ...tokenizers._covariates import Covariates
 from ...tokenizers._scales import Values
-from ...tokenizers.bins import Window
-from .clock import COUNT, Clock
-from .collection import Series
-from .covariates import with_calendar, without_future
-from .frequency import offset
-from .reader import parse
+from ...tokenizers.bins import BinsTokenizer, Window
+from .clock import Clock
+from .collection import Series, at_frequency
+from .covariates import add_known, codes_ahead, missing_ahead, with_calendar, without_future
+from .reader import parse, read_known
 from .reading import Columns, lines, names_of
 from .windows import codes_of, none_to_nan, season_side
 
@@ -97,13 +98,38 @@ def prompts_of_heldout(heldout: Iterable[Sequence]) -> list[Prompt]:
     return known
 
 
-def at_frequency(short: Series, own: Clock) -> Series:
-    """A series of one or two points with the frequency of the run's series, if its times fit it.
-    So few points do not determine a frequency: 31 days apart may be a month."""
-    clock = short.clock
-    if own.freq is None or clock.start is None or (own.form == COUNT) != (clock.form == COUNT):
-        return short
-    fitting = replace(clock, freq=own.freq if own.form == COUNT else offset(own.freq).freqstr)
-    if len(short) > 1 and fitting.times(1, 1) != clock.times(1, 1):
-        return short
-    return replace(short, clock=fitting)
+def with_future(
+    prompts: list[Prompt],
+    tokenizer: BinsTokenizer,
+    horizon: int,
+    known_data: Path | None,
+    columns: Columns,
+    note: Callable[[str], None],
+) -> list[Prompt]:
+    """The prompts with what is known of the points to forecast: by their own rows, by those of the
+    table `known_data`, and by their times. `note` receives what is not known."""
+    covariates = tokenizer.covariates
+    table = None
+    if known_data is not None:
+        if not any(one.kind == "known" for one in covariates.each):
+            raise UsageError("--known-data: this run was trained without --known")
+        table = read_known(known_data, columns)
+    if not covariates.each:
+        return prompts
+    ahead = horizon + MAX_GAP_HORIZONS * tokenizer.horizon
+    out, missing = [], dict[str, int]()
+    for prompt in prompts:
+        codes, series, offset = prompt.codes, prompt.series, prompt.offset
+        if table is not None:
+            codes = add_known(codes, series, offset, table, covariates)
+        codes = codes_ahead(codes, series, offset, ahead, covariates)
+        for name in missing_ahead(codes, len(series), horizon, covariates):
+            missing[name] = missing.get(name, 0) + 1
+        out.append(replace(prompt, codes=codes))
+    if missing:
+        note(
+            f"not known of all points to forecast: {', '.join(missing)}, in up to "
+            f"{max(missing.values()):,} of {len(prompts):,} series; the model takes them as "
+            "missing (--known-data FILE, or further rows without a value, say them)"
+        )
+    return out
