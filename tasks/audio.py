@@ -9,13 +9,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ..core import task
 from ..core.data.datasets import too_long
 from ..core.data.source import Source
 from ..core.errors import DataError, UsageError
 from ..core.protocols import Ids, Sequence
-from ..core.task import Description, Prediction
-from ..core.terms import Terms
+from ..core.task import Description
 from ..tokenizers._clips import Clip, ClipTokenizer
 from ..tokenizers.mulaw import CODES, MulawTokenizer
 from ._audio.baselines import floors
@@ -30,7 +28,7 @@ from ._audio.recordings import SUFFIXES, is_sound
 from ._audio.rows import ClipRows, longest
 from ._audio.tokenizer import distortion, fit
 from ._labelled.folders import listed
-from ._labelled.prediction import accuracy, label_terms, measures, predictions
+from ._labelled.task import LabelledTask
 
 HOLDOUT = 0.1
 # of clips that can be cut, by default: with one id a sample, longer ones cost more than they give
@@ -39,7 +37,7 @@ PREVIEWED = 3  # samples in a terminal
 DROPOUT = ((500_000, 0.3), (4_000_000, 0.1))  # (training ids at most, dropout rate)
 
 
-class AudioTask(task.Task):
+class AudioTask(LabelledTask):
     name = "audio"
     about = "sound: WAV, FLAC, Ogg and MP3 files, in folders and archives"
     unit = "sample"
@@ -195,9 +193,6 @@ class AudioTask(task.Task):
             "spectral_distortion_db": error,
         }
 
-    def model_metrics_tokens(self, sequences: Iterable[Sequence], protocol: str | None) -> int:
-        return sum(map(len, sequences)) if self.options.labels == "last" else 0
-
     def model_metrics(
         self,
         model: Any,
@@ -206,34 +201,10 @@ class AudioTask(task.Task):
         protocol: str | None,
         evaluation: Any,
     ) -> dict[str, Any]:
-        """`rate`; with last labels, `accuracy`: how often the most likely label is correct."""
+        """`rate`; with last labels, `accuracy`."""
         found = super().model_metrics(model, tokenizer, sequences, protocol, evaluation)
         found["rate"] = tokenizer.rate
-        if tokenizer.label_position == "last":
-            found["accuracy"] = accuracy(predictions(model, tokenizer, sequences))
         return found
-
-    def measures(self, tokenizer: ClipTokenizer) -> Mapping[str, bool]:
-        return measures(tokenizer)
-
-    def terms(
-        self,
-        model: Any,
-        tokenizer: ClipTokenizer,
-        sequences: Iterable[Sequence],
-        protocol: str | None,
-    ) -> Terms:
-        return label_terms(model, tokenizer, sequences)
-
-    def predict(
-        self, model: Any, tokenizer: ClipTokenizer, sequences: Iterable[Sequence]
-    ) -> Iterator[Prediction]:
-        if tokenizer.label_position != "last":
-            raise UsageError(
-                f"--predictions: this run has labels {tokenizer.label_position}; one trained with "
-                "--labels last predicts them"
-            )
-        return predictions(model, tokenizer, sequences)
 
     def incomparable(self, one: ClipTokenizer, other: ClipTokenizer) -> str | None:
         """Other rates and codes are other samples; a label costs bits, or is given."""

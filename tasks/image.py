@@ -11,15 +11,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ..core import task
 from ..core.data.datasets import too_long
 from ..core.data.keyed_random import key, mix
 from ..core.data.scratch import scratch_file
 from ..core.data.source import Source
 from ..core.errors import DataError, UsageError
 from ..core.protocols import Ids, Sequence
-from ..core.task import Description, Prediction
-from ..core.terms import Terms
+from ..core.task import Description
 from ..tokenizers.patches import PatchTokenizer, Picture
 from ._image.baselines import histogram, png
 from ._image.completion import prompt_rows
@@ -33,13 +31,13 @@ from ._image.reader import SUFFIXES, is_picture_file, parse_size
 from ._image.reading import form_text, read_pictures
 from ._image.tokenizer import fit
 from ._labelled.folders import listed
-from ._labelled.prediction import accuracy, label_terms, measures, predictions
+from ._labelled.task import LabelledTask
 
 HOLDOUT = 0.1
 DROPOUT = ((500_000, 0.3), (4_000_000, 0.1))  # (training ids at most, dropout rate)
 
 
-class ImageTask(task.Task):
+class ImageTask(LabelledTask):
     name = "image"
     about = "pictures: files in folders and archives, NumPy and IDX arrays, columns of tables"
     unit = "dim"  # one channel of one pixel
@@ -193,9 +191,6 @@ class ImageTask(task.Task):
             "psnr": psnr,
         }
 
-    def model_metrics_tokens(self, sequences: Iterable[Sequence], protocol: str | None) -> int:
-        return sum(map(len, sequences)) if self.options.labels == "last" else 0
-
     def model_metrics(
         self,
         model: Any,
@@ -204,34 +199,10 @@ class ImageTask(task.Task):
         protocol: str | None,
         evaluation: Any,
     ) -> dict[str, Any]:
-        """`levels`; with last labels, `accuracy`: how often the most likely label is correct."""
+        """`levels`; with last labels, `accuracy`."""
         found = super().model_metrics(model, tokenizer, sequences, protocol, evaluation)
         found["levels"] = tokenizer.form.levels
-        if tokenizer.label_position == "last":
-            found["accuracy"] = accuracy(predictions(model, tokenizer, sequences))
         return found
-
-    def measures(self, tokenizer: PatchTokenizer) -> Mapping[str, bool]:
-        return measures(tokenizer)
-
-    def terms(
-        self,
-        model: Any,
-        tokenizer: PatchTokenizer,
-        sequences: Iterable[Sequence],
-        protocol: str | None,
-    ) -> Terms:
-        return label_terms(model, tokenizer, sequences)
-
-    def predict(
-        self, model: Any, tokenizer: PatchTokenizer, sequences: Iterable[Sequence]
-    ) -> Iterator[Prediction]:
-        if tokenizer.label_position != "last":
-            raise UsageError(
-                f"--predictions: this run has labels {tokenizer.label_position}; one trained with "
-                "--labels last predicts them"
-            )
-        return predictions(model, tokenizer, sequences)
 
     def incomparable(self, one: PatchTokenizer, other: PatchTokenizer) -> str | None:
         """Pictures of another form are other pictures; a label costs bits wherever it is."""
