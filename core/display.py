@@ -1,4 +1,4 @@
-"""What commands draw with characters: tokens with their boundaries, dots."""
+"""What commands write with characters: tokens with their boundaries, dots, scores of baselines."""
 
 from __future__ import annotations
 

@@ -108,6 +108,8 @@ def test_kinds_of_columns() -> None:
     words = Covariate.fit("w", "past", [np.array(many, object)])
     assert words.levels is not None and len(words.levels) == 64 and "w99" in words.levels
     np.testing.assert_array_equal(words.codes(np.array(["w0", "w99", ""], object))[[0, 2]], np.nan)
+    both = Covariate.fit("b", "known", [np.array([1.0, 2, 3]), np.array(["x", "2"], object)])
+    assert both.levels == ("1", "2", "3", "x"), "words in one file are words in all"
     constant = Covariate.fit("c", "known", [np.full(9, 3.0)])
     assert constant.width == 1, "a category"
 

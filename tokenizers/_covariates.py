@@ -39,7 +39,10 @@ class Covariate:
     def fit(cls, name: str, kind: str, columns: Iterable[Column]) -> Covariate:
         """From the column of each training series. Numbers of at most two values are categories: a
         promotion that is on or off has no level."""
-        whole = np.concatenate(list(columns))
+        parts = list(columns)
+        if any(part.dtype.kind != "f" for part in parts):  # words in one file are words in all
+            parts = [_names(part) if part.dtype.kind == "f" else part for part in parts]
+        whole = np.concatenate(parts)
         if whole.dtype.kind == "f":
             known = whole[np.isfinite(whole)]
             if len(np.unique(known)) > 2:

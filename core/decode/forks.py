@@ -63,6 +63,23 @@ def native_model(model: SequenceModel) -> NativeModel | None:
     return NativeModel(model, library, "float32")
 
 
+def _range_of(legal: Range) -> tuple[int, int]:
+    """The smallest half-open range with all that is legal."""
+    return int(legal[:, 0].min()), int(legal[:, 1].max())
+
+
+def _sample_legal(
+    logits: Tensor, config: SampleConfig, uniforms: Floats, legal: Range
+) -> tuple[Ids, Floats]:
+    """`Forks.sample` from the logits (rows, ids) of `_range_of(legal)`; legal (rows, 2)."""
+    first, last = _range_of(legal)
+    bins = np.arange(first, last)
+    outside = torch.from_numpy((bins < legal[:, :1]) | (bins >= legal[:, 1:]))
+    masked = logits.masked_fill(outside, -torch.inf)
+    chosen, within = sample_ids_and_fractions(masked, config, uniforms)
+    return chosen + first, within
+
+
 class TorchForks:
     """The plain way, for prompts of one length."""
 
@@ -93,16 +110,10 @@ class TorchForks:
 
     @torch.no_grad()
     def sample(self, config: SampleConfig, uniforms: Floats, legal: Range) -> tuple[Ids, Floats]:
-        first, last = int(legal[:, 0].min()), int(legal[:, 1].max())
-        bins = np.arange(first, last)
-        outside = torch.from_numpy((bins < legal[:, :1]) | (bins >= legal[:, 1:]))
+        first, last = _range_of(legal)
         logits = self.model.logits(self.hidden, first, last).cpu()
         logits = logits.repeat_interleave(len(uniforms) // len(logits), 0)
-        outside = outside.repeat_interleave(self.times, 0)
-        chosen, within = sample_ids_and_fractions(
-            logits.masked_fill(outside, -torch.inf), config, uniforms
-        )
-        return chosen + first, within
+        return _sample_legal(logits, config, uniforms, legal.repeat(self.times, 0))
 
     @torch.no_grad()
     def feed(self, ids: Ids) -> None:
@@ -159,6 +170,7 @@ class NativeForks:
         # of each row: its id, position in its cache, position
         self._ids, self._positions = np.zeros_like(number), (lengths % lanes).repeat(times)
         self._table_rows = lengths.repeat(times)
+        # C reads the memory of these arrays, so they live as long as the rows
         self._kept = number, number // times, whole * lanes
         self.fed = 0
         # what the embeddings of the next ids get added, the same for all rows of a prompt
@@ -196,7 +208,8 @@ class NativeForks:
         positions = (int(lengths.max()) // native.lanes + 1) * native.lanes
         layers = range(native.config.layers)
         caches = [native.key_value_cache(len(prompts), positions) for _ in layers]
-        model, buffers = native.struct(caches, positions, max(PREFILL_TOKENS, len(prompts)))
+        tokens_at_once = max(PREFILL_TOKENS, len(prompts))
+        model, buffers = native.struct(caches, positions, tokens_at_once)  # C writes to `buffers`
         logits = torch.zeros(len(prompts), native.logits_stride)
         sequence = np.arange(len(prompts)).repeat(lengths - 1)
         place = np.concatenate([np.arange(size - 1) for size in lengths])
@@ -216,7 +229,7 @@ class NativeForks:
         last = None if additions is None else torch.stack([rows[-1] for rows in additions])
         ends = np.array([prompt[-1] for prompt in prompts])
         run(ends, np.arange(len(prompts)), lengths - 1, last, logits)
-        del buffers
+        del buffers  # not before
         return caches, logits
 
     def _split_features(
@@ -236,12 +249,8 @@ class NativeForks:
         legal = legal.repeat(self.times, 0)
         filtered = config.top_k or config.top_p < 1 or config.min_p or config.greedy
         if filtered or config.temperature < 1e-3:
-            first, last = int(legal[:, 0].min()), int(legal[:, 1].max())
-            bins = np.arange(first, last)
-            outside = torch.from_numpy((bins < legal[:, :1]) | (bins >= legal[:, 1:]))
-            masked = self.logits[:, first:last].masked_fill(outside, -torch.inf)
-            chosen, fractions = sample_ids_and_fractions(masked, config, uniforms)
-            return chosen + first, fractions
+            first, last = _range_of(legal)
+            return _sample_legal(self.logits[:, first:last], config, uniforms, legal)
         low, high = (np.ascontiguousarray(bound) for bound in legal.T)
         ids, within, numbers = np.empty(rows, np.int64), np.empty(rows), uniforms.astype(np.float64)
         native.library.sample_within(

@@ -82,7 +82,7 @@ class Validation:
         return Evaluated(step, nats, error, self.bits_per_nat, best)
 
     def _few_items(self) -> list[Sequence]:
-        """Held-out items, evenly spread, whose metrics take about as long as the likelihood."""
+        """Held-out items, evenly spread, whose metrics cost about MEASURED_TOKENS."""
         items = list(self.run.heldout("valid"))
         cost = self.task.model_metrics_tokens(items, None)
         count = max(MIN_MEASURED_ITEMS, len(items) * MEASURED_TOKENS // max(1, cost))
@@ -92,7 +92,6 @@ class Validation:
         """The task's own metrics; infinite or 0, whichever is worse, where nothing is measured."""
         with in_use(self.state.optimizers):
             terms = self.task.terms(self.state.model, self.tokenizer, self.measured, None)
-        self.state.model.train()
         found = {}
         for name, more in self.task.measures(self.tokenizer).items():
             value = terms.value(name)

@@ -42,12 +42,13 @@ def without_future(series: Series, known: Sequence[str]) -> Series:
     """The series up to its last value, where the rows after it say what is known of the future."""
     values = np.flatnonzero(np.isfinite(series.values))
     end = int(values[-1]) + 1 if len(values) else 0
-    if not end or end == len(series) or not any(_says(series.columns[n][end:]) for n in known):
+    if not end or end == len(series) or not any(_has_any(series.columns[n][end:]) for n in known):
         return series
     return replace(series, values=series.values[:end])
 
 
-def _says(column: Column) -> bool:
+def _has_any(column: Column) -> bool:
+    """Whether a cell is not missing."""
     return bool((np.isfinite(column) if column.dtype.kind == "f" else column != "").any())
 
 

@@ -4,6 +4,7 @@ read row by row, or none where it is not certain that they are the same."""
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -229,7 +230,7 @@ def _add_block(makers: list[_Maker], types: dict[int, Any], parse: Callable[...,
     return len(table)
 
 
-class _Maker:
+class _Maker(ABC):
     """Makes a column from the columns of blocks."""
 
     def __init__(self, at: int, most: int) -> None:
@@ -239,13 +240,15 @@ class _Maker:
 
     def check(self, column: Any) -> None:
         """_NotPlain where a cell is no number and should be one."""
+        return
 
+    @abstractmethod
     def add(self, column: Any, need_empty: bool) -> Any:
-        """Which of the rows (n,) have an empty cell; None for not needed."""
-        raise NotImplementedError
+        """Adds the column of a block. Which of its rows (n,) have an empty cell, if needed."""
 
+    @abstractmethod
     def finish(self, column: ArrowColumn) -> None:
-        raise NotImplementedError
+        """Gives what was added to `column`."""
 
 
 class _NumberMaker(_Maker):

@@ -31,7 +31,7 @@ def evaluated(
 ) -> dict[str, Any]:
     """The scores of sample paths, and the numbers of windows, series and paths. Writes the file of
     --forecasts."""
-    made = _shown(forecasts(model, tokenizer, cases, options.paths), len(cases))
+    made = tracked(forecasts(model, tokenizer, cases, options.paths), len(cases), "forecasts")
     if options.forecasts is not None:
         kept = list(made)
         quantiles = parse_quantiles(options.quantiles)
@@ -54,10 +54,6 @@ def evaluated(
     return found
 
 
-def _shown(made: Iterator[tuple[Case, Values]], count: int) -> Iterator[tuple[Case, Values]]:
-    return tracked(made, count, "forecasts")
-
-
 def _forecast(case: Case, paths: Values, quantiles: dict[str, float]) -> Forecast:
     side = case.side
     clock, first = Clock.of(side), side["first"]
@@ -66,10 +62,8 @@ def _forecast(case: Case, paths: Values, quantiles: dict[str, float]) -> Forecas
 
 def _naive(cases: Sequence[Case]) -> Iterator[tuple[Case, Values]]:
     for case in cases:
-        yield (
-            case,
-            np.maximum(seasonal_naive(case.past, case.season, case.horizon), case.lowest)[None],
-        )
+        values = seasonal_naive(case.past, case.season, case.horizon)
+        yield case, np.maximum(values, case.lowest)[None]
 
 
 def _by_series(cases: Sequence[Case], sums: Sums, naive: Sums) -> list[dict[str, Any]]:
@@ -102,7 +96,7 @@ def _rows(own: dict[str, Values], naive: dict[str, Values]) -> list[dict[str, An
 def terms(model: Any, tokenizer: BinsTokenizer, cases: Sequence[Case]) -> Terms:
     """`Task.terms` of all windows: every score. MASE also depends on the season that the seasonal
     errors are of."""
-    made = _shown(forecasts(model, tokenizer, cases, EVALUATION_PATHS), len(cases))
+    made = tracked(forecasts(model, tokenizer, cases, EVALUATION_PATHS), len(cases), "forecasts")
     sums = score_forecasts(made).by_window
     contents = [
         f"{case.side['id']}\0{case.side['first']}\0".encode() + case.actual.tobytes()
