@@ -498,3 +498,11 @@ def test_content_is_read_from_a_file_as_from_memory(
     (tmp_path / "x").write_bytes(data * 2)
     with pytest.raises(DataError, match="changed while it was read"):
         on_disk.text()
+
+
+@pytest.mark.parametrize("resample", (False, True))
+@pytest.mark.parametrize("cells", (("1e999", "1"), ("1", "1e999"), ("1e999", "-1e999")))
+def test_a_time_that_is_infinite_is_refused(cells: tuple[str, ...], resample: bool) -> None:
+    body = "".join(f"{cell},0\n" for cell in (*cells, *map(str, range(2, 40))))
+    with pytest.raises(DataError, match="row .*, column time: -?1e999 is too large for a time"):
+        parse(f"time,a\n{body}".encode(), "x", Columns(time="time", resample=resample))

@@ -180,6 +180,10 @@ def _of_numbers(
             )
         return Times(_spread(column, cells, forms.epochs(whole, unit)), f"epoch:{unit}")
     numbers = np.array([float(cell) for cell in cells])
+    if not np.isfinite(numbers).all():
+        cell = cells[int(np.flatnonzero(~np.isfinite(numbers))[0])]
+        row = where(table, column, list(column.cells).index(cell))
+        raise DataError(f"{row}: {cell} is too large for a time")
     order = {cell: number for cell, number in zip(cells, numbers, strict=True)}
     rows = np.array([order.get(cell, np.nan) for cell in column.cells])[column.codes]
     low, high = forms.EXCEL_DAYS
