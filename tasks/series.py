@@ -33,7 +33,13 @@ from ._series.doubts import doubts
 from ._series.forecast_table import write_paths
 from ._series.frequency import find_season, season_and_horizon
 from ._series.illustration import illustration, labels
-from ._series.options import SeriesEvalOptions, SeriesOptions, SeriesSampleOptions, parse_quantiles
+from ._series.options import (
+    SeriesEvalOptions,
+    SeriesOptions,
+    SeriesSampleOptions,
+    parse_quantiles,
+    parse_weights,
+)
 from ._series.output import Forecast, escape_formula, write_values
 from ._series.plot import fan, plot
 from ._series.prompts import Prompt, prompts_of_file, prompts_of_heldout, with_future
@@ -136,6 +142,16 @@ class SeriesTask(task.Task):
             tuple(series), (0,) * len(series), season, horizon, fingerprint(series), about, said
         )
 
+    def _weighted(self, train: Collection) -> Collection:
+        """Training data with the weights of its files. ConfigError where there are not as many."""
+        weights = parse_weights(self.options.weights)
+        files = len(train.description.record["files"]) if train.description else 1
+        if weights and len(weights) != files:
+            raise ConfigError(
+                f"--weights {self.options.weights}: {len(weights)} numbers for {files} files"
+            )
+        return replace(train, weights=weights)
+
     def _with_season(self, series: Series) -> Series:
         """The series with the season of its own frequency, unless --season holds for all."""
         known = None if series.clock.form == COUNT else season_and_horizon(series.clock.freq)
@@ -192,7 +208,7 @@ class SeriesTask(task.Task):
 
     def fit_tokenizer(self, spec: str, train: Collection) -> BinsTokenizer:
         parse(spec)
-        windows = Windows(train, None, self.history(train))
+        windows = Windows(self._weighted(train), None, self.history(train))
         sample = np.linspace(0, len(windows) - 1, min(len(windows), 2000)).astype(np.int64)
         values, history = windows.rows(sample)
         seasons = windows.seasons_of(sample)
@@ -231,7 +247,7 @@ class SeriesTask(task.Task):
                 f"history and {horizon} of horizon; use a shorter --history or --horizon, or a "
                 f"--context of {history + horizon} (a run started with --init keeps its own)"
             )
-        train = replace(train, horizon=horizon)
+        train = replace(self._weighted(train), horizon=horizon)
         return Windows(train, tokenizer, history, seed)
 
     def sequences(self, items: Collection, tokenizer: BinsTokenizer) -> Iterator[Sequence]:

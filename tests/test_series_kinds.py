@@ -570,3 +570,35 @@ def test_forecasts_of_several_frequencies(tfm: Tfm) -> None:
     by = tfm("eval", "r", "--by", "series", "--paths", 10, "--json").json()["by_series"]
     assert {row["series"] for row in by} == set(last)
     assert all(row["seasonal_naive_mase"] < 2 for row in by)
+
+
+def test_files_have_the_shares_of_their_weights(tmp_path: Path, tfm: Tfm) -> None:
+    """A short file counts as much as a long one where their weights are equal, every window of each
+    is drawn, and without weights each counts by its number of windows."""
+    for name, length, level in (("long", 400, 0), ("short", 60, 1000)):
+        rows = zip(dates(length), np.arange(length) % 7 + level, strict=True)
+        (tmp_path / f"{name}.csv").write_text(table("t,y", rows))
+    paths = tuple(str(tmp_path / f"{name}.csv") for name in ("long", "short"))
+
+    def share_of_short(weights: str | None) -> float:
+        task = SeriesTask(SeriesOptions(weights=weights, horizon=7))
+        items = task.items(Source(paths))
+        tokenizer = task.fit_tokenizer("bins:31", items)
+        rows = task.dataset(items, tokenizer, 100, None, 0, tmp_path)
+        assert isinstance(rows, Windows)
+        places, history = rows._places(np.arange(4000))
+        short = places[:, 0] >= 400
+        if weights == "1,1":
+            seen = set(zip(places[short, 0], history[short], strict=True))
+            assert len(seen) == int(np.diff(rows.file_ends)[0])  # every window of the short file
+        return float(short.mean())
+
+    assert share_of_short("1,1") == pytest.approx(0.5, abs=0.03)
+    assert share_of_short("3,1") == pytest.approx(0.25, abs=0.03)
+    assert share_of_short("0,2") == 1
+    assert share_of_short(None) == pytest.approx(47 / (47 + 387), abs=0.02)
+    flags = ("--horizon", 7, "--steps", 2, "--size", "nano", "-q")
+    for weights, word in (("1", "1 numbers for 2 files"), ("1,x", "such as 2,1,1"),
+                          ("0,0", "some above 0"), ("-1,2", "such as 2,1,1")):  # fmt: skip
+        failed = tfm("train", "--task", "series", *paths, *flags, f"--weights={weights}", code=2)
+        assert word in failed.err and len(failed.err.splitlines()) == 1

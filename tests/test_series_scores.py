@@ -188,6 +188,31 @@ def test_the_forecasts_of_eval_are_evaluated_by_other_libraries(runs: Tfm) -> No
     assert 200 * means["smape"] == pytest.approx(scores["smape"])
 
 
+def test_the_forecasts_of_eval_are_evaluated_by_gluonts(runs: Tfm) -> None:
+    """The table, with the history from the file of training data, gives the WQL and MASE of eval.
+    gluonts needs an older pandas, so that this test is skipped beside a newer one."""
+    evaluation = pytest.importorskip("gluonts.evaluation")
+    forecast = pytest.importorskip("gluonts.model.forecast")
+    import pandas as pd
+
+    scores = runs("eval", "run", "--forecasts", "g.csv", "--json").json()
+    table = pd.read_csv(runs.folder / "g.csv", parse_dates=["time"])
+    past = pd.read_csv(runs.folder / "train.csv", parse_dates=["ds"])
+    wholes, forecasts = [], []
+    for name, rows in table.groupby("id"):
+        before = past[past["id"] == name].set_index("ds")["y"]
+        whole = pd.concat((before, rows.set_index("time")["actual"])).to_frame(0)
+        whole.index = whole.index.to_period("D")
+        wholes.append(whole)
+        keys = list(map(str, QUANTILES))
+        arrays, start = rows[keys].to_numpy().T, pd.Period(rows["time"].iloc[0], "D")
+        forecasts.append(forecast.QuantileForecast(arrays, start, keys, item_id=name))
+    evaluator = evaluation.Evaluator(quantiles=list(QUANTILES), seasonality=7, num_workers=0)
+    found, _ = evaluator(iter(wholes), iter(forecasts))
+    assert found["mean_wQuantileLoss"] == pytest.approx(scores["wql"], rel=1e-5)
+    assert found["MASE"] == pytest.approx(scores["mase"], rel=1e-5)
+
+
 def test_sample_paths_and_quantiles_are_written(runs: Tfm) -> None:
     import pandas as pd
 

@@ -35,6 +35,7 @@ class Series:
     clock: Clock = Clock()
     columns: Mapping[str, Column] = field(default_factory=dict)
     season: int = 0  # points; 0: that of the collection
+    file: int = 0  # the number of the file that it was read from
 
     def __len__(self) -> int:
         return len(self.values)
@@ -67,6 +68,9 @@ class Collection:
     about: str
     description: Description | None = None  # of what was read
     trained: tuple[int, ...] = ()
+    weights: tuple[
+        float, ...
+    ] = ()  # shares of the training windows by file; empty: by their number
 
     @property
     def train_lengths(self) -> tuple[int, ...]:
@@ -204,7 +208,9 @@ def follow(train: Collection, held: Collection, between: Collection | None = Non
 
 class Windows:
     """Training rows: every window of `history` points and the horizon after it. Windows of shorter
-    series have a shorter history and are padded at their end. In small data sets half of the
+    series have a shorter history and are padded at their end. Where the files have weights, each
+    row is a random window of a file, which is chosen with a probability proportional to its weight,
+    and an epoch is as many rows as there are windows. In small data sets half of the
     windows are random convex combinations of two normalised windows (TSMixup, Ansari et al. 2024,
     algorithm 1). The normalisation of each window is shifted and rescaled at random by up to
     `JITTER` scales, so that neighbouring bins share training signal."""
@@ -227,6 +233,7 @@ class Windows:
             )
         self.min_history, self.window_ends = min_history, np.cumsum(counts)
         self.season = train.season
+        self.file_ends, self.shares = _files(train, counts)
         self.seasons = np.array([one.season or train.season for one in train.series], np.int64)
         self.values = np.concatenate([one.values for one in train.series])
         self.offsets = np.concatenate(([0], np.cumsum(lengths)))
@@ -247,8 +254,8 @@ class Windows:
 
     def _places(self, indices: Ids) -> tuple[Ids, Ids]:
         """(B, context) the places of the points in `values`, and (B,) lengths of histories."""
-        index, series = indices % len(self), self._series_of(indices)
-        within = index - np.where(series > 0, self.window_ends[series - 1], 0)
+        window, series = self._window_of(indices), self._series_of(indices)
+        within = window - np.where(series > 0, self.window_ends[series - 1], 0)
         known = within + self.min_history  # points before the horizon
         history = np.minimum(known, self.history)
         at = (self.offsets[series] + known - history)[:, None] + np.arange(self.context)
@@ -256,7 +263,17 @@ class Windows:
 
     def _series_of(self, indices: Ids) -> Ids:
         """(B,) the numbers of the series."""
-        return np.searchsorted(self.window_ends, indices % len(self), side="right")
+        return np.searchsorted(self.window_ends, self._window_of(indices), side="right")
+
+    def _window_of(self, indices: Ids) -> Ids:
+        """(B,) the number of the window that each row is."""
+        if not len(self.shares):
+            return indices % len(self)
+        at = self._uniform(indices, "file")
+        file = np.minimum(np.searchsorted(self.shares, at, side="right"), len(self.shares) - 1)
+        first = np.where(file > 0, self.file_ends[file - 1], 0)
+        count = self.file_ends[file] - first
+        return first + (self._uniform(indices, "window") * count).astype(np.int64)
 
     def seasons_of(self, indices: Ids) -> Ids | None:
         """(B,) the season of each window; None if it is that of the collection for all."""
@@ -330,3 +347,16 @@ class Windows:
     def _uniform(self, indices: Ids, name: str) -> Values:
         """(B,) random numbers in [0, 1), keyed by the index of the window."""
         return mix(indices, key(self.seed, name)) / 2.0**64
+
+
+def _files(train: Collection, counts: Ids) -> tuple[Ids, Values]:
+    """(the number of windows up to the end of each file, the cumulative shares of the files), both
+    empty without weights. counts: windows of each series. DataError where the weights do not fit
+    the files."""
+    if not train.weights:
+        return np.empty(0, np.int64), np.empty(0)
+    windows = np.bincount([one.file for one in train.series], counts, len(train.weights))
+    weights = np.where(windows > 0, train.weights, 0.0)
+    if not weights.any():
+        raise DataError(f"--data {train.about}: no windows in any file with a weight above 0")
+    return np.cumsum(windows).astype(np.int64), np.cumsum(weights / weights.sum())

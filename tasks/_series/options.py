@@ -43,6 +43,7 @@ class SeriesOptions:
     skip_bad: bool = _option("Leave out series and files that cannot be read.", False)
     min_points: int = _option("Leave out series with fewer values.", 1)
     allow_negative: bool = _option("Let forecasts be negative where no value was.", False)
+    weights: str | None = _option("Shares of the training windows from each file, such as 2,1,1.")
     past: str | None = _option("Columns known until the forecast begins, separated by commas.")
     known: str | None = _option("Columns also known of the future: prices, holidays ...")
     calendar: bool = _option(
@@ -59,6 +60,7 @@ class SeriesOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} {value}: must be at least 1")
+        parse_weights(self.weights)
         if self.freq is not None:
             frequency_unit(self.freq)
         if self.zone is not None:
@@ -158,3 +160,14 @@ def parse_quantiles(text: str) -> dict[str, float]:
             raise ConfigError(f"--quantiles {text}: {name} is named twice")
         found[name] = value
     return found
+
+
+def parse_weights(text: str | None) -> tuple[float, ...]:
+    """The numbers in --weights. ConfigError if one is not 0 or more, or all are 0."""
+    try:
+        weights = tuple(float(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        weights = (math.nan,)
+    if not all(0 <= weight < math.inf for weight in weights) or (weights and not any(weights)):
+        raise ConfigError(f"--weights {text}: must be numbers such as 2,1,1, some above 0")
+    return weights

@@ -61,7 +61,7 @@ def read(source: Source, columns: Columns) -> Read:
         return _checked(_from_table(table, columns), columns)
     files = source.files()
     out = Read()
-    for path, prefix in zip(files, _prefixes(files), strict=True):
+    for number, (path, prefix) in enumerate(zip(files, _prefixes(files), strict=True)):
         try:
             found = _parse(Content.of(unpacked(path)), shown(path), columns)
         except DataError as error:
@@ -70,7 +70,7 @@ def read(source: Source, columns: Columns) -> Read:
             name = shown(path)
             found = Read([], [Reading(name, dropped=[(name, str(error))])])
         if prefix:
-            found.series = [replace(s, id=f"{prefix}/{s.id}") for s in found.series]
+            found.series = [replace(s, id=f"{prefix}/{s.id}", file=number) for s in found.series]
             for reading in found.readings:
                 reading.dropped = [(f"{prefix}/{name}", why) for name, why in reading.dropped]
         out.series += found.series
