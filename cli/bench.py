@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
@@ -18,8 +19,25 @@ DECODING_TOKENS = {1: 64, 32: 48}  # batch rows -> tokens decoded in each
 
 @click.command("bench", cls=opt.Command)
 @opt.option("--size", default="tiny", show_default=True, help="nano, tiny, small, base, large.")
-@opt.option("--arch", default="transformer", show_default=True, help="Architecture.")
-@opt.option("--context", metavar="N,N...", help="Context lengths.  [default: that of the size]")
+@opt.option(
+    "--arch",
+    default="transformer",
+    show_default=True,
+    metavar="NAME,NAME...",
+    help="Architecture; several are compared at each context length.",
+)
+@opt.option(
+    "--context",
+    metavar="N,N...",
+    help="Context lengths.  [default: that of the size; 64,256,1024,4096 to compare]",
+)
+@opt.option(
+    "--rows",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Sequences of the training step whose time is compared across lengths.",
+)
 @opt.option(
     "--vocab", type=click.IntRange(1), default=1024, show_default=True, help="Vocabulary size."
 )
@@ -32,6 +50,7 @@ DECODING_TOKENS = {1: 64, 32: 48}  # batch rows -> tokens decoded in each
     show_default=True,
     help="Time to train at each context length.",
 )
+@opt.option("--plot", metavar="FILE", help="Draw the comparison into FILE: .png, .svg or .pdf.")
 @opt.device_option
 @opt.json_option
 def command(quiet: bool, as_json: bool, **flags: Any) -> None:
@@ -39,8 +58,18 @@ def command(quiet: bool, as_json: bool, **flags: Any) -> None:
 
     Utilisation is the model's FLOP/s (6 FLOPs per parameter and token, plus attention) over the
     FLOP/s of a large matrix product in the same dtype.
+
+    Several architectures, or --plot, compare times against the context length: of a training step
+    of a fixed number of tokens, of a training step of --rows sequences, and of a decoding step
+    after a prompt of that length; each with the exponent of a power law fitted to them.
     """
     contexts = _contexts(flags["context"])
+    archs = list(dict.fromkeys(flags["arch"].split(",")))
+    compares = len(archs) > 1 or bool(flags["plot"])
+    if flags["plot"]:
+        from ..core.chart_file import check_plot
+
+        check_plot(Path(flags["plot"]))
     import torch
 
     from ..core import bench
@@ -51,13 +80,14 @@ def command(quiet: bool, as_json: bool, **flags: Any) -> None:
     from ..core.train.backend import can_compile
     from ..core.train.sizing import SHAPES
 
-    shape = model_config(flags["arch"], flags["size"])  # fails early for unknown names
-    if shape.encoder_layers:
-        raise ConfigError(f"--arch {flags['arch']}: has an encoder; tfm bench measures decoders")
+    for arch in archs:
+        shape = model_config(arch, flags["size"])  # fails early for unknown names
+        if shape.encoder_layers:
+            raise ConfigError(f"--arch {arch}: has an encoder; tfm bench measures decoders")
     device = pick_device(flags["device"])
     threads = use_threads(flags["threads"])
     default_context, batch_tokens = SHAPES[flags["size"]]
-    shape = model_config(flags["arch"], flags["size"], vocab_size=flags["vocab"])
+    shape = model_config(archs[0], flags["size"], vocab_size=flags["vocab"])
     compiled = kernels.compiled()
     native_calls.load(compiled)
     dtype = flags["dtype"] or default_dtype(device, shape)
@@ -83,6 +113,12 @@ def command(quiet: bool, as_json: bool, **flags: Any) -> None:
         "training": [],
         "decoding": [],
     }
+    if compares:
+        from . import bench_lengths
+
+        bench_lengths.measure(found, archs, contexts, config, device, flags, compiled, quiet)
+        bench_lengths.write(found, _heading(found), flags["plot"], as_json)
+        return
     for context in contexts or [default_context]:
         say(f"training, context {context:,} ...", quiet)
         model = model_config(
@@ -128,9 +164,10 @@ def _contexts(text: str | None) -> list[int]:
     return contexts
 
 
-def _tables(found: dict[str, Any]) -> str:
+def _heading(found: dict[str, Any]) -> str:
+    """The machine and the model."""
     peaks = found["matmul_flops_per_second"]
-    heading = [
+    rows = [
         ["device", f"{found['device']}, {found['threads']} threads, torch {found['torch']}"],
         [
             "matrix products",
@@ -143,6 +180,10 @@ def _tables(found: dict[str, Any]) -> str:
             f"{found['dtype']}",
         ],
     ]
+    return columns(rows)
+
+
+def _tables(found: dict[str, Any]) -> str:
     training = [["context", "batch", "tokens/s", "utilisation", "peak memory"]]
     for row in found["training"]:
         memory = "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e6:,.0f} MB"
@@ -166,7 +207,7 @@ def _tables(found: dict[str, Any]) -> str:
                 f"{1000 * row['first_token_seconds']:.1f} ms",
             ]
         )
-    parts = [columns(heading)]
+    parts = [_heading(found)]
     parts += [
         f"{name}\n{columns(rows, numbers=True)}"
         for name, rows in (("training", training), ("decoding", decoding))

@@ -52,7 +52,10 @@ COMMANDS = {
     "info": "Show a run's settings, data, model and loss curve.",
     "tasks": "List tasks, or one task's options.",
     "new": "Write the skeleton of a package with a task of your own.",
+    "probe": "Measure what a model makes of its context, or how far architectures recall.",
+    "ablate": "Compare configurations fairly: what each change of an architecture is worth.",
     "bench": "Measure the speed of training and decoding on this machine.",
+    "scale": "Fit scaling laws, and predict the best size and its loss for a larger budget.",
     "completion": "Print a shell completion script.",
     "config": "Print every setting and where it comes from.",
 }

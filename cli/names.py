@@ -66,7 +66,7 @@ COMPLETIONS: Mapping[str, Callable[[click.Context, str], Iterable[str]]] = {
     "device": lambda ctx, incomplete: ("auto", "cpu", "cuda", "mps"),
 }
 PATHS = ("data", "valid", "test", "config", "out", "plot", "predictions", "run_name", "runs",
-         "init", "resume")  # fmt: skip
+         "init", "resume", "study")  # fmt: skip
 
 
 def complete_option(

@@ -6,7 +6,7 @@ import itertools
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -255,50 +255,23 @@ def _start(
 ) -> tuple[Run, Task, Plan, State]:
     request = _request(ctx, flags)
     path = Path(flags["run_name"]) if flags["run_name"] else None
-    from ..core.runs.run import Run, check_free, check_utf8
+    from ..core.runs.run import check_free, check_utf8
 
     check_utf8(Path(flags["runs"]))
     if path is not None:
         check_free(path)
 
-    from ..core.data.scratch import streamed
     from ..core.ops.device import pick_device
-    from ..core.train.budget import make_plan
-    from ..core.train.prepare import prepare
-    from ..core.train.run_config import describe_config, stream_copies
-    from ..core.train.state import fresh_state
+    from ..core.train.start import start
 
     pick_device(request.device)
     kernels.use_kernels()
-    prepared = prepare(request, note)
-    plan = make_plan(request, prepared, deadline, cache_folder(), note)
-    first_id = prepared.task.first_id(prepared.tokenizer)
-    state = fresh_state(plan, request.init, first_id)
-    m, t = plan.model, plan.train
-    for name in request.sets["model"]:
-        if not m.uses(name):
-            note(f"model.{name} has no effect: no layer of this model ({m.mixers}) uses it")
-    note(
-        f"model: {request.arch} {plan.size}, {state.model.parameter_count():,} parameters, "
-        f"{m.layers} layers of width {m.width}, context {m.context}, "
-        f"vocabulary {m.vocab_size:,}; "
-        f"{t.steps:,} steps of {t.batch * t.accumulate * m.context:,} tokens in {t.dtype} "
-        f"on {plan.device}"
-    )
+
+    def paths(task: str) -> Iterable[Path]:
+        return [path] if path is not None else _default_paths(Path(flags["runs"]), task)
+
     origins = {name: settings.origin(ctx, name) for name in sorted(ctx.params)}
-    config = describe_config(request, prepared, plan, sys.argv[1:], origins)
-    streams = {name: streamed(path) for path, name in stream_copies(request.data).items()}
-    if path is not None:
-        run = Run.create(path, config, prepared.tokenizer, prepared.heldout, streams)
-    else:
-        for path in _default_paths(Path(flags["runs"]), prepared.task.name):
-            try:
-                run = Run.create(path, config, prepared.tokenizer, prepared.heldout, streams)
-                break
-            except UsageError:  # another process has taken the name
-                if not path.exists():
-                    raise
-    return run, prepared.task, plan, state
+    return start(request, paths, cache_folder(), note, deadline, sys.argv[1:], origins)
 
 
 def _default_paths(root: Path, task: str) -> Iterator[Path]:

@@ -136,11 +136,15 @@ def measure_training_in_process(
 ) -> TrainingSpeed:
     """`measure_training` in a new process. In one process, memory that an earlier measurement freed
     and the allocator kept would lower the peak of a later one. library: for `native_calls.load`."""
-    path = None if library is None else library._name
-    with ProcessPoolExecutor(
-        1, multiprocessing.get_context("spawn"), _initialise_process, (config.threads, path)
-    ) as pool:
+    with new_process(config.threads, library) as pool:
         return pool.submit(measure_training, model_config, config, device, seconds).result()
+
+
+def new_process(threads: int, library: CDLL | None) -> ProcessPoolExecutor:
+    """One new process, with so many CPU threads. library: for `native_calls.load` in it."""
+    path = None if library is None else library._name
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(1, context, _initialise_process, (threads, path))
 
 
 def _initialise_process(threads: int, library: str | None) -> None:
@@ -167,16 +171,17 @@ def measure_decoding(
     tokens: int,
     bandwidth: float,
     library: CDLL | None = None,
+    prompt_tokens: int = PROMPT_TOKENS,
 ) -> DecodingSpeed:
-    """Samples `tokens` ids in `draws` rows at once, as `tfm sample` does. bandwidth: of memory, in
-    bytes per second; library: for `for_decoding`."""
+    """Samples `tokens` ids in `draws` rows at once, as `tfm sample` does, after a prompt of
+    `prompt_tokens`. bandwidth: of memory, in bytes per second; library: for `for_decoding`."""
     plain = SequenceModel(model_config).to(device).eval()
     model, dtype = for_decoding(plain, draws, None, library)
     tokenizer: Any = _AnyIdTokenizer(model_config.vocab_size)
-    prompt = Sequence(np.arange(PROMPT_TOKENS) % model_config.vocab_size)
+    prompt = Sequence(np.arange(prompt_tokens) % model_config.vocab_size)
 
     def started_decoder() -> Decoder:
-        decoder = Decoder(model, tokenizer, SampleConfig(), draws, PROMPT_TOKENS + tokens)
+        decoder = Decoder(model, tokenizer, SampleConfig(), draws, prompt_tokens + tokens)
         for draw in range(draws):
             decoder.begin(prompt, tokens, draw=draw)
         decoder.step()

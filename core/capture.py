@@ -130,6 +130,11 @@ def _hooks(
     return hooks
 
 
+def mixer_name(block: Block) -> str:
+    """What the names of a block's tensors call its mixer: attn, rnn, conv or mixer."""
+    return _mixer_of(block)[0]
+
+
 def _mixer_of(block: Block) -> tuple[str, Callable[..., Found]]:
     for kind, name, within in (
         (Attention, "attn", _attention),

@@ -159,6 +159,13 @@ def test_view_and_data_show_it(tfm: Tfm, case: Case) -> None:
     assert shown["splits"]["train"]["items"] > 0
 
 
+def test_probe_measures_it(tfm: Tfm, case: Case) -> None:
+    """The loss of all windows is that of `eval`, whatever the ids are."""
+    found = tfm("probe", case.run, "--items", 4, "--json").json()
+    assert found["loss"]["value"] > 0 and found["positions"] and found["layers"]
+    assert all(each["value"] >= 0 for each in found["influence"]["distances"])
+
+
 def test_what_is_kept_is_whole(tfm: Tfm, case: Case) -> None:
     assert tfm("verify", case.folder).code == 0
     assert tfm("info", case.folder, "--json").json()

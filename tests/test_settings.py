@@ -21,7 +21,7 @@ OWN = {
     "tokenize --tokenizer",
     "detokenize --tokenizer",
     "score --tokens",
-    *(f"{verb} --task" for verb in ("eval", "score", "compare", "sample", "view")),
+    *(f"{verb} --task" for verb in ("eval", "score", "compare", "sample", "view", "probe")),
 }  # these flags mean something else in that command only
 WITHOUT_JSON = {"completion"}  # it prints a script
 

@@ -99,7 +99,7 @@ def make_plan(
     number of steps or tokens, and then `measure` is not called."""
     device = pick_device(request.device)
     use_threads(parse_value(request.sets.get("train", {}).get("threads", 0), int, "train.threads"))
-    planner = _Planner(request, prepared, device, cache)
+    planner = Planner(request, prepared, device, cache)
     size = request.size or "tiny"
     if deadline is not None and request.size is None and deadline.left() < SHORT_SECONDS:
         size = "nano"
@@ -108,7 +108,7 @@ def make_plan(
     return planner.by_budget(size, deadline, note, measure)
 
 
-class _Planner:
+class Planner:
     """Everything that stays the same while sizes are tried."""
 
     def __init__(

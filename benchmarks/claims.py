@@ -1,0 +1,90 @@
+"""Every command of docs/claims.md, with its table and its figure.
+
+python benchmarks/claims.py [NAME ...] [--out claims] [--budget 10m]
+
+Each command takes about `--budget` on two cores that do nothing else. A table is written to
+OUT/NAME.txt, its JSON to OUT/NAME.json, its figure to OUT/NAME.png; the runs stay in OUT/NAME. A
+study that was interrupted continues where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from _common import DATA, heading
+
+TEXT = DATA / "text/tinyshakespeare.txt"
+OF_TEXT = (TEXT, "--task", "text", "--tokenizer", "char")
+DOMAINS = ",".join(
+    (f"text:{TEXT}", f"image:{DATA / 'image/mnist'}", f"series:{DATA / 'timeseries/ETTh1.csv'}")
+)
+COMMANDS: dict[str, tuple[object, ...]] = {
+    "ladder": ("ablate", *OF_TEXT),
+    "warmup": (
+        *("ablate", *OF_TEXT, "--arch", "post-ln", "--no-equal-time", "--size", "tiny"),
+        *("--grid", "model.norm_position=pre,post", "--grid", "train.warmup=0,0.02"),
+    ),
+    "glu": (
+        *("ablate", *OF_TEXT, "--no-equal-time"),
+        *("--grid", "model.ffn=relu,gelu,reglu,geglu,swiglu,relu2"),
+    ),
+    "tasks": ("ablate", "--tasks", DOMAINS, "--arch", "transformer,lstm,cnn"),
+    "recall": (
+        *("probe", "--task", "recall", "--arch", "transformer,attention-rnn,lstm,cnn"),
+        *("--distance", "64,128,256", "--set", "task.vocabulary=512", "--lr", 1),
+    ),
+    "scale": ("scale", *OF_TEXT, "--check"),
+}
+LENGTHS = "64,128,256,512,1024,2048,4096"
+BENCH = ("bench", "--context", LENGTHS, "--arch", "transformer,lstm,cnn", "--seconds", 2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="of the commands; default: all")
+    parser.add_argument("--out", type=Path, default=Path("claims"))
+    parser.add_argument("--budget", default="10m")
+    args = parser.parse_args()
+    known = [*COMMANDS, "bench"]
+    unknown = set(args.names) - set(known)
+    if unknown:
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(known)}")
+    heading()
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name in args.names or known:
+        show(name, args.out, args.budget)
+
+
+def show(name: str, out: Path, budget: str) -> None:
+    """Runs a command (the bench), or begins or continues a study, then prints what it printed."""
+    study, plot = out / name, ("--plot", out / f"{name}.png")
+    if name == "bench":
+        first: tuple[object, ...] = (*BENCH, *plot)
+        again = None
+    else:
+        verb = COMMANDS[name][0]
+        again = (verb, "--resume", study)
+        first = (*COMMANDS[name], "--budget", budget, "--study", study, *plot)
+        if (study / "study.json").exists():
+            first = (*again, *plot)
+    print(f"\n## {name}\n\ntfm {' '.join(map(str, first))}\n", flush=True)
+    began = time.monotonic()
+    text = tfm(first)
+    print(text, f"\n{time.monotonic() - began:.0f} s", flush=True)
+    (out / f"{name}.txt").write_text(text)
+    if again is not None:  # from the same results, without training
+        (out / f"{name}.json").write_text(json.dumps(json.loads(tfm((*again, "--json"))), indent=1))
+
+
+def tfm(command: tuple[object, ...]) -> str:
+    words = [sys.executable, "-m", "tfm", *map(str, command)]
+    return subprocess.run(words, stdout=subprocess.PIPE, check=True, text=True).stdout
+
+
+if __name__ == "__main__":
+    main()

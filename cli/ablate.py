@@ -1,0 +1,219 @@
+"""`tfm ablate`: what each change of an architecture is worth, on the user's data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..core.errors import ConfigError, UsageError
+from . import options as opt
+from .render import columns
+from .study_options import data_options, study_options
+from .study_report import estimate_text, factor_text, legend, memory_text, show_charts
+from .studying import Session, lasting, session
+
+if TYPE_CHECKING:
+    from ..core.chart import Chart
+    from ..core.study.comparison import Comparison, Outcome
+    from ..core.study.contestant import Contestant
+    from ..core.study.plan import Shapes
+
+LADDER_TITLE = "What changed since the transformer of 2017, and what came before it"
+
+
+@click.command("ablate", cls=opt.TaskCommand)
+@click.argument("files", nargs=-1, metavar="[FILE]...")
+@opt.option(
+    "--grid",
+    multiple=True,
+    metavar="FIELD=A,B",
+    help="Compare all combinations of values: model.ffn=relu,swiglu; repeatable.",
+)
+@opt.option("--arch", metavar="NAME,NAME...", help="Compare these architectures.")
+@opt.option(
+    "--tasks",
+    metavar="TASK[:PATH],...",
+    help="Train on each of several domains: text:a.txt,image:digits/,series:b.csv.",
+)
+@opt.option("--size", default="nano", show_default=True, help="nano, tiny, small, base, large.")
+@opt.option(
+    "--equal-time/--no-equal-time",
+    default=True,
+    help="Train once more for as long as the reference takes.  [default: equal-time]",
+)
+@data_options
+@study_options
+@click.pass_context
+def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> None:
+    """Compare configurations on FILEs: by default the transformer of 2017, each change since then,
+    and the architectures before it.
+
+    All contestants have the same parameters within 2 % (embeddings included), train on the same
+    tokens, and get their learning rate from the same small sweep. The table has the held-out score
+    with a 95 % interval over seeds.
+    """
+    if flags["resume"] is None:
+        _check(flags)
+    with session(ctx, "ablate", flags, quiet) as opened:
+        asked = opened.flags
+        if asked["tasks"]:
+            outcomes = opened.outcomes([_on_task(opened, *each) for each in asked["tasks"]])
+            record, chart, text = _versatility(outcomes)
+        else:
+            everyone, reference = _contestants(asked)
+            comparison = opened.comparison(
+                "comparison", lambda _: (everyone, reference), equal_time=asked["equal_time"]
+            )
+            (outcome,) = opened.outcomes([comparison])
+            title = LADDER_TITLE if not (asked["grid"] or asked["arch"]) else _title(everyone)
+            record, chart, text = _ablation(outcome, title)
+    record = {"schema": 1, "study": str(opened.study.folder), **record}
+    click.echo(json.dumps(record) if as_json else text)
+    show_charts([chart], flags["plot"], as_json, quiet)
+
+
+def _check(flags: dict[str, Any]) -> None:
+    """UsageError for flags that exclude each other, ConfigError for unknown names in them."""
+    if flags["grid"] and flags["tasks"]:
+        raise UsageError("--grid and --tasks exclude each other")
+    if flags["tasks"]:
+        for name in ("files", "data", "task", "column", "valid", "test", "tokenizer"):
+            if flags[name]:
+                flag = "FILE" if name == "files" else f"--{name}"
+                raise UsageError(f"{flag} and --tasks exclude each other: each task has its own")
+        flags["tasks"] = _parsed_tasks(flags["tasks"])
+    _contestants(flags)
+
+
+def _parsed_tasks(text: str) -> list[tuple[str, str]]:
+    """(task, path or "") of each TASK[:PATH]."""
+    from ..core.plugins import find
+
+    found = []
+    for part in text.split(","):
+        task, _, path = part.strip().partition(":")
+        if not task:
+            raise ConfigError(f"--tasks {text}: must be TASK:PATH, separated by commas")
+        find("tasks", task)
+        (path,) = lasting([opt.expanded(path)]) if path else ("",)
+        found.append((task, path))
+    names = [task for task, _ in found]
+    if len(set(found)) < len(names):
+        raise ConfigError(f"--tasks {text}: a task twice")
+    return found
+
+
+def _contestants(flags: Mapping[str, Any]) -> tuple[list[Contestant], str]:
+    """The contestants, and the name of the one that the others are compared with."""
+    from ..core.study import ladder
+
+    names = [name.strip() for name in (flags["arch"] or "").split(",") if name.strip()]
+    if flags["grid"]:
+        if len(names) > 1:
+            raise UsageError(f"--arch {flags['arch']}: with --grid, one architecture")
+        everyone = ladder.grid(flags["grid"], *(names or [ladder.DEFAULT]))
+        return everyone, everyone[0].name
+    if names or flags["tasks"]:
+        everyone = ladder.architectures(names or [ladder.DEFAULT])
+        return everyone, everyone[0].name
+    return ladder.ladder(), ladder.DEFAULT
+
+
+def _on_task(opened: Session, task: str, path: str) -> Comparison:
+    """The comparison of the versatility table on one domain."""
+    everyone, reference = _contestants(opened.flags)
+    request = replace(opened.request, task=task, data=(path,) if path else (), task_options={})
+    number = next(n for n, each in enumerate(opened.flags["tasks"]) if list(each) == [task, path])
+    label = f"{task}-{number + 1}"
+
+    def contestants(_: Shapes) -> tuple[Sequence[Contestant], str]:
+        named = [replace(each, name=f"{label} {each.name}") for each in everyone]
+        return named, f"{label} {reference}"
+
+    share = 1 / len(opened.flags["tasks"])
+    return opened.comparison(f"comparison {label}", contestants, request, share=share)
+
+
+# -- the tables ----------------------------------------------------------------------------------
+
+
+def _title(contestants: Sequence[Contestant]) -> str:
+    names = ", ".join(each.name for each in contestants)
+    return f"{names}: equal parameters, equal tokens" if len(names) < 80 else "Ablation"
+
+
+def _ablation(outcome: Outcome, title: str) -> tuple[dict[str, Any], Chart, str]:
+    from ..core.study.report import difference_chart, verdict
+
+    planned, rows = outcome.comparison, outcome.rows()
+    unit = outcome.score_unit
+    said = verdict(outcome, rows)
+    table = [
+        ["contestant", "parameters", "lr", unit, "difference", "tokens/s", "memory", "equal time"]
+    ]
+    for row in rows:
+        timed = row["equal_time_score"]
+        same = row["score"] if row["equal_time_tokens"] is None else timed
+        table.append(
+            [
+                row["contestant"],
+                f"{row['parameters']:,}",
+                factor_text(row),
+                estimate_text(row["score"]),
+                "" if row["difference"] is None else estimate_text(row["difference"], signed=True),
+                f"{row['tokens_per_second']:,.0f}",
+                memory_text(row["peak_bytes"]),
+                ""
+                if timed is None and row["equal_time_tokens"] is not None
+                else estimate_text(same),
+            ]
+        )
+    empty = {n for n in range(len(table[0])) if not any(line[n] for line in table[1:])}
+    if all(row["equal_time_score"] is None for row in rows):
+        empty.add(len(table[0]) - 1)
+    table = [[cell for n, cell in enumerate(line) if n not in empty] for line in table]
+    record = {
+        "unit": unit,
+        "reference": planned.reference,
+        "tokens": planned.tokens,
+        "seeds": planned.seeds,
+        "confidence": 0.95,
+        "lr_factors": list(planned.factors),
+        "floor": dict(planned.floor),
+        "contestants": rows,
+        "verdict": said,
+    }
+    text = "\n".join([columns(table, numbers=True), "", *legend(outcome, rows)])
+    return record, difference_chart(outcome, rows, title, said), text
+
+
+def _versatility(outcomes: Sequence[Outcome]) -> tuple[dict[str, Any], Chart, str]:
+    from ..core.study.report import against_floor, floor_chart, floor_verdict
+
+    table = [["task", "contestant", "lr", "score", "", "best baseline", "", "runs of"]]
+    found = []
+    for outcome in outcomes:
+        rows = against_floor(outcome)
+        found.append({"task": outcome.comparison.request.task, "contestants": rows})
+        for row in rows:
+            baseline = row["floor"]
+            table.append(
+                [
+                    str(outcome.comparison.request.task),
+                    row["contestant"].partition(" ")[2],
+                    factor_text(row),
+                    estimate_text(row["score"]),
+                    row["metric"],
+                    "" if baseline is None else f"{baseline:.4g}",
+                    row["floor_name"] or "",
+                    f"{row['tokens']:,} tokens",
+                ]
+            )
+    said = floor_verdict(outcomes)
+    every = [line for o in outcomes for line in legend(o, o.rows())]
+    text = "\n".join([columns(table), "", *dict.fromkeys(every)])
+    return {"tasks": found, "verdict": said}, floor_chart(outcomes, said), text
