@@ -18,7 +18,7 @@ ITEMS = 128  # windows, by default
 # flags that only one of the two questions takes; all others serve both
 OF_RUN = ("items", "split", "seed", "checkpoint")
 OF_STUDY = (
-    *("arch", "distance", "size", "settings", "tokens", "budget", "seeds", "lr", "jobs"),
+    *("arch", "distance", "size", "settings", "tokens", "budget", "seeds", "lr_factors", "jobs"),
     *("cluster", "study", "resume"),
 )
 

@@ -73,7 +73,7 @@ def _study(opened: Session) -> tuple[Findings, dict[str, Any]]:
     from ..core.study.findings import findings
     from ..core.study.sizes import Plan
     from ..core.study.study import finite
-    from ..core.study.tuning import chosen_rates, sweep_jobs
+    from ..core.study.tuning import tuned
 
     plan = Plan.from_record(opened.study.fact("plan", lambda: _planned(opened)))
     opened.note(
@@ -82,10 +82,13 @@ def _study(opened: Session) -> tuple[Findings, dict[str, Any]]:
     )
     opened.progress.expect(plan.expected())
     everyone = plan.everyone()
-    swept = opened.train(
-        sweep_jobs(everyone, opened.request, plan.factors, plan.tokens), plan.seconds
+    rates, _ = tuned(
+        everyone,
+        opened.request,
+        plan.factors,
+        plan.tokens,
+        lambda jobs: opened.train(jobs, plan.seconds),
     )
-    rates = chosen_rates(everyone, plan.factors, swept)
     results = opened.train(plan.jobs(opened.request, rates), plan.seconds)
     found = findings(plan, results, rates, opened.flags["predict"])
     check = None

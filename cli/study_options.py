@@ -58,7 +58,8 @@ _STUDY = (
         default="0.3,1,3",
         show_default=True,
         metavar="F,F...",
-        help="Factors of the architecture's learning rates that are tried; one: no sweep.",
+        help="Factors of the architecture's learning rates that are tried, and beyond where the "
+        "last is the best; one: no sweep.",
     ),
     opt.option(
         "--jobs",

@@ -76,10 +76,10 @@ def test_a_study_interrupted_and_killed_is_continued(tfm: Tfm, text: Path) -> No
     found = tfm("ablate", "--resume", "s", "--json", "--plot", "a.svg").json()
     assert (found["schema"], found["unit"], found["seeds"]) == (1, "bits per byte", 4)
     names = [json.loads(line)["name"] for line in results.read_text().splitlines()]
-    assert len(names) == len(set(names)) == 6
     (row,) = found["contestants"]
+    assert len(names) == len(set(names)) == len(row["lr_sweep"]) + 4
     assert row["score"]["low"] < row["score"]["value"] < row["score"]["high"]
-    assert set(row["lr_sweep"]) == {"0.5", "1"} and row["lr_at_edge"]
+    assert set(row["lr_sweep"]) >= {"0.5", "1"}
     assert len(row["runs"]) == 4
     assert tfm("eval", f"s/{row['runs'][0]}", "--json").json()["nll"] > 0
     assert (tfm.folder / "a.svg").stat().st_size > 1000
@@ -88,7 +88,7 @@ def test_a_study_interrupted_and_killed_is_continued(tfm: Tfm, text: Path) -> No
     heading, one, *_ = table.splitlines()
     assert heading.split()[:3] == ["contestant", "parameters", "lr"] and "bits per byte" in heading
     assert one.startswith("cnn ") and "±" in one
-    assert "* at the edge of the sweep" in table and "cnn: " in table
+    assert ("* at the edge of the sweep" in table) is row["lr_at_edge"] and "cnn: " in table
 
 
 def test_a_domain_on_a_cluster(tfm: Tfm, text: Path) -> None:

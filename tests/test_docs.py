@@ -24,6 +24,7 @@ GUIDES = (
     "domains",
     "architectures",
     "command-line",
+    "studies",
 )
 EXTENDING = ("new-domain", "new-mixer", "new-tokenizer")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

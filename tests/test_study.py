@@ -26,7 +26,7 @@ from tfm.core.study.plan import MIN_STEPS, Load, Shapes, Speed, equal_time_token
 from tfm.core.study.report import against_floor, difference_chart, floor_verdict, verdict
 from tfm.core.study.study import Job, Result, Study, request_from_json, request_to_json
 from tfm.core.study.summary import estimate, mean_interval, paired_difference
-from tfm.core.study.tuning import chosen_rates
+from tfm.core.study.tuning import chosen_rates, tuned
 from tfm.core.study.worker import Worker, run_job
 from tfm.core.task import ignored
 from tfm.core.train.prepare import prepare
@@ -137,6 +137,32 @@ def test_the_best_rate_of_the_sweep_is_used() -> None:
     assert chosen_rates(one, (2,), [])["a"].factor == 2
 
 
+@pytest.mark.parametrize(
+    ("best", "tried", "edge"),
+    [
+        (1.0, [0.5, 1, 2], False),
+        (4.0, [0.5, 1, 2, 4, 8], False),
+        (16.0, [0.5, 1, 2, 4, 8], True),
+        (0.25, [0.125, 0.25, 0.5, 1, 2], False),
+    ],
+)
+def test_a_sweep_goes_on_where_its_edge_is_best(
+    text: Path, best: float, tried: list[float], edge: bool
+) -> None:
+    def train(jobs: Sequence[Job]) -> list[Result]:
+        asked = [float(job.about["lr"]) for job in jobs]
+        return [result(lr, 2 + abs(math.log(lr / best))) for lr in asked]
+
+    rates = {"train": {"lr": 0.1, "adam_lr": 0.1}}
+    contestants = [Contestant("a", sets=rates)]
+    found, results = tuned(contestants, request(text), (0.5, 1, 2), 1000, train)
+    assert sorted(float(r.about["lr"]) for r in results) == tried
+    assert found["a"].edge is edge
+    assert found["a"].factor == min(tried, key=lambda lr: abs(math.log(lr / best)))
+    alone, none = tuned(contestants, request(text), (2,), 1000, train)
+    assert (alone["a"].factor, none) == (2, [])
+
+
 # -- studies -------------------------------------------------------------------------------------
 
 
@@ -237,6 +263,29 @@ def test_a_study_killed_and_continued_has_the_same_results(
     assert without_time(again) == without_time(whole.results())
     assert without_time(study.results()) == without_time(whole.results())
     assert [e["step"] for e in Run(log.parent).log() if "loss" in e] == list(range(1, 21))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_two_studies_side_by_side_do_not_disturb_each_other(
+    whole: Study, text: Path, tmp_path: Path
+) -> None:
+    """At the same time, with one cache."""
+    studies = [Study.create(tmp_path / name, {"verb": "test"}) for name in ("one", "other")]
+    for study in studies:
+        study.unlock()
+
+    def work(folder: Path) -> None:
+        carry_out(Study.open(folder), jobs(text), tmp_path)
+
+    fork = multiprocessing.get_context("fork").Process
+    processes = [fork(target=work, args=(study.folder,)) for study in studies]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    for study in studies:
+        assert without_time(study.results()) == without_time(whole.results())
 
 
 def test_a_run_that_cannot_start_is_named(text: Path, tmp_path: Path) -> None:

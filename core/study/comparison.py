@@ -14,7 +14,7 @@ from .equal import equalised, parameter_count
 from .plan import Load, Shapes, Speed, equal_time_tokens, measured_speed, tokens_within
 from .study import Job, Result
 from .summary import by_seed, estimate, paired_difference
-from .tuning import SWEEP_SHARE, Rate, chosen_rates, score_jobs, sweep_jobs
+from .tuning import SWEEP_SHARE, Rate, score_jobs, tuned
 
 NEAR = 0.03  # of a speed: contestants that differ by less have no runs of equal time
 
@@ -89,8 +89,7 @@ class Comparison:
         """Runs the sweep, then the scored runs, then those of equal time. train: trains jobs and
         returns all results."""
         base, everyone = self.request, self.contestants
-        results = train(sweep_jobs(everyone, base, self.factors, self.tokens))
-        rates = chosen_rates(everyone, self.factors, results)
+        rates, results = tuned(everyone, base, self.factors, self.tokens, train)
         results += train(score_jobs(everyone, base, rates, self.seeds, self.tokens))
         others = [each for each in everyone if each.name in self.equal_time]
         results += train(score_jobs(others, base, rates, self.seeds, self.equal_time, "equal-time"))
@@ -154,7 +153,7 @@ def planned(
 
 def _tokens(speeds: Mapping[str, Speed], reference: str, asked: Asked, shapes: Shapes) -> int:
     """The tokens of a run that fit into the time that is left."""
-    swept = len(asked.factors) if len(asked.factors) > 1 else 0
+    swept = len(asked.factors) + 1 if len(asked.factors) > 1 else 0  # one beyond an edge
     loads = []
     for name, speed in speeds.items():
         rate, step = speed.tokens_per_second, speed.step_tokens

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,13 +14,14 @@ from .summary import score
 
 SWEEP_SHARE = 0.25  # of the tokens of a run, for each run of the sweep
 SWEEP_SEED = 0
+FURTHER = 2  # more factors, at most, of a contestant whose best one is at the edge of the sweep
 
 
 @dataclass(frozen=True)
 class Rate:
     """The learning rate of a contestant. factor: of the architecture's own train.lr and
-    train.adam_lr; edge: it is the lowest or the highest of the sweep, beyond which a better one may
-    lie; swept: factor -> score of the sweep, None where it diverged; {} without a sweep."""
+    train.adam_lr; edge: it is the lowest or the highest that was tried, beyond which a better one
+    may lie; swept: factor -> score of the sweep, None where it diverged; {} without a sweep."""
 
     factor: float
     edge: bool
@@ -44,21 +45,48 @@ def job(
     )
 
 
-def sweep_jobs(
-    contestants: Iterable[Contestant], base: Request, factors: Sequence[float], tokens: int
-) -> list[Job]:
-    """The runs of the sweep, on SWEEP_SHARE of `tokens`; none for a single factor."""
-    if len(factors) == 1:
-        return []
+def tuned(
+    contestants: Iterable[Contestant],
+    base: Request,
+    factors: Sequence[float],
+    tokens: int,
+    train: Callable[[Sequence[Job]], list[Result]],
+) -> tuple[dict[str, Rate], list[Result]]:
+    """The learning rate of each contestant by the sweep, and the results of its runs, each on
+    SWEEP_SHARE of `tokens`; none for a single factor. While the best factor of a contestant is the
+    lowest or the highest, the next one beyond is tried too, at most FURTHER times. train: trains
+    jobs and returns all results."""
+    everyone, results = list(contestants), list[Result]()
     few = max(1, round(SWEEP_SHARE * tokens))
-    return [job(each, base, "sweep", f, SWEEP_SEED, few) for each in contestants for f in factors]
+    asked = {each.name: list(factors) for each in everyone} if len(factors) > 1 else {}
+    for _ in range(1 + FURTHER):
+        if not asked:
+            break
+        names = [each for each in everyone if each.name in asked]
+        jobs = [
+            job(each, base, "sweep", factor, SWEEP_SEED, few)
+            for each in names
+            for factor in asked[each.name]
+        ]
+        results += train(jobs)
+        rates = chosen_rates(names, factors, results)
+        asked = {name: [_beyond(rate)] for name, rate in rates.items() if rate.edge}
+    return chosen_rates(everyone, factors, results), results
+
+
+def _beyond(rate: Rate) -> float:
+    """The factor that follows the best one, which is at the edge, in the ratio of the last two."""
+    tried = sorted(map(float, rate.swept))
+    low = rate.factor == tried[0]
+    next_to = tried[1] if low else tried[-2]
+    return float(f"{rate.factor * rate.factor / next_to:.3g}")
 
 
 def chosen_rates(
     contestants: Iterable[Contestant], factors: Sequence[float], results: Iterable[Result]
 ) -> dict[str, Rate]:
-    """The factor of the lowest score by contestant. results: of the runs of `sweep_jobs`. Where all
-    diverged, the lowest factor."""
+    """The factor of the lowest score by contestant. results: of the runs of a sweep, among others.
+    Where all diverged, the lowest factor."""
     swept: dict[str, dict[float, float | None]] = {each.name: {} for each in contestants}
     for result in results:
         if result.about["role"] == "sweep" and result.about["contestant"] in swept:
