@@ -35,8 +35,8 @@ COMMANDS: dict[str, tuple[object, ...]] = {
     ),
     "tasks": ("ablate", "--tasks", DOMAINS, "--arch", "transformer,lstm,cnn"),
     "recall": (
-        *("probe", "--task", "recall", "--arch", "transformer,attention-rnn,lstm,cnn"),
-        *("--distance", "64,128,256", "--set", "task.vocabulary=512", "--lr", 1),
+        *("probe", "--task", "recall", "--arch", "transformer,lstm,cnn"),
+        *("--distance", "64,128,256", "--set", "task.vocabulary=300", "--lr", 1),
     ),
     "scale": ("scale", *OF_TEXT, "--check"),
 }

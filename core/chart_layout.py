@@ -13,6 +13,7 @@ HUGE, TINY = 1e300, 1e-290  # larger sizes are cut off, smaller ones count as ze
 LOG_TICKS = ((1, 2, 3, 5, 7), (1, 2, 5), (1, 3))  # within a power of ten
 MARKS_PER_LINE = 4  # of a line without points
 MAX_DATA_TICKS = 8  # an axis with at most as many different values has a tick at each
+LARGEST_NAMED = 1e12  # larger numbers are powers of ten rather than M and B
 
 
 @dataclass(frozen=True)
@@ -152,10 +153,15 @@ def number(value: float, digits: int = 4) -> str:
     if not math.isfinite(value):
         return "no value" if math.isnan(value) else "infinite" if value > 0 else "-infinite"
     for unit, name in ((1e9, "B"), (1e6, "M")):
-        if unit <= abs(value) < 1e12:
+        if unit <= abs(value) < LARGEST_NAMED:
             return f"{value / unit:.{digits}g}{name}"
     if 1000 <= abs(value) < 1e6:
         return f"{value:,.{max(0, digits - 4)}f}" if value % 1 else f"{value:,.0f}"
+    return _general(value, digits)
+
+
+def _general(value: float, digits: int) -> str:
+    """As C's %g, without the zeros of the exponent: 0.25, 2e-5, 3e12."""
     mantissa, e, exponent = f"{value:.{digits}g}".partition("e")
     return f"{mantissa}e{int(exponent)}" if e else mantissa
 
@@ -205,8 +211,9 @@ def wrapped(text: str, width: float, measure: Callable[[str], float]) -> list[st
 
 def tick_labels(ticks: Sequence[float]) -> list[str]:
     """The numbers with as many digits as tell them apart."""
+    write = _general if max(map(abs, ticks), default=0.0) >= LARGEST_NAMED else number
     for digits in range(3, 18):
-        labels = [number(tick, digits) for tick in ticks]
+        labels = [write(tick, digits) for tick in ticks]
         if len(set(labels)) == len(set(ticks)):
             break
     return labels

@@ -287,3 +287,8 @@ def test_matplotlib_is_imported_when_a_figure_is_drawn() -> None:
     code = "import sys, tfm.core.chart_file, tfm.core.chart_terminal as t; "
     code += "sys.exit(any(name in sys.modules for name in ('matplotlib', 'numpy', 'torch')))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_ticks_of_an_axis_are_written_alike() -> None:
+    assert tick_labels([1e10, 3e11, 1e12]) == ["1e10", "3e11", "1e12"]
+    assert tick_labels([1e9, 3e10]) == ["1B", "30B"]

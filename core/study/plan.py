@@ -23,7 +23,7 @@ from .executors import LocalProcesses
 from .worker import Worker
 
 MEASURING_SECONDS = 1.0  # of the speed of one contestant
-SLACK = 1.3  # of the time that training takes in several processes, over that of one alone
+SLACK = 1.1  # of the time that training takes in several processes, over that of one alone
 RUN_SECONDS = 1.0  # of a run beside its steps and its score
 SCORING_SPEED = 3.0  # tokens scored in the time of one that is trained on, about
 MIN_STEPS = 20  # of a run, however small the budget
