@@ -405,25 +405,9 @@ def test_the_verdict_says_who_is_above_the_floor() -> None:
 
 def test_architectures_are_trained_at_each_distance(tfm: Tfm) -> None:
     """The study goes on where it was, and says the same again."""
-    first = tfm(
-        *("probe", "--task", "induction", "--arch", "transformer,cnn", "--distance", 6),
-        *(
-            "--tokens",
-            "1k",
-            "--set",
-            "model.layers=1",
-            "--lr",
-            1,
-            "--jobs",
-            2,
-            "--study",
-            "s",
-            "--json",
-            "--plot",
-            "a.svg",
-        ),
-    )
-    record = first.json()
+    flags = ("--tokens", "1k", "--set", "model.layers=1", "--lr", 1, "--jobs", 2, "--study", "s")
+    asked = ("--task", "induction", "--arch", "transformer,cnn", "--distance", 6)
+    record = tfm("probe", *asked, *flags, "--json", "--plot", "a.svg").json()
     (at,) = record["distances"]
     assert (at["distance"], at["min_length"], at["items"] > 100) == (6, 6, True)
     assert [each["arch"] for each in at["architectures"]] == ["transformer", "cnn"]
