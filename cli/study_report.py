@@ -56,7 +56,7 @@ def legend(outcome: Outcome, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         edge = "; * at the edge of the sweep" if any(row["lr_at_edge"] for row in rows) else ""
         lines.append(
             f"learning rates: the best of {factors} of the architecture's own, and of those beyond "
-            f"while the last is the best, by a run of seed 0 on a quarter of the tokens{edge}"
+            f"while the last is the best, by the run of seed 0{edge}"
         )
     else:
         lines.append(f"learning rates: {factors} of the architecture's own, not tuned")

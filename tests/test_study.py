@@ -22,7 +22,15 @@ from tfm.core.runs.run import Run
 from tfm.core.study.comparison import Asked, Comparison, planned
 from tfm.core.study.contestant import Contestant, run_name
 from tfm.core.study.equal import TOLERANCE, equalised, parameter_count
-from tfm.core.study.plan import MIN_STEPS, Load, Shapes, Speed, equal_time_tokens, tokens_within
+from tfm.core.study.plan import (
+    MIN_STEPS,
+    SLACK,
+    Load,
+    Shapes,
+    Speed,
+    equal_time_tokens,
+    tokens_within,
+)
 from tfm.core.study.report import against_floor, difference_chart, floor_verdict, verdict
 from tfm.core.study.study import Job, Result, Study, request_from_json, request_to_json
 from tfm.core.study.summary import estimate, mean_interval, paired_difference
@@ -104,10 +112,10 @@ def test_a_width_that_a_contestant_sets_stays() -> None:
 
 
 def test_a_budget_buys_tokens() -> None:
-    """130 s of two processes are 200 s of training alone, less a second for each of 20 runs: 180 s
+    """Two processes of 100 s, without slack: 200 s of training, less a second for each of 20 runs: 180 s
     for two contestants, of which one is half as fast."""
     loads = [Load(10, 10, 20_000, 768), Load(10, 10, 10_000, 768)]
-    assert tokens_within(130, loads, 2, heldout_tokens=0) == 120_000
+    assert tokens_within(100.1 * SLACK, loads, 2, heldout_tokens=0) == 120_000
     assert tokens_within(130, loads, 2, heldout_tokens=90_000) < 110_000
     assert tokens_within(1, loads, 2, heldout_tokens=0) == MIN_STEPS * 768
 
@@ -368,12 +376,15 @@ def test_a_comparison(text: Path, tmp_path: Path) -> None:
     outcome = comparison.run(lambda todo: list(study.run(todo, HereOneByOne(tmp_path))))
 
     roles = [r.about["role"] for r in outcome.results]
-    assert [roles.count(role) for role in ("sweep", "score", "equal-time")] == [6, 6, 2]
+    assert [roles.count(role) for role in ("score", "equal-time")] == [6, 2]
+    assert 6 <= roles.count("sweep") <= 12
+    trained = len(list((study.folder / "runs").iterdir()))
+    assert trained == len(roles) - 3, "the best run of each sweep is the scored one of its seed"
     batches = {Run(study.folder / r.run).train_config().batch for r in outcome.results}
-    assert len(batches) == 1, "that of the full length also in the sweep and in equal time"
+    assert len(batches) == 1, "that of the full length also in equal time"
     steps = {(r.about["role"], r.about["contestant"]): r.tokens for r in outcome.results}
     assert steps["score", "lstm"] == pytest.approx(6000, rel=0.1)
-    assert steps["sweep", "lstm"] == pytest.approx(1500, rel=0.3)
+    assert steps["sweep", "lstm"] == steps["score", "lstm"]
     assert steps["equal-time", "lstm"] == pytest.approx(3000, rel=0.2)
 
     rows = {row["contestant"]: row for row in outcome.rows()}

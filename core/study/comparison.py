@@ -14,7 +14,7 @@ from .equal import equalised, parameter_count
 from .plan import Load, Shapes, Speed, equal_time_tokens, measured_speed, tokens_within
 from .study import Job, Result
 from .summary import by_seed, estimate, paired_difference
-from .tuning import SWEEP_SHARE, Rate, score_jobs, tuned
+from .tuning import Rate, score_jobs, tuned
 
 NEAR = 0.03  # of a speed: contestants that differ by less have no runs of equal time
 
@@ -75,7 +75,7 @@ class Comparison:
         found = {}
         for each in self.contestants:
             seconds = self.tokens / self.speeds[each.name].tokens_per_second
-            found[each.name] = [SWEEP_SHARE * seconds] * swept + [seconds] * self.seeds
+            found[each.name] = runs_of(seconds, swept, self.seeds)
             if each.name in self.equal_time:
                 same = self.tokens / self.speeds[self.reference].tokens_per_second
                 found[each.name] += [same] * self.seeds
@@ -153,16 +153,22 @@ def planned(
 
 def _tokens(speeds: Mapping[str, Speed], reference: str, asked: Asked, shapes: Shapes) -> int:
     """The tokens of a run that fit into the time that is left."""
-    swept = len(asked.factors) + 1 if len(asked.factors) > 1 else 0  # one beyond an edge
+    swept = len(asked.factors) if len(asked.factors) > 1 else 0
+    runs = asked.seeds + swept  # one of both, and one beyond the edge of the sweep
     loads = []
     for name, speed in speeds.items():
         rate, step = speed.tokens_per_second, speed.step_tokens
-        share = SWEEP_SHARE * swept + asked.seeds
-        loads.append(Load(share, swept + asked.seeds, rate, step))
+        loads.append(Load(runs, runs, rate, step))
         if asked.equal_time and name != reference:
             same = speeds[reference].tokens_per_second
             loads.append(Load(asked.seeds, asked.seeds, same, step))
     return tokens_within(asked.seconds(), loads, asked.processes, shapes.heldout_tokens)
+
+
+def runs_of(seconds: float, swept: int, seeds: int) -> list[float]:
+    """The seconds of each run of a contestant: a sweep of so many factors, and so many seeds, the
+    first of which is of the sweep."""
+    return [seconds] * swept + ([0.0] if swept else [seconds]) + [seconds] * (seeds - 1)
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from typing import Any
 from ..errors import ConfigError
 from ..model.sequence_model import on_meta
 from ..train.request import Request
-from .comparison import Asked
+from .comparison import Asked, runs_of
 from .contestant import Contestant
 from .plan import Load, Shapes, Speed, measured_speed, tokens_within
 from .study import Job
-from .tuning import SWEEP_SHARE, Rate, job, score_jobs
+from .tuning import Rate, job, score_jobs
 
 LAYERS_PER_ROOT_WIDTH = 0.57  # layers of a width: 2 of 12, 3 of 32, 5 of 72
 HEAD_WIDTH = 32  # about
@@ -176,8 +176,9 @@ class Plan:
         swept = len(self.factors) if len(self.factors) > 1 else 0
         found = {}
         for name, speed in self.speeds.items():
-            tokens = [SWEEP_SHARE * self.tokens] * swept + self.numbers_of_tokens(name) * self.seeds
-            found[name] = [each / speed for each in tokens]
+            most, *fewer = self.numbers_of_tokens(name)
+            found[name] = runs_of(most / speed, swept, self.seeds)
+            found[name] += [tokens / speed for tokens in fewer * self.seeds]
         return found
 
     def seconds(self, job: Job) -> float:

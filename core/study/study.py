@@ -12,7 +12,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -161,15 +161,16 @@ class Study:
         return found
 
     def run(self, jobs: Sequence[Job], executor: Executor) -> Iterator[Result]:
-        """Yields the result of every job once: those that are known, then the others as they
-        finish. A job that an earlier process left unfinished continues from its last checkpoint,
-        with the same result to the bit."""
+        """Yields the result of every job once: those that are known, perhaps from a job of the same
+        name that was about something else, then the others as they finish. A job that an earlier
+        process left unfinished continues from its last checkpoint, with the same result to the bit.
+        """
         names = [job.name for job in jobs]
         if len(set(names)) < len(names):
             raise ValueError(f"two jobs of one name: {sorted(names)}")
         known = self.results()
         self._rewrite(known.values())
-        yield from (known[name] for name in names if name in known)
+        yield from (replace(known[j.name], about=j.about) for j in jobs if j.name in known)
         missing = [job for job in jobs if job.name not in known]
         for result in executor.results(missing, self.folder) if missing else ():
             with writing(self._results_path), self._results_path.open("a") as file:

@@ -12,7 +12,6 @@ from .contestant import Contestant, run_name
 from .study import Job, Result
 from .summary import score
 
-SWEEP_SHARE = 0.25  # of the tokens of a run, for each run of the sweep
 SWEEP_SEED = 0
 FURTHER = 2  # more factors, at most, of a contestant whose best one is at the edge of the sweep
 
@@ -38,8 +37,9 @@ def job(
     own = contestant.sets["train"]
     rates: dict[str, Any] = {"lr": own["lr"], "adam_lr": own["adam_lr"]}
     rated = contestant.with_sets(train={name: rate * factor for name, rate in rates.items()})
+    kind = [] if role in ("sweep", "score") else [role]  # one run can be both
     return Job(
-        run_name(contestant.name, role, f"lr{factor:g}", f"seed{seed}"),
+        run_name(contestant.name, *kind, f"lr{factor:g}", f"seed{seed}"),
         rated.request(base, tokens=tokens, seed=seed),
         {"contestant": contestant.name, "role": role, "lr": factor, "seed": seed},
     )
@@ -52,19 +52,21 @@ def tuned(
     tokens: int,
     train: Callable[[Sequence[Job]], list[Result]],
 ) -> tuple[dict[str, Rate], list[Result]]:
-    """The learning rate of each contestant by the sweep, and the results of its runs, each on
-    SWEEP_SHARE of `tokens`; none for a single factor. While the best factor of a contestant is the
-    lowest or the highest, the next one beyond is tried too, at most FURTHER times. train: trains
-    jobs and returns all results."""
+    """The learning rate of each contestant by the sweep, and the results of its runs; none for a
+    single factor. While the best factor of a contestant is the lowest or the highest, the next one
+    beyond is tried too, at most FURTHER times. train: trains jobs and returns all results.
+
+    The runs are as long as those that are scored: shorter ones prefer rates at which an LSTM falls
+    apart later. The best of them is the scored run of its seed.
+    """
     everyone, results = list(contestants), list[Result]()
-    few = max(1, round(SWEEP_SHARE * tokens))
     asked = {each.name: list(factors) for each in everyone} if len(factors) > 1 else {}
     for _ in range(1 + FURTHER):
         if not asked:
             break
         names = [each for each in everyone if each.name in asked]
         jobs = [
-            job(each, base, "sweep", factor, SWEEP_SEED, few)
+            job(each, base, "sweep", factor, SWEEP_SEED, tokens)
             for each in names
             for factor in asked[each.name]
         ]
