@@ -50,14 +50,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("claims"))
     parser.add_argument("--budget", default="10m")
     args = parser.parse_args()
-    known = [*COMMANDS, "bench"]
+    known = [*COMMANDS, "runs", "bench"]
     unknown = set(args.names) - set(known)
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(known)}")
     heading()
     args.out.mkdir(parents=True, exist_ok=True)
     for name in args.names or known:
-        show(name, args.out, args.budget)
+        if name == "runs":
+            look(args.out)
+        else:
+            show(name, args.out, args.budget)
 
 
 def show(name: str, out: Path, budget: str) -> None:
@@ -79,6 +82,19 @@ def show(name: str, out: Path, budget: str) -> None:
     (out / f"{name}.txt").write_text(text)
     if again is not None:  # from the same results, without training
         (out / f"{name}.json").write_text(json.dumps(json.loads(tfm((*again, "--json"))), indent=1))
+
+
+def look(out: Path) -> None:
+    """What two models of the ladder make of their context."""
+    ladder = json.loads((out / "ladder.json").read_text())
+    for row in ladder["contestants"]:
+        name = row["contestant"]
+        if name in ("transformer", "lstm"):
+            command = ("probe", out / "ladder" / row["runs"][0], "--items", 200)
+            print(f"\n## {name}\n\ntfm {' '.join(map(str, command))}\n", flush=True)
+            text = tfm((*command, "--plot", out / f"probe-{name}.png"))
+            print(text, flush=True)
+            (out / f"probe-{name}.txt").write_text(text)
 
 
 def tfm(command: tuple[object, ...]) -> str:
