@@ -127,8 +127,9 @@ def _on_task(opened: Session, task: str, path: str) -> Comparison:
     """The comparison of the versatility table on one domain."""
     everyone, reference = _contestants(opened.flags)
     request = replace(opened.request, task=task, data=(path,) if path else (), task_options={})
-    number = next(n for n, each in enumerate(opened.flags["tasks"]) if list(each) == [task, path])
-    label = f"{task}-{number + 1}"
+    tasks = [list(each) for each in opened.flags["tasks"]]
+    alone = [name for name, _ in tasks].count(task) == 1
+    label = task if alone else f"{task}-{tasks.index([task, path]) + 1}"
 
     def contestants(_: Shapes) -> tuple[Sequence[Contestant], str]:
         named = [replace(each, name=f"{label} {each.name}") for each in everyone]
