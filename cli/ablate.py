@@ -144,7 +144,8 @@ def _on_task(opened: Session, task: str, path: str) -> Comparison:
 
 def _title(contestants: Sequence[Contestant]) -> str:
     names = ", ".join(each.name for each in contestants)
-    return f"{names}: equal parameters, equal tokens" if len(names) < 80 else "Ablation"
+    few = len(names) < 60
+    return f"{names if few else 'Configurations'}: equal parameters, equal tokens"
 
 
 def _ablation(outcome: Outcome, title: str) -> tuple[dict[str, Any], Chart, str]:

@@ -40,6 +40,7 @@ SUFFIXES = (".png", ".svg", ".pdf")
 DPI = 200
 ROOM = 0.03  # on both sides of the data, as a share of its extent
 NAME_INCHES = 1.7  # of a name beside the data, at most
+ROW_INCHES = 2.8  # of the name of a row
 SIZE = 9.0  # of the text, points
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#111111", "#cc79a7", "#e69f00", "#56b4e9", "#777777")
 MARKERS = "os^DvPX"
@@ -265,7 +266,7 @@ def _bars(axes: Axes, chart: Chart) -> None:
     _range(axes, "x", scale, scale.ticks(6))
     left, right = axes.get_xlim()
     axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.set_yticks(range(len(names)), list(map(_shortened, names)))
+    axes.set_yticks(range(len(names)), [_shortened(name, ROW_INCHES) for name in names])
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.hlines(range(len(names)), left, right, color="#dddddd", linewidth=0.6, zorder=0)
