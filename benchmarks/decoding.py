@@ -2,11 +2,16 @@
 Hugging Face: 240 new tokens after a prompt of one, all programs in turn.
 
 python benchmarks/decoding.py [--nanogpt CLONE] [--rounds 5]
+python benchmarks/decoding.py --gguf FILE [--rounds 5]
 
 tfm decodes with core/ops/c/decode_step.c, and once without a C compiler. CLONE is a checkout of
 karpathy/nanoGPT; transformers is measured if it is installed. Weights are random: the cost of a
 token does not depend on them. The limit is the rate at which the measured memory bandwidth reads
 all weights once per token.
+
+--gguf decodes a model that `tfm export --to gguf --dtype float16` has written with tfm and with
+llama.cpp (the package llama-cpp-python), both greedy and with the same number of threads: 64 new
+tokens of each row after one token. A step of several rows is one batch in both.
 """
 
 from __future__ import annotations
@@ -30,6 +35,7 @@ from tfm.core.ops import native_library
 from tfm.core.protocols import Sequence
 
 NEW, VOCAB, CONTEXT = 240, 65, 256
+NEW_OF_FILE = 64
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 
 
@@ -37,8 +43,6 @@ def ours(
     rows: int, dtype: str | None, library: Any, note: str = ""
 ) -> tuple[str, Callable[[], object], int]:
     """(name, a function that samples, bytes read per step)."""
-    import numpy as np
-
     torch.manual_seed(0)
     model = SequenceModel(
         ModelConfig(vocab_size=VOCAB, context=CONTEXT, layers=6, width=384, heads=6)
@@ -46,19 +50,27 @@ def ours(
     for parameter in model.parameters():
         if parameter.ndim == 2:
             torch.nn.init.normal_(parameter, std=0.02)
-    tokenizer: Any = bench._AnyIdTokenizer(VOCAB)
+    chosen, draw = sampler(model, rows, dtype, library, SampleConfig(), NEW)
+    return f"tfm, {chosen}{note}", draw, model.matmul_parameter_count() * BYTES[chosen]
 
+
+def sampler(
+    model: SequenceModel, rows: int, dtype: str | None, library: Any, config: SampleConfig, new: int
+) -> tuple[str, Callable[[], object]]:
+    """The dtype of the weights, and a function that samples `new` tokens of each of `rows` rows."""
+    import numpy as np
+
+    tokenizer: Any = bench._AnyIdTokenizer(model.config.vocab_size)
     ready, chosen = for_decoding(model, rows, dtype, library)
 
     def draw() -> None:
-        decoder = Decoder(ready, tokenizer, SampleConfig(), rows, NEW + 1)
+        decoder = Decoder(ready, tokenizer, config, rows, new + 1)
         for number in range(rows):
-            decoder.begin(Sequence(np.zeros(1, np.int64)), NEW, draw=number)
-        for _ in range(NEW):
+            decoder.begin(Sequence(np.zeros(1, np.int64)), new, draw=number)
+        for _ in range(new):
             decoder.step()
 
-    matrices = sum(p.numel() for p in model.parameters() if p.ndim == 2) - VOCAB * 384
-    return f"tfm, {chosen}{note}", draw, matrices * BYTES[chosen]
+    return chosen, draw
 
 
 def nanogpt(clone: Path, rows: int) -> Callable[[], object]:
@@ -90,8 +102,66 @@ def huggingface(rows: int, dtype: torch.dtype) -> Callable[[], object]:
     )
 
 
+def llama_cpp(path: Path, rows: int) -> Callable[[], object]:
+    """Greedy decoding by llama.cpp, the rows as one batch of as many sequences."""
+    import llama_cpp as api
+    import numpy as np
+
+    api.llama_backend_init()
+    model = api.llama_model_load_from_file(str(path).encode(), api.llama_model_default_params())
+    params = api.llama_context_default_params()
+    params.n_ctx, params.n_seq_max = rows * 2 * NEW_OF_FILE, rows
+    params.n_batch = params.n_ubatch = max(rows, 32)
+    params.n_threads = params.n_threads_batch = torch.get_num_threads()
+    context = api.llama_init_from_model(model, params)
+    vocab = api.llama_vocab_n_tokens(api.llama_model_get_vocab(model))
+    batch = api.llama_batch_init(rows, 0, 1)
+    batch.n_tokens = rows
+
+    def draw() -> None:
+        api.llama_memory_clear(api.llama_get_memory(context), True)
+        ids = [0] * rows
+        for position in range(NEW_OF_FILE):
+            for row, id in enumerate(ids):
+                batch.token[row], batch.pos[row] = id, position
+                batch.n_seq_id[row], batch.seq_id[row][0], batch.logits[row] = 1, row, 1
+            if api.llama_decode(context, batch):
+                raise RuntimeError("llama_decode failed")
+            logits = np.ctypeslib.as_array(api.llama_get_logits(context), (rows, vocab))
+            ids = logits.argmax(1).tolist()
+
+    return draw
+
+
+def of_file(path: Path, rows: int, library: Any, rounds: int, read: float) -> None:
+    """The table of --gguf."""
+    from tfm.core.exchange.gguf_import import read as read_model
+
+    found = read_model(str(path))
+    model = SequenceModel(found.config).eval()
+    model.load_state_dict(found.weights, strict=False)
+    config, weights = SampleConfig(greedy=True), model.matmul_parameter_count()
+    calls: dict[str, Callable[[], object]] = {}
+    step_bytes = {f"llama.cpp, {found.about['dtype']}": path.stat().st_size}
+    for dtype in (None, "float16", "int8"):
+        chosen, draw = sampler(model, rows, dtype, library, config, NEW_OF_FILE)
+        calls[f"tfm, {chosen}"] = draw
+        step_bytes[f"tfm, {chosen}"] = weights * BYTES[chosen]
+    calls[f"llama.cpp, {found.about['dtype']}"] = llama_cpp(path, rows)
+    lines: list[list[object]] = [
+        [f"{path.name}, {rows} at once", "tokens/s", "least", "most", "of the bandwidth limit"]
+    ]
+    with torch.no_grad():
+        times = interleaved(calls, rounds)
+    for name, (median, least, most) in times.items():
+        rates = [f"{rows * NEW_OF_FILE / t:,.0f}" for t in (median, most, least)]
+        lines.append([name, *rates, f"{NEW_OF_FILE / median * step_bytes[name] / read:.0%}"])
+    table(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("--gguf", type=Path, metavar="FILE")
     parser.add_argument("--nanogpt", type=Path, metavar="CLONE")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", type=int, choices=(1, 32), help="draws at once")
@@ -101,6 +171,9 @@ def main() -> None:
     read = bench.memory_bandwidth(torch.device("cpu"), 1.0)
     print(f"memory gives {read / 1e9:.1f} GB/s to {torch.get_num_threads()} threads\n")
     for rows in [args.only] if args.only else (1, 32):
+        if args.gguf:
+            of_file(args.gguf, rows, library, args.rounds, read)
+            continue
         calls: dict[str, Callable[[], object]] = {}
         step_bytes: dict[str, int] = {}
         for dtype, by, note in (

@@ -51,9 +51,12 @@ class Fingerprint:
         import numpy
         import torch
 
-        from ..core.files import check_files
+        from ..core.files import check_files, read_manifest
+        from ..core.runs.run import BASE
 
         weights = check_files(run.checkpoint(checkpoint).path)["files"]["model.safetensors"][1]
+        if base := read_manifest(run.path)["files"].get(BASE):  # adapters alone are no model
+            weights = hashlib.sha256(f"{base[1]} {weights}".encode()).hexdigest()
         digest = hashlib.sha256()
         for path in sorted(run.path.glob("tokenizer.*")):
             digest.update(path.read_bytes())

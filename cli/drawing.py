@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
+import io
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.config import SampleConfig
@@ -214,20 +216,58 @@ class Sampler:
             raise failed
 
 
-def preview_sample(
+@dataclass
+class Drawn:
+    """Samples of a model: items of a task, or what it makes of held-out items (`Task.example`)."""
+
+    task: Task
+    options: Any
+    items: list[Any] = field(default_factory=list)
+    sequence: Sequence | None = None  # the prompt
+    example: str | None = None
+
+    def preview(self, width: int) -> str | None:
+        """The samples for a terminal of `width` columns; None if they are no text."""
+        if self.example is not None:
+            return printable(self.example)
+        preview = self.task.preview(self.items, self.sequence, self.options, width)
+        item = self.items[0]
+        if preview is not None or not isinstance(item, bytes):
+            return preview
+        try:
+            return printable(item[: len(item) - 3].decode() if self.task.binary else item.decode())
+        except UnicodeDecodeError:
+            return None
+
+    def file(self, suffix: str) -> bytes | None:
+        """The samples as a .png or .wav file, if the task has such a form."""
+        if self.example is not None:
+            return None
+        if suffix in self.task.file_types:
+            out = io.BytesIO()
+            self.task.write_as(suffix, self.items, self.sequence, self.options, out)
+            return out.getvalue()
+        if suffix != ".png" or "plot" not in {each.name for each in fields(self.options)}:
+            return None
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"plot{suffix}"
+            self.task.plot(self.items, replace(self.options, plot=str(path)))
+            return path.read_bytes()
+
+
+def draw_samples(
     task: Task, tokenizer: Tokenizer, model: SequenceModel, length: int, heldout: Iterable[Sequence]
-) -> str | None:
-    """A short sample for a terminal: the preview of the task, or text; None if it is neither.
-    `heldout`: a few held-out items, for tasks that continue those."""
+) -> Drawn:
+    """A few short samples, to show after training or on the way. `heldout`: a few held-out items,
+    for tasks that continue those."""
+    options = task.SampleOptions()
     example = task.example(model, tokenizer, heldout)
     if example is not None:
-        return printable(example)
-    options = task.SampleOptions()
-    width = min(100, shutil.get_terminal_size().columns - 4)
+        return Drawn(task, options, example=example)
     if task.draws_files:
         config = SampleConfig(length=0)
         items = task.draw(model, tokenizer, None, heldout, config, options, lambda text: None)
-        return task.preview(items, None, options, width)
+        return Drawn(task, options, items)
     sampler = Sampler(
         task, tokenizer, model, SampleConfig(length=length), options, length_is_set=False
     )
@@ -235,12 +275,4 @@ def preview_sample(
     if task.new_tokens(task.prompt(None, tokenizer, options), options) is None:
         sampler.length_is_set, count = True, 1
     job = sampler.sample(Prompt(None), count)
-    items = [sample.item() for sample in job.samples]
-    preview = task.preview(items, job.sequence, options, width)
-    item = items[0]
-    if preview is not None or not isinstance(item, bytes):
-        return preview
-    try:
-        return printable(item[: len(item) - 3].decode() if task.binary else item.decode())
-    except UnicodeDecodeError:
-        return None
+    return Drawn(task, options, [sample.item() for sample in job.samples], job.sequence)

@@ -1,9 +1,12 @@
-"""The user's folders: of the config file, and of what later commands can reuse."""
+"""The user's folders: of the config file, of new runs, and of what later commands can reuse."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 import os
+from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 
 
@@ -29,6 +32,14 @@ def cache_folder() -> Path:
     from ..core.data.scratch import scratch_file
 
     return scratch_file("cache")
+
+
+def default_paths(root: Path, task: str) -> Iterator[Path]:
+    """runs/TIME-TASK, then runs/TIME-TASK-2 and so on, for runs that start in the same second."""
+    path = root / f"{datetime.now(timezone.utc):%Y%m%d-%H%M%S}-{task}"
+    yield path
+    for number in itertools.count(2):
+        yield path.with_name(f"{path.name}-{number}")
 
 
 def _base(variable: str, name: str) -> Path | None:

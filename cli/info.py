@@ -63,6 +63,7 @@ def command(run: str | None, runs: str, quiet: bool, as_json: bool) -> None:
         return
     model, train, data = config["model"], config["train"], config["data"]
     shape = opened.model_config()
+    adapters = f"adapters of rank {train['lora']}, " if train.get("lora") else ""
     rows = [
         ["run", opened.title],
         ["state", f"{status['state']}, step {status['step']:,} of {status['steps']:,}"],
@@ -79,11 +80,14 @@ def command(run: str | None, runs: str, quiet: bool, as_json: bool) -> None:
         [
             "training",
             f"batch {train['batch']} x {train['accumulate']}, {train['optimizer']}, "
+            f"{adapters}"
             f"lr {train['lr' if train['optimizer'] == 'muon' else 'adam_lr']}, "
             f"{train['dtype']}, {train['threads']} threads",
         ],
         ["checkpoints", ", ".join(map(str, saved)) or "none"],
     ]
+    if "imported" in config:  # by settings that are not known
+        rows = [row for row in rows if row[0] != "training"]
     click.echo(columns(rows))
     losses = [e["loss"] for e in opened.log() if e.get("loss") is not None]
     chart = curve(losses)

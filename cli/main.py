@@ -32,7 +32,8 @@ def _process_start() -> float:
     return now - age if 0 <= age < 5 else now
 
 
-COMMAND_START = _process_start()  # in seconds
+START_VARIABLE = "_TFM_START"  # of a process of `train --nproc`: when its launcher started
+COMMAND_START = float(os.environ.get(START_VARIABLE) or _process_start())  # in seconds
 
 COMMANDS = {
     "train": "Train a model on text, bytes, images, series, sound, pairs or generated items.",
@@ -42,10 +43,13 @@ COMMANDS = {
     "sample": "Sample from a run, or continue a prompt.",
     "view": "See inside a run: its tensors on one item, in 3D, as matrices and in figures.",
     "data": "Show a few items as tokens, counts, and what is doubtful about data.",
+    "prepare": "Tokenize training data once, into checked shards for many machines.",
     "tokenize": "Print the token ids of text, images, series or sound.",
     "detokenize": "Turn token ids back into text, images, series or sound.",
     "compress": "Compress a file with a run's model.",
     "decompress": "Restore a compressed file.",
+    "export": "Write a run's model for transformers, llama.cpp or onnxruntime.",
+    "import": "Make a run of a model of transformers or llama.cpp.",
     "verify": "Check a run's files, and optionally that it resumes exactly.",
     "rerun": "Repeat a run, and compare the result with the original.",
     "runs": "List runs, newest last.",

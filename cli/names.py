@@ -55,6 +55,19 @@ def checkpoints(ctx: click.Context, incomplete: str) -> list[str]:
     return ["last", *sorted(saved, key=int)]
 
 
+def trackers(ctx: click.Context, incomplete: str) -> Iterable[str]:
+    from ..core.trackers.tracker import names
+
+    return names()
+
+
+def formats(ctx: click.Context, incomplete: str) -> Iterable[str]:
+    """The formats of `tfm export`."""
+    from ..core.exchange.formats import EXPORTS
+
+    return EXPORTS
+
+
 COMPLETIONS: Mapping[str, Callable[[click.Context, str], Iterable[str]]] = {
     "task": tasks,
     "tokenizer": tokenizers,
@@ -62,6 +75,8 @@ COMPLETIONS: Mapping[str, Callable[[click.Context, str], Iterable[str]]] = {
     "size": sizes,
     "resume": runs,
     "init": runs,
+    "track": trackers,
+    "to": formats,
     "checkpoint": checkpoints,
     "device": lambda ctx, incomplete: ("auto", "cpu", "cuda", "mps"),
 }

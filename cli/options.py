@@ -172,6 +172,7 @@ class TaskCommand(Command):
     def task_options(self, ctx: click.Context, args: list[str]) -> tuple[str, type] | None:
         from ..core.data.source import Source
         from ..core.errors import TfmError
+        from ..core.exchange.formats import importer
         from ..core.plugins import find, guess_task
         from ..core.runs.catalogue import open_run
 
@@ -182,7 +183,9 @@ class TaskCommand(Command):
         init = peek(args, "init")
         root = peek(args, "runs") or (ctx.default_map or {}).get("runs") or "runs"
         try:
-            if not name and init:
+            if not name and init and importer(init):
+                name = "text"
+            elif not name and init:
                 name = open_run(init, Path(root)).config["task"]
             source = Source(tuple(data), peek(args, "column"))
             name = name or (guess_task(source).task if data else "text")

@@ -35,7 +35,8 @@ OF_STUDY = (
 @opt.option(
     "--distance",
     metavar="N,N...",
-    help="Lengths of the items to train on, in tokens.  [default: 64,128,256]",
+    help="Lengths of the items to answer, in tokens; training has all between.  "
+    "[default: 64,128,256]",
 )
 @opt.option("--size", default="nano", show_default=True, help="nano, tiny, small, base, large.")
 @opt.option(
@@ -83,7 +84,7 @@ def command(
     - attention distance and entropy of each head
     - the loss without each layer and head, and with one head alone
 
-    Or, with --task and no RUN, train architectures on generated items of several lengths, and
+    Or, with --task and no RUN, train architectures on generated items of many lengths, and
     measure at which distance they still answer:
 
     \b

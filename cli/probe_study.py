@@ -24,20 +24,19 @@ DISTANCES = "64,128,256"
 
 
 def run(ctx: click.Context, flags: dict[str, Any], as_json: bool, quiet: bool) -> None:
-    """Trains each architecture at each distance, and prints their accuracies."""
-    from ..core.probe.distance import at_distance, chart, options_at, verdict
+    """Trains each architecture on items of many lengths, and prints its accuracy at each."""
+    from ..core.probe.distance import at_distance, chart, options_at, training_options, verdict
 
     if flags["resume"] is None:
         flags["arch"] = flags["arch"] or ARCHS
         flags["distance"] = flags["distance"] or DISTANCES
         _architectures(flags)  # an impossible study is found before its folder is made
-        for distance in distances(flags["distance"]):
-            options_at(flags["task"], distance)
+        training_options(flags["task"], distances(flags["distance"]))
     with session(ctx, "probe", flags, quiet) as opened:
         asked = opened.flags
         task, lengths = asked["task"], distances(asked["distance"])
-        comparisons = [_comparison(opened, distance, len(lengths)) for distance in lengths]
-        outcomes = opened.outcomes(comparisons)
+        options = training_options(task, lengths)
+        (outcome,) = opened.outcomes([_comparison(opened, options)])
 
         from ..core.ops.device import pick_device
 
@@ -45,7 +44,7 @@ def run(ctx: click.Context, flags: dict[str, Any], as_json: bool, quiet: bool) -
         with loops_shown(quiet):
             found = [
                 at_distance(outcome, opened.study.folder, length, options_at(task, length), device)
-                for outcome, length in zip(outcomes, lengths, strict=True)
+                for length in lengths
             ]
     record = {
         "schema": 1,
@@ -54,10 +53,11 @@ def run(ctx: click.Context, flags: dict[str, Any], as_json: bool, quiet: bool) -
         "seeds": asked["seeds"],
         "confidence": 0.95,
         "lr_factors": list(opened.factors),
+        "trained_on": options,
         "distances": [each.record() for each in found],
         "verdict": verdict(found),
     }
-    click.echo(json.dumps(record) if as_json else report(found, outcomes))
+    click.echo(json.dumps(record) if as_json else report(found, outcome))
     show_charts([chart(task, found)], flags["plot"], as_json, quiet)
 
 
@@ -72,15 +72,12 @@ def distances(text: str) -> list[int]:
     return found
 
 
-def _comparison(opened: Session, distance: int, count: int) -> Comparison:
-    """The architectures at one distance; the first one is the reference."""
-    from ..core.probe.distance import options_at
-
-    everyone = [replace(c, name=f"{c.name} {distance}") for c in _architectures(opened.flags)]
-    options = {**opened.request.task_options, **options_at(opened.flags["task"], distance)}
-    request = replace(opened.request, task_options=options)
-    name = f"distance {distance}"
-    return opened.comparison(name, lambda _: (everyone, everyone[0].name), request, share=1 / count)
+def _comparison(opened: Session, options: dict[str, int]) -> Comparison:
+    """The architectures, trained with these options of the task; the first one is the reference."""
+    everyone = _architectures(opened.flags)
+    own = {**opened.request.task_options, **options}
+    request = replace(opened.request, task_options=own)
+    return opened.comparison("distance", lambda _: (everyone, everyone[0].name), request)
 
 
 def _architectures(flags: dict[str, Any]) -> list[Contestant]:
@@ -89,7 +86,7 @@ def _architectures(flags: dict[str, Any]) -> list[Contestant]:
     return architectures([name.strip() for name in flags["arch"].split(",")])
 
 
-def report(found: Sequence[AtDistance], outcomes: Sequence[Outcome]) -> str:
+def report(found: Sequence[AtDistance], outcome: Outcome) -> str:
     """The accuracies as a table, a row for each distance."""
     names = [each.arch for each in found[0].answers]
     rows = [["distance", *names, "floor"]]
@@ -103,8 +100,7 @@ def report(found: Sequence[AtDistance], outcomes: Sequence[Outcome]) -> str:
         "over items",
         columns(rows, numbers=True),
         "",
+        f"trained on items of {found[0].distance:,} to {found[-1].distance:,} tokens",
     ]
-    for at, outcome in zip(found, outcomes, strict=True):
-        tokens, *others = legend(outcome, outcome.rows())
-        lines.append(f"distance {at.distance:,}: {tokens}")
-    return "\n".join([*lines, *others[1:]])
+    tokens, _, *others = legend(outcome, outcome.rows())
+    return "\n".join([*lines, tokens, *others])

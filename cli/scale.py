@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,7 +17,7 @@ from .study_report import show_charts
 if TYPE_CHECKING:
     from ..core.study.findings import Findings, Prediction
     from ..core.study.sizes import Plan
-    from ..core.study.tuning import Rate
+    from ..core.train.request import Request
     from .studying import Session
 
 COUNTED = "of the blocks, without embeddings and head"
@@ -82,18 +83,15 @@ def _study(opened: Session) -> tuple[Findings, dict[str, Any]]:
     )
     opened.progress.expect(plan.expected())
     everyone = plan.everyone()
+    request = replace(opened.request, final_part=plan.part)
     rates, _ = tuned(
-        everyone,
-        opened.request,
-        plan.factors,
-        plan.tokens,
-        lambda jobs: opened.train(jobs, plan.seconds),
+        everyone, request, plan.factors, plan.tokens, lambda jobs: opened.train(jobs, plan.seconds)
     )
-    results = opened.train(plan.jobs(opened.request, rates), plan.seconds)
+    results = opened.train(plan.jobs(request, rates), plan.seconds)
     found = findings(plan, results, rates, opened.flags["predict"])
     check = None
     if opened.flags["check"] and found.prediction is not None:
-        check = _check(opened, plan, found.prediction, rates)
+        check = _check(opened, plan, found.prediction, request)
     record = {
         "schema": 1,
         "study": str(opened.study.folder),
@@ -102,6 +100,7 @@ def _study(opened: Session) -> tuple[Findings, dict[str, Any]]:
         "learning_rates": _rule(plan),
         "tokens": max(run.tokens for run in found.runs),
         "data_tokens": plan.data_tokens,
+        "part": plan.part,
         "seeds": plan.seeds,
         "fewest_steps": min(result.steps for result in results),
         "at_edge": [name for name, rate in rates.items() if rate.edge],
@@ -139,9 +138,7 @@ def _rule(plan: Plan) -> str:
     )
 
 
-def _check(
-    opened: Session, plan: Plan, prediction: Prediction, rates: dict[str, Rate]
-) -> dict[str, Any]:
+def _check(opened: Session, plan: Plan, prediction: Prediction, request: Request) -> dict[str, Any]:
     """Trains the predicted size, and compares."""
     from ..core.study.summary import score
 
@@ -150,7 +147,7 @@ def _check(
         f"{prediction.tokens:,} tokens, about {prediction.seconds:,.0f} s"
     )
     job = plan.check_job(
-        opened.shapes(), opened.request, prediction.size, prediction.tokens, prediction.lr_factor
+        opened.shapes(), request, prediction.size, prediction.tokens, prediction.lr_factor
     )
     (result,) = opened.train([job], lambda _: prediction.seconds)
     loss, expected = score(result), prediction.best.loss

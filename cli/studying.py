@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 DEFAULT_BUDGET = 600.0  # seconds
 SLACK_SECONDS = 1.0  # of a budget, for the table and the plot
 AT_ANY_TIME = {"resume", "plot", "as_json", "quiet", "jobs", "cluster", "debug"}  # with --resume
+LATER_TOO = {"check"}  # what a study can be asked for after all: with --resume, or at first
 
 # -- a session -----------------------------------------------------------------------------------
 
@@ -215,7 +216,7 @@ def _resume(ctx: click.Context, verb: str, flags: dict[str, Any]) -> tuple[Study
 
     for param in ctx.command.params:
         name = param.name or ""
-        if name not in AT_ANY_TIME and settings.origin(ctx, name) == "flag":
+        if name not in AT_ANY_TIME | LATER_TOO and settings.origin(ctx, name) == "flag":
             raise UsageError(
                 f"{param.opts[0]} and --resume exclude each other: a study keeps its settings"
             )
@@ -225,6 +226,7 @@ def _resume(ctx: click.Context, verb: str, flags: dict[str, Any]) -> tuple[Study
     if made_by != verb:
         raise UsageError(f"--resume {folder}: a study of tfm {made_by}, not of tfm {verb}")
     now = {name: flags[name] for name in AT_ANY_TIME if name in flags}
+    now |= {name: True for name in LATER_TOO if flags.get(name)}
     if now["cluster"] is None:
         del now["cluster"]
     return study, {**study.definition["flags"], **now}

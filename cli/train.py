@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..core.errors import AnswerNo, UsageError
+from ..core.errors import AnswerNo, TfmError, UsageError
+from ..core.trackers.tracker import check as check_trackers
 from . import kernels, settings
 from . import options as opt
-from .folders import cache_folder
+from .folders import cache_folder, default_paths
+from .launch import Processes, launch, processes_to_start
 from .main import COMMAND_START
+from .processes import join, one_voice, size_from_launcher, tell_launcher
 from .render import say
 from .training import Signals, train_to_end
 
@@ -26,8 +27,11 @@ if TYPE_CHECKING:
     from ..core.runs.run import Run
     from ..core.task import Task
     from ..core.train.budget import Plan
+    from ..core.train.peers import Peers
     from ..core.train.request import Deadline
     from ..core.train.state import State
+
+REPEAT_SECONDS = 1.0  # in which a signal to all processes and their launcher arrives twice
 
 
 @click.command("train", cls=opt.TaskCommand)
@@ -98,7 +102,31 @@ if TYPE_CHECKING:
     metavar="[RUN]",
     help="Continue a run (the newest by default); with --steps, train it for longer.",
 )
-@opt.option("--init", metavar="RUN", help="Start from another run's weights (fine-tuning).")
+@opt.option(
+    "--nproc",
+    type=Processes(),
+    default=1,
+    metavar="N",
+    help="Train by N processes on this machine; auto: one a GPU.  [default: 1]",
+)
+@opt.option("--shard", is_flag=True, help="Give each process a part of the weights (FSDP2).")
+@opt.option(
+    "--track",
+    multiple=True,
+    metavar="NAME",
+    help="Show the training in tensorboard, wandb, trackio; repeatable.",
+)
+@opt.option(
+    "--init",
+    metavar="RUN",
+    help="Start from the weights of another run, of hf:DIR, hf:NAME or FILE.gguf (fine-tuning).",
+)
+@opt.option(
+    "--lora",
+    type=opt.Count(),
+    metavar="RANK",
+    help="With --init: train adapters of this rank, and leave the weights as they are (LoRA).",
+)
 @opt.option(
     "--set",
     "settings",
@@ -118,27 +146,39 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
     Prints the path of the run on stdout; progress and notes go to stderr.
     """
 
+    flags["data"] = (*flags["data"], *opt.expanded(flags.pop("files")))
+    check_trackers(flags["track"])
+    track = tuple(dict.fromkeys(flags["track"]))
+    resumes = flags["resume"] is not None
+    deadline = None if resumes else _deadline(ctx, flags)
+    _launch_processes(ctx, flags)
+    signals = Signals()
+    kernels.compile_in_background()
+    peers, flags["device"] = join(flags["device"], flags["shard"])
+    quiet = quiet or not peers.leads
+    signals.repeat_seconds = REPEAT_SECONDS if peers.size > 1 else 0.0
+
     def note(text: str) -> None:
         say(text, quiet)
 
-    flags["data"] = (*flags["data"], *opt.expanded(flags.pop("files")))
-    signals = Signals()
-    kernels.compile_in_background()
-    if flags["resume"] is not None:
-        run, task, plan, state = _resume(ctx, flags, note)
-        deadline = None
-    else:
-        deadline = _deadline(ctx, flags)
-        run, task, plan, state = _start(ctx, flags, deadline, note)
-    try:
-        run.lock()
-        scores = train_to_end(run, task, plan, state, signals, quiet, deadline)
-    except BaseException:
-        if not signals.stepped and flags["resume"] is None:
-            _discard(run)
-        raise
-    finally:
-        run.unlock()
+    if flags["shard"] and peers.size == 1:
+        note("--shard: one process has all weights; give --nproc, or use a launcher")
+    with one_voice(peers):
+        run, task, plan, state, deadline = _opened(ctx, flags, deadline, note, peers)
+        track = _tracked_before(run, track, note) if resumes else track
+        try:
+            if peers.leads:
+                run.lock()
+                tell_launcher("run", str(run.path.absolute()))
+            scores = train_to_end(run, task, plan, state, signals, quiet, deadline, track=track)
+        except BaseException:
+            if not signals.stepped and not resumes and peers.leads:
+                _discard(run)
+            raise
+        finally:
+            run.unlock()
+    if not peers.leads:
+        return
     record = {"schema": 1, "run": str(run.path), **scores}
     if run.config["data"].get("read"):
         record["data"] = run.config["data"]["read"]
@@ -148,6 +188,63 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
 
 
 # -- starting ------------------------------------------------------------------------------------
+
+
+def _launch_processes(ctx: click.Context, flags: dict[str, Any]) -> None:
+    """Starts the processes of --nproc, and does not return, unless this is one of them or there is
+    only one. Flags that are wrong fail here."""
+    wanted, started = flags["nproc"], size_from_launcher()
+    if started:
+        if settings.origin(ctx, "nproc") == "flag" and wanted not in (0, started):
+            raise UsageError(
+                f"--nproc {wanted}: a launcher has started {started} processes already; leave it "
+                "out"
+            )
+        flags["nproc"] = started
+        return
+    flags["nproc"] = processes_to_start(wanted, flags["device"])
+    if flags["nproc"] > 1:
+        if flags["resume"] is None:
+            _request(ctx, dict(flags))
+        launch(flags["nproc"], COMMAND_START)
+
+
+def _opened(
+    ctx: click.Context,
+    flags: dict[str, Any],
+    deadline: Deadline | None,
+    note: Callable[[str], None],
+    peers: Peers,
+) -> tuple[Run, Task, Plan, State, Deadline | None]:
+    """The run that the flags ask for, and its state. Of several processes the leading one creates
+    or reopens it, and the others read it."""
+    from dataclasses import asdict
+
+    if peers.leads:
+        opened = (
+            _start(ctx, flags, deadline, note, peers)
+            if flags["resume"] is None
+            else _resume(ctx, flags, note, peers)
+        )
+        run, _, _, state = opened
+        peers.spread(lambda: [str(run.path.absolute()), asdict(state.config), deadline is not None])
+    else:
+        from ..core.config import TrainConfig
+        from ..core.runs.run import Run
+        from ..core.train.request import Deadline
+        from ..core.train.state import resume
+
+        about: list[Any] = peers.spread(list)
+        path, config, has_deadline = about
+        kernels.use_kernels()
+        run = Run(Path(path))
+        moved = () if flags["resume"] is None else flags["data"]
+        task, plan, state = resume(run, note, flags["device"], cache_folder(), moved, peers)
+        state.config = TrainConfig(**config)
+        opened = run, task, plan, state
+        deadline = Deadline(0.0) if has_deadline else None  # the leading process decides
+    peers.align(state.model)
+    return (*opened, deadline)
 
 
 def _deadline(ctx: click.Context, flags: dict[str, Any]) -> Deadline | None:
@@ -168,8 +265,9 @@ def _request(ctx: click.Context, flags: dict[str, Any]) -> Any:
     """The request that the flags describe. Unknown names fail here, before torch is imported."""
     from ..core.architectures import model_config
     from ..core.config import check_names
+    from ..core.exchange.formats import importer
+    from ..core.exchange.imported import open_start
     from ..core.plugins import find
-    from ..core.runs.catalogue import open_run
     from ..core.train.early_stopping import bound_of
 
     sets = settings.sets(ctx, flags["settings"])
@@ -188,20 +286,23 @@ def _request(ctx: click.Context, flags: dict[str, Any]) -> Any:
         if flags[name] is not None
     }
     task_options |= mix_options(flags["mix"])
-    for name in ("save_every", "patience", "until"):
+    for name in ("save_every", "patience", "until", "lora"):
         if flags[name] is not None:
             sets["train"][name] = flags[name]
     bound_of(str(sets["train"].get("until") or "plateau"))
     if "seed" in sets["train"] or "steps" in sets["train"]:
         raise UsageError("--set train.seed and train.steps: use --seed and --steps")
-    init = open_run(flags["init"], Path(flags["runs"])) if flags["init"] else None
-    if init is not None:
-        for name in ("tokenizer", "size", "context", "arch"):
+    init = None
+    if flags["init"]:
+        foreign = importer(flags["init"]) is not None
+        context = flags["context"] if foreign else None
+        init = open_start(flags["init"], Path(flags["runs"]), context)
+        for name in ("tokenizer", "size", "arch", *(() if foreign else ("context",))):
             if settings.origin(ctx, name) == "flag":
                 raise UsageError(f"--{name} and --init exclude each other: its run has its own")
         if flags["task"] not in (None, "mix", init.config["task"]):
             raise UsageError(
-                f"--task {flags['task']}: --init {init.path} is a {init.config['task']} run"
+                f"--task {flags['task']}: --init {init.title} is a {init.config['task']} run"
             )
     from ..core.train.request import Request
 
@@ -222,6 +323,8 @@ def _request(ctx: click.Context, flags: dict[str, Any]) -> Any:
         tokens=flags["tokens"],
         seed=flags["seed"],
         device=flags["device"],
+        nproc=flags["nproc"],
+        shard=flags["shard"] and flags["nproc"] > 1,
         init=init,
         sets=sets,
     )
@@ -252,6 +355,7 @@ def _start(
     flags: dict[str, Any],
     deadline: Deadline | None,
     note: Callable[[str], None],
+    peers: Peers,
 ) -> tuple[Run, Task, Plan, State]:
     request = _request(ctx, flags)
     path = Path(flags["run_name"]) if flags["run_name"] else None
@@ -268,26 +372,19 @@ def _start(
     kernels.use_kernels()
 
     def paths(task: str) -> Iterable[Path]:
-        return [path] if path is not None else _default_paths(Path(flags["runs"]), task)
+        return [path] if path is not None else default_paths(Path(flags["runs"]), task)
 
     origins = {name: settings.origin(ctx, name) for name in sorted(ctx.params)}
-    return start(request, paths, cache_folder(), note, deadline, sys.argv[1:], origins)
-
-
-def _default_paths(root: Path, task: str) -> Iterator[Path]:
-    """runs/TIME-TASK, then runs/TIME-TASK-2 and so on, for runs that start in the same second."""
-    path = root / f"{datetime.now(timezone.utc):%Y%m%d-%H%M%S}-{task}"
-    yield path
-    for number in itertools.count(2):
-        yield path.with_name(f"{path.name}-{number}")
+    return start(request, paths, cache_folder(), note, deadline, sys.argv[1:], origins, peers=peers)
 
 
 def _resume(
-    ctx: click.Context, flags: dict[str, Any], note: Callable[[str], None]
+    ctx: click.Context, flags: dict[str, Any], note: Callable[[str], None], peers: Peers
 ) -> tuple[Run, Task, Plan, State]:
     """Reopens a run. UsageError for flags that would change it: only --steps and --patience (to
     train longer) and --data (for data that has moved) apply; else the run's own settings hold."""
-    allowed = {"resume", "steps", "patience", "data", "files", "device", "runs", "quiet", "as_json"}
+    allowed = {"resume", "steps", "patience", "data", "files", "device", "runs", "quiet", "as_json",
+               "track", "nproc", "shard"}  # fmt: skip
     for name in ctx.params:
         if name not in {*allowed, "save_every"} and settings.origin(ctx, name) == "flag":
             flag = next(p.opts[0] for p in ctx.command.params if p.name == name)
@@ -298,12 +395,14 @@ def _resume(
     from ..core.runs.catalogue import open_whole
     from ..core.train.events import RunLog
     from ..core.train.fit import replanned
+    from ..core.train.start import about_peers
     from ..core.train.state import resume
 
     run = open_whole(flags["resume"] or None, Path(flags["runs"]))
     run.lock()
     kernels.use_kernels()
-    task, plan, state = resume(run, note, flags["device"], cache_folder(), flags["data"])
+    task, plan, state = resume(run, note, flags["device"], cache_folder(), flags["data"], peers)
+    peers.rows(state.config.batch)
     steps, patience = (
         flags[name] if settings.origin(ctx, name) == "flag" else None
         for name in ("steps", "patience")
@@ -332,9 +431,27 @@ def _resume(
         RunLog(run).take(replanned(state, steps or planned, patience))
     if flags["save_every"]:
         state.config = replace(state.config, save_every=flags["save_every"])
-    note(f"{run.path}: resuming from step {state.step:,} of {state.config.steps:,}")
+    about = f"step {state.step:,} of {state.config.steps:,}{about_peers(peers)}"
+    note(f"{run.path}: resuming from {about}")
     run.cut(state.step)
     return run, task, plan, state
+
+
+def _tracked_before(
+    run: Run, track: tuple[str, ...], note: Callable[[str], None]
+) -> tuple[str, ...]:
+    """The trackers of --track and those that the run has been shown in, if they are there."""
+    from ..core.train.trackers import trackers_of
+
+    found = list(track)
+    for name in trackers_of(run):
+        try:
+            check_trackers([name])
+        except TfmError as error:
+            note(f"warning: {error}; going on without it")
+        else:
+            found += [name] if name not in found else []
+    return tuple(found)
 
 
 def _discard(run: Run) -> None:

@@ -8,11 +8,12 @@ from typing import Any
 
 import click
 
-from ..core.errors import AnswerNo, DamagedError
+from ..core.data.shards import PREPARED, is_prepared
+from ..core.errors import AnswerNo, DamagedError, UsageError
 from . import kernels
 from . import options as opt
 from .folders import cache_folder
-from .render import say
+from .render import loops_shown, say
 
 
 @click.command("verify", cls=opt.Command)
@@ -31,16 +32,16 @@ def command(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Check every file of RUN (the newest by default) against its checksum.
+    """Check every file of RUN (the newest by default), or of a folder of `tfm prepare`, against its
+    checksum.
 
     Lists each damaged file on stdout, with exit code 3. With --resume-exact, the first steps of
     the run are trained twice in a temporary folder, once interrupted by SIGKILL and resumed: exit
     code 5 if the two differ in any bit of the weights or in the log.
     """
-    from ..core.runs.catalogue import all_problems, find_run, split_part
-
-    path = find_run(split_part(run)[0], Path(runs))
-    count, found = all_problems(path)
+    path, count, found = _problems(run, runs, quiet)
+    if resume_exact and is_prepared(path):
+        raise UsageError(f"--resume-exact: {path} is a folder of `tfm prepare`; name a run")
     result: dict[str, Any] = {
         "schema": 1,
         "run": str(path),
@@ -70,3 +71,17 @@ def command(
     if differ:
         raise AnswerNo(f"{path}: differs after resuming: {'; '.join(differ)}")
     say(f"{path}: {count} files and checkpoints match their checksums", quiet)
+
+
+def _problems(name: str | None, runs: str, quiet: bool) -> tuple[Path, int, list[tuple[Path, str]]]:
+    """The path of a run or of prepared data, the number of files, and which are damaged."""
+    from ..core.files import file_problems, read_manifest
+    from ..core.runs.catalogue import all_problems, find_run, split_part
+
+    if name is None or not is_prepared(name):
+        path = find_run(split_part(name)[0], Path(runs))
+        return path, *all_problems(path)
+    path = Path(name)
+    manifest = read_manifest(path, PREPARED)
+    with loops_shown(quiet):
+        return path, 1 + len(manifest["files"]), list(file_problems(path, manifest))

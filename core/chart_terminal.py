@@ -271,7 +271,9 @@ def _heatmap(chart: Chart, heatmap: Heatmap, width: int) -> list[list[Cell]]:
         cells = (_shade(value, scale, size) for value in row)
         rows.append(_plain(fitted(name, margin - 1) + " " + "".join(cells)))
     shades = " ".join(SHADES[1:-1])
-    key = f"' ' {number(scale.low, 3)} {shades} {SHADES[-1]} {number(scale.high, 3)}  · no value"
+    key = f"' ' {number(scale.low, 3)} {shades} {SHADES[-1]} {number(scale.high, 3)}"
+    if not all(math.isfinite(value) for row in values for value in row):
+        key += "  · no value"
     lines = [f"{heatmap.label}: {key}"]
     lines += [f"each cell is the mean of {group} columns"] if group > 1 else []
     return [*rows, *(_plain(line) for text in lines for line in _text(text, width))]

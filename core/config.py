@@ -18,6 +18,7 @@ DISTRIBUTION = "tfm-toolkit"  # the name on PyPI, where `tfm` is another project
 MIXERS = ("attention", "rnn", "gru", "lstm", "conv", "attention-rnn")
 FFNS, GATED_FFNS = ("relu", "gelu", "relu2"), ("glu", "bilinear", "reglu", "geglu", "swiglu")
 POSITIONS = ("rope", "sinusoidal", "learned", "alibi", "none")
+ROPE_SCALES = {"": 0, "linear": 1, "llama3": 4}  # kinds of `rope_scaling`, and how many numbers
 NAMES = {  # the fields of ModelConfig whose values are names; mixers is a list of them
     "mixers": MIXERS,
     "norm": ("layernorm", "rmsnorm", "none"),
@@ -61,7 +62,8 @@ class ModelConfig:
     vocab_size: int = 256  # number of token ids
     layers: int = 4  # blocks of attention and feed-forward
     encoder_layers: int = 0  # blocks of an encoder of the source (0: the model has no encoder)
-    heads: int = 4  # attention heads; each has width / heads dimensions
+    heads: int = 4  # attention heads
+    head_dim: int = 0  # dimensions of a head of attention (0: width / heads)
     kv_heads: int = 0  # key and value heads, for grouped-query attention (0: as many as heads)
     width: int = 128  # of the residual stream and the embeddings
     ffn_width: int = 0  # hidden width of the feed-forward (0: 4 * width, if gated 8/3 * width)
@@ -83,10 +85,15 @@ class ModelConfig:
     norm_eps: float = 1e-6  # added to the mean square or variance before the root
     positions: str = "rope"  # rope, sinusoidal, learned, alibi, none
     rope_theta: float = 10000.0  # base of the rotary frequencies
+    # of those frequencies, for longer contexts than a model was trained on: linear:FACTOR, or
+    # llama3:FACTOR,LOW,HIGH,CONTEXT as in Llama 3.1
+    rope_scaling: str = ""
     # relu, gelu (tanh form), relu2; gated: glu, bilinear, reglu, geglu, swiglu; none
     ffn: str = "relu2"
     qk_norm: bool = True  # RMS-normalise queries and keys
+    qk_norm_weights: bool = False  # that norm has weights, one for each dimension of a head
     bias: bool = False  # bias terms in linear layers and layernorm
+    qkv_bias: bool = False  # bias terms of queries, keys and values, without `bias`
     tied: bool = False  # the output head shares the embedding matrix
     embedding_std: float = 0.02  # of the initial embeddings, of ids and of positions
     zero_init: bool = True  # output projections start at zero, so each block starts as identity
@@ -96,7 +103,15 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("vocab_size", "layers", "heads", "width", "context", "axes", "kernel"):
             _check(getattr(self, name) >= 1, f"model.{name}", "at least 1", getattr(self, name))
-        for name in ("kv_heads", "ffn_width", "softcap", "window", "encoder_layers", "features"):
+        for name in (
+            "kv_heads",
+            "head_dim",
+            "ffn_width",
+            "softcap",
+            "window",
+            "encoder_layers",
+            "features",
+        ):
             _check(getattr(self, name) >= 0, f"model.{name}", "at least 0", getattr(self, name))
         _check(
             all(low < high <= self.vocab_size for low, high in self.ordered_ranges),
@@ -116,7 +131,7 @@ class ModelConfig:
             self.mixers,
         )
         _check(
-            self.width % self.heads == 0 or not self.uses("heads"),
+            self.head_dim > 0 or self.width % self.heads == 0 or not self.uses("heads"),
             "model.heads",
             f"a divisor of the width {self.width}",
             self.heads,
@@ -140,6 +155,14 @@ class ModelConfig:
             self.positions,
         )
 
+        kind, numbers = self.rope_scale
+        _check(
+            len(numbers) == ROPE_SCALES.get(kind) and all(number > 0 for number in numbers),
+            "model.rope_scaling",
+            "empty, linear:FACTOR or llama3:FACTOR,LOW,HIGH,CONTEXT",
+            repr(self.rope_scaling),
+        )
+
         encodes = self.encoder_layers > 0
         _check(
             not encodes or self.positions in ("rope", "learned", "sinusoidal"),
@@ -147,6 +170,8 @@ class ModelConfig:
             "rope, learned or sinusoidal for a model with an encoder",
             self.positions,
         )
+        weighted = encodes and self.qk_norm_weights
+        _check(not weighted, "model.qk_norm_weights", "false for a model with an encoder", True)
         no_window = not (encodes and self.window)
         _check(no_window, "model.window", "0 for a model with an encoder", self.window)
 
@@ -160,11 +185,15 @@ class ModelConfig:
         return {
             "heads": attends or "attention-rnn" in mixers,
             "kv_heads": attends,
+            "head_dim": attends,
             "qk_norm": attends,
+            "qk_norm_weights": attends and self.qk_norm,
+            "qkv_bias": attends,
             "window": "attention" in mixers,
             "kernel": "conv" in mixers,
             "positions": attends or self.positions not in ("rope", "alibi"),
             "rope_theta": attends and self.positions == "rope",
+            "rope_scaling": attends and self.positions == "rope",
             "ffn_width": self.ffn != "none",
             "norm_position": self.norm != "none",
             "norm_eps": attends and self.qk_norm or self.norm != "none",
@@ -179,7 +208,17 @@ class ModelConfig:
 
     @property
     def head_width(self) -> int:
-        return self.width // self.heads
+        """The dimensions of a head."""
+        return self.head_dim or self.width // self.heads
+
+    @property
+    def rope_scale(self) -> tuple[str, tuple[float, ...]]:
+        """Kind and numbers of `rope_scaling`, of which ROPE_SCALES has the count."""
+        kind, _, numbers = self.rope_scaling.partition(":")
+        try:
+            return kind, tuple(float(number) for number in numbers.split(",") if number)
+        except ValueError:
+            return "", (0.0,)
 
     @property
     def groups(self) -> int:
@@ -225,6 +264,8 @@ class TrainConfig:
     weight_decay: float = 0.5  # a step subtracts learning rate * weight_decay * weight
     clip: float = 1.0  # gradients are scaled down to this norm (0: off)
     label_smoothing: float = 0.0  # share of a target that is spread over all ids
+    # rank of low-rank adapters (LoRA), which are trained in place of the weights (0: none)
+    lora: int = 0
     average: float = 0.0  # decay of the averaged weights, which are scored and saved (0: off)
     seed: int = 0  # of initial weights, batches and dropout
     dtype: str = "float32"  # of forward and backward passes: float32, bfloat16
@@ -240,6 +281,7 @@ class TrainConfig:
         for name in ("steps", "batch", "accumulate"):
             _check(getattr(self, name) >= 1, f"train.{name}", "at least 1", getattr(self, name))
         for name in (
+            "lora",
             "threads",
             "eval_every",
             "save_every",

@@ -1,5 +1,5 @@
-"""What other packages add to tfm: entry points of the groups `tfm.tasks`, `tfm.tokenizers` and
-`tfm.mixers`."""
+"""What other packages add to tfm: entry points of the groups `tfm.tasks`, `tfm.tokenizers`,
+`tfm.mixers` and `tfm.trackers`."""
 
 from __future__ import annotations
 

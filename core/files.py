@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from .errors import ConfigError, DamagedError, TfmError, UsageError, writing
+from .progress import tracked
 
 FORMAT = 1
+MANIFEST = "manifest.json"
 MAX_NAME_BYTES = 255  # of a file, on most systems
 
 
@@ -133,16 +135,20 @@ def write_manifest(folder: Path, extra: Mapping[str, Any]) -> None:
     files = {
         str(p.relative_to(folder).as_posix()): [p.stat().st_size, file_sha256(p)]
         for p in sorted(folder.rglob("*"))
-        if p.is_file() and p.name != "manifest.json"
+        if p.is_file() and p.name != MANIFEST
     }
-    body = {"format": FORMAT, "files": files, **extra}
-    body["sha256"] = hashlib.sha256(to_json(body)).hexdigest()
-    write_durably(folder / "manifest.json", to_json(body))
+    write_checked(folder / MANIFEST, {"format": FORMAT, "files": files, **extra})
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def write_checked(path: Path, body: dict[str, Any]) -> None:
+    """Writes what `read_manifest` reads: JSON with its own sha256."""
+    check = hashlib.sha256(to_json(body)).hexdigest()
+    write_durably(path, to_json({**body, "sha256": check}))
+
+
+def read_manifest(folder: Path, name: str = MANIFEST) -> dict[str, Any]:
     """The manifest, verified by its own checksum. DamagedError, ConfigError for a newer format."""
-    path = folder / "manifest.json"
+    path = folder / name
     try:
         body: dict[str, Any] = json.loads(path.read_bytes())
         expected = body.pop("sha256")
@@ -170,7 +176,8 @@ def check_files(folder: Path) -> dict[str, Any]:
 
 def file_problems(folder: Path, manifest: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
     """(path, problem) of every file of the manifest that is damaged or missing."""
-    for name, (size, sha256) in manifest["files"].items():
+    files = manifest["files"]
+    for name, (size, sha256) in tracked(files.items(), len(files), "files checked"):
         path = folder / name
         try:
             if path.stat().st_size != size or file_sha256(path) != sha256:

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from .data.compressed import plain_name, unpacked
+from .data.shards import PREPARED, is_prepared
 from .data.source import Source
 from .entry_points import entry_points, load
 from .errors import ConfigError, nearest
+from .files import read_manifest
 
 ROOT = Path(__file__).parent.parent
 GUESSED_FILES = 100  # of a folder, at most, are looked at to guess its task
@@ -71,7 +73,9 @@ class Guess:
 def guess_task(source: Source) -> Guess:
     """The task that most bytes of the data belong to, by the `claims` on all files, or on
     GUESSED_FILES spread evenly over the bytes. Hub datasets, and tables with --column, count as
-    text."""
+    text; a folder of `tfm prepare` names its task."""
+    if len(source.paths) == 1 and is_prepared(source.paths[0]):
+        return Guess(str(read_manifest(Path(source.paths[0]), PREPARED)["task"]), 1, 1.0)
     if any(path.startswith("hf:") for path in source.paths) or (
         source.column and source.is_table()
     ):

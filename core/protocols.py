@@ -115,6 +115,11 @@ class Tokenizer(Protocol):
         """The tokenizer of a `state`; by default its JSON has the arguments of the class."""
         return cls(**state)
 
+    def tokenizer_json(self) -> dict[str, Any] | None:
+        """The tokenizer.json of HuggingFace `tokenizers` that gives a text the same ids, for
+        `tfm export`; None for items that are no text."""
+        return None
+
     def support(self, length: int, side: Mapping[str, Any]) -> Support:
         """The legal ids: a half-open range for all positions, (length, 2), or None for all ids. By
         default all but the begin token, if that is the last id; else all."""
@@ -140,6 +145,10 @@ class ByteTokenizer(Tokenizer, Protocol):
     ends: bool  # whether an item ends with an end token
     end: int  # the id of the end token
     byte_level: bool  # whether decoding ids concatenates their `pieces`
+
+    def with_ends(self, ends: bool) -> ByteTokenizer | None:
+        """The tokenizer with the same ids whose `ends` is this; None if there is none."""
+        return self if ends == self.ends else None
 
     def tokens(self, item: Any) -> Ids:
         """The ids of a part of an item, without begin and end tokens."""

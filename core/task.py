@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 # classes of packages that this module must not import
 SequenceModel = Any
 Source = Any
+Shards = Any
+Piece = Any
 # objects that the task itself created (by `items`, `fit_tokenizer`, `Options`, `SampleOptions`); a
 # subclass annotates its own classes instead
 OwnItems = Any
@@ -109,6 +111,8 @@ class Task(ABC):
     # options by which the task reads data that it refuses without them, such as uneven times;
     # `tfm data` then shows the data, and warns
     lenient: ClassVar[Mapping[str, object]] = {}
+    # whether training data can be tokenized ahead by `tfm prepare`: `pieces` and `prepared`
+    prepares: ClassVar[bool] = False
     # whether the sequences of one file are pieces of one continuous text, scored together
     running: bool = False
 
@@ -263,6 +267,25 @@ class Task(ABC):
         {"model": {"dropout": 0.3}}; a context where items can be cut. If empty, dropout and the
         largest size follow from the number of epochs."""
         return {}
+
+    # -- prepared data, for a task that `prepares` ---------------------------------------------
+
+    def pieces(
+        self, train: OwnItems, tokenizer: OwnTokenizer, size: int
+    ) -> Iterator[tuple[int, Iterator[Piece]]]:
+        """The training items in parts of about `size` units: the units of each part, and its
+        sequences, which are made when they are asked for. They are those of `sequences`."""
+        raise NotImplementedError(f"the {self.name} task has no pieces")
+
+    def figures(self, train: OwnItems, tokenizer: OwnTokenizer) -> dict[str, Any]:
+        """What else `prepared` must know of the training items, as JSON."""
+        return {}
+
+    def prepared(
+        self, shards: Shards, tokenizer: OwnTokenizer, fingerprint: str, figures: Mapping[str, Any]
+    ) -> Items:
+        """The training items of which `shards` has the `pieces`, equal to them for training."""
+        raise NotImplementedError(f"the {self.name} task has no pieces")
 
     # -- scores --------------------------------------------------------------------------------
 

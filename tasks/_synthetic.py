@@ -313,6 +313,13 @@ class InductionTask(Synthetic):
 class RecallOptions:
     length: int = field(default=64, metadata={"help": "Tokens of an item."})
     pairs: int = field(default=4, metadata={"help": "Pairs of a key and its value."})
+    min_length: int = field(
+        default=0,
+        metadata={
+            "help": "Items of this length too, and of all between whose length is --length halved "
+            "again and again, with as many pairs for their length (0: of --length alone)."
+        },
+    )
     vocabulary: int = field(
         default=8192, metadata={"help": "Numbers: keys are its first half.", "inherited": True}
     )
@@ -331,10 +338,23 @@ class RecallOptions:
             raise ConfigError(
                 f"--length {self.length}: must be even, and at least 4 times --pairs {self.pairs}"
             )
+        if self.min_length and not 4 <= self.min_length <= self.length:
+            raise ConfigError(
+                f"--min-length {self.min_length}: must be 4 to --length {self.length}, or 0"
+            )
         if not 0 <= self.power <= 10:
             raise ConfigError(f"--power {self.power}: must be 0 to 10")
         if self.vocabulary <= self.length:
             raise ConfigError(f"--vocabulary {self.vocabulary}: must exceed --length {self.length}")
+
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """The lengths of items, each with its number of pairs, the longest first."""
+        found = [(self.length, self.pairs)]
+        while 0 < 2 * self.min_length <= found[-1][0]:
+            length, pairs = found[-1]
+            found.append((length // 4 * 2, max(1, pairs // 2)))
+        return found
 
 
 class RecallTask(Synthetic):
@@ -355,14 +375,15 @@ class RecallTask(Synthetic):
     def make(self, draw: Random) -> tuple[str, str]:
         """The pairs, and the rest of the item with its fillers."""
         o = self.options
+        length, count = draw.choice(o.shapes) if o.min_length else (o.length, o.pairs)
         half = o.vocabulary // 2
-        keys = draw.sample(range(1, half), o.pairs)
-        values = draw.sample(range(half, o.vocabulary), o.pairs)
+        keys = draw.sample(range(1, half), count)
+        values = draw.sample(range(half, o.vocabulary), count)
         pairs = [number for pair in zip(keys, values, strict=True) for number in pair]
-        rest = [0] * (o.length - 2 * o.pairs)
+        rest = [0] * (length - 2 * count)
         if o.fillers == "random":
             rest = [self._filler(draw, keys) for _ in rest]
-        for gap, asked, value in zip(self._gaps(draw), keys, values, strict=True):
+        for gap, asked, value in zip(self._gaps(draw, length, count), keys, values, strict=True):
             rest[2 * gap : 2 * gap + 2] = asked, value
         return " ".join(map(str, pairs)), " ".join(map(str, rest))
 
@@ -376,12 +397,12 @@ class RecallTask(Synthetic):
             pass
         return number
 
-    def _gaps(self, draw: Random) -> list[int]:
+    def _gaps(self, draw: Random, length: int, count: int) -> list[int]:
         """Distinct places of the queries, in pairs of tokens, by the law p(g) ~ g^(power - 1)."""
-        space = (self.options.length - 2 * self.options.pairs) // 2
+        space = (length - 2 * count) // 2
         weights = [(place + 1) ** (self.options.power - 1) for place in range(space)]
         found: list[int] = []
-        while len(found) < self.options.pairs:
+        while len(found) < count:
             (place,) = draw.choices(range(space), weights)
             if place not in found:
                 found.append(place)
@@ -482,4 +503,5 @@ class RecallTask(Synthetic):
         evaluation: Any = None,
     ) -> dict[str, float]:
         """A guess among the values of the item."""
-        return {"guess_accuracy": 1 / self.options.pairs}
+        counts = [pairs for _, pairs in self.options.shapes]
+        return {"guess_accuracy": len(counts) / sum(counts)}

@@ -27,7 +27,7 @@ from ..tokenizers.bins import BinsTokenizer, Window, parse
 from ._series.baselines import floors
 from ._series.cases import CHUNK, forecast_cases, forecast_cost
 from ._series.clock import COUNT
-from ._series.collection import Collection, Series, Windows, fingerprint, follow, halves, split
+from ._series.collection import Collection, Series, fingerprint, follow, halves, split
 from ._series.covariates import fit_covariates, with_calendar, without_future
 from ._series.doubts import doubts
 from ._series.forecast_table import write_paths
@@ -46,6 +46,7 @@ from ._series.prompts import Prompt, prompts_of_file, prompts_of_heldout, with_f
 from ._series.reader import Read, common_frequency, read
 from ._series.reading import lines, names_of, record, summary
 from ._series.scores import EVALUATION_PATHS, evaluated, terms
+from ._series.training_rows import Windows
 from ._series.window_plot import window_plot
 from ._series.windows import (
     adjacent_windows,

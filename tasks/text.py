@@ -49,7 +49,8 @@ class TextOptions(RunningOptions):
         default=None,
         metadata={
             "help": "BPE-dropout: share of the merges left out of every second tokenization "
-            "of the training text, if training makes 24 passes over it or more; 0.1 by default."
+            "of the training text, if training makes 24 passes over it or more; 0.1 by default.",
+            "training": True,
         },
     )
 

@@ -24,6 +24,7 @@ GUIDES = (
     "domains",
     "architectures",
     "command-line",
+    "exchange",
     "studies",
 )
 EXTENDING = ("new-domain", "new-mixer", "new-tokenizer")

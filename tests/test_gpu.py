@@ -13,6 +13,7 @@ from tfm.core.architectures import ARCHS, model_config
 from tfm.core.config import SampleConfig, TrainConfig
 from tfm.core.decode.batch_decoder import Decoder, for_decoding
 from tfm.core.decode.sampling import generate
+from tfm.core.model.lora import adapt
 from tfm.core.model.sequence_model import SequenceModel
 from tfm.core.ops.cuda_graphs import WARMUP_CALLS
 from tfm.core.protocols import Array, Batch, Ids, Sequence
@@ -70,7 +71,9 @@ def trained(
     arch: str = "transformer",
     **fields: Any,
 ) -> tuple[SequenceModel, list[Step]]:
-    model = model_of(arch, **fields).to(device)
+    model = model_of(arch, **fields)
+    adapt(model, config.lora, seed=0)
+    model.to(device)
     return model, list(train(model, Rows(kind), config, make_optimizers(model, config)))
 
 
@@ -129,6 +132,7 @@ def test_compiled_blocks_are_the_blocks(arch: str, dtype: str) -> None:
         {"average": 0.9},
         {"recompute": True},
         {"clip": 0.0},
+        {"lora": 4},
     ],
     ids=str,
 )

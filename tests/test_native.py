@@ -26,6 +26,9 @@ PLAIN = FakeTokenizer()
 NATIVE = {name: fields for name, fields in DECODERS.items() if name != "attention-rnn"}
 OTHERS: dict[str, dict[str, Any]] = {
     "grouped": dict(kv_heads=2, softcap=3.0),
+    "as imported": dict(
+        kv_heads=2, qk_norm=False, qkv_bias=True, ffn="swiglu", rope_scaling="llama3:8,1,4,16"
+    ),
     "tied, sinusoidal": dict(tied=True, positions="sinusoidal", ffn="relu"),
     "no norms, biases": dict(norm="none", bias=True, qk_norm=False, positions="none"),
     "odd widths": dict(width=40, ffn_width=50, ffn="swiglu"),

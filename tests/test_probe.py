@@ -21,7 +21,14 @@ from tfm.core.errors import ConfigError, DataError
 from tfm.core.model.sequence_model import SequenceModel
 from tfm.core.probe.ablation import ablate
 from tfm.core.probe.attention import attention_by_head
-from tfm.core.probe.distance import Answers, AtDistance, chart, options_at, verdict
+from tfm.core.probe.distance import (
+    Answers,
+    AtDistance,
+    chart,
+    options_at,
+    training_options,
+    verdict,
+)
 from tfm.core.probe.estimate import Estimate, half_octaves, ratio, resampled_mean, share
 from tfm.core.probe.influence import influence_by_distance
 from tfm.core.probe.position import bin_starts, loss_by_position
@@ -380,11 +387,17 @@ def test_the_interval_of_a_share_stays_between_0_and_1() -> None:
 def test_the_lengths_of_recall_are_those_of_zoology() -> None:
     """64 tokens with 4 pairs, 128 with 8, 256 with 16 (Arora et al. 2023, figure 2)."""
     for length, pairs in ((64, 4), (128, 8), (256, 16)):
-        assert options_at("recall", length) == {"length": length, "pairs": pairs}
+        assert options_at("recall", length) == {
+            "length": length,
+            "pairs": pairs,
+            "min_length": length,
+        }
     assert options_at("copy", 64) == {"min_length": 64, "max_length": 64}
     for task, length in (("text", 64), ("recall", 63), ("recall", 2)):
         with pytest.raises(ConfigError):
             options_at(task, length)
+    mixed = {"length": 256, "pairs": 16, "min_length": 64}
+    assert training_options("recall", [128, 64, 256]) == mixed
 
 
 def test_the_verdict_says_who_is_above_the_floor() -> None:
@@ -403,13 +416,15 @@ def test_the_verdict_says_who_is_above_the_floor() -> None:
     assert drawn.names == ["transformer", "floor"]
 
 
-def test_architectures_are_trained_at_each_distance(tfm: Tfm) -> None:
+def test_architectures_are_compared_at_each_distance(tfm: Tfm) -> None:
     """The study goes on where it was, and says the same again."""
     flags = ("--tokens", "1k", "--set", "model.layers=1", "--lr", 1, "--jobs", 2, "--study", "s")
-    asked = ("--task", "induction", "--arch", "transformer,cnn", "--distance", 6)
+    asked = ("--task", "induction", "--arch", "transformer,cnn", "--distance", "4,6")
     record = tfm("probe", *asked, *flags, "--json", "--plot", "a.svg").json()
-    (at,) = record["distances"]
-    assert (at["distance"], at["min_length"], at["items"] > 100) == (6, 6, True)
+    near, at = record["distances"]
+    assert record["trained_on"] == {"min_length": 4, "max_length": 6}
+    assert [each["distance"] for each in (near, at)] == [4, 6]
+    assert (at["min_length"], at["max_length"], at["items"] > 100) == (6, 6, True)
     assert [each["arch"] for each in at["architectures"]] == ["transformer", "cnn"]
     sizes = [each["parameters"] for each in at["architectures"]]
     assert abs(sizes[1] / sizes[0] - 1) < 0.02

@@ -269,7 +269,7 @@ SMALL = ("--task", "text", "--tokenizer", "char", "--sizes", "1x4,1x6,1x8", "--t
 
 
 def test_it_trains_fits_predicts_and_checks(tfm: Tfm, text: Path) -> None:
-    flags = ("--seeds", 1, "--lr", 1, "--jobs", 2, "--check", "--predict", 1.5)
+    flags = ("--seeds", 1, "--lr", 1, "--jobs", 2, "--predict", 1.5)
     done = tfm("scale", text, *SMALL, *flags, "--study", "s", "--plot", "s.svg", "--json", "-q")
     assert done.err == ""
     found = done.json()
@@ -278,10 +278,14 @@ def test_it_trains_fits_predicts_and_checks(tfm: Tfm, text: Path) -> None:
     assert found["loss"] == "bits per byte" and "without embeddings" in found["counted"]
     assert set(found["families"]) == {TRANSFORMER, WIDER, DEEPER}
     assert found["law"]["runs"] == 9 and found["law"]["E"]["low"] <= found["law"]["E"]["high"]
+    assert found["check"] is None
+    later = tfm("scale", "--resume", "s", "--check", "--json", "-q").json()
+    assert (later["runs"], later["law"]) == (found["runs"], found["law"])
+    found = later
     assert (tfm.folder / "s" / found["check"]["run"] / "config.json").exists()
     assert found["check"]["flops"] == pytest.approx(found["prediction"]["compute"], rel=0.2)
     assert "<svg" in (tfm.folder / "s.svg").read_text()
-    again = tfm("scale", "--resume", "s", "-q")  # nothing is left to train
+    again = tfm("scale", "--resume", "s", "--check", "-q")  # nothing is left to train
     table = again.text
     assert "transformer 1x8" in table and "without embeddings" in table and "measured" in table
     for run in found["runs"]:

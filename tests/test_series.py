@@ -17,11 +17,10 @@ from tfm.core.config import ModelConfig, SampleConfig
 from tfm.core.data.source import Source
 from tfm.core.errors import DataError, UsageError
 from tfm.core.model.sequence_model import SequenceModel
-from tfm.tasks._series import classical
-from tfm.tasks._series import collection as series_collection
+from tfm.tasks._series import classical, training_rows
 from tfm.tasks._series.baselines import floors
 from tfm.tasks._series.cases import forecast_cases
-from tfm.tasks._series.collection import MIXED_POINTS, Collection, Series, Windows, follow, split
+from tfm.tasks._series.collection import MIXED_POINTS, Collection, Series, follow, split
 from tfm.tasks._series.forecast import HISTORY_VIEWS, encode_views, forecast_values, sample_paths
 from tfm.tasks._series.frequency import season_and_horizon
 from tfm.tasks._series.metrics import METRICS, QUANTILES, of_sorted, seasonal_error, sums
@@ -29,6 +28,7 @@ from tfm.tasks._series.output import digits_for
 from tfm.tasks._series.reader import parse
 from tfm.tasks._series.reading import Columns
 from tfm.tasks._series.simple import seasonal_naive
+from tfm.tasks._series.training_rows import Windows
 from tfm.tasks.series import SeriesOptions, SeriesTask
 from tfm.tokenizers._scales import Values
 from tfm.tokenizers.bins import FIRST_BIN_ID, MISSING_ID, BinsTokenizer, Window
@@ -199,7 +199,7 @@ def test_windows_are_mixed_where_points_are_few(monkeypatch: pytest.MonkeyPatch)
         return Windows(items, tokenizer, 8, 3).batch(np.arange(100)).ids
 
     mixed, alone = ids_of(few), ids_of(many)
-    monkeypatch.setattr(series_collection, "MIX_PROBABILITY", 0.0)
+    monkeypatch.setattr(training_rows, "MIX_PROBABILITY", 0.0)
     plain = ids_of(few)
     np.testing.assert_array_equal(alone, plain)
     assert 0.3 < (mixed == plain).all(1).mean() < 0.7

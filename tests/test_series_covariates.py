@@ -18,7 +18,8 @@ from tfm.core.config import SampleConfig
 from tfm.core.protocols import Sequence
 from tfm.tasks._series.cases import forecast_cases, forecasts
 from tfm.tasks._series.clock import Clock
-from tfm.tasks._series.collection import Collection, Series, Windows
+from tfm.tasks._series.collection import Collection, Series
+from tfm.tasks._series.training_rows import Windows
 from tfm.tasks.series import SeriesOptions, SeriesTask
 from tfm.tokenizers._covariates import Covariate
 from tfm.tokenizers.bins import BinsTokenizer

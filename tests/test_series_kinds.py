@@ -19,10 +19,10 @@ from conftest import Tfm
 
 from tfm.core.data.source import Source
 from tfm.core.errors import DataError, TfmError
-from tfm.tasks._series.collection import Windows
 from tfm.tasks._series.metrics import seasonal_error
 from tfm.tasks._series.reader import Read, parse, read
 from tfm.tasks._series.reading import Columns, lines
+from tfm.tasks._series.training_rows import Windows
 from tfm.tasks.series import SeriesOptions, SeriesTask
 
 FAULTS = Path(__file__).parent.parent.parent / "shared" / "faults" / "make.py"

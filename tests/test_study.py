@@ -24,6 +24,7 @@ from tfm.core.study.contestant import Contestant, run_name
 from tfm.core.study.equal import TOLERANCE, equalised, parameter_count
 from tfm.core.study.plan import (
     MIN_STEPS,
+    SCORING_SHARE,
     SLACK,
     Load,
     Shapes,
@@ -115,9 +116,13 @@ def test_a_budget_buys_tokens() -> None:
     """Without slack, two processes of 100 s are 200 s of training, less a second for each of 20
     runs: 180 s for two contestants, of which one is half as fast."""
     loads = [Load(10, 10, 20_000, 768), Load(10, 10, 10_000, 768)]
-    assert tokens_within(100.1 * SLACK, loads, 2, heldout_tokens=0) == 120_000
-    assert tokens_within(100.1 * SLACK, loads, 2, heldout_tokens=90_000) < 110_000
-    assert tokens_within(1, loads, 2, heldout_tokens=0) == MIN_STEPS * 768
+    assert tokens_within(100.1 * SLACK, loads, 2, scored_tokens=0) == (120_000, 1.0)
+    tokens, part = tokens_within(100.1 * SLACK, loads, 2, scored_tokens=30_000)
+    assert (tokens < 120_000, part) == (True, 1.0)
+    least = (1 - SCORING_SHARE) * 119_000
+    tokens, part = tokens_within(100.1 * SLACK, loads, 2, scored_tokens=9_000_000)
+    assert tokens >= least and part < 0.1, "few of many items are scored"
+    assert tokens_within(1, loads, 2, scored_tokens=9)[0] == MIN_STEPS * 768
 
 
 def test_equal_time() -> None:

@@ -3,6 +3,7 @@ functions of their numbers."""
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -124,6 +125,8 @@ def test_recall_is_zoologys(fillers: str) -> None:
         ("induction", {"min_length": 2}, "must be at least 3"),
         ("recall", {"length": 63}, "--length 63: must be even"),
         ("recall", {"length": 64, "pairs": 17}, "at least 4 times --pairs 17"),
+        ("recall", {"min_length": 65}, "--min-length 65: must be 4 to --length 64, or 0"),
+        ("recall", {"min_length": 2}, "--min-length 2: must be 4 to --length 64, or 0"),
         ("recall", {"vocabulary": 64}, "must exceed --length 64"),
         ("recall", {"power": -30.0}, "--power -30.0: must be 0 to 10"),
         ("addition", {"max_length": 5000}, "must be at most 1000"),
@@ -157,6 +160,17 @@ def test_too_few_questions_are_named() -> None:
     task = task_of("parity", max_length=1)
     with pytest.raises(ConfigError, match="there are too few different questions"):
         list(parts_of(task)[1])
+
+
+def test_items_of_recall_have_many_lengths() -> None:
+    """Those of --min-length, and all between whose length is halved, each with its pairs."""
+    task = task_of("recall", length=64, pairs=4, min_length=16, vocabulary=100)
+    assert task.options.shapes == [(64, 4), (32, 2), (16, 1)]
+    train, held, tokenizer = parts_of(task)
+    seen = [task._pair(train.item(0, number), tokenizer) for number in range(300)]
+    lengths = Counter((len(each) - 1, each.side["value"]) for each in seen)
+    assert set(lengths) == set(task.options.shapes) and min(lengths.values()) > 60
+    assert task.window_floor(lambda: None, [], tokenizer, None)["guess_accuracy"] == 3 / 7
 
 
 def test_a_key_is_recalled(tfm: Tfm) -> None:

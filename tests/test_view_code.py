@@ -26,6 +26,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "alibi": dict(positions="alibi", bias=True),
     "window": dict(window=5),
     "grouped": dict(kv_heads=2, positions="alibi", window=5, qk_norm=False),
+    "as imported": dict(
+        kv_heads=2, head_dim=12, qk_norm_weights=True, qkv_bias=True, rope_scaling="linear:2"
+    ),
     "one head": dict(heads=1, kv_heads=1, norm="layernorm", bias=True),
     "layernorm without bias": dict(norm="layernorm", positions="none"),
     "sandwich": dict(norm_position="sandwich", norm="layernorm", bias=True),
@@ -257,6 +260,7 @@ def weights_of(model: SequenceModel, stem: str, number: int) -> dict[str, Any]:
     mixer = block.mixer
     if hasattr(mixer, "qkv"):
         linear("q k v", mixer.qkv)
+        found |= norms(q=mixer.q_norm, k=mixer.k_norm)
     if hasattr(mixer, "taps"):
         linear("value gate", mixer.taps)
     if hasattr(mixer, "out"):

@@ -42,6 +42,10 @@ class TextTokenizer(Tokenizer):
         items have an end token. ValueError says what is wrong with the argument."""
         raise ValueError("not a tokenizer of any text")
 
+    def with_ends(self, ends: bool) -> TextTokenizer | None:
+        """See `protocols.ByteTokenizer`."""
+        return self if ends == self.ends else None
+
     @abstractmethod
     def tokens(self, item: Any) -> Ids:
         """The ids of a text, without begin and end tokens."""
@@ -94,7 +98,8 @@ class TextTokenizer(Tokenizer):
 
     def decode_bytes(self, ids: Ids) -> bytes:
         """The bytes of the ids; begin and end tokens have none."""
-        return b"".join(self.pieces[id] for id in ids.tolist() if id < self.end)
+        known = len(self.pieces)
+        return b"".join(self.pieces[id] for id in ids.tolist() if id < known)
 
     def decode(self, ids: Ids, side: Mapping[str, Any]) -> Any:
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
@@ -104,3 +109,46 @@ class TextTokenizer(Tokenizer):
 
     def positions(self, length: int, side: Mapping[str, Any]) -> None:
         return None
+
+    def tokenizer_json(self) -> dict[str, Any] | None:
+        """See `protocols.Tokenizer`. A subclass makes it with `_as_tokenizer_json`."""
+        return None
+
+    def _as_tokenizer_json(self, parts: Mapping[str, Any]) -> dict[str, Any]:
+        """`parts` of a tokenizer.json and what all of ours have: special tokens for begin and end,
+        the first of which begins each text."""
+        vocab = parts["model"]["vocab"]
+        added = [dict(token) for token in parts.get("added_tokens", ())]
+        known = {*vocab, *(token["content"] for token in added)}
+        ids = {"<|end|>": self.end} if self.ends else {}
+        for name, id in {**ids, "<|begin|>": self.begin}.items():
+            while name in known:
+                name = f"<{name}>"
+            strip = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+            added.append({"id": id, "content": name, "special": True, **strip})
+        begin = {"SpecialToken": {"id": name, "type_id": 0}}
+        template = {
+            "type": "TemplateProcessing",
+            "single": [begin, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [begin, *({"Sequence": {"id": x, "type_id": 0}} for x in "AB")],
+            "special_tokens": {name: {"id": name, "ids": [self.begin], "tokens": [name]}},
+        }
+        empty = dict.fromkeys(("truncation", "padding", "normalizer", "pre_tokenizer"))
+        own = {"added_tokens": added, "post_processor": template}
+        return {"version": "1.0", **empty, **parts, **own}
+
+
+def byte_symbols() -> dict[str, int]:
+    """Byte by the printable character that represents it in GPT-2's vocabulary."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    rest = [byte for byte in range(256) if byte not in printable]
+    symbols = {chr(byte): byte for byte in printable}
+    return symbols | {chr(256 + number): byte for number, byte in enumerate(rest)}
+
+
+def bpe_model(vocab: Mapping[str, int], byte_fallback: bool) -> dict[str, Any]:
+    """The model of a tokenizer.json without merges. byte_fallback: a character that is not in the
+    vocabulary becomes bytes, which it names <0x00> ... <0xFF>."""
+    empty = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix")
+    flags = {"fuse_unk": False, "byte_fallback": byte_fallback, "ignore_merges": False}
+    return {"type": "BPE", **dict.fromkeys(empty), **flags, "vocab": dict(vocab), "merges": []}

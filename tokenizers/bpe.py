@@ -19,8 +19,9 @@ import numpy.typing as npt
 
 from ..core.errors import DamagedError, DataError
 from ..core.protocols import Ids
-from ._text import TextTokenizer
+from ._text import TextTokenizer, byte_symbols
 
+BYTE_NAME = re.compile("<0x[0-9A-F]{2}>")
 PIECE_CHARS = 1 << 14  # text is encoded in pieces of this size, several in parallel
 WORD_CHARS = 32  # merges are learned from words of at most this length
 LONG_WORDS_CHARS = 1 << 19  # in longer words, at most, that merges are learned from
@@ -30,14 +31,6 @@ LONG_WORD = re.compile(
         kind + f"{{{WORD_CHARS + 1},}}" for kind in (r"[^\W\d_]", r"\d", r"(?:[^\w\s]|_)", r"\s")
     )
 )
-
-
-def _byte_symbols() -> dict[str, int]:
-    """Byte by the printable character that represents it in GPT-2's vocabulary."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    rest = [byte for byte in range(256) if byte not in printable]
-    symbols = {chr(byte): byte for byte in printable}
-    return symbols | {chr(256 + number): byte for number, byte in enumerate(rest)}
 
 
 class BpeTokenizer(TextTokenizer):
@@ -62,16 +55,18 @@ class BpeTokenizer(TextTokenizer):
         self.inner.no_padding()
         size = max(self.inner.get_vocab(with_added_tokens=True).values()) + 1
         names = [self.inner.id_to_token(id) or "" for id in range(size)]
-        symbols = _byte_symbols()
+        symbols = byte_symbols()
         added = {id: t.content for id, t in self.inner.get_added_tokens_decoder().items()}
-        decoder = parts.get("decoder") or {}
-        self.byte_level = decoder.get("type") == "ByteLevel"
+        kind = _spelling(parts)
+        self.byte_level = bool(kind)
 
         def piece(id: int, name: str) -> bytes:
             if id in added:
                 return str(added[id]).encode()
-            if self.byte_level and all(c in symbols for c in name):
+            if kind == "ByteLevel" and all(c in symbols for c in name):
                 return bytes(symbols[c] for c in name)
+            if kind == "ByteFallback" and BYTE_NAME.fullmatch(name):
+                return bytes([int(name[3:5], 16)])
             return name.encode()
 
         pieces = [piece(id, name) for id, name in enumerate(names)]
@@ -94,7 +89,7 @@ class BpeTokenizer(TextTokenizer):
             vocab_size=vocab_size,
             show_progress=False,
             special_tokens=[],
-            initial_alphabet=sorted(_byte_symbols()),
+            initial_alphabet=sorted(byte_symbols()),
         )
         _in_thread(lambda: inner.train_from_iterator(_bounded(texts), trainer))
         return cls(inner.to_str(), ends)
@@ -143,12 +138,15 @@ class BpeTokenizer(TextTokenizer):
     def decode_bytes(self, ids: Ids) -> bytes:
         if self.byte_level:
             return super().decode_bytes(ids)
-        kept = [id for id in ids.tolist() if id < self.end]
+        kept = [id for id in ids.tolist() if id < len(self.pieces) and self.pieces[id]]
         decoded: str = self.inner.decode(kept, skip_special_tokens=False)
         return decoded.encode()
 
     def decode(self, ids: Ids, side: Mapping[str, Any]) -> str:
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+    def tokenizer_json(self) -> dict[str, Any] | None:
+        return self._as_tokenizer_json(json.loads(self.inner.to_str()))
 
     def state(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
         return {"ends": self.ends, "tokenizer": json.loads(self.inner.to_str())}, {}
@@ -190,17 +188,30 @@ def _in_thread(work: Callable[[], None]) -> None:
         raise failed[0]
 
 
+def _spelling(parts: dict[str, Any]) -> str:
+    """How tokens spell bytes, if decoding concatenates those of each: as in GPT-2 (ByteLevel), or
+    with names of single bytes (ByteFallback), as in the files that `CharTokenizer` writes."""
+    decoder = parts.get("decoder") or {}
+    steps = [step.get("type") for step in decoder.get("decoders", [decoder])]
+    if steps == ["ByteLevel"]:
+        return "ByteLevel"
+    return "ByteFallback" if steps == ["ByteFallback", "Fuse"] else ""
+
+
 def _is_lossless(parts: dict[str, Any]) -> bool:
     """Whether decoding is guaranteed to restore the text: every byte has a token, and nothing is
     normalised, added or dropped between pieces."""
     model, pre = parts["model"], parts.get("pre_tokenizer") or {}
-    steps = pre.get("pretokenizers", [pre])
+    steps = pre.get("pretokenizers", [pre]) if pre else []
+    names = {f"<0x{byte:02X}>" for byte in range(256)}
+    fallback = _spelling(parts) == "ByteFallback"
     return (
         model.get("type") == "BPE"
-        and set(_byte_symbols()) <= set(model["vocab"])
+        and (names if fallback else set(byte_symbols())) <= set(model["vocab"])
         and not (model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"))
         and not parts.get("normalizer")
-        and any(step.get("type") == "ByteLevel" for step in steps)
+        and any(step.get("type") == "ByteLevel" for step in steps) != fallback
+        and (bool(model.get("byte_fallback")) or not fallback)
         and all(
             step.get("type") in ("ByteLevel", "Split", "Digits", "Punctuation")
             and step.get("behavior") != "Removed"

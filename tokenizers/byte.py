@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core.protocols import Ids
-from ._text import TextTokenizer
+from ._text import TextTokenizer, bpe_model, byte_symbols
 
 
 class SingleByteTokenizer(TextTokenizer):
@@ -32,6 +32,12 @@ class SingleByteTokenizer(TextTokenizer):
 
     def state(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
         return {"ends": self.ends, "text": self.text}, {}
+
+    def tokenizer_json(self) -> dict[str, Any]:
+        flags = dict.fromkeys(("add_prefix_space", "trim_offsets", "use_regex"), False)
+        level = {"type": "ByteLevel", **flags}
+        model = bpe_model(byte_symbols(), byte_fallback=False)
+        return self._as_tokenizer_json({"pre_tokenizer": level, "decoder": level, "model": model})
 
 
 Tokenizer = SingleByteTokenizer

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core.protocols import Ids
-from ._text import TextTokenizer
+from ._text import TextTokenizer, bpe_model
 
 
 class CharTokenizer(TextTokenizer):
@@ -46,6 +46,13 @@ class CharTokenizer(TextTokenizer):
 
     def state(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
         return {"ends": self.ends, "characters": self.characters}, {}
+
+    def tokenizer_json(self) -> dict[str, Any]:
+        vocab = {f"<0x{byte:02X}>": byte for byte in range(256)}
+        vocab |= {character: id for id, character in enumerate(self.characters, 256)}
+        decoder = {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]}
+        model = bpe_model(vocab, byte_fallback=True)
+        return self._as_tokenizer_json({"decoder": decoder, "model": model})
 
 
 Tokenizer = CharTokenizer

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence as Rows
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from ..errors import ConfigError, DataError
 from ..protocols import Array, Batch, Dataset, Ids, Sequence, Support, Tokenizer
 from .keyed_random import key, mix, permute
 from .sequence_store import SequenceList, Store
+from .shards import Joined, SomeItems
 
 
 class Part(NamedTuple):
@@ -32,9 +34,12 @@ Piece = tuple[int, int, int]  # (item, start, end): ids start ... end - 1 of an 
 WINDOWS_PER_BEGIN_TOKEN = 16  # one window in 16 starts with it, so that the model learns to begin
 
 
-def step_batch(data: Dataset, step: int, rows: int, seed: int) -> Batch[Array]:
-    """The rows of micro-batch `step`. Each epoch has its own keyed permutation of the data."""
-    indices = np.arange(step * rows, (step + 1) * rows, dtype=np.int64)
+def step_batch(
+    data: Dataset, step: int, rows: int, seed: int, some: slice = slice(None)
+) -> Batch[Array]:
+    """The rows of micro-batch `step`, or `some` of them. Each epoch has its own keyed permutation
+    of the data."""
+    indices = np.arange(step * rows, (step + 1) * rows, dtype=np.int64)[some]
     epochs = indices // len(data)
     permuted = np.empty_like(indices)
     for epoch in np.unique(epochs):
@@ -51,7 +56,12 @@ class Windows:
     """
 
     def __init__(
-        self, stream: npt.NDArray[np.integer], context: int, seed: int, begin: int, support: Support
+        self,
+        stream: npt.NDArray[np.integer] | Joined,
+        context: int,
+        seed: int,
+        begin: int,
+        support: Support,
     ) -> None:
         if len(stream) < 2:
             raise DataError(f"the training data has {len(stream)} tokens: need at least 2")
@@ -110,7 +120,7 @@ class Packed(ItemRows):
 
     def __init__(
         self,
-        store: Store | SequenceList,
+        store: Store | SequenceList | SomeItems,
         tokenizer: Tokenizer,
         context: int,
         encoder: bool = False,
@@ -226,6 +236,19 @@ def collate(
         features=features,
         source=source,
         source_segments=source_segments,
+    )
+
+
+def with_source_width(batch: Batch[Array], width: int) -> Batch[Array]:
+    """The batch with its encoder sources, if it has any, padded to `width` ids."""
+    source, segments = batch.source, batch.source_segments
+    if source is None or segments is None or source.shape[1] == width:
+        return batch
+    more = ((0, 0), (0, width - source.shape[1]))
+    return replace(
+        batch,
+        source=np.pad(source, more),
+        source_segments=np.pad(segments, more, constant_values=-1),
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from ..errors import DataError
 from .archives import JUNK, extracted, is_archive
 from .scratch import STANDARD_INPUT, is_stream, shown, streamed
+from .shards import is_prepared
 from .tables import TableSource, table_kind
 
 HUB = "hf:"
@@ -86,6 +87,11 @@ def _files_of(name: str) -> list[Path]:
     if is_stream(name):
         return [streamed(name)]
     path = Path(name)
+    if is_prepared(name):
+        raise DataError(
+            f"--data {name}: a folder of `tfm prepare`, which is all of the data of `tfm train`; "
+            "name it alone there"
+        )
     if os.path.isdir(name):
         inside = sorted(_files_below(path))
     elif os.path.isfile(name):

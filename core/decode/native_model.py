@@ -108,7 +108,15 @@ def supports(model: SequenceModel, features: bool = False) -> bool:
     )
     on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
     added = features or model.features is None
-    return known_layers and on_cpu and added and not model.has_encoder
+    known_heads = config.head_dim in (0, config.width // config.heads)
+    return (
+        known_layers
+        and on_cpu
+        and added
+        and known_heads
+        and not config.qk_norm_weights
+        and not model.has_encoder
+    )
 
 
 def _linears(mixer: Any) -> tuple[Linear, Linear]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..config import ModelConfig
 from ..ops import operations as ops
-from .layers import Linear
+from .layers import Linear, RMSNorm
 from .mixer import Context, own_positions, state_dtype
 from .positions import alibi_slopes
 
@@ -17,7 +17,8 @@ from .positions import alibi_slopes
 class Attention(nn.Module):
     """Causal self-attention: softmax(Q K^T / sqrt(w)) V (Vaswani et al. 2017, eq. 1), with grouped
     keys and values (Ainslie et al. 2023). With `config.qk_norm`, queries and keys are
-    RMS-normalised (Henry et al. 2020). With `config.window`, a position sees the last ones only
+    RMS-normalised (Henry et al. 2020), with weights where `config.qk_norm_weights` (Qwen 3). With
+    `config.window`, a position sees the last ones only
     (Beltagy et al. 2020, Longformer)."""
 
     dynamic = False
@@ -29,9 +30,13 @@ class Attention(nn.Module):
         self.dropout, self.window = config.dropout, config.window
         self.reach = config.window - 1 if config.window else None
         self.alibi = config.positions == "alibi"
-        kv = self.groups * self.head_width
-        self.qkv = Linear(config.width, (config.width, kv, kv), bias=config.bias)
-        self.out = Linear(config.width, (config.width,), bias=config.bias, output=True)
+        inner, kv = self.heads * self.head_width, self.groups * self.head_width
+        self.qkv = Linear(config.width, (inner, kv, kv), bias=config.bias or config.qkv_bias)
+        self.out = Linear(inner, (config.width,), bias=config.bias, output=True)
+        weighted = config.qk_norm and config.qk_norm_weights
+        self.q_norm, self.k_norm = (
+            RMSNorm(self.head_width, config.norm_eps, False) if weighted else None for _ in "qk"
+        )
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         q, k, v = self.project(x, context)
@@ -69,7 +74,7 @@ class Attention(nn.Module):
         if not self.window:
             return context.segment_start
         first = (own_positions(x.shape[1], context.at, x.device) - self.window + 1).clamp(min=0)
-        first = first.to(torch.int32).expand(len(x), -1)
+        first = first.to(torch.int32).expand(x.shape[0], -1)
         if context.segment_start is not None:
             first = torch.maximum(first, context.segment_start)
         return first.contiguous()
@@ -79,7 +84,13 @@ class Attention(nn.Module):
 
     def project(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, heads, T, w), keys and values (B, groups, T, w), normalised and rotated."""
-        return ops.split_heads(self.qkv(x), self.heads, self.groups, context.rotary, self.eps)
+        if self.q_norm is None or self.k_norm is None:
+            return ops.split_heads(self.qkv(x), self.heads, self.groups, context.rotary, self.eps)
+        q, k, v = ops.split_heads(self.qkv(x), self.heads, self.groups, None, None)
+        q, k = self.q_norm(q), self.k_norm(k)
+        if context.rotary is not None:
+            q, k = (ops.rotate(each, *context.rotary) for each in (q, k))
+        return q, k, v
 
     def _attend_to_prefix(self, q: Tensor, k: Tensor, v: Tensor, cache: KeyValues) -> Tensor:
         """Attention of one new position per row, q (B, heads, 1, w), to the row's own keys and to

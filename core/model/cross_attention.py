@@ -38,10 +38,11 @@ class CrossAttention(nn.Module):
         self.heads, self.groups, self.head_width = config.heads, config.groups, config.head_width
         self.eps = config.norm_eps if config.qk_norm else None
         self.dropout, self.positions = config.dropout, config.context
-        kv = self.groups * self.head_width
-        self.query = Linear(config.width, (config.width,), bias=config.bias)
-        self.kv = Linear(config.width, (kv, kv), bias=config.bias)
-        self.out = Linear(config.width, (config.width,), bias=config.bias, output=True)
+        inner, kv = self.heads * self.head_width, self.groups * self.head_width
+        biased = config.bias or config.qkv_bias
+        self.query = Linear(config.width, (inner,), bias=biased)
+        self.kv = Linear(config.width, (kv, kv), bias=biased)
+        self.out = Linear(inner, (config.width,), bias=config.bias, output=True)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         if context.memory is None:

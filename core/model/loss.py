@@ -88,7 +88,8 @@ class Objective(nn.Module):
         ranges = torch.stack((pairs // (vocabulary + 1), pairs % (vocabulary + 1)), dim=-1)
         sizes = ranges[:, 1] - ranges[:, 0]
         products = int((sizes * which.bincount(minlength=len(ranges))).sum())
-        if len(ranges) > MAX_RANGES or 2 * products > len(legal) * vocabulary:
+        few = 0 < len(ranges) <= MAX_RANGES  # none where no position counts
+        if not few or 2 * products > len(legal) * vocabulary:
             return self._nll(hidden, targets, weight, (0, vocabulary), legal)
         total = hidden.new_zeros((), dtype=torch.float32)
         for number, (low, high) in enumerate(ranges.tolist()):

@@ -20,10 +20,27 @@ def rotary_angles(positions: Tensor, config: ModelConfig) -> tuple[Tensor, Tenso
     """
     pairs = config.head_width // 2
     index = torch.arange(pairs, device=positions.device)
-    frequency = config.rope_theta ** (-index.float() / pairs)
+    frequency = scaled(config.rope_theta ** (-index.float() / pairs), config)
     angles = positions.float()[..., index % positions.shape[-1]] * frequency
     cos, sin = angles.cos(), angles.sin()
     return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+
+
+def scaled(frequency: Tensor, config: ModelConfig) -> Tensor:
+    """Rotary frequencies (N,), in radians a position, changed as `config.rope_scaling` says.
+
+    linear: all divided by a factor (Chen et al. 2023, position interpolation). llama3: those whose
+    wave is longer than CONTEXT / LOW positions divided by FACTOR, those with one shorter than
+    CONTEXT / HIGH kept, and between them a mixture (Llama 3.1; `_compute_llama3_parameters` of
+    transformers)."""
+    kind, numbers = config.rope_scale
+    if not kind:
+        return frequency
+    if kind == "linear":
+        return frequency / numbers[0]
+    factor, low, high, context = numbers
+    kept = ((context * frequency / (2 * math.pi) - low) / (high - low)).clamp(0, 1)
+    return (1 - kept) * frequency / factor + kept * frequency
 
 
 def sinusoids(positions: Tensor, width: int) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -337,3 +338,13 @@ def without_values(config: ModelConfig) -> SequenceModel:
 
 
 on_meta = functools.cache(without_values)  # to read sizes from
+
+
+def with_weights(config: ModelConfig, weights: Mapping[str, Tensor]) -> SequenceModel:
+    """A model that has these tensors, by the names of its parameters, as its own; a parameter that
+    is not among them has no values."""
+    model = without_values(config)
+    model.load_state_dict(weights, strict=False, assign=True)
+    if config.tied:
+        model.head.weight = model.embedding.weight
+    return model

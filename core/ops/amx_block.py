@@ -46,7 +46,9 @@ def supports_config(config: ModelConfig) -> bool:
     return (
         (config.norm, config.norm_position, config.ffn, set(config.mixers.split(",")))
         == ("rmsnorm", "pre", "relu2", {"attention"})
-        and not (config.bias or config.window or config.encoder_layers)
+        and not (config.bias or config.qkv_bias or config.qk_norm_weights)
+        and not (config.window or config.encoder_layers)
+        and config.heads * config.head_width == config.width
         and config.residual
         and config.positions != "alibi"
         and config.head_width % MACRO_TILE == 0
@@ -104,9 +106,9 @@ class _AmxBlock(torch.autograd.Function):
         fp32 = torch.empty(tokens * (2 + heads + groups + width))
         attention_rate, residual_rate = rates
         ctx.dropouts = (
-            dropout_of(attention_rate),
-            dropout_of(residual_rate),
-            dropout_of(residual_rate),
+            dropout_of(attention_rate, batch * heads * length * length),
+            dropout_of(residual_rate, x.numel()),
+            dropout_of(residual_rate, x.numel()),
         )
         ctx.sizes = {
             **dict(zip(BF16_BUFFERS, (width, qkv, width, width, hidden), strict=True)),

@@ -63,7 +63,7 @@ class _AddDropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, rate: float) -> Tensor:
         x, y, out = x.contiguous(), y.contiguous(), torch.empty(x.shape)
-        ctx.dtype, ctx.drop = y.dtype, dropout_of(rate)
+        ctx.dtype, ctx.drop = y.dtype, dropout_of(rate, y.numel())
         call("add", y.numel(), DTYPES[y.dtype], x, y, out, ctx.drop)
         return out
 
@@ -164,7 +164,7 @@ class _Attention(torch.autograd.Function):
     ) -> Tensor:
         batch, heads, length, width = q.shape
         ctx.heads = Heads(batch, length, heads, k.shape[1], width)
-        ctx.drop = dropout_of(rate)
+        ctx.drop = dropout_of(rate, batch * heads * length * length)
         q, k, v = (x.contiguous().view(batch * k.shape[1], -1, width) for x in (q, k, v))
         p = torch.bmm(q, k.mT)
         dropped_p = torch.empty_like(p) if rate else None

@@ -85,11 +85,11 @@ class _LinearNll(torch.autograd.Function):
         rest: NllAndGradient,
     ) -> Tensor:
         total = torch.zeros((), device=hidden.device)
-        needs_gradient = any(ctx.needs_input_grad[:2])
+        needs_hidden, needs_table = ctx.needs_input_grad[:2]
         hidden_gradient = torch.empty_like(hidden)
         rows = chunk_rows(len(hidden), len(table), hidden.device)
         table_gradient = None  # of a single chunk in its dtype, of several summed in float32
-        if rows < len(hidden) or not len(hidden):
+        if needs_table and (rows < len(hidden) or not len(hidden)):
             table_gradient = torch.zeros(table.shape, device=hidden.device)
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(hidden), rows):
@@ -98,16 +98,20 @@ class _LinearNll(torch.autograd.Function):
                 products = hidden[chunk] @ table.T
                 loss, gradient = rest(products, targets[chunk], weight[chunk], legal, cap)
                 total += loss
-                if needs_gradient:
+                if needs_hidden:
                     torch.mm(gradient, table, out=hidden_gradient[chunk])
+                if needs_table:  # not of a frozen one
                     part = gradient.T @ hidden[chunk]
                     table_gradient = part if table_gradient is None else table_gradient.add_(part)
         if table_gradient is not None:
-            ctx.save_for_backward(hidden_gradient, table_gradient.to(table.dtype))
+            table_gradient = table_gradient.to(table.dtype)
+        ctx.save_for_backward(hidden_gradient, table_gradient)
         return total
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         hidden_gradient, table_gradient = ctx.saved_tensors
         (upstream,) = gradients
-        return hidden_gradient * upstream, table_gradient * upstream, None, None, None, None, None
+        if table_gradient is not None:
+            table_gradient = table_gradient * upstream
+        return hidden_gradient * upstream, table_gradient, None, None, None, None, None

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .reference import dropout_seed
+from .reference import dropout_seed, first_number
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}  # as c/simd.h numbers them
 ROW_PADDING = 16  # numbers after a row of workspace that a full vector may touch
@@ -50,6 +50,7 @@ class Dropout(ctypes.Structure):
         ("drop_threshold", ctypes.c_int32),
         ("seed", ctypes.c_uint32),
         ("keep_scale", ctypes.c_float),
+        ("first", ctypes.c_int64),
     ]
 
 
@@ -70,7 +71,7 @@ class Heads(ctypes.Structure):
     ]
 
 
-NO_DROPOUT = Dropout(0, 0, 1.0)
+NO_DROPOUT = Dropout(0, 0, 1.0, 0)
 
 
 def library() -> ctypes.CDLL | None:
@@ -148,11 +149,12 @@ def call(name: str, *arguments: Any) -> None:
     getattr(_library, name)(*passed, torch.get_num_threads())
 
 
-def dropout_of(rate: float) -> Dropout:
-    """The dropout of one tensor, `reference.dropped_numbers`, with a new seed."""
+def dropout_of(rate: float, count: int) -> Dropout:
+    """The dropout of one tensor of `count` numbers, `reference.dropped_numbers`, with a new
+    seed."""
     if not rate:
         return NO_DROPOUT
-    return Dropout(round(rate * (1 << 31)), dropout_seed(), 1 / (1 - rate))
+    return Dropout(round(rate * (1 << 31)), dropout_seed(), 1 / (1 - rate), first_number(count))
 
 
 @functools.cache

@@ -130,6 +130,9 @@ def dropout(x: Tensor, rate: float) -> Tensor:
     return reference.dropout(x, rate)
 
 
+set_dropout_rows = reference.set_dropout_rows
+
+
 def add_dropout(x: Tensor, y: Tensor, rate: float) -> Tensor:
     """x + dropout(y), in the dtype of x."""
     out: Tensor = _backend(y, native=x.dtype == torch.float32).add_dropout(x, y, rate)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Rotary = tuple[Tensor, Tensor]
+_rows = (0, 1)  # see `set_dropout_rows`
 
 
 def rms_norm(
@@ -127,7 +128,8 @@ def dropout(x: Tensor, rate: float) -> Tensor:
         return x
     if x.device.type != "cpu" or torch.compiler.is_compiling():
         return F.dropout(x, rate)
-    dropped = dropped_numbers(x.numel(), rate, dropout_seed()).view(x.shape)
+    dropped = dropped_numbers(x.numel(), rate, dropout_seed(), first_number(x.numel()))
+    dropped = dropped.view(x.shape)
     return x.masked_fill(dropped, 0.0) * (1 / (1 - rate))
 
 
@@ -136,13 +138,28 @@ def dropout_seed() -> int:
     return int(torch.randint(1 << 32, ()))
 
 
-def dropped_numbers(count: int, rate: float, seed: int) -> Tensor:
-    """(count,): which of `count` numbers dropout sets to zero, the same in all backends of a CPU.
+def set_dropout_rows(first: int, count: int) -> None:
+    """Tells dropout that tensors hold the rows first ... first + count - 1 of a larger batch (of
+    `count` rows, if first is 0), so that the same numbers of a row are dropped wherever the row is
+    computed. On a CPU only."""
+    global _rows
+    _rows = (first, count)
+
+
+def first_number(count: int) -> int:
+    """The index, in the whole batch, of the first of the `count` numbers of this process's rows."""
+    first, rows = _rows
+    return count // rows * first
+
+
+def dropped_numbers(count: int, rate: float, seed: int, first: int = 0) -> Tensor:
+    """(count,): which of the numbers first ... first + count - 1 dropout sets to zero, the same in
+    all backends of a CPU.
 
     Number i is dropped where 31 bits of a hash of i and the seed (Wellons' lowbias32) are below
-    rate * 2^31. Integer products wrap around.
+    rate * 2^31. Integer sums and products wrap around.
     """
-    x = torch.arange(count, dtype=torch.int32)
+    x = torch.arange(count, dtype=torch.int32).add_(_int32(first % (1 << 32)))
     x.mul_(_int32(0x9E3779B9)).bitwise_xor_(_int32(seed))
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
         x.bitwise_xor_(_shifted(x, shift)).mul_(_int32(factor))

@@ -1,9 +1,10 @@
-"""Accuracy against distance: architectures trained on generated items of several lengths."""
+"""Accuracy against distance: architectures trained on generated items of many lengths, and scored
+on those of each."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import torch
 
 from ..chart import Axis, Chart, Line
 from ..errors import ConfigError
+from ..protocols import Sequence as Tokens
 from ..runs.run import Run
 from ..study.comparison import Outcome
+from ..task import Task
 from .estimate import Estimate, share
 from .predictions import right_answers
 from .sample import draw
@@ -38,7 +41,16 @@ def options_at(task: str, distance: int) -> dict[str, int]:
         return {"min_length": distance, "max_length": distance}
     if distance % 2 or distance < 4:
         raise ConfigError(f"--distance {distance}: recall needs an even number, 4 or more")
-    return {"length": distance, "pairs": max(1, distance // TOKENS_PER_PAIR)}
+    pairs = max(1, distance // TOKENS_PER_PAIR)
+    return {"length": distance, "pairs": pairs, "min_length": distance}
+
+
+def training_options(task: str, distances: Sequence[int]) -> dict[str, int]:
+    """The options of items of many lengths, from the shortest distance to the longest: short items
+    are learned first, and what is learned of them carries over to longer ones. ConfigError as
+    `options_at`."""
+    shortest, longest = (options_at(task, each) for each in (min(distances), max(distances)))
+    return {**longest, "min_length": shortest["min_length"]}
 
 
 @dataclass(frozen=True)
@@ -89,8 +101,9 @@ class AtDistance:
 def at_distance(
     outcome: Outcome, folder: Path, distance: int, options: Mapping[str, int], device: torch.device
 ) -> AtDistance:
-    """The accuracy of the runs of a comparison on their held-out items. folder: of the study. The
-    floor is the most frequent answer, and what the task itself calls a guess."""
+    """The accuracy of the runs of a comparison on held-out items of one length. folder: of the
+    study; options: of the task at this distance. The floor is the most frequent answer, and what
+    the task itself calls a guess."""
     answers, floor, items = [], dict[str, float](), 0
     scored = [result for result in outcome.results if result.about["role"] == "score"]
     for contestant, row in zip(outcome.comparison.contestants, outcome.rows(), strict=True):
@@ -99,18 +112,27 @@ def at_distance(
         for result in own:
             if result.status == "done":
                 run = Run(folder / result.run)
-                held = run.heldout(run.config["final_split"])
                 model, tokenizer = run.load_model("last", device).eval(), run.tokenizer()
+                task, held = _held_out(run, options)
                 sample = draw(model, tokenizer, held, len(held), 0)
-                right, count, constant = right_answers(sample, run.task().end_token(tokenizer))
+                right, count, constant = right_answers(sample, task.end_token(tokenizer))
                 rights.append(right)
-                floor["constant"], items = constant, len(sample)
+                floor, items = {"constant": constant}, len(sample)
+                known = task.window_floor(lambda: None, held, tokenizer, None, quick=True) or {}
+                if "guess_accuracy" in known:
+                    floor["guess"] = known["guess_accuracy"]
         accuracy = share(np.mean(rights, axis=0), count) if len(rights) == len(own) > 0 else None
         by_seed = [float(right.sum() / count.sum()) for right in rights]
         answers.append(Answers(contestant.arch, accuracy, by_seed, row))
-    known = outcome.comparison.floor
-    floor |= {name: known[f"{name}_accuracy"] for name in ("guess",) if f"{name}_accuracy" in known}
     return AtDistance(distance, options, items, floor or {"constant": 0.0}, answers)
+
+
+def _held_out(run: Run, options: Mapping[str, int]) -> tuple[Task, list[Tokens]]:
+    """The run's task with other options, and the held-out items that it generates."""
+    own = run.task()
+    task = type(own)(replace(own.options, **options))
+    _, held = task.split(task.items(task.default_source()), None)
+    return task, list(task.sequences(held, run.tokenizer()))
 
 
 # -- what is shown -------------------------------------------------------------------------------

@@ -15,8 +15,6 @@ from ..protocols import Sequence
 from .run import Run
 
 if TYPE_CHECKING:
-    import torch
-
     from ..model.sequence_model import SequenceModel
 
 
@@ -72,6 +70,6 @@ class PartOfRun(Run):
         ]
         return found
 
-    def load_model(self, which: str = "last", device: torch.device | None = None) -> SequenceModel:
-        whole = Run(self.path).load_model(which, device)
+    def load_trained(self, which: str = "last") -> SequenceModel:
+        whole = Run(self.path).load_trained(which)
         return whole.part(*self._mixed().ids_of(self.part))

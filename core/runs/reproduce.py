@@ -10,7 +10,8 @@ from typing import Any
 from ..config import tfm_version
 from ..errors import UsageError
 from ..ops.native_calls import version as kernels_version
-from .run import Run
+from .run import BASE, Run
+from .tensors import read_tensors
 
 # log keys that differ between identical runs: timings, names, line checksums
 NONDETERMINISTIC_KEYS = ("seconds", "tokens_per_second", "run", "check")
@@ -24,7 +25,9 @@ def fresh_copy(run: Run, path: Path, **train: object) -> Run:
     splits = sorted(p.name for p in (run.path / "heldout").iterdir())
     names = run.config["data"].get("streams", {"-": "stdin"}).values()
     streams = {name: run.path / name for name in names if (run.path / name).exists()}
-    return Run.create(path, config, run.tokenizer(), {s: run.heldout(s) for s in splits}, streams)
+    heldout = {split: run.heldout(split) for split in splits}
+    base = read_tensors(run.path / BASE) if run.train_config().lora else None
+    return Run.create(path, config, run.tokenizer(), heldout, streams, base)
 
 
 def replans(run: Run) -> dict[int, list[tuple[int, int | None]]]:
@@ -50,7 +53,10 @@ def other_versions(run: Run) -> list[str]:
         "kernels": kernels_version(),
     }
     then = {"tfm": run.config["tfm"], "kernels": "torch", **run.config["versions"]}
-    return [f"{name} {then[name]} then, {now[name]} now" for name in now if then[name] != now[name]]
+    changed = [name for name in now if then[name] != now[name]]
+    found = [f"{name} {then[name]} then, {now[name]} now" for name in changed]
+    processes = run.config.get("processes", 1)
+    return [*found, f"{processes} processes then, 1 now"] if processes > 1 else found
 
 
 def differences(one: Run, other: Run) -> list[str]:

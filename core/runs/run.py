@@ -1,6 +1,7 @@
 """`Run`: the directory of one training run.
 
 config.json  tokenizer.json (+ .safetensors)  heldout/  log.jsonl  checkpoints/NNNNNN/
+base.safetensors (the frozen weights, of which checkpoints have only the adapters)
 stdin  pipe-N (training data that was piped)
 
 Runs and checkpoints are written atomically: to a temporary folder, fsynced, then renamed. A
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import ModelConfig, TrainConfig, from_json
+from ..data.keyed_random import key
 from ..data.sequence_store import Store
 from ..data.source import Source
 from ..errors import ConfigError, DamagedError, TfmError, UsageError, writing
@@ -35,6 +37,7 @@ from ..files import (
 )
 from . import checkpoints
 from .checkpoints import Checkpoint
+from .tokenizer_files import read_tokenizer, write_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
     from ..model.sequence_model import SequenceModel
     from ..task import Task
 
+BASE = "base.safetensors"
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -93,9 +97,10 @@ class Run:
         tokenizer: Any,
         heldout: Mapping[str, Any],
         streams: Mapping[str, Path] | None = None,
+        base: Mapping[str, torch.Tensor] | None = None,
     ) -> Run:
         """Writes a new run atomically. heldout: split name -> sequences; streams: name in the run
-        -> file, for data of which no other copy exists.
+        -> file, for data of which no other copy exists; base: the weights that are frozen.
 
         UsageError if `path` exists, TfmError if it cannot be written.
         """
@@ -113,14 +118,13 @@ class Run:
                     **config,
                 }
                 (fresh / "config.json").write_bytes(to_json(config))
-                state, arrays = tokenizer.state()
-                (fresh / "tokenizer.json").write_bytes(to_json(state))
-                if arrays:
-                    from safetensors.numpy import save
-
-                    (fresh / "tokenizer.safetensors").write_bytes(save(arrays))
+                write_tokenizer(fresh, tokenizer)
                 for split, sequences in heldout.items():
                     write_store(fresh / "heldout" / split, sequences, tokenizer.vocab_size)
+                if base:
+                    from safetensors.torch import save as as_bytes
+
+                    write_durably(fresh / BASE, as_bytes(dict(base)))
                 write_manifest(fresh, {})
                 # not in the manifest, as it can be large; resuming compares its fingerprint
                 for name, data in (streams or {}).items():
@@ -157,6 +161,14 @@ class Run:
         return str(self.path)
 
     @property
+    def pretrained(self) -> str | None:
+        """The model of another program that its weights come from, directly or by --init."""
+        if "imported" in self.config:
+            return str(self.config["imported"]["source"])
+        found: str | None = self.config.get("pretrained")
+        return found
+
+    @property
     def address(self) -> str:
         """What `open_run` opens as this, from every folder."""
         return str(self.path.absolute())
@@ -180,19 +192,11 @@ class Run:
 
     def _tokenizer(self, kind: str | None = None) -> Any:
         """The tokenizer that the run's files hold, of this kind, or the one that the config has."""
-        from ..plugins import find
-
         try:
-            state = json.loads((self.path / "tokenizer.json").read_bytes())
-            arrays: dict[str, Any] = {}
-            if (self.path / "tokenizer.safetensors").exists():
-                from safetensors.numpy import load_file
-
-                arrays = load_file(str(self.path / "tokenizer.safetensors"))
             kind = kind or self.config["tokenizer"]["kind"]
-            return find("tokenizers", kind).from_state(state, arrays)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise DamagedError(f"{self.path / 'tokenizer.json'}: damaged ({error})") from error
+        except (KeyError, TypeError) as error:
+            raise DamagedError(f"{self.path / 'config.json'}: damaged ({error})") from error
+        return read_tokenizer(self.path, kind)
 
     def task(self) -> Task:
         from ..plugins import find
@@ -211,7 +215,9 @@ class Run:
     def heldout(self, split: str) -> Store:
         folder = self.path / "heldout" / split
         if not os.path.isdir(folder):
-            there = ", ".join(self.splits()) or "none"
+            there = ", ".join(self.splits())
+            if not there:
+                raise UsageError(f"{self.path}: keeps no held-out items; give --data or a prompt")
             raise UsageError(f"--split {split}: this run keeps {there}")
         return Store(folder)
 
@@ -238,8 +244,8 @@ class Run:
             write_durably(path, "".join(map(log_line, kept)).encode())
 
     def status(self) -> dict[str, Any]:
-        """`state` (done, running, interrupted, empty), `step` (last checkpoint), `steps` (planned)
-        and `final` (the log entry of the final scores, or None)."""
+        """`state` (done, running, interrupted, imported, empty), `step` (last checkpoint), `steps`
+        (planned) and `final` (the log entry of the final scores, or None)."""
         entries = self.log()
         planned = [e["steps"] for e in entries if e.get("event") == "replan"]
         steps = planned[-1] if planned else self.train_config().steps
@@ -251,6 +257,8 @@ class Run:
             state = "running"
         elif final is not None:
             state = "done"
+        elif "imported" in self.config:
+            state = "imported"
         else:
             state = "interrupted" if step else "empty"
         return {"state": state, "step": step, "steps": steps, "final": final}
@@ -319,14 +327,34 @@ class Run:
         """See `checkpoints.check`."""
         return checkpoints.check(self.path, checkpoint)
 
-    def load_model(self, which: str = "last", device: torch.device | None = None) -> SequenceModel:
-        """The model at a checkpoint. DamagedError if a file of the run or checkpoint changed."""
+    def initial_model(self) -> SequenceModel:
+        """A model as training initialises it from the frozen weights of the run; all random without
+        `train.lora`. DamagedError if the file of the weights does not fit."""
+        from ..model.lora import adapt
         from ..model.sequence_model import SequenceModel
+        from .tensors import load_weights
+
+        model, train = SequenceModel(self.model_config()), self.train_config()
+        if train.lora:
+            load_weights(model, self.path / BASE)
+            adapt(model, train.lora, key(train.seed, "adapters"))
+        return model
+
+    def load_trained(self, which: str = "last") -> SequenceModel:
+        """As `load_model`, but adapters stay what they are."""
         from .tensors import load_weights
 
         self.check()
         checkpoint = self.checkpoint(which)
         self.check_checkpoint(checkpoint)
-        model = SequenceModel(self.model_config())
+        model = self.initial_model()
         load_weights(model, checkpoint.path / "model.safetensors")
+        return model
+
+    def load_model(self, which: str = "last", device: torch.device | None = None) -> SequenceModel:
+        """The model at a checkpoint, with adapters merged into its weights. DamagedError if a file
+        of the run or checkpoint changed."""
+        from ..model.lora import merged
+
+        model = merged(self.load_trained(which))
         return model.to(device) if device is not None else model

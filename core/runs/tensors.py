@@ -22,13 +22,16 @@ def read_tensors(path: Path) -> dict[str, Any]:
 
 
 def load_weights(model: SequenceModel, path: Path) -> None:
-    """Loads weights into the model. DamagedError if their names or shapes do not fit it."""
+    """Loads the weights that are not frozen into the model. DamagedError if their names or shapes
+    do not fit it."""
     weights = read_tensors(path)
     if "place.weight" in weights:  # as older versions of tfm named it
         weights["position_embedding.weight"] = weights.pop("place.weight")
     try:
         missing, unknown = model.load_state_dict(weights, strict=False)
-        if set(missing) - ({"head.weight"} if model.config.tied else set()) or unknown:
-            raise ValueError(f"other tensors than the model's: {[*missing, *unknown][:3]}")
+        # a tied head is the embedding, and no parameter of its own
+        trained = {name for name, p in model.named_parameters() if p.requires_grad}
+        if (lacks := sorted(trained & set(missing))) or unknown:
+            raise ValueError(f"other tensors than the model's: {[*lacks, *unknown][:3]}")
     except (ValueError, RuntimeError) as error:
         raise DamagedError(f"{path}: not the weights of this model ({error})") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from ctypes import CDLL
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..train.request import Request
@@ -40,7 +40,8 @@ class Comparison:
     (`Shapes.settled`), the reference among them; tokens: of a run; equal_time: the tokens of a run
     that takes as long as the reference's, of the contestants whose speed differs; floor: scores of
     trivial baselines; headline: names of the metrics that the task is judged by; measures:
-    metrics of the task, and whether more of each is better; unit: of the task."""
+    metrics of the task, and whether more of each is better; unit: of the task; part: of the
+    held-out items that every run is scored on, the same for all."""
 
     request: Request
     contestants: tuple[Contestant, ...]
@@ -54,6 +55,7 @@ class Comparison:
     headline: tuple[str, ...]
     measures: Mapping[str, bool]
     unit: str
+    part: float = 1.0
 
     def record(self) -> dict[str, Any]:
         """As JSON, for the definition of a study; without the request."""
@@ -88,7 +90,7 @@ class Comparison:
     def run(self, train: Callable[[Sequence[Job]], list[Result]]) -> Outcome:
         """Runs the sweep, then the scored runs, then those of equal time. train: trains jobs and
         returns all results."""
-        base, everyone = self.request, self.contestants
+        base, everyone = replace(self.request, final_part=self.part), self.contestants
         rates, results = tuned(everyone, base, self.factors, self.tokens, train)
         results += train(score_jobs(everyone, base, rates, self.seeds, self.tokens))
         others = [each for each in everyone if each.name in self.equal_time]
@@ -118,16 +120,16 @@ def planned(
         note(f"measuring {contestant.name} ...")
         return measure(shapes, contestant, tokens, asked.threads, library)
 
-    tokens = asked.tokens
+    tokens, part = asked.tokens, 1.0
     if tokens is None:  # a first guess: it decides the batch, on which speeds depend
         one = speed(first, None)
-        tokens = _tokens(
+        tokens, _ = _tokens(
             dict.fromkeys((c.name for c in contestants), one), reference, asked, shapes
         )
     settled = [shapes.settled(each, tokens) for each in contestants]
     speeds = {each.name: speed(each, tokens) for each in settled}
     if asked.tokens is None:
-        tokens = _tokens(speeds, reference, asked, shapes)
+        tokens, part = _tokens(speeds, reference, asked, shapes)
     equal_time = {}
     for name, own in speeds.items() if asked.equal_time else ():
         same = speeds[reference].tokens_per_second
@@ -148,11 +150,15 @@ def planned(
         headline=tuple(prepared.task.headline),
         measures=dict(prepared.task.measures(prepared.tokenizer)),
         unit=prepared.task.unit,
+        part=part,
     )
 
 
-def _tokens(speeds: Mapping[str, Speed], reference: str, asked: Asked, shapes: Shapes) -> int:
-    """The tokens of a run that fit into the time that is left."""
+def _tokens(
+    speeds: Mapping[str, Speed], reference: str, asked: Asked, shapes: Shapes
+) -> tuple[int, float]:
+    """The tokens of a run that fit into the time that is left, and the part of the held-out items
+    that it is scored on."""
     swept = len(asked.factors) if len(asked.factors) > 1 else 0
     runs = asked.seeds + swept  # one of both, and one beyond the edge of the sweep
     loads = []
@@ -162,7 +168,7 @@ def _tokens(speeds: Mapping[str, Speed], reference: str, asked: Asked, shapes: S
         if asked.equal_time and name != reference:
             same = speeds[reference].tokens_per_second
             loads.append(Load(asked.seeds, asked.seeds, same, step))
-    return tokens_within(asked.seconds(), loads, asked.processes, shapes.heldout_tokens)
+    return tokens_within(asked.seconds(), loads, asked.processes, shapes.scored_tokens)
 
 
 def runs_of(seconds: float, swept: int, seeds: int) -> list[float]:

@@ -26,6 +26,7 @@ MEASURING_SECONDS = 1.0  # of the speed of one contestant
 SLACK = 1.1  # of the time that training takes in several processes, over that of one alone
 RUN_SECONDS = 1.0  # of a run beside its steps and its score
 SCORING_SPEED = 3.0  # tokens scored in the time of one that is trained on, about
+SCORING_SHARE = 0.2  # of the time of all runs, at most, for their scores
 MIN_STEPS = 20  # of a run, however small the budget
 
 
@@ -40,6 +41,7 @@ class Shapes:
         self._planner = Planner(request, prepared, device, cache)
         final = prepared.heldout[prepared.final_split]
         self.heldout_tokens = sum(map(len, final))
+        self.scored_tokens = self.heldout_tokens + prepared.task.model_metrics_tokens(final, None)
 
     def configs(
         self, contestant: Contestant, tokens: float | None = None
@@ -118,18 +120,20 @@ class Load:
 
 
 def tokens_within(
-    seconds: float, loads: Sequence[Load], processes: int, heldout_tokens: int
-) -> int:
+    seconds: float, loads: Sequence[Load], processes: int, scored_tokens: int
+) -> tuple[int, float]:
     """The tokens of a run with which all loads take about `seconds` on so many processes; at least
-    MIN_STEPS steps, rounded down to two digits."""
-    beside = sum(
-        load.runs * (RUN_SECONDS + heldout_tokens / (SCORING_SPEED * load.tokens_per_second))
-        for load in loads
+    MIN_STEPS steps, rounded down to two digits. And the part of the held-out items, of which a
+    score passes `scored_tokens` through the model, for whose scores there is time."""
+    left = seconds * processes / SLACK - RUN_SECONDS * sum(load.runs for load in loads)
+    whole = sum(
+        load.runs * scored_tokens / (SCORING_SPEED * load.tokens_per_second) for load in loads
     )
+    scoring = min(whole, SCORING_SHARE * max(0.0, left))
     seconds_per_token = sum(load.share / load.tokens_per_second for load in loads)
-    tokens = (seconds * processes / SLACK - beside) / seconds_per_token
+    tokens = (left - scoring) / seconds_per_token
     least = MIN_STEPS * max(load.step_tokens for load in loads)
-    return int(max(least, _two_digits(tokens)))
+    return int(max(least, _two_digits(tokens))), scoring / whole if whole else 1.0
 
 
 def _two_digits(number: float) -> int:

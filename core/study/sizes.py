@@ -125,7 +125,7 @@ class Plan:
     """What `tfm scale` trains. contestants: by name, settled (`Shapes.settled`); families: names of
     contestants; sizes: by contestant; candidates: the sizes of transformers among which the best
     one for a larger compute is sought; tokens: of a run; data_tokens: about as many as the training
-    data has; unit, lossless: of the losses."""
+    data has; unit, lossless: of the losses; part: of the held-out items that they are of."""
 
     contestants: Mapping[str, Contestant]
     families: Mapping[str, Sequence[str]]
@@ -138,6 +138,7 @@ class Plan:
     data_tokens: float
     unit: str
     lossless: bool
+    part: float = 1.0
 
     def record(self) -> dict[str, Any]:
         """As JSON."""
@@ -219,7 +220,7 @@ def planned(
         fewest = max(1, tokens // FEWER[-1])
         return {name: shapes.settled(each, fewest) for name, each in everyone.items()}
 
-    def plan(tokens: int, speeds: Mapping[str, float]) -> Plan:
+    def plan(tokens: int, speeds: Mapping[str, float], part: float = 1.0) -> Plan:
         return Plan(
             settled(tokens),
             names,
@@ -232,6 +233,7 @@ def planned(
             _data_tokens(shapes),
             shapes.prepared.task.unit,
             shapes.prepared.tokenizer.lossless,
+            part,
         )
 
     if asked.tokens is not None:
@@ -248,8 +250,8 @@ def planned(
     ]
     if further:  # alone at the end, while other processes have nothing to do
         loads.append(Load(further * asked.processes, 1, *_pace(measured[largest])))
-    seconds = asked.seconds()
-    return plan(tokens_within(seconds, loads, asked.processes, shapes.heldout_tokens), speeds)
+    tokens, part = tokens_within(asked.seconds(), loads, asked.processes, shapes.scored_tokens)
+    return plan(tokens, speeds, part)
 
 
 def _pace(speed: Speed) -> tuple[float, int]:

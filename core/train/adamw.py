@@ -30,7 +30,7 @@ class AdamW(Optimizer):
         )
         torch._foreach_add_(step, 1)
         torch._fused_adamw_(
-            moved,
+            [self.peers.local(p) for p in moved],
             gradients,
             mean,
             square,
@@ -54,13 +54,14 @@ class Neighbours(Optimizer):
     them. A bin so learns from its neighbours, while the model stays an ordinary embedding table.
     """
 
-    name = "neighbours"
+    name, divided = "neighbours", False
 
     def __init__(
         self, tables: list[Tensor], ranges: list[tuple[int, int]], **settings: float
     ) -> None:
         """ranges: of ids, each an ordered quantity of its own."""
-        near = [knot_weights(high - low).to(tables[0]) for low, high in ranges]
+        like = tables[0]
+        near = [knot_weights(high - low).to(like.device, like.dtype) for low, high in ranges]
         self.ranges = [(slice(*each), weights) for each, weights in zip(ranges, near, strict=True)]
         self.knots = [weights.shape[1] for weights in near]
         super().__init__([dict(params=tables, **settings)])
@@ -76,12 +77,15 @@ class Neighbours(Optimizer):
 
     def _move(self, moved: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
         beta1, beta2 = group["beta1"], group["beta2"]
-        for p, gradient in zip(moved, gradients, strict=True):
-            state = self.state[p]
+        for p, part in zip(moved, gradients, strict=True):
+            state, gradient = self.state[p], self.peers.whole(p, part)
             of_knots = torch.cat([near.T @ gradient[rows] for rows, near in self.ranges])
             step = state["step"].add_(1)
             mean = state["mean"].lerp_(of_knots, 1 - beta1) / (1 - beta1**step)
             square = state["square"].lerp_(of_knots.square(), 1 - beta2) / (1 - beta2**step)
             moves = (mean / (square.sqrt() + AdamW.EPS)).split(self.knots)
+            weight = self.peers.whole(p, self.peers.local(p))
             for (rows, near), move in zip(self.ranges, moves, strict=True):
-                p[rows] -= group["lr"] * near @ move
+                weight[rows] -= group["lr"] * near @ move
+            if self.peers.shards:
+                self.peers.local(p).copy_(self.peers.part(p, weight))

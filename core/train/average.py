@@ -33,17 +33,27 @@ class Average(Optimizer):
         for p in moved:
             state = self.state[p]
             n = state["step"].add_(1)
-            state["mean"].lerp_(p, 1 - ((1 + n) / (10 + n)).clamp(max=group["decay"]))
+            state["mean"].lerp_(
+                self.peers.local(p), 1 - ((1 + n) / (10 + n)).clamp(max=group["decay"])
+            )
 
     @torch.no_grad()
     def swap(self) -> None:
         """Exchanges the weights and their averages."""
         for p, state in self.state.items():
-            p.data, state["mean"] = state["mean"], p.data
+            if self.peers.shards:  # whose memory FSDP knows
+                before = self.peers.local(p).clone()
+                self.peers.local(p).copy_(state["mean"])
+                state["mean"] = before
+            else:
+                p.data, state["mean"] = state["mean"], p.data
 
     def saved(self) -> dict[Tensor, dict[str, Tensor]]:
         """The weights that training continues from: the checkpoint's model has the averages."""
-        return {p: {"step": s["step"], "weight": p.data} for p, s in self.state.items()}
+        return {
+            p: {"step": s["step"], "weight": self.peers.local(p).detach()}
+            for p, s in self.state.items()
+        }
 
     def load(self, states: Mapping[Tensor, Mapping[str, Tensor]]) -> None:
         """Takes the model's weights, as loaded from the checkpoint, for the averages."""

@@ -31,6 +31,7 @@ from ..ops.device import autocast
 from ..ops.native_calls import has_kernels
 from ..protocols import Batch
 from .optimizer import Optimizer
+from .peers import ALONE, Peers
 
 MicroStep = Callable[[Batch[Tensor]], Tensor]
 CLIP_MARGIN = 1e-5  # a gradient is clipped if its norm exceeds the bound minus this
@@ -40,12 +41,14 @@ COMPILERS = ("cc", "gcc", "clang")  # torch.compile needs one of them, for its l
 # -- gradients -----------------------------------------------------------------------------------
 
 
-def make_micro_step(model: SequenceModel, config: TrainConfig) -> MicroStep:
+def make_micro_step(model: SequenceModel, config: TrainConfig, peers: Peers = ALONE) -> MicroStep:
     """A function of a micro-batch that adds its gradients to those of the parameters and returns
     the loss, in memory that the next call may overwrite."""
     device = model.head.weight.device
-    config = replace(config, compile=config.compile and can_compile(device))
-    run_block = choose_run_block(model, config)
+    # FSDP gathers a block's weights when the block is called as a module, which is not captured
+    compiles = config.compile and can_compile(device) and not peers.shards
+    config = replace(config, compile=compiles)
+    run_block = choose_run_block(model, config, as_modules=peers.shards)
     objective = Objective(model, run_block, config.compile, config.label_smoothing)
 
     def micro_step(batch: Batch[Tensor]) -> Tensor:
@@ -54,7 +57,7 @@ def make_micro_step(model: SequenceModel, config: TrainConfig) -> MicroStep:
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
-    if device.type != "cuda" or model.dynamic:
+    if device.type != "cuda" or model.dynamic or peers.shards:
         return micro_step
     parameters = [p for p in model.parameters() if p.requires_grad]
     sums = [torch.empty_like(p) for p in parameters] if config.accumulate > 1 else None
@@ -109,15 +112,22 @@ class Update:
     """What follows the gradients of a step: `clip`, then `apply` if loss and norm are finite."""
 
     def __init__(
-        self, model: SequenceModel, optimizers: list[Optimizer], config: TrainConfig
+        self,
+        model: SequenceModel,
+        optimizers: list[Optimizer],
+        config: TrainConfig,
+        peers: Peers = ALONE,
     ) -> None:
         self.parameters = [p for p in model.parameters() if p.requires_grad]
-        self.optimizers, self.bound = optimizers, config.clip
-        self.captures = model.head.weight.device.type == "cuda"
+        self.optimizers, self.bound, self.peers = optimizers, config.clip, peers
+        self.on_gpu = model.head.weight.device.type == "cuda"
+        self.captures = self.on_gpu and peers.size == 1  # communication is not captured
         self._clip, self._apply = (GraphCache(call) for call in (self._clipped, self._applied))
 
     def clip(self) -> Tensor:
-        """The norm of all gradients, before they are scaled down to the bound (if there is one)."""
+        """Sums the gradients over processes. Returns the norm of all, before they are scaled down
+        to the bound (if there is one)."""
+        self.peers.sum_gradients(self.parameters)
         norm: Tensor = self._clip(self._addresses(), {}) if self.captures else self._clipped({})
         return norm
 
@@ -135,14 +145,16 @@ class Update:
         return tuple(0 if p.grad is None else p.grad.data_ptr() for p in self.parameters)
 
     def _clipped(self, _: dict[str, Any]) -> Tensor:
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        gradients = [self.peers.local(p.grad) for p in self.parameters if p.grad is not None]
         if all(has_kernels(g) and g.dtype == torch.float32 for g in gradients):
             norm = optimizer_kernels.global_norm(gradients)
         else:
             norm = torch.nn.utils.get_total_norm(gradients)
+        norm = self.peers.whole_norm(norm)
         # a GPU always clips: comparing the norm would wait for it, and a factor of 1 is harmless
-        if self.bound and (self.captures or not float(norm) <= self.bound - CLIP_MARGIN):
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.bound, norm)
+        if self.bound and (self.on_gpu or not float(norm) <= self.bound - CLIP_MARGIN):
+            factor = (self.bound / (norm + 1e-6)).clamp(max=1.0)
+            torch._foreach_mul_(gradients, factor)
         return norm
 
     def _applied(self, _: dict[str, Any]) -> None:
@@ -158,13 +170,20 @@ def warmup_steps(device: torch.device) -> int:
 # -- blocks --------------------------------------------------------------------------------------
 
 
-def choose_run_block(model: SequenceModel, config: TrainConfig) -> RunBlock:
+def choose_run_block(
+    model: SequenceModel, config: TrainConfig, as_modules: bool = False
+) -> RunBlock:
     """The function that computes a block in training: as a module, compiled, or as one call of
-    amx_block.c; with its activations recomputed in the backward pass if `config.recompute`."""
+    amx_block.c; with its activations recomputed in the backward pass if `config.recompute`.
+    as_modules: never by amx_block.c, which knows no adapters either."""
     run_block: RunBlock = call_block
     if config.compile:
         run_block = compiled_block()
-    elif model.head.weight.device.type == "cpu" and amx_block.supports_config(model.config):
+    elif (
+        model.head.weight.device.type == "cpu"
+        and amx_block.supports_config(model.config)
+        and not (as_modules or config.lora)
+    ):
         run_block = functools.partial(_amx_block, model.config)
     return functools.partial(_recomputed, run_block) if config.recompute else run_block
 

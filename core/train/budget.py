@@ -16,6 +16,7 @@ import torch
 
 from ..config import ModelConfig, TrainConfig, parse_value
 from ..data.datasets import step_batch
+from ..model.lora import adapt
 from ..model.sequence_model import SequenceModel
 from ..ops.device import pick_device, use_threads
 from ..protocols import Dataset
@@ -55,7 +56,7 @@ class Plan:
     tokens: int | None  # of training data that must be prepared; None for all
     data: Dataset
     device: torch.device
-    about: dict[str, Any]  # what was measured, for the run's config; empty without a budget
+    about: dict[str, Any]  # what was measured, and final_part, for the run's config
 
 
 def measure(
@@ -68,7 +69,9 @@ def measure(
     """Trains a new model for about `seconds`, and returns its mean speed after the warm-up: of at
     least MEASURED_STEPS steps, or of one if there is hardly any time."""
     enough = MEASURED_STEPS if seconds >= HARDLY_SECONDS else 1
-    model = SequenceModel(model_config).to(device)
+    model = SequenceModel(model_config)
+    adapt(model, config.lora, config.seed)
+    model.to(device)
     times: list[float] = []
     until = time.perf_counter() + seconds
     config = replace(config, steps=1_000_000)
@@ -162,7 +165,9 @@ class Planner:
         data = self.dataset(model, tokens)
         model = fit_context(model, data, note)
         train = replace(train, steps=steps)
-        return Plan(model, train, size, tokens, data, self.device, {})
+        part = request.final_part
+        about = {"final_part": part} if part < 1 else {}
+        return Plan(model, train, size, tokens, data, self.device, about)
 
     def by_budget(
         self, size: str, deadline: Deadline, note: Note, measure: Callable[..., Speed]
@@ -180,7 +185,9 @@ class Planner:
         while (kind := (size, train.batch, model.dropout > 0, train.compile)) not in speeds:
             fitted = fit_context(model, data, lambda _: None)
             seconds = min(MAX_MEASURING_SECONDS, MEASURING_SHARE * budget)
-            speed = speeds[kind] = measure(fitted, train, data, self.device, seconds)
+            rows = -(-train.batch // self.request.nproc)  # of one process
+            measured = replace(train, batch=rows)
+            speed = speeds[kind] = measure(fitted, measured, data, self.device, seconds)
             tokens_per_second = _step_tokens(fitted, train) / speed.step_seconds
             seen = tokens_seen(size, deadline.left() * tokens_per_second, self.model_of)
             if self.request.size is None and self.request.init is None:

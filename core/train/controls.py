@@ -7,5 +7,5 @@ from dataclasses import dataclass
 class Controls:
     """Flags that `fit` checks after each step."""
 
-    stop: bool = False  # save and stop, without the final score
+    stop: int = 0  # save and stop, without the final score; above 0: the signal that asks for it
     save: bool = False  # save and continue

@@ -48,10 +48,8 @@ def examine_request(request: Request, note: Note) -> Examined:
         flags = " ".join(f"--{key.replace('_', '-')}" for key in more)
         message = f"training refuses this data: {error}"
         refused = DataWarning("refused", "train", 1, 1.0, message, f"it is shown with {flags}")
-    heldout = {
-        split: list(data.task.sequences(part, data.tokenizer)) for split, part in data.held.items()
-    }
-    domain = Domain(data.task, data.tokenizer, data.train, heldout, data.held)
+    parts = data.held if data.folder is None else {}
+    domain = Domain(data.task, data.tokenizer, data.train, data.sequences(), parts)
     return Examined(
         domain,
         data.source.describe(),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from ..runs.run import Run
 from ..task import Task
@@ -47,10 +48,12 @@ def fit(
 ) -> Iterator[Event]:
     """Takes the remaining steps, saves checkpoints, then scores the final weights.
 
-    deadline: the number of steps is corrected during training so that everything ends by then.
+    deadline: the number of steps is corrected during training so that everything ends by then;
+    of several processes that of the leading one, and the others have any. All yield the same events
+    at the same steps.
     DivergedError as in `train`; TfmError if a checkpoint cannot be written.
     """
-    controls, replay = controls or Controls(), replay or Replay()
+    controls, replay, peers = controls or Controls(), replay or Replay(), state.peers
     validation = Validation(run, task, state, plan)
     pace = _Pace(state.step, clock)
     saved_at = clock()
@@ -59,7 +62,7 @@ def fit(
     while state.is_unfinished() and state.step != replay.end:
         config = state.config
         for step in train(
-            state.model, plan.data, config, state.optimizers, state.step, state.skipped
+            state.model, plan.data, config, state.optimizers, state.step, state.skipped, peers
         ):
             state.step, state.skipped = step.index, step.skipped
             yield Stepped(step)
@@ -71,28 +74,31 @@ def fit(
                 best = evaluated.best
                 yield evaluated
 
+            # what one process is asked for, all do
+            every = config.save_every
+            due = step.index % every == 0 if every else clock() - saved_at > SAVE_SECONDS
+            stop, save, late = peers.agree(controls.stop, controls.save, due)
+
             # save on request, and stop or continue
-            if controls.stop:
+            if stop:
+                controls.stop = stop
                 state.save(run)
                 yield Saved(step.index)
                 return
-            if controls.save:
+            if save:
                 controls.save = False
                 state.save(run)
                 yield Saved(step.index, requested=True)
 
             # save at intervals, and after the best score
-            every = config.save_every
-            due = step.index % every == 0 if every else clock() - saved_at > SAVE_SECONDS
-            if best or due:
+            if best or late:
                 state.save(run)
                 saved_at = saved_at if best else clock()
                 yield Saved(step.index)
 
             # at a few steps: correct the number of steps by the measured speed
             if deadline is not None and step.index in _replan_steps(config.steps):
-                seconds = deadline.left() - plan.about.get("reserve_seconds", 0.0)
-                steps = step.index + max(1, int(seconds / pace.seconds_per_step(step.index)))
+                steps = peers.spread(partial(_steps_in_time, step.index, deadline, plan, pace))
                 if abs(steps - config.steps) > MIN_REPLAN_CHANGE * config.steps:
                     yield replanned(state, steps)
 
@@ -102,6 +108,7 @@ def fit(
 
     state.save(run)
     yield Saved(state.step, last=True)
+    (controls.stop,) = peers.agree(controls.stop)
     if replay.end is None and not controls.stop:
         yield Finished(state.step, validation.final())
 
@@ -114,6 +121,12 @@ def replanned(state: State, steps: int, patience: int | None = None) -> Replanne
 
 def _replayed(state: State, replay: Replay) -> Iterator[Replanned]:
     yield from (replanned(state, *plan) for plan in replay.replans.get(state.step, ()))
+
+
+def _steps_in_time(step: int, deadline: Deadline, plan: Plan, pace: _Pace) -> int:
+    """How many steps in all there is time for, at the speed since the last call."""
+    seconds = deadline.left() - plan.about.get("reserve_seconds", 0.0)
+    return step + max(1, int(seconds / pace.seconds_per_step(step)))
 
 
 def _replan_steps(steps: int) -> set[int]:

@@ -12,17 +12,19 @@ import numpy as np
 import torch
 
 from ..config import TrainConfig
-from ..data.datasets import step_batch
+from ..data.datasets import step_batch, with_source_width
 from ..data.keyed_random import key
 from ..errors import DivergedError, TfmError
 from ..model.sequence_model import SequenceModel
+from ..ops import operations as ops
 from ..ops.device import keep_freed_memory
 from ..ops.out_of_memory import halve_micro_batch, is_out_of_memory, release_memory
-from ..protocols import Dataset
+from ..protocols import Array, Batch, Dataset
 from ..score.likelihood import as_tensors
 from .backend import MicroStep, Update, make_micro_step
 from .optim import lr_factor
 from .optimizer import Optimizer
+from .peers import ALONE, Peers
 
 MAX_SKIPPED_STEPS = 10  # in a row; then training has diverged
 
@@ -64,30 +66,32 @@ def train(
     optimizers: list[Optimizer],
     start: int = 0,
     skipped: int = 0,
+    peers: Peers = ALONE,
 ) -> Iterator[Step]:
     """Takes the steps start + 1 ... config.steps and yields each. A step is a function of (config,
     weights, optimiser state, index) alone, so that training can be resumed after any step. skipped:
-    how many steps in a row before `start` were skipped.
+    how many steps in a row before `start` were skipped. peers: the processes that compute the rows
+    of each micro-batch; all take the same steps.
 
     A step whose loss or gradient is not finite is skipped. DivergedError after MAX_SKIPPED_STEPS in
     a row.
     """
     model.train()
-    micro_step = make_micro_step(model, config)
-    update = Update(model, optimizers, config)
+    micro_step = make_micro_step(model, config, peers)
+    update = Update(model, optimizers, config, peers)
     keep_freed_memory()
     for index in range(start, config.steps):
         began = time.perf_counter()
         try:
-            summed, tokens = _gradients(model, micro_step, data, config, index)
+            summed, tokens = _gradients(model, micro_step, data, config, index, peers)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             summed = None
         if summed is None:  # outside the except clause, which keeps the step's tensors alive
             del micro_step
-            raise _out_of_memory(model, data, config, optimizers, index)
-        norm = update.clip()
+            raise _out_of_memory(model, data, config, optimizers, index, peers)
+        summed, norm = peers.sum(summed), update.clip()
         # the only wait for a GPU, which then updates the weights while the next batch is read
         loss, gradient_norm = torch.stack((summed, norm.float())).tolist()
 
@@ -116,25 +120,44 @@ def train(
 
 
 def _gradients(
-    model: SequenceModel, micro_step: MicroStep, data: Dataset, config: TrainConfig, index: int
+    model: SequenceModel,
+    micro_step: MicroStep,
+    data: Dataset,
+    config: TrainConfig,
+    index: int,
+    peers: Peers,
 ) -> tuple[torch.Tensor, int]:
-    """Accumulates the gradients of a step's micro-batches. Returns its loss, and the number of
-    targets with a weight above 0."""
-    device = model.head.weight.device
+    """Accumulates the gradients of this process's rows of a step's micro-batches. Returns their
+    part of the step's loss, and the step's number of targets with a weight above 0."""
+    device, rows = model.head.weight.device, peers.rows(config.batch)
     micro = [
-        step_batch(data, index * config.accumulate + k, config.batch, config.seed)
+        step_batch(data, index * config.accumulate + k, config.batch, config.seed, rows)
         for k in range(config.accumulate)
     ]
-    total = sum(float(batch.weight[:, 1:].sum()) for batch in micro)
-    tokens = sum(int((batch.weight[:, 1:] > 0).sum()) for batch in micro)
+    total, tokens, widths = _totals(micro, peers)
 
     loss = torch.zeros((), device=device)
-    for number, batch in enumerate(micro):
+    for number, (batch, width) in enumerate(zip(micro, widths, strict=True)):
         if model.config.dropout:
-            torch.manual_seed(key(config.seed, "dropout", index, number))
+            # a CPU drops the same numbers of a row in whichever process; a GPU draws for its own
+            own = (rows.start,) if device.type != "cpu" and rows.start else ()
+            torch.manual_seed(key(config.seed, "dropout", index, number, *own))
+            ops.set_dropout_rows(rows.start, rows.stop - rows.start)
         share = (batch.weight / max(total, 1e-9)).astype(np.float32)
-        loss += micro_step(as_tensors(replace(batch, weight=share), device))
+        mine = with_source_width(replace(batch, weight=share), width)
+        loss += micro_step(as_tensors(mine, device))
     return loss, tokens
+
+
+def _totals(micro: list[Batch[Array]], peers: Peers) -> tuple[float, int, list[int]]:
+    """Of all processes' rows of a step: the sum of the weights, the number of targets with a weight
+    above 0, and the longest encoder source of each micro-batch."""
+    weights = [float(batch.weight[:, 1:].sum()) for batch in micro]
+    counts = [float((batch.weight[:, 1:] > 0).sum()) for batch in micro]
+    widths = [0.0 if batch.source is None else batch.source.shape[1] for batch in micro]
+    found = np.array(peers.gather([*weights, *counts, *widths])).reshape(-1, 3, len(micro))
+    longest = [int(width) for width in found[:, 2].max(0)]
+    return sum(found[:, 0].sum(0).tolist()), int(found[:, 1].sum()), longest
 
 
 def _out_of_memory(
@@ -143,10 +166,18 @@ def _out_of_memory(
     config: TrainConfig,
     optimizers: list[Optimizer],
     index: int,
+    peers: Peers,
 ) -> TfmError:
-    """An error that names the largest micro-batch that fits, found by halving it."""
+    """An error that names the largest micro-batch that fits, found by halving it, if no other
+    process waits for this one."""
     problem = f"out of memory in a pass of {config.batch} rows of {model.config.context} tokens"
     smaller = halve_micro_batch(config)
+    if peers.size > 1 and smaller is not None:
+        return TfmError(
+            f"{problem} by {peers.size} processes, in process {peers.rank}; half as many rows a "
+            f"pass, for the same step: --set train.batch={smaller.batch} "
+            f"--set train.accumulate={smaller.accumulate}"
+        )
     while smaller is not None:
         for optimizer in optimizers:
             optimizer.zero_grad()
@@ -156,7 +187,7 @@ def _out_of_memory(
                 optimizer.allocate()
             # the second micro-batch adds to the gradients of the first; further ones need no more
             two = replace(smaller, accumulate=min(2, smaller.accumulate))
-            _gradients(model, make_micro_step(model, two), data, two, index)
+            _gradients(model, make_micro_step(model, two), data, two, index, ALONE)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -72,19 +72,33 @@ class Muon(Optimizer):
 
     def _move(self, moved: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
         lr, momentum, decay = group["lr"], group["momentum"], group["weight_decay"]
-        # shape -> (weight, gradient, momentum) of every matrix of that shape
+        # shape -> (weight, gradient, momentum) of every matrix of that shape: this process's rows
+        # of it; and the number of rows that each process has
         by_shape: dict[tuple[int, int], list[tuple[Tensor, ...]]] = defaultdict(list)
+        held: dict[tuple[int, int], list[tuple[int, ...]]] = defaultdict(list)
         for p, gradient in zip(moved, gradients, strict=True):
-            rows = list(self.rows[p])
-            tensors = p, gradient, self.state[p]["momentum"]
-            for parts in zip(*(torch.split(each, rows) for each in tensors), strict=True):
-                by_shape[parts[0].shape[0], parts[0].shape[1]].append(parts)
+            by_rank = self.peers.rows_held(p, self.rows[p])
+            tensors = self.peers.local(p), gradient, self.state[p]["momentum"]
+            parts = (torch.split(each, by_rank[self.peers.rank]) for each in tensors)
+            for rows, counts, part in zip(
+                self.rows[p], zip(*by_rank, strict=True), zip(*parts, strict=True), strict=True
+            ):
+                by_shape[rows, p.shape[1]].append(part)
+                held[rows, p.shape[1]].append(counts)
         for shape, matrices in by_shape.items():
             weights, grads, means = (list(each) for each in zip(*matrices, strict=True))
-            updates = weights[0].new_empty((len(matrices), *shape), dtype=self.dtype)
-            nesterov(grads, means, momentum, updates)
+            updates: Iterable[Tensor]
+            if self.peers.shards:
+                torch._foreach_lerp_(means, grads, 1 - momentum)
+                directions = torch._foreach_lerp(grads, means, momentum)
+                mixed = [each.to(self.dtype) for each in directions]
+                updates = self.peers.divide_parts(orthogonalise, mixed, held[shape])
+            else:
+                stack = weights[0].new_empty((len(matrices), *shape), dtype=self.dtype)
+                nesterov(grads, means, momentum, stack)
+                updates = self.peers.divide(orthogonalise, stack)
             scale = max(1.0, shape[0] / shape[1]) ** 0.5
-            apply_updates(weights, orthogonalise(updates), 1 - lr * decay, -lr * scale)
+            apply_updates(weights, updates, 1 - lr * decay, -lr * scale)
 
 
 def nesterov(gradients: list[Tensor], means: list[Tensor], momentum: float, out: Tensor) -> None:
@@ -104,7 +118,8 @@ def apply_updates(
     if isinstance(updates, Tensor) and not has_kernels(updates):
         updates = updates.to(weights[0].dtype)  # foreach adds mixed dtypes one at a time
     updates = list(updates)
-    if has_kernels(updates[0]) and has_kernels(weights[0]):
+    alike = len({update.shape for update in updates}) == 1  # not so for parts of matrices
+    if has_kernels(updates[0]) and has_kernels(weights[0]) and alike:
         optimizer_kernels.update_weights(weights, updates, float(keep), float(by))
         return
     torch._foreach_mul_(weights, keep)

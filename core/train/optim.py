@@ -16,12 +16,16 @@ from .adamw import AdamW, Neighbours
 from .average import Average
 from .muon import Muon
 from .optimizer import Optimizer
+from .peers import ALONE, Peers
 
 
-def make_optimizers(model: SequenceModel, config: TrainConfig) -> list[Optimizer]:
-    """The optimizers that between them move every parameter once a step."""
+def make_optimizers(
+    model: SequenceModel, config: TrainConfig, peers: Peers = ALONE
+) -> list[Optimizer]:
+    """The optimizers that between them move every parameter that is not frozen once a step."""
     matrices = block_matrices(model) if config.optimizer == "muon" else {}
-    rest = [p for p in model.parameters() if p not in matrices]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    rest = [p for p in trained if p not in matrices]
     shared = dict(lr=config.adam_lr, beta1=config.beta1, beta2=config.beta2)
     adamw = AdamW(
         dict(params=[p for p in rest if (p.ndim >= 2) == wide], weight_decay=decay, **shared)
@@ -29,19 +33,22 @@ def make_optimizers(model: SequenceModel, config: TrainConfig) -> list[Optimizer
     )
     optimizers: list[Optimizer] = [adamw]
     shape = model.config
-    if shape.ordered_ranges:
-        tables = [model.embedding.weight] + ([] if shape.tied else [model.head.weight])
+    tables = [model.embedding.weight] + ([] if shape.tied else [model.head.weight])
+    if shape.ordered_ranges and tables[0].requires_grad:
         optimizers.append(Neighbours(tables, shape.ordered_ranges, **shared))
     if matrices:
         dtype = getattr(torch, config.dtype)
         optimizers.append(Muon(matrices, config.lr, config.momentum, config.weight_decay, dtype))
     if config.average:  # last: of what the others moved
-        optimizers.append(Average(model.parameters(), config.average))
+        optimizers.append(Average(trained, config.average))
+    for optimizer in optimizers:
+        optimizer.peers = peers
     return optimizers
 
 
 def block_matrices(model: SequenceModel) -> dict[Tensor, tuple[int, ...]]:
-    """The weight matrices of all blocks, each with the rows of the matrices that it fuses."""
+    """The weight matrices of all blocks that are not frozen, each with the rows of the matrices
+    that it fuses."""
     found: dict[Tensor, tuple[int, ...]] = {}
     for block in (*model.encoder, *model.blocks):
         for module in block.modules():
@@ -49,19 +56,26 @@ def block_matrices(model: SequenceModel) -> dict[Tensor, tuple[int, ...]]:
                 found[module.weight] = module.rows
             elif isinstance(module, Recurrent):
                 found[module.cell.weight_ih_l0] = found[module.cell.weight_hh_l0] = module.rows
-    return found
+    return {matrix: rows for matrix, rows in found.items() if matrix.requires_grad}
 
 
 def state_tensors(model: SequenceModel, optimizers: list[Optimizer]) -> dict[str, Tensor]:
     """Every tensor of the optimisers' states, named 'optimiser.parameter.field', such as
-    'muon.blocks.0.ffn.up.weight.momentum'."""
+    'muon.blocks.0.ffn.up.weight.momentum'. Of several processes the leading one has them all, the
+    others none, and all must call this."""
     names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
-    return {
-        f"{optimizer.name}.{names[parameter]}.{field}": value.detach()
-        for optimizer in optimizers
-        for parameter, state in optimizer.saved().items()
-        for field, value in state.items()
-    }
+    found = {}
+    for optimizer in optimizers:
+        peers = optimizer.peers
+        for parameter, state in optimizer.saved().items():
+            for field, value in state.items():
+                value = value.detach()
+                if optimizer.is_divided(value):
+                    value = peers.whole(parameter, value)
+                    value = value.cpu() if peers.shards else value  # no device has room for all
+                if peers.leads:
+                    found[f"{optimizer.name}.{names[parameter]}.{field}"] = value
+    return found
 
 
 def load_state_tensors(

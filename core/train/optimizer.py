@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from .peers import ALONE, Peers
+
 
 class Optimizer(ABC):
     """Groups of parameters with their settings, and a state for each parameter.
@@ -17,6 +19,8 @@ class Optimizer(ABC):
     """
 
     name: ClassVar[str]  # prefix of its states in a checkpoint
+    divided: ClassVar[bool] = True  # processes that shard a parameter shard its state with it
+    peers: Peers = ALONE  # `make_optimizers` sets it
 
     def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
         """Each group: `params`, `lr`, and whatever else `_move` reads."""
@@ -42,23 +46,25 @@ class Optimizer(ABC):
             moved = [p for p in group["params"] if p.grad is not None]
             for p in moved:
                 if p not in self.state:
-                    self.state[p] = self._fresh(p)
+                    self.state[p] = self._fresh(self.peers.local(p))
             if moved:
-                self._move(moved, [p.grad for p in moved], group)
+                self._move(moved, [self.peers.local(p.grad) for p in moved], group)
 
     def allocate(self) -> None:
         """Creates the states that the first step would create."""
         for p in self._parameters():
             if p not in self.state:
-                self.state[p] = self._fresh(p)
+                self.state[p] = self._fresh(self.peers.local(p))
 
     @abstractmethod
     def _fresh(self, parameter: Tensor) -> dict[str, Tensor]:
-        """The state of a parameter before its first step, by field."""
+        """The state of a parameter before its first step, by field. parameter: this process's
+        part."""
 
     @abstractmethod
     def _move(self, moved: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
-        """Updates the parameters `moved` and their states by their gradients."""
+        """Updates this process's part of the parameters `moved` and their states by its part of
+        their gradients."""
 
     def zero_grad(self) -> None:
         for group in self.param_groups:
@@ -69,18 +75,26 @@ class Optimizer(ABC):
         return [p for group in self.param_groups for p in group["params"]]
 
     def saved(self) -> dict[Tensor, dict[str, Tensor]]:
-        """The state of each parameter as it is saved, by field."""
+        """The state of each parameter as it is saved, by field: this process's part."""
         return self.state
 
     def load(self, states: Mapping[Tensor, Mapping[str, Tensor]]) -> None:
         """Restores what `saved` returned. ValueError if a state does not fit its parameter."""
-        own = set(self._parameters())
+        known = set(self._parameters())
         fresh: dict[Tensor, dict[str, Tensor]] = {}
         for p, state in states.items():
-            if p not in own:
+            if p not in known:
                 raise ValueError(f"{self.name} moves no parameter {tuple(p.shape)}")
-            expected = self._fresh(p)
-            if {n: t.shape for n, t in state.items()} != {n: t.shape for n, t in expected.items()}:
+            expected = self._fresh(self.peers.local(p))
+            own = {n: self._part(p, value) for n, value in state.items()}
+            if {n: t.shape for n, t in own.items()} != {n: t.shape for n, t in expected.items()}:
                 raise ValueError(f"a state of {sorted(state)} for a parameter {tuple(p.shape)}")
-            fresh[p] = {name: value.to(p.device) for name, value in state.items()}
+            fresh[p] = {name: value.to(p.device) for name, value in own.items()}
         self.state = fresh
+
+    def is_divided(self, value: Tensor) -> bool:
+        """Whether processes that shard a parameter have a part of this tensor of its state."""
+        return self.divided and value.ndim > 0
+
+    def _part(self, parameter: Tensor, value: Tensor) -> Tensor:
+        return self.peers.part(parameter, value) if self.is_divided(value) else value

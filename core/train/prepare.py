@@ -18,6 +18,7 @@ from ..protocols import Dataset, Items, Sequence, Tokenizer
 from ..runs.run import Run
 from ..task import Description, Task
 from .early_stopping import check_until
+from .prepared_folder import PreparedFolder, prepared_folder, tokenizer_hash, training_options
 from .request import Note, Request
 
 QUICK_SECONDS = 5.0  # a budget too short for baselines that take seconds; `tfm eval` has them
@@ -34,6 +35,14 @@ class Data:
     tokenizer: Tokenizer
     tokenizer_spec: str
     description: Description | None = None  # of the training data
+    folder: PreparedFolder | None = None  # that all of this is from
+    kept: dict[str, list[Sequence]] | None = None  # `held`, tokenized, if it is in a folder
+
+    def sequences(self) -> dict[str, list[Sequence]]:
+        """`held`, tokenized."""
+        if self.kept is not None:
+            return self.kept
+        return {s: list(self.task.sequences(part, self.tokenizer)) for s, part in self.held.items()}
 
 
 @dataclass
@@ -69,7 +78,7 @@ def init_options(run: Run, given: Mapping[str, object]) -> dict[str, object]:
     for name in given:
         if name in kept:
             raise UsageError(
-                f"--{name.replace('_', '-')} and --init exclude each other: {run.path} has its own"
+                f"--{name.replace('_', '-')} and --init exclude each other: {run.title} has its own"
             )
     return {**kept, **task.init_options(task.options, run.tokenizer()), **given}
 
@@ -80,10 +89,13 @@ def prepare(request: Request, note: Note) -> Prepared:
     data = read_data(request, note, bool(config.patience or config.until))
     task, train, held, tokenizer = data.task, data.train, data.held, data.tokenizer
     check_until(config.until, task.unit, tokenizer.lossless, task.measures(tokenizer))
-    heldout = {split: list(task.sequences(part, tokenizer)) for split, part in held.items()}
-    final = next(name for name in ("test", "report", "valid") if name in held)
+    heldout = data.sequences()
     quick = request.budget is not None and request.budget < QUICK_SECONDS
-    floor, quick = task.baselines(train, held[final], heldout[final], tokenizer, quick)
+    if data.folder is None:
+        final, floor, quick = floor_of(task, train, held, heldout, tokenizer, quick)
+    else:
+        final, quick = final_split(held), False
+        floor = data.folder.floor(final)
     if floor:
         values = baselines_line(floor, task.headline)
         note(f"baselines{' in ' if task.floor_unit else ''}{task.floor_unit}: {values}")
@@ -92,9 +104,31 @@ def prepare(request: Request, note: Note) -> Prepared:
     )
 
 
+def final_split(held: Mapping[str, Items]) -> str:
+    """The held-out part that the final score is of."""
+    return next(name for name in ("test", "report", "valid") if name in held)
+
+
+def floor_of(
+    task: Task,
+    train: Items,
+    held: Mapping[str, Items],
+    heldout: Mapping[str, list[Sequence]],
+    tokenizer: Tokenizer,
+    quick: bool,
+) -> tuple[str, dict[str, float], bool]:
+    """The held-out part that the final score is of, with its baselines; see `Task.baselines`."""
+    final = final_split(held)
+    floor, quick = task.baselines(train, held[final], heldout[final], tokenizer, quick)
+    return final, floor, quick
+
+
 def read_data(request: Request, note: Note, selects: bool = False) -> Data:
     """Reads and splits the data, and fits the tokenizer. selects: whether held-out items select the
     weights, so that others must score them. DataError or ConfigError if that is impossible."""
+    folder = prepared_folder(request.data)
+    if folder is not None:
+        return _read_folder(folder, request, selects, note)
     source = Source(tuple(request.data), request.column) if request.data else None
     name = request.task or "text"
     if request.task is None and source is not None:
@@ -110,12 +144,7 @@ def read_data(request: Request, note: Note, selects: bool = False) -> Data:
     task = make_task(name, options)
     if init is not None and not same:
         task.start_from(init.config["task"], init.tokenizer())
-    encoder = architecture(request.arch).model.get("encoder_layers", 0)
-    if request.sets.get("model", {}).get("encoder_layers", encoder) and not task.pairs:
-        raise ConfigError(
-            f"--arch {request.arch}: has an encoder, for the source of a pair; the items of --task "
-            f"{name} have none"
-        )
+    _check_encoder(request, task)
     own = task.adapt(init.tokenizer()) if init is not None and same else None
     if source is None:
         source = task.default_source()
@@ -123,8 +152,7 @@ def read_data(request: Request, note: Note, selects: bool = False) -> Data:
             note(f"no --data: using {source.about}; give your own with --data FILE")
 
     train, held, description = _read_parts(request, task, source, own, selects, note)
-    about = "; ".join(f"{name} {part.about}" for name, part in held.items())
-    note(f"training on {train.about}; held out: {about.removeprefix('valid ')}")
+    note(_about_parts(train, held))
 
     if init is not None and own is not None:
         spec, tokenizer = init.config["tokenizer"]["spec"], own
@@ -135,6 +163,45 @@ def read_data(request: Request, note: Note, selects: bool = False) -> Data:
         if about_tokenizer:
             note(about_tokenizer)
     return Data(task, source, train, held, tokenizer, spec, description)
+
+
+def _read_folder(folder: PreparedFolder, request: Request, selects: bool, note: Note) -> Data:
+    """What `read_data` makes of the data that a folder was prepared of. UsageError for flags that
+    contradict it."""
+    folder.check_flags(request)
+    chosen = training_options(folder.task) & request.task_options.keys()
+    options = {**asdict(folder.task.options), **{k: request.task_options[k] for k in chosen}}
+    task, tokenizer, spec = make_task(folder.task.name, options), folder.tokenizer, folder.spec
+    _check_encoder(request, task)
+    if request.init is not None:
+        tokenizer = task.adapt(request.init.tokenizer())
+        spec = request.init.config["tokenizer"]["spec"]
+        if tokenizer_hash(tokenizer) != tokenizer_hash(folder.tokenizer):
+            raise UsageError(
+                f"--init {request.init.title}: {folder.path} has another tokenizer; prepare the "
+                "data with the same --init"
+            )
+    held, kept = folder.held(selects)
+    train, read = folder.train(task), folder.about["read"]
+    note(f"{folder.path}: prepared; {_about_parts(train, held)}")
+    description = Description((), read) if read else None
+    source = Source((str(folder.path),))
+    return Data(task, source, train, held, tokenizer, spec, description, folder, kept)
+
+
+def _about_parts(train: Items, held: Mapping[str, Items]) -> str:
+    about = "; ".join(f"{name} {part.about}" for name, part in held.items())
+    return f"training on {train.about}; held out: {about.removeprefix('valid ')}"
+
+
+def _check_encoder(request: Request, task: Task) -> None:
+    """ConfigError for a model with an encoder if the task has nothing to read there."""
+    encoder = architecture(request.arch).model.get("encoder_layers", 0)
+    if request.sets.get("model", {}).get("encoder_layers", encoder) and not task.pairs:
+        raise ConfigError(
+            f"--arch {request.arch}: has an encoder, for the source of a pair; the items of --task "
+            f"{task.name} have none"
+        )
 
 
 def _read_parts(
@@ -200,6 +267,11 @@ def training_items(run: Run, task: Task, moved: tuple[str, ...] = ()) -> Items:
     """The training items of a run, read again from their files, or from the files `moved` if they
     are elsewhere now. DataError if their content has changed."""
     data = run.config["data"]
+    if "imported" in run.config:
+        raise DataError(
+            f"{run.path}: imported, so it has no training data; train a new run with "
+            f"--init {run.path}"
+        )
     copies = data.get("streams", {"-": "stdin"})  # older runs keep standard input only
     paths = moved or tuple(str(run.path / copies[p]) if p in copies else p for p in data["paths"])
     source = Source(paths, data["column"]) if paths else task.default_source()
@@ -210,16 +282,26 @@ def training_items(run: Run, task: Task, moved: tuple[str, ...] = ()) -> Items:
         raise DataError(
             f"{run.path}: its data {gone[0]} is not there any more; name its new place with --data"
         )
-    items = task.items(source)
+    folder = prepared_folder(source.paths)
+    if folder is not None:
+        items = folder.training_items(task, run.tokenizer(), run.path)
+    else:
+        items = _read_again(run, task, source)
+    if items.fingerprint != data["fingerprint"]:
+        raise DataError(
+            f"{run.path}: its data ({source.describe()}) has changed since; name the old one with "
+            "--data, or start a new run from its weights with --init"
+        )
+    return items
+
+
+def _read_again(run: Run, task: Task, source: Source) -> Items:
+    """The training items of a run in its data."""
+    data, items = run.config["data"], task.items(source)
     if run.config["init"]:
         items = task.conform(items, run.tokenizer(), lambda text: None)
     parts = task.parts(items)
     train = parts.get("train", items)
     if not data["valid"] and "valid" not in parts:
         train = task.split(train, data["holdout"])[0]
-    if train.fingerprint != data["fingerprint"]:
-        raise DataError(
-            f"{run.path}: its data ({source.describe()}) has changed since; name the old one with "
-            "--data, or start a new run from its weights with --init"
-        )
     return train

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from ..config import parse_value
+from ..errors import UsageError
 from ..runs.run import Run
 
 Note = Callable[[str], None]  # takes a message for the user; the core does not print
@@ -14,7 +16,8 @@ DEFAULT_BUDGET = 120.0  # seconds
 
 @dataclass(frozen=True)
 class Request:
-    """The flags of `tfm train`, under the same names. sets: of `--set`, by section and field."""
+    """The flags of `tfm train`, under the same names. sets: of `--set`, by section and field.
+    final_part: of the held-out items that the final score is of; a budget decides it by itself."""
 
     task: str | None = None
     task_options: Mapping[str, object] = field(default_factory=dict)
@@ -32,8 +35,25 @@ class Request:
     tokens: int | None = None
     seed: int = 0
     device: str = "auto"
+    nproc: int = 1
+    shard: bool = False
     init: Run | None = None
     sets: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    final_part: float = 1.0
+
+    def __post_init__(self) -> None:
+        """UsageError for adapters of a model that has learned nothing."""
+        if self.lora and self.init is None:
+            raise UsageError(
+                f"--lora {self.lora}: adapts a trained model; name it with --init, or leave --lora "
+                "out"
+            )
+
+    @property
+    def lora(self) -> int:
+        """The rank of adapters, see `TrainConfig.lora`. ConfigError if it is not a number."""
+        rank: int = parse_value(self.sets.get("train", {}).get("lora", 0), int, "train.lora")
+        return rank
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,10 @@ def describe_config(
         "floor": prepared.floor,
         "quick_floor": prepared.quick_floor,
         "init": request.init.address if request.init else None,
+        "pretrained": request.init.pretrained if request.init else None,
         "device": plan.device.type,
+        "processes": request.nproc,
+        "shard": request.shard,
         "origins": origins,
         "argv": argv,
         "versions": {

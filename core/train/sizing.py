@@ -18,6 +18,7 @@ import torch
 from ..architectures import SIZES, architecture, model_config
 from ..config import ModelConfig, TrainConfig, parse_fields, parse_value, with_fields
 from ..errors import ConfigError
+from ..model.lora import adapter_size
 from ..model.sequence_model import on_meta
 from ..ops.device import default_dtype
 from ..protocols import Dataset, Tokenizer
@@ -41,6 +42,9 @@ MIN_STEPS, MIN_STEP_TOKENS = 400, 768  # batches are halved to reach 400 steps, 
 # Dropout is above 0 if epochs * parameters per training token exceeds the onset. Each doubling of
 # the product adds DROPOUT_PER_DOUBLING.
 DROPOUT_ONSET, DROPOUT_PER_DOUBLING, MAX_DROPOUT = 17, 0.04, 0.5
+# of a model of another program, which long training has made: small changes, in small steps
+TUNING_SETTINGS = {"optimizer": "adamw", "adam_lr": 3e-5, "weight_decay": 0.01}
+TUNING_TOKENS = 4096  # per step
 COMPILE_MIN_SECONDS = 90  # of training on a GPU: compiling takes up to 20 and halves a step
 GPU_STEP_SECONDS, GPU_FLOPS = 0.004, 2e14  # rough: launching the kernels of a step; FLOP/s
 
@@ -100,9 +104,24 @@ def rows_for(tokens: float, rows: int, context: int) -> int:
 
 
 def dropout_for(epochs: float, parameters: float) -> float:
-    """The dropout rate. parameters: of the blocks, per token of training data."""
+    """The dropout rate. parameters: that are trained, per token of training data."""
     doublings = math.log2(max(1.0, epochs * parameters / DROPOUT_ONSET))
     return min(MAX_DROPOUT, round(DROPOUT_PER_DOUBLING * doublings, 2))
+
+
+def trained_parameters(model: ModelConfig, rank: int) -> int:
+    """The parameters that training changes: of the blocks, or of their adapters. ConfigError as in
+    `adapter_size`."""
+    shapes = on_meta(model)
+    return adapter_size(shapes, rank) if rank else shapes.blocks_parameter_count()
+
+
+def adapter_settings(width: int) -> dict[str, object]:
+    """The fields of TrainConfig that differ in a training of adapters. The learning rate falls with
+    the width, and is ten times that of a training of all weights, as measured for Llama models by
+    Schulman & Thinking Machines 2025, LoRA Without Regret (tinker_cookbook, hyperparam_utils)."""
+    rate = 10 * 5e-5 * (2000 / width) ** 0.781
+    return {"optimizer": "adamw", "adam_lr": float(f"{rate:.2g}"), "weight_decay": 0.0}
 
 
 def seconds_on_gpu(model: ModelConfig, tokens: float, rows: int) -> float:
@@ -138,7 +157,7 @@ def make_configs(
     longest: as in `shape`; tokens: how many the training sees, None if unknown; training_tokens:
     how many the training data has; defaults: `Task.defaults`.
     """
-    arch = architecture(request.arch)
+    arch, rank = architecture(request.arch), request.lora
     sets = dict(request.sets.get("model", {}))
     for name in ("vocab_size", "axes", "features", "ordered"):
         if name in sets:
@@ -156,7 +175,11 @@ def make_configs(
             context = max(model.context, (longest or 0) - 1)
             model = replace(model, **_of_tokens(tokenizer, context))
         context, rows = shape(size, None, model.context)
-        if "dropout" in arch.model:  # rather than a rule's, that of the run
+        if request.init.pretrained:
+            rows = max(1, TUNING_TOKENS // context)
+        if (
+            "dropout" in arch.model or request.init.pretrained
+        ):  # rather than a rule's, that of the run
             given["dropout"] = asked.get("dropout", model.dropout)
         model = replace(model, **{"dropout": given.get("dropout", model.dropout), **asked})
     else:
@@ -165,7 +188,7 @@ def make_configs(
         if tokens is not None and request.steps is None:
             rows = rows_for(tokens, rows, context)
     if tokens is not None and "dropout" not in given:
-        parameters = on_meta(model).blocks_parameter_count()
+        parameters = trained_parameters(model, rank)
         rate = dropout_for(tokens / training_tokens, parameters / training_tokens)
         model = replace(model, dropout=rate)
     long = tokens is not None and seconds_on_gpu(model, tokens, rows) >= COMPILE_MIN_SECONDS
@@ -178,7 +201,12 @@ def make_configs(
         threads=torch.get_num_threads(),
         compile=long and compiles,
     )
-    fields = {**defaults.get("train", {}), **arch.train, **request.sets.get("train", {})}
+    usual_train = {**defaults.get("train", {}), **arch.train}
+    if request.init is not None and request.init.pretrained:
+        usual_train |= TUNING_SETTINGS
+    if rank:
+        usual_train |= adapter_settings(model.width)
+    fields = {**usual_train, **request.sets.get("train", {})}
     train = with_fields(by_rule, "train", fields)
     if train.compile and not compiles:
         raise ConfigError(

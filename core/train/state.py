@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from ..config import ModelConfig, TrainConfig, from_json
+from ..config import TrainConfig, from_json
 from ..data.keyed_random import key
 from ..errors import ConfigError, DamagedError, UsageError
-from ..model.sequence_model import SequenceModel
+from ..exchange.imported import open_start
+from ..model.lora import adapt, merged
+from ..model.sequence_model import SequenceModel, with_weights
 from ..ops.device import pick_device, use_threads
-from ..runs.catalogue import open_run
 from ..runs.checkpoints import Checkpoint
 from ..runs.run import Run
 from ..runs.tensors import load_weights, read_tensors
@@ -23,6 +28,7 @@ from .budget import Plan
 from .early_stopping import EarlyStopping
 from .optim import load_state_tensors, make_optimizers, state_tensors
 from .optimizer import Optimizer
+from .peers import ALONE, Peers
 from .prepare import training_data, training_items
 from .request import Note
 
@@ -40,6 +46,7 @@ class State:
     step: int = 0
     skipped: int = 0
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
+    peers: Peers = ALONE
 
     def __post_init__(self) -> None:
         every = self.config.eval_every or max(1, self.config.steps // EVALUATIONS)
@@ -57,26 +64,59 @@ class State:
         if patience is not None:
             self.config = replace(self.config, patience=patience)
 
-    def save(self, run: Run) -> Checkpoint:
-        """Writes a checkpoint of this step, see `checkpoints.save`."""
-        with in_use(self.optimizers):
-            weights = {name: p.detach() for name, p in self.model.named_parameters()}
-        about = {
+    def save(self, run: Run) -> None:
+        """Writes a checkpoint of this step, see `checkpoints.save`: in the leading process, with
+        the parts of all others, which must call this too."""
+        weights = self._weights(torch.device("cpu") if self.peers.shards else None)
+        optimizer = state_tensors(self.model, self.optimizers)
+        if self.peers.leads:
+            run.save(self.step, weights, optimizer, self.about())
+
+    def about(self) -> dict[str, Any]:
+        """What of the state is not a tensor, as JSON has it."""
+        return {
             "train": asdict(self.config),
             "skipped": self.skipped,
             "early_stopping": asdict(self.early_stopping),
         }
-        return run.save(self.step, weights, state_tensors(self.model, self.optimizers), about)
+
+    def _weights(self, device: torch.device | None = None) -> dict[str, Tensor]:
+        """The trained weights to score, save and sample with, by name, on a device (None: their
+        own); in other processes than the leading one none."""
+        found = {}
+        trained = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        with in_use(self.optimizers):
+            for name, p in trained:
+                weight = self.peers.whole(p, self.peers.local(p.detach()))
+                if self.peers.leads:
+                    found[name] = weight if device is None else weight.to(device)
+        return found
+
+    @contextmanager
+    def in_whole(self) -> Iterator[SequenceModel]:
+        """Inside, a model with the weights to score and sample with, and without adapters. All
+        processes must enter; where weights are sharded, only the leading one's model has values."""
+        if self.peers.shards:
+            yield with_weights(self.model.config, self._weights())
+        else:
+            with in_use(self.optimizers):
+                yield merged(self.model)
+
+    def frozen(self) -> dict[str, Tensor]:
+        """The weights that training leaves as they are, by name."""
+        return {n: p.detach() for n, p in self.model.named_parameters() if not p.requires_grad}
 
 
-def fresh_state(plan: Plan, init: Run | None, first_id: int = 0) -> State:
-    """Weights initialised from the seed, or those of another run, whose ids begin at `first_id`.
-    UsageError if its model has another shape."""
+def fresh_state(plan: Plan, init: Run | None, first_id: int = 0, peers: Peers = ALONE) -> State:
+    """Weights initialised from the seed, or those of another run, whose ids begin at `first_id`;
+    with adapters, if `train.lora`. UsageError if its model has another shape, or ids would be new
+    that only weights could learn."""
     torch.manual_seed(key(plan.train.seed, "weights"))
     model = SequenceModel(plan.model)
     if init is not None:
         known, wanted = replace(init.model_config(), dropout=0.0), plan.model
-        last_id = first_id + known.vocab_size
+        known_ids = known.vocab_size
+        last_id = first_id + known_ids
         if known.positions != "learned":  # items, such as windows, can have another length
             known = replace(known, context=wanted.context)
         if wanted.vocab_size > last_id or first_id:  # of several domains
@@ -84,13 +124,18 @@ def fresh_state(plan: Plan, init: Run | None, first_id: int = 0) -> State:
             known = replace(known, **{name: getattr(wanted, name) for name in names})
         if known.context != wanted.context and known.positions == "learned":
             raise UsageError(
-                f"--init {init.path}: it has learned the positions of {known.context} tokens, and "
+                f"--init {init.title}: it has learned the positions of {known.context} tokens, and "
                 f"these items need {wanted.context}; start from a run with rotary positions"
             )
         if known != replace(wanted, dropout=0.0):
             raise UsageError(
-                f"--init {init.path}: its model has another shape than these flags ask for; "
+                f"--init {init.title}: its model has another shape than these flags ask for; "
                 "leave --arch, --size, --context and --set model.* to it"
+            )
+        if plan.train.lora and wanted.vocab_size != known_ids:
+            raise UsageError(
+                f"--lora {plan.train.lora}: adapters cannot learn the {wanted.vocab_size:,} ids of "
+                f"this data, of which --init {init.title} knows {known_ids:,}; leave --lora out"
             )
         weights = init.load_model().state_dict()
         for name in ("embedding.weight", "head.weight"):
@@ -98,12 +143,20 @@ def fresh_state(plan: Plan, init: Run | None, first_id: int = 0) -> State:
             rows[first_id:last_id] = weights[name]
             weights[name] = rows
         model.load_state_dict(weights)
-    model = model.to(plan.device)
-    return State(model, make_optimizers(model, plan.train), plan.train)
+    adapt(model, plan.train.lora, key(plan.train.seed, "adapters"))
+    return _placed(model, plan.device, plan.train, peers)
+
+
+def _placed(model: SequenceModel, device: torch.device, config: TrainConfig, peers: Peers) -> State:
+    """The first step's state of a model, of which every process has all values."""
+    if config.lora and peers.shards:
+        raise UsageError(f"--shard and --lora {config.lora} exclude each other: use --nproc alone")
+    peers.place(model, device, config.dtype)
+    return State(model, make_optimizers(model, config, peers), config, peers=peers)
 
 
 def resume(
-    run: Run, note: Note, device: str, cache: Path, moved: Paths = ()
+    run: Run, note: Note, device: str, cache: Path, moved: Paths = (), peers: Peers = ALONE
 ) -> tuple[Task, Plan, State]:
     """A run at its newest undamaged checkpoint, or at its beginning if it has none.
 
@@ -114,7 +167,8 @@ def resume(
     config = run.config
     task, tokenizer = run.task(), run.tokenizer()
     model_shape, train_config = run.model_config(), run.train_config()
-    use_threads(train_config.threads)
+    alike = run.config.get("processes", 1) == peers.size  # else results differ anyway
+    use_threads(train_config.threads if alike else 0)
     where = pick_device(device)
     data = training_data(
         task,
@@ -136,26 +190,25 @@ def resume(
     )
     for checkpoint in reversed(run.checkpoints()):
         try:
-            return task, plan, _restored(run, checkpoint, model_shape, where)
+            return task, plan, _restored(run, checkpoint, where, peers)
         except DamagedError as error:
             note(f"{error}; going back to the checkpoint before")
     if run.checkpoints():
         raise DamagedError(f"{run.path}: no sound checkpoint is left")
+    if train_config.lora:
+        return task, plan, _placed(run.initial_model(), where, train_config, peers)
     if not config["init"]:
-        return task, plan, fresh_state(plan, None)
-    init = open_run(config["init"], Path(), whole=True)
+        return task, plan, fresh_state(plan, None, peers=peers)
+    init = open_start(config["init"], Path(), model_shape.context)
     if init.config["task"] != task.name:
         task.start_from(init.config["task"], init.tokenizer())
-    return task, plan, fresh_state(plan, init, task.first_id(tokenizer))
+    return task, plan, fresh_state(plan, init, task.first_id(tokenizer), peers)
 
 
-def _restored(
-    run: Run, checkpoint: Checkpoint, model_shape: ModelConfig, device: torch.device
-) -> State:
+def _restored(run: Run, checkpoint: Checkpoint, device: torch.device, peers: Peers) -> State:
     run.check_checkpoint(checkpoint)
-    model = SequenceModel(model_shape)
+    model = run.initial_model()
     load_weights(model, checkpoint.path / "model.safetensors")
-    model = model.to(device)
     try:
         saved = json.loads((checkpoint.path / "state.json").read_bytes())
         config = from_json(TrainConfig, saved["train"], str(checkpoint.path))
@@ -164,15 +217,15 @@ def _restored(
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedError(f"{checkpoint.path / 'state.json'}: no state ({error})") from error
     plans = [e for e in run.log() if e.get("event") == "replan" and e["step"] <= step]
-    optimizers = make_optimizers(model, config)
+    state = _placed(model, device, config, peers)
+    state.step, state.skipped, state.early_stopping = step, skipped, early_stopping
     path = checkpoint.path / "optimizer.safetensors"
     try:
-        load_state_tensors(model, optimizers, read_tensors(path))
+        load_state_tensors(state.model, state.optimizers, read_tensors(path))
     except ConfigError as error:
         raise ConfigError(f"{run.path}: {error}") from None
     except ValueError as error:
         raise DamagedError(f"{path}: not the optimiser of this run ({error})") from error
-    state = State(model, optimizers, config, step, skipped, early_stopping)
     if plans and plans[-1]["step"] == step:  # logged after the checkpoint was saved
         state.replan(plans[-1]["steps"], plans[-1].get("patience"))
     return state

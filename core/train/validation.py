@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from ..data.sequence_store import Store
+from ..model.sequence_model import SequenceModel
 from ..protocols import Sequence
 from ..runs.run import Run
 from ..score.likelihood import evaluate
 from ..score.report import report
 from ..task import Task
-from .average import in_use
 from .budget import Plan
 from .early_stopping import bound_of
 from .events import Evaluated
@@ -67,19 +67,26 @@ class Validation:
         )
 
     def score(self, step: int) -> Evaluated:
-        """Scores some of the held-out tokens, with averaged weights if there are any."""
-        with in_use(self.state.optimizers):
-            scores = list(evaluate(self.state.model, self.tokenizer, self.progress))
-        nats, error = mean_and_error([s.nll for s in scores], [s.tokens for s in scores])
+        """Scores some of the held-out tokens, with averaged weights if there are any. Of several
+        processes the leading one does, and all take its result."""
+        state = self.state
+        with state.in_whole() as model:
+            nats, error, measured = state.peers.spread(lambda: self._measured(model))
         best = False
         if self.selects:
-            measured = {"nats_per_token": nats}
-            if self.bits_per_nat is not None:
-                measured[f"bits_per_{self.task.unit}"] = nats * self.bits_per_nat
-            if self.measured:
-                measured |= self._measures()
-            best = self.state.early_stopping.see(step, nats, measured, self.state.config)
+            best = state.early_stopping.see(step, nats, measured, state.config)
         return Evaluated(step, nats, error, self.bits_per_nat, best)
+
+    def _measured(self, model: SequenceModel) -> tuple[float, float | None, dict[str, float]]:
+        """Nats per token, its standard error, and what early stopping looks at."""
+        scores = list(evaluate(model, self.tokenizer, self.progress))
+        nats, error = mean_and_error([s.nll for s in scores], [s.tokens for s in scores])
+        measured = {"nats_per_token": nats}
+        if self.selects and self.bits_per_nat is not None:
+            measured[f"bits_per_{self.task.unit}"] = nats * self.bits_per_nat
+        if self.selects and self.measured:
+            measured |= self._measures(model)
+        return nats, error, measured
 
     def _few_items(self) -> list[Sequence]:
         """Held-out items, evenly spread, whose metrics cost about MEASURED_TOKENS."""
@@ -88,10 +95,9 @@ class Validation:
         count = max(MIN_MEASURED_ITEMS, len(items) * MEASURED_TOKENS // max(1, cost))
         return items[:: max(1, len(items) // count)]
 
-    def _measures(self) -> dict[str, float]:
+    def _measures(self, model: SequenceModel) -> dict[str, float]:
         """The task's own metrics; infinite or 0, whichever is worse, where nothing is measured."""
-        with in_use(self.state.optimizers):
-            terms = self.task.terms(self.state.model, self.tokenizer, self.measured, None)
+        terms = self.task.terms(model, self.tokenizer, self.measured, None)
         found = {}
         for name, more in self.task.measures(self.tokenizer).items():
             value = terms.value(name)
@@ -100,24 +106,27 @@ class Validation:
 
     def final(self) -> dict[str, Any]:
         """The `report` of the final weights. If the budget is too short for all held-out items, it
-        covers a fraction of them, `part`."""
+        covers a fraction of them, `part`. Of several processes the leading one scores them."""
+        with self.state.in_whole() as model:
+            return self.state.peers.spread(lambda: self._final(model))
+
+    def _final(self, model: SequenceModel) -> dict[str, Any]:
         split = self.run.config["final_split"]
         store = self.run.heldout(split)
         part = self.plan.about.get("final_part", 1.0)
         sequences: Store | list[Sequence] = store
         if part < 1:
             sequences, part = self._part_of(store, part)
-        with in_use(self.state.optimizers):
-            scores = report(
-                self.task,
-                self.tokenizer,
-                self.state.model,
-                sequences,
-                floor=self.run.config["floor"],
-                run=str(self.run.path),
-                step=self.state.step,
-                split=split,
-            )
+        scores = report(
+            self.task,
+            self.tokenizer,
+            model,
+            sequences,
+            floor=self.run.config["floor"],
+            run=str(self.run.path),
+            step=self.state.step,
+            split=split,
+        )
         if self.selects:
             scores.update(self.state.early_stopping.summary(self.state.config))
         return {**scores, "part": part} if part < 1 else scores

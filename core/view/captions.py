@@ -80,6 +80,7 @@ NORMS = {
 }
 CHANGES = {  # of queries and keys
     "normalised": ("rms_norm({})", "Each is divided by the root of its mean square."),
+    "weighted": ("{} * γ_{letter}", "Each dimension of a head has a weight γ."),
     "rotated": (
         "rope({})",
         "Its numbers j and j + {half} are a pair, turned by the angle p / {theta}^(j / {half}), "

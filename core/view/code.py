@@ -143,7 +143,9 @@ class _Pass:
         return self.make(target, value, caption, f"{self.name}.hook_{part}")
 
     def linear(self, x: str, name: str) -> str:
-        return f"{x} @ W_{name}" + (f" + b_{name}" if self.config.bias else "")
+        of_attention = self.kind == "attention" and name.removeprefix("cross_") in ("q", "k", "v")
+        biased = self.config.bias or (of_attention and self.config.qkv_bias)
+        return f"{x} @ W_{name}" + (f" + b_{name}" if biased else "")
 
     def norm(self, x: str, key: str) -> str:
         value, said = NORMS[self.config.norm]
@@ -239,6 +241,7 @@ class _Pass:
         memory, seen = ("memory", self.source) if cross else (y, self.rows)
         tag = "cross_" if cross else ""
         changes = ["normalised"] * config.qk_norm
+        changes += ["weighted"] * (config.qk_norm and config.qk_norm_weights)
         changes += ["rotated"] * (config.positions == "rope" and not cross)
         facts |= dict(look="cross-" * cross + "attention", cross="cross-attention " * cross)
         facts |= dict(tag=tag, of_memory=" of the memory" * cross, changes=" and ".join(changes))
@@ -252,7 +255,7 @@ class _Pass:
             self.inner(letter, f"({product}).view({rows}, {count}, {w})", letter)
             value = letter
             for change in changes:
-                value = CHANGES[change][0].format(value)
+                value = CHANGES[change][0].format(value, letter=letter)
             if letter != "v":
                 self.inner(letter, value, f"rot_{letter}")
 

@@ -10,11 +10,12 @@ import numpy as np
 from ...tokenizers._scales import Values
 from . import classical
 from .cases import Case, score_forecasts
-from .collection import Collection, Windows
+from .collection import Collection
 from .metrics import METRICS, Sums
 from .relative import relative, series_of
 from .simple import drift, naive, seasonal_naive
 from .time_limit import Job, TooSlow, forecast_all
+from .training_rows import Windows
 
 MAX_RIDGE_WINDOWS = 20_000  # that the ridge regression is fitted on
 Method = Callable[[Values, int, int], Values]  # history, season, horizon -> forecast

@@ -13,7 +13,7 @@ from ...core.model.sequence_model import SequenceModel
 from ...core.protocols import Sequence
 from ...tokenizers._scales import Scales, Values
 from ...tokenizers.bins import BinsTokenizer, Window
-from .collection import JITTER
+from .training_rows import JITTER
 
 UNFILTERED = SampleConfig()
 HISTORY_VIEWS = 10

@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
@@ -21,14 +21,16 @@ from ...core.data.byte_stream import ByteStream
 from ...core.data.datasets import Packed, Windows
 from ...core.data.keyed_random import key, mix
 from ...core.data.sequence_store import cached_store
+from ...core.data.shards import Piece, Shards
 from ...core.data.source import Source
 from ...core.errors import ConfigError, UsageError
 from ...core.protocols import ByteTokenizer, Dataset, Ids, Sequence
 from ...core.task import Description, Task
 from .decoder import TextDecoder
 from .reading import read
-from .spans import PIECE_BYTES, Spans, beginning
+from .spans import PIECE_BYTES, Figures, Spans, beginning
 from .split import Largest, split_by_hash, split_by_position
+from .stored import StoredSpans, StoredText, pieces
 
 HOLDOUT = 0.1
 TOKEN_RATIO_BYTES = 1 << 16  # of text, at least, to measure bytes per token on
@@ -53,6 +55,7 @@ class Running(Task):
 
     unit = "byte"
     Options: ClassVar[type] = RunningOptions
+    prepares = True
     rows_unasked: ClassVar[bool] = True  # whether tables are read by rows without --column
 
     def __init__(self, options: Any) -> None:
@@ -80,13 +83,15 @@ class Running(Task):
         return {"each": options.each}
 
     def adapt(self, tokenizer: ByteTokenizer) -> ByteTokenizer:
-        """ConfigError if only one of the run and the data has items with an end."""
-        if tokenizer.ends == self.running:
+        """ConfigError if only one of the run and the data has items with an end, unless there was
+        an end token in the model before it was imported."""
+        adapted = tokenizer.with_ends(not self.running)
+        if adapted is None:
             known = "line, file or record" if tokenizer.ends else "stream"
             raise ConfigError(
                 f"--each {self.options.each}: the run of --init was trained with --each {known}"
             )
-        return tokenizer
+        return adapted
 
     def conform(self, items: Spans, tokenizer: ByteTokenizer, note: Callable[[str], None]) -> Spans:
         """Items that are scored: bytes that are no item are spelled where the tokenizer can."""
@@ -121,6 +126,8 @@ class Running(Task):
         running text."""
         if train.running:
             return None
+        if train.figures is not None:
+            return train.figures.longest
         spans = train.spans[:: max(1, len(train.spans) // 1000)].tolist()
         ids = (self.ids(train.stream.read(a, b), tokenizer, (train.stream, a)) for a, b in spans)
         sizes = [1 + len(each) + tokenizer.ends for each in ids]
@@ -141,6 +148,10 @@ class Running(Task):
         if train.running and tokens is not None and tokens <= passes * context:
             variants = 1  # else a window could contain the same text twice
         wanted = int(1.1 * wanted) + PIECE_BYTES
+        if isinstance(train, StoredSpans):
+            train.stream.shards.check(cache)
+            if variants == 1:
+                return train.dataset(wanted, tokenizer, context, seed)
         if not train.running:
             train = train.some(wanted)
         pieces = train.sample(wanted) if train.running else []
@@ -191,11 +202,18 @@ class Running(Task):
         return tokenizer
 
     def _bytes_of_tokens(self, tokens: int, train: Spans, tokenizer: ByteTokenizer) -> int:
+        size, count = self._sample(train, tokenizer)
+        return int(tokens * size / max(count, 1))
+
+    def _sample(self, train: Spans, tokenizer: ByteTokenizer) -> tuple[int, int]:
+        """(bytes, ids) of a sample of the items."""
+        if train.figures is not None:
+            return train.figures.sample
         size = count = 0
         for start, stop, first in train.sample(TOKEN_RATIO_BYTES):
             ids = self.ids(train.stream.read(start, stop), tokenizer, (train.stream, start))
             size, count = size + stop - start, count + len(ids) + first
-        return int(tokens * size / max(count, 1))
+        return size, count
 
     def _running_ids(
         self, train: Spans, pieces: Iterable[tuple[int, int, bool]], tokenizer: ByteTokenizer
@@ -217,6 +235,27 @@ class Running(Task):
             ids = self.ids(data, tokenizer, (items.stream, start), items.any_bytes)
             yield self._sequence(ids, data, tokenizer)
 
+    # -- prepared data -----------------------------------------------------------------------
+
+    def pieces(
+        self, train: Spans, tokenizer: ByteTokenizer, size: int
+    ) -> Iterator[tuple[int, Iterator[Piece]]]:
+        def encode(data: bytes, where: tuple[ByteStream, int]) -> Ids:
+            ids = self.ids(data, tokenizer, where, train.any_bytes and not train.running)
+            return _enclosed(ids, tokenizer)
+
+        return pieces(train, encode, size)
+
+    def figures(self, train: Spans, tokenizer: ByteTokenizer) -> dict[str, Any]:
+        return asdict(Figures(self.longest(train, tokenizer), self._sample(train, tokenizer)))
+
+    def prepared(
+        self, shards: Shards, tokenizer: ByteTokenizer, fingerprint: str, figures: Mapping[str, Any]
+    ) -> StoredSpans:
+        known = Figures(figures["longest"], tuple(figures["sample"]))
+        text = StoredText(shards, tokenizer)
+        return StoredSpans.of(text, self.running, fingerprint, known)
+
     def byte_tokenizer(self, tokenizer: ByteTokenizer) -> ByteTokenizer:
         return tokenizer
 
@@ -227,9 +266,7 @@ class Running(Task):
     def _sequence(
         self, ids: Ids, data: bytes, tokenizer: ByteTokenizer, ends: bool = True
     ) -> Sequence:
-        closing = [tokenizer.end] if ends and tokenizer.ends else []
-        ids = np.concatenate(([tokenizer.begin], ids, closing)).astype(np.int64)
-        return Sequence(ids, side=self.counts(data))
+        return Sequence(_enclosed(ids, tokenizer, ends), side=self.counts(data))
 
     def names(self, items: Spans) -> Iterator[str | None]:
         """The name of each of `sequences`: its file, or its own text; None for the further pieces
@@ -293,7 +330,10 @@ class Running(Task):
     # -- samples -----------------------------------------------------------------------------
 
     def end_token(self, tokenizer: ByteTokenizer) -> int | None:
-        return tokenizer.end if tokenizer.ends else None
+        """The end token, if it is legal: an imported model can predict it in running text too."""
+        support = tokenizer.support(1, {})
+        legal = support[1] if isinstance(support, tuple) else tokenizer.vocab_size
+        return tokenizer.end if tokenizer.end < legal else None
 
     def stream_decoder(self, tokenizer: ByteTokenizer, prompt: Sequence) -> TextDecoder:
         return TextDecoder(tokenizer, utf8=not self.binary)
@@ -303,3 +343,9 @@ class Running(Task):
     ) -> None:
         for item in items:
             out.write(item)
+
+
+def _enclosed(ids: Ids, tokenizer: ByteTokenizer, ends: bool = True) -> Ids:
+    """The ids of an item with the begin token and, if items have one, the end token."""
+    closing = [tokenizer.end] if ends and tokenizer.ends else []
+    return np.concatenate(([tokenizer.begin], ids, closing)).astype(np.int64)

@@ -20,6 +20,15 @@ CONTINUATION = bytes(range(0x80, 0xC0))  # bytes inside a UTF-8 character
 
 
 @dataclass(frozen=True)
+class Figures:
+    """What the ids of items are asked for before they are all tokenized. longest: see
+    `Task.longest`; sample: bytes and ids of a sample, for the ratio of the two."""
+
+    longest: int | None
+    sample: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class Spans:
     """Items: `spans` (N, 2) are byte offsets in `stream`, start and stop of each item. `running`:
     the spans are consecutive parts of one running text. whole_files: items that start before this
@@ -33,6 +42,7 @@ class Spans:
     whole_files: int = 0
     description: Description | None = None
     any_bytes: bool = False  # bytes that are no text are scored as well
+    figures: Figures | None = None  # of items that are tokenized already
 
     @property
     def size(self) -> int:

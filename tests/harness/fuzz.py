@@ -73,6 +73,8 @@ VALUES: dict[str, tuple[str, ...]] = {
         *("byte", "char", "bpe", "bpe:300", "bpe:1", "patches", "patches:4", "patches:exact"),
         *("bins", "bins:8", "bins:x", "hf:nowhere", "x"),
     ),
+    "to": ("hf", "peft", "gguf", "onnx", "x", ""),
+    "lora": SMALL,
     "until": ("plateau", "bits_per_byte<9", "nats_per_token<1", "x<1", "x"),
     "checkpoint": ("last", "best", "1", "x"),
     "split": ("valid", "test", "x"),
@@ -92,6 +94,8 @@ PATHS = ("data", "valid", "test", "out", "config", "plot", "predictions", "run_n
 SETS = (
     *("model.layers=1", "model.layers=0", "model.heads=3", "model.width=8", "model.x=1"),
     *("model.positions=learned", "model.norm=none", "model.kv_heads=1", "model.dropout=1"),
+    *("model.head_dim=6", "model.qk_norm_weights=true", "model.qkv_bias=true"),
+    *("model.rope_scaling=linear:2", "model.rope_scaling=llama3:1", "model.rope_scaling=x"),
     *("model.positions=none", "model.ffn=swiglu", "model.softcap=5", "model.tied=true"),
     *("train.lr=nan", "train.lr=1e9", "train.batch=1", "train.batch=0", "train.dtype=bfloat16"),
     *("train.optimizer=adamw", "train.average=0.9", "train.seed=1", "train.recompute=true", "x=1"),
@@ -172,9 +176,11 @@ def contents(draw: st.DrawFn, samples: list[bytes]) -> bytes:
     return bytes(data)
 
 
-QUICKLY = {  # flags without which a verb takes minutes; studies read their data as train does
+# flags without which a verb takes minutes, or does nothing; studies read their data as train does
+QUICKLY = {
     "bench": ["--seconds", "0.01", "--size", "nano"],
     "probe": ["--items", "4"],
+    "prepare": ["--out", "tokens"],
     "ablate": ["--resume", "runs/text"],
     "scale": ["--resume", "runs/text"],
 }
@@ -209,6 +215,8 @@ def commands(draw: st.DrawFn, files: dict[str, bytes]) -> dict[str, Any]:
             many = draw(st.integers(0, 2)) if param.nargs == -1 else 1
             takes_run = param.name in ("run", "a", "b", "names")
             pool = runs if takes_run and draw(st.booleans()) else [*runs, *paths, *TASKS]
+            if param.name == "source":
+                pool = [*pool, "hf:", "hf:no/where", *(f"hf:{path}" for path in pool)]
             args += [draw(st.sampled_from(pool)) for _ in range(many)]
     if verb == "train":
         args += ["--task", task, "--size", "nano"] if draw(st.booleans()) else ["--size", "nano"]
@@ -240,7 +248,7 @@ def commands(draw: st.DrawFn, files: dict[str, bytes]) -> dict[str, Any]:
 
 def value_of(param: click.Option, paths: list[str], runs: list[str]) -> st.SearchStrategy[str]:
     if param.name in ("init", "resume"):
-        return st.sampled_from([*runs, "no", "a.txt", ""])
+        return st.sampled_from([*runs, "no", "a.txt", "hf:no", "hf:a/b", "no.gguf", ""])
     if param.name in PATHS:
         return st.sampled_from([*paths, "new", "new.png", "new.npz", "x-{n}.png", "no/new", "new/"])
     if param.name == "settings":

@@ -124,6 +124,7 @@ typedef struct {
     int32_t drop_threshold;
     uint32_t seed;
     float keep_scale;
+    int64_t first; /* the index of element 0 in the batch of all processes */
 } Dropout;
 
 typedef uint32_t vec_u32 __attribute__((vector_size(4 * LANES)));
@@ -132,6 +133,7 @@ typedef uint32_t vec_u32 __attribute__((vector_size(4 * LANES)));
    element's index and the seed, so that the backward pass computes the same factors again. The hash
    is Wellons' lowbias32, of the index times 2^32 / golden ratio, xor the seed. */
 ALWAYS_INLINE vec_f32 dropout_factors(const Dropout *dropout, int64_t i) {
+    i += dropout->first;
     vec_u32 hash = (vec_u32)consecutive_from(0);
     hash = (hash + (uint32_t)i) * 0x9e3779b9u ^ (dropout->seed + (uint32_t)(i >> 32));
     hash = (hash ^ hash >> 16) * 0x7feb352du;
