@@ -95,6 +95,8 @@ def work(options: argparse.Namespace) -> None:
         }
         print(json.dumps(found), flush=True)
     peers.wait()
+    if peers.size > 1:
+        torch.distributed.destroy_process_group()
 
 
 def measured(options: argparse.Namespace, processes: int, threads: int, flags: Any) -> Any:

@@ -145,7 +145,7 @@ def _of_files(ctx: click.Context, files: tuple[str, ...], flags: dict[str, Any],
     from ..core.plugins import find
     from ..core.train.examine import examine_request
     from ..core.train.request import Request
-    from .train import check_mix, mix_options
+    from .train_request import check_mix, mix_options
 
     flags["data"] = (*flags["data"], *files)
     options = {

@@ -21,6 +21,7 @@ from .launch import Processes, launch, processes_to_start
 from .main import COMMAND_START
 from .processes import join, one_voice, size_from_launcher, tell_launcher
 from .render import say
+from .train_request import deadline_of, request_of
 from .training import Signals, train_to_end
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
     check_trackers(flags["track"])
     track = tuple(dict.fromkeys(flags["track"]))
     resumes = flags["resume"] is not None
-    deadline = None if resumes else _deadline(ctx, flags)
+    deadline = None if resumes else deadline_of(ctx, flags)
     _launch_processes(ctx, flags)
     signals = Signals()
     kernels.compile_in_background()
@@ -205,7 +206,7 @@ def _launch_processes(ctx: click.Context, flags: dict[str, Any]) -> None:
     flags["nproc"] = processes_to_start(wanted, flags["device"])
     if flags["nproc"] > 1:
         if flags["resume"] is None:
-            _request(ctx, dict(flags))
+            request_of(ctx, dict(flags))
         launch(flags["nproc"], COMMAND_START)
 
 
@@ -247,109 +248,6 @@ def _opened(
     return (*opened, deadline)
 
 
-def _deadline(ctx: click.Context, flags: dict[str, Any]) -> Deadline | None:
-    """The end of the time budget; None if --steps or --tokens sets the length of training."""
-    chosen = settings.one_of(ctx, ("budget", "steps", "tokens"))
-    for name in ("budget", "steps", "tokens"):
-        if name != chosen:
-            flags[name] = None
-    if chosen in ("steps", "tokens"):
-        return None
-    from ..core.train.request import DEFAULT_BUDGET, Deadline
-
-    flags["budget"] = flags["budget"] or DEFAULT_BUDGET
-    return Deadline(COMMAND_START + flags["budget"])
-
-
-def _request(ctx: click.Context, flags: dict[str, Any]) -> Any:
-    """The request that the flags describe. Unknown names fail here, before torch is imported."""
-    from ..core.architectures import model_config
-    from ..core.config import check_names
-    from ..core.exchange.formats import importer
-    from ..core.exchange.imported import open_start
-    from ..core.plugins import find
-    from ..core.train.early_stopping import bound_of
-
-    sets = settings.sets(ctx, flags["settings"])
-    check_names(sets["model"])
-    model_config(flags["arch"], flags["size"] or "tiny")
-    if flags["mix"]:
-        check_mix(flags)
-        flags["task"] = "mix"
-    if flags["task"]:
-        find("tasks", flags["task"])
-    if not flags["data"] and not flags["init"]:
-        find("tasks", flags["task"] or "text").prefetch()
-    task_options = {
-        name: flags[name]
-        for name in ctx.meta.get("tfm.task_options", ())
-        if flags[name] is not None
-    }
-    task_options |= mix_options(flags["mix"])
-    for name in ("save_every", "patience", "until", "lora"):
-        if flags[name] is not None:
-            sets["train"][name] = flags[name]
-    bound_of(str(sets["train"].get("until") or "plateau"))
-    if "seed" in sets["train"] or "steps" in sets["train"]:
-        raise UsageError("--set train.seed and train.steps: use --seed and --steps")
-    init = None
-    if flags["init"]:
-        foreign = importer(flags["init"]) is not None
-        context = flags["context"] if foreign else None
-        init = open_start(flags["init"], Path(flags["runs"]), context)
-        for name in ("tokenizer", "size", "arch", *(() if foreign else ("context",))):
-            if settings.origin(ctx, name) == "flag":
-                raise UsageError(f"--{name} and --init exclude each other: its run has its own")
-        if flags["task"] not in (None, "mix", init.config["task"]):
-            raise UsageError(
-                f"--task {flags['task']}: --init {init.title} is a {init.config['task']} run"
-            )
-    from ..core.train.request import Request
-
-    return Request(
-        task=init.config["task"] if init and not flags["mix"] else flags["task"],
-        task_options={**sets["task"], **task_options},
-        data=flags["data"],
-        column=flags["column"],
-        valid=flags["valid"],
-        test=flags["test"],
-        holdout=flags["holdout"],
-        tokenizer=flags["tokenizer"],
-        arch=init.config["arch"] if init else flags["arch"],
-        size=init.config["size"] if init else flags["size"],
-        context=flags["context"],
-        budget=flags["budget"],
-        steps=flags["steps"],
-        tokens=flags["tokens"],
-        seed=flags["seed"],
-        device=flags["device"],
-        nproc=flags["nproc"],
-        shard=flags["shard"] and flags["nproc"] > 1,
-        init=init,
-        sets=sets,
-    )
-
-
-def mix_options(mix: tuple[str, ...]) -> dict[str, object]:
-    """The options of the task that --mix gives; none without it. UsageError for a newline."""
-    if not mix:
-        return {}
-    from ..tasks._mix.parts import lasting
-
-    if any("\n" in spec for spec in mix):
-        raise UsageError("--mix: a newline in it; give each part by a --mix of its own")
-    return {"parts": "\n".join(map(lasting, mix)) or "\n"}
-
-
-def check_mix(flags: dict[str, Any]) -> None:
-    """UsageError for flags that name the data of one domain."""
-    for name in ("data", "column", "valid", "test"):
-        if flags[name]:
-            raise UsageError(f"--{name} and --mix exclude each other: a part names its own data")
-    if flags["task"] not in (None, "mix"):
-        raise UsageError(f"--task {flags['task']} and --mix exclude each other")
-
-
 def _start(
     ctx: click.Context,
     flags: dict[str, Any],
@@ -357,7 +255,7 @@ def _start(
     note: Callable[[str], None],
     peers: Peers,
 ) -> tuple[Run, Task, Plan, State]:
-    request = _request(ctx, flags)
+    request = request_of(ctx, flags)
     path = Path(flags["run_name"]) if flags["run_name"] else None
     from ..core.runs.run import check_free, check_utf8
 

@@ -107,6 +107,7 @@ def test_a_payload_in_a_checkpoint_is_never_run(tfm: Tfm, run: Run, name: str) -
     import numpy as np
     import torch
 
+    from tfm.core.train.peers import ALONE
     from tfm.core.train.state import _restored
 
     marker = tfm.folder / "marker"
@@ -123,7 +124,7 @@ def test_a_payload_in_a_checkpoint_is_never_run(tfm: Tfm, run: Run, name: str) -
         (checkpoint.path / "manifest.json").unlink()
         write_manifest(checkpoint.path, {"run": identity(run.path)})
         with pytest.raises(DamagedError, match=name):
-            _restored(run, checkpoint, run.model_config(), torch.device("cpu"))
+            _restored(run, checkpoint, torch.device("cpu"), ALONE)
         assert not marker.exists()
     pickle.loads(pickle.dumps(payload))
     assert marker.is_dir(), "the payload is one"
