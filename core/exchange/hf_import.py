@@ -133,8 +133,8 @@ def _from_hub(name: str) -> Path:
             get(WEIGHTS)
         return folder
     except Exception as error:  # the library raises many types
-        where = "cannot be loaded from the Hugging Face hub"
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        where = f"cannot be loaded from the Hugging Face hub ({line[:200]})"
         if not reachable:
             where = "not on this machine, and the Hugging Face hub cannot be reached"
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(f"hf:{name}: no such folder, and {where} ({line[:200]})") from error
+        raise DataError(f"hf:{name}: no such folder, and {where}") from error
