@@ -13,7 +13,7 @@ from helpers import prose
 
 from tfm.core.config import TrainConfig
 from tfm.core.runs.run import Run
-from tfm.core.train.budget import Plan, Speed, make_plan
+from tfm.core.train.budget import EVALUATIONS, PROGRESS_TOKENS, Plan, Speed, make_plan
 from tfm.core.train.controls import Controls
 from tfm.core.train.events import Evaluated, Event, Finished, Replanned, RunLog, Saved, Stepped
 from tfm.core.train.fit import SAVE_SECONDS, fit
@@ -93,6 +93,23 @@ def test_a_plan_fills_its_budget(
     assert found.train.steps == max(1, int(left / step))
     assert found.about["budget_seconds"] == budget
     assert 0 < found.about["reserve_seconds"] < 0.1 * budget + 1
+
+
+@pytest.mark.parametrize("seconds_per_token", [2e-6, 2e-3, 2e-2, 0.2])
+def test_evaluations_on_the_way_take_little_of_a_budget(
+    prepared: Prepared, tmp_path: Path, seconds_per_token: float
+) -> None:
+    """Where a model is slow there are fewer of them, or none; early stopping keeps all."""
+    found, machine = plan(prepared, tmp_path, 600, seconds_per_token, size="tiny")
+    every, steps = found.train.eval_every, found.train.steps
+    tokens = min(PROGRESS_TOKENS, sum(map(len, prepared.heldout["valid"])))
+    count = EVALUATIONS if not every else (steps - 1) // every
+    seconds = count * tokens / found.about["eval_tokens_per_second"]
+    assert seconds <= 0.1 * steps * found.about["step_seconds"]
+    assert (every == 0) == (seconds_per_token < 1e-2)
+    sets = {"train": {"patience": 2}}
+    asked, _ = plan(prepared, tmp_path, 600, seconds_per_token, size="tiny", sets=sets)
+    assert asked.train.eval_every == 0
 
 
 def test_a_budget_that_is_gone_before_training_is_said(prepared: Prepared, tmp_path: Path) -> None:

@@ -31,8 +31,12 @@ from .sizing import choose_size, fit_context, make_configs, steps_for, tokens_se
 MEASURING_SHARE = 0.02  # of the budget, for measuring one size; `fit` corrects the steps later
 MAX_MEASURING_SECONDS = 5.0
 MEASURED_STEPS = 3
+SLOW = 3.0  # times the time for measuring, after which one step must do
 HARDLY_SECONDS = 0.05  # for measuring, in a budget of two seconds after all preparation
 EVALUATION_SHARE = 0.05  # of the budget, at most, for the final score
+EVALUATIONS = 8  # in a run, roughly, if train.eval_every is 0
+PROGRESS_TOKENS = 16384  # scored at each evaluation while training, about
+PROGRESS_SHARE = 0.1  # of the time for training, at most, for evaluations on the way
 TEARDOWN_SECONDS = 0.2  # from the final score to the exit: saving, printing a sample
 SHORT_SECONDS = 10.0  # a budget for which measuring a large size would cost too much
 FEW_STEPS = 10  # of a training that the budget was too short for
@@ -67,18 +71,20 @@ def measure(
     seconds: float,
 ) -> Speed:
     """Trains a new model for about `seconds`, and returns its mean speed after the warm-up: of at
-    least MEASURED_STEPS steps, or of one if there is hardly any time."""
+    least MEASURED_STEPS steps, or of one if there is hardly any time or steps are slow."""
     enough = MEASURED_STEPS if seconds >= HARDLY_SECONDS else 1
     model = SequenceModel(model_config)
     adapt(model, config.lora, config.seed)
     model.to(device)
     times: list[float] = []
     until = time.perf_counter() + seconds
+    at_last = until + (SLOW - 1) * seconds
     config = replace(config, steps=1_000_000)
     for step in train(model, data, config, make_optimizers(model, config)):
         if step.index > warmup_steps(device):
             times.append(step.seconds)
-        if len(times) >= enough and time.perf_counter() > until:
+        now = time.perf_counter()
+        if len(times) >= enough and now > until or times and now > at_last:
             break
     batch = step_batch(data, 0, config.batch, 0)
     model.eval()
@@ -216,6 +222,10 @@ class Planner:
         data = self.dataset(model, tokens)
         fitting = int((deadline.left() - reserve) / speed.step_seconds)
         train = replace(train, steps=max(1, min(steps, fitting)))
+        if not (train.eval_every or train.patience or train.until):
+            scored = min(PROGRESS_TOKENS, sum(map(len, final)))
+            every = _eval_every(train.steps, speed, scored)
+            train = replace(train, eval_every=every)
         whole = self.request.budget or 0.0
         if train.steps < FEW_STEPS and whole:
             spent = whole - max(0.0, deadline.left())
@@ -231,6 +241,14 @@ class Planner:
             "final_part": final_part,
         }
         return Plan(model, train, size, tokens, data, self.device, about)
+
+
+def _eval_every(steps: int, speed: Speed, tokens: int) -> int:
+    """The steps between evaluations of so many tokens: 0, for the usual number of them, unless that
+    would take more than PROGRESS_SHARE of the training."""
+    seconds = max(1, tokens) / speed.eval_tokens_per_second
+    affordable = int(PROGRESS_SHARE * steps * speed.step_seconds / seconds)
+    return 0 if affordable >= EVALUATIONS else -(-steps // (affordable + 1))
 
 
 def _step_tokens(model: ModelConfig, train: TrainConfig) -> int:

@@ -24,7 +24,7 @@ from ..runs.run import Run
 from ..runs.tensors import load_weights, read_tensors
 from ..task import Task
 from .average import in_use
-from .budget import Plan
+from .budget import EVALUATIONS, Plan
 from .early_stopping import EarlyStopping
 from .optim import load_state_tensors, make_optimizers, state_tensors
 from .optimizer import Optimizer
@@ -33,7 +33,6 @@ from .prepare import training_data, training_items
 from .request import Note
 
 Paths = tuple[str, ...]
-EVALUATIONS = 8  # in a run, roughly, if train.eval_every is 0
 
 
 @dataclass

@@ -15,12 +15,11 @@ from ..runs.run import Run
 from ..score.likelihood import evaluate
 from ..score.report import report
 from ..task import Task
-from .budget import Plan
+from .budget import PROGRESS_TOKENS, Plan
 from .early_stopping import bound_of
 from .events import Evaluated
 from .state import State
 
-PROGRESS_TOKENS = 16384  # scored at each evaluation while training, about
 MIN_FINAL_TOKENS = 2048  # of a final score of a part of the held-out items
 MAX_FINAL_EXCESS = 1.2  # times the tokens that there is time for; then long items are cut
 MEASURED_TOKENS = 16 * PROGRESS_TOKENS  # the cost of the task's metrics at an evaluation, about
