@@ -57,16 +57,7 @@ class DataCommand(opt.TaskCommand):
     help="Data, as for `tfm train`; with RUN: where its data is now. Repeatable.",
 )
 @opt.option("--mix", multiple=True, metavar="TASK[:PATH][@WEIGHT]", help="Several domains.")
-@opt.option("--column", help="The column of a table that holds the items.")
-@opt.option("--valid", multiple=True, metavar="PATH", help="Validation data (else part of --data).")
-@opt.option("--test", multiple=True, metavar="PATH", help="Data for the final score.")
-@opt.option(
-    "--holdout",
-    type=opt.Real(0, 0.9, min_open=True),
-    metavar="FRACTION",
-    help="Fraction of the data to hold out.  [default: 0.1]",
-)
-@opt.option("--tokenizer", metavar="NAME", help="byte, char, bpe, bpe:SIZE, hf:PATH, FILE.json ...")
+@opt.split_options
 @opt.option("--context", type=opt.Count(), help="Warn of items longer than this, in tokens.")
 @opt.option(
     "-n", "--items", type=click.IntRange(0), default=3, show_default=True, help="Items to show."

@@ -364,3 +364,24 @@ runs_option = option(
     metavar="DIR",
     help="Folder that holds the runs.",
 )
+
+
+def split_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The flags that say how data is read, split and tokenized."""
+    for decorate in reversed(_SPLIT):
+        command = decorate(command)
+    return command
+
+
+_SPLIT = (
+    option("--column", help="The column of a table that holds the items."),
+    option("--valid", multiple=True, metavar="PATH", help="Validation data (else part of --data)."),
+    option("--test", multiple=True, metavar="PATH", help="Data for the final score."),
+    option(
+        "--holdout",
+        type=Real(0, 0.9, min_open=True),
+        metavar="FRACTION",
+        help="Fraction of the data to hold out.  [default: 0.1]",
+    ),
+    option("--tokenizer", metavar="NAME", help="byte, char, bpe, bpe:SIZE, hf:PATH, FILE.json ..."),
+)

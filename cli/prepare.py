@@ -23,16 +23,7 @@ from .render import LoopProgress, say
     metavar="PATH",
     help="Training data: files, folders, globs, archives, tables, - (stdin), hf:NAME; repeatable.",
 )
-@opt.option("--column", help="The column of a table that holds the items.")
-@opt.option("--valid", multiple=True, metavar="PATH", help="Validation data (else part of --data).")
-@opt.option("--test", multiple=True, metavar="PATH", help="Data for the final score.")
-@opt.option(
-    "--holdout",
-    type=opt.Real(0, 0.9, min_open=True),
-    metavar="FRACTION",
-    help="Fraction of the data to hold out.  [default: 0.1]",
-)
-@opt.option("--tokenizer", metavar="NAME", help="byte, char, bpe, bpe:SIZE, hf:PATH, FILE.json ...")
+@opt.split_options
 @opt.option(
     "--init", metavar="RUN", help="Use the tokenizer of a run that training is to start from."
 )

@@ -50,16 +50,7 @@ REPEAT_SECONDS = 1.0  # in which a signal to all processes and their launcher ar
     metavar="TASK[:PATH][@WEIGHT]",
     help="Train on several domains: text:a.txt@0.5, series:c.csv@0.2,horizon=24; repeatable.",
 )
-@opt.option("--column", help="The column of a table that holds the items.")
-@opt.option("--valid", multiple=True, metavar="PATH", help="Validation data (else part of --data).")
-@opt.option("--test", multiple=True, metavar="PATH", help="Data for the final score.")
-@opt.option(
-    "--holdout",
-    type=opt.Real(0, 0.9, min_open=True),
-    metavar="FRACTION",
-    help="Fraction of the data to hold out.  [default: 0.1]",
-)
-@opt.option("--tokenizer", metavar="NAME", help="byte, char, bpe, bpe:SIZE, hf:PATH, FILE.json ...")
+@opt.split_options
 @opt.option(
     "--arch",
     default="transformer",

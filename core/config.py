@@ -272,7 +272,7 @@ class TrainConfig:
     recompute: bool = False  # activation checkpointing: less memory, a third more computation
     compile: bool = False  # torch.compile the blocks: pays off on a GPU, for minutes of training
     threads: int = 0  # CPU threads (0: all cores); results differ in the last bits
-    eval_every: int = 0  # steps between evaluations (0: about eight evaluations in a run)
+    eval_every: int = 0  # steps between evaluations (0: about eight, fewer if slow)
     save_every: int = 0  # steps between checkpoints (0: every few minutes and at the end)
     patience: int = 0  # stop after so many evaluations in a row without a new best (0: off)
     until: str = ""  # stop at a "plateau", or when a score is below a bound: bits_per_byte<1.6
