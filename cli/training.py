@@ -272,8 +272,8 @@ def score_line(unit: str, scores: dict[str, Any], headline: tuple[str, ...] = ()
     """One line: the headline metrics, bits per unit (else nats per token), the baselines."""
     value = scores[f"bits_per_{unit}"]
     # without bits per unit there is nothing that baselines in that unit could be compared with
-    floor = (scores["floor"] or {}) if value is not None or headline else {}
     known = [name for name in headline if scores.get(name) is not None]
+    floor = (scores["floor"] or {}) if value is not None or known else {}
     baselines = baselines_line(floor, known) if floor else ""
     part = f" (on {scores['part']:.0%} of it; `tfm eval` scores all)" if "part" in scores else ""
     score = f"{scores['nll'] / max(scores['tokens'], 1):.3f} nats per token"

@@ -19,7 +19,7 @@ from ..core.errors import DataError, UsageError
 from ..core.protocols import Ids, Sequence
 from ..core.task import Description
 from ..tokenizers.patches import PatchTokenizer, Picture
-from ._image.baselines import histogram, png
+from ._image.baselines import histogram, label_baselines, png
 from ._image.completion import prompt_rows
 from ._image.dataset import PictureRows
 from ._image.display import FILE_TYPES, grid, terminal_picture, write_arrays
@@ -34,6 +34,7 @@ from ._labelled.folders import listed
 from ._labelled.task import LabelledTask
 
 HOLDOUT = 0.1
+LABEL_WEIGHT = 100.0  # of a last label where the model reads pixels beside few ids
 DROPOUT = ((500_000, 0.3), (4_000_000, 0.1))  # (training ids at most, dropout rate)
 
 
@@ -114,13 +115,18 @@ class ImageTask(LabelledTask):
     def halves(self, held: Pictures) -> tuple[Pictures, Pictures]:
         return held.split(0.5, "halves")
 
+    @property
+    def floor_unit(self) -> str:
+        return "" if self.options.labels == "last" else super().floor_unit
+
     def floor(self, train: Pictures, held: Pictures) -> dict[str, float]:
         held = held.converted_to(train.form)
         levels = train.form.levels
-        return {
+        found = {
             "histogram": histogram(train.pixels(), held.pixels(), levels),
             "png": png(held.pixels(), levels),
         }
+        return found | (label_baselines(train, held) if train.label_position == "last" else {})
 
     # -- ids ---------------------------------------------------------------------------------
 
@@ -134,7 +140,9 @@ class ImageTask(LabelledTask):
 
     def defaults(self, train: Pictures, tokenizer: PatchTokenizer) -> dict[str, dict[str, object]]:
         """Small data sets train for many epochs: dropout, rather than weight decay, limits
-        overfitting."""
+        overfitting. Where labels are what matters, its rate is that of the planner's rules."""
+        if tokenizer.reads:
+            return {"train": {"weight_decay": 0.01}}
         tokens = len(train) * self.longest(train, tokenizer)
         rate = next((rate for most, rate in DROPOUT if tokens <= most), 0.0)
         return {"model": {"dropout": rate}, "train": {"weight_decay": 0.01}}
@@ -157,9 +165,11 @@ class ImageTask(LabelledTask):
         weight = self.options.label_weight
         if weight is not None and tokenizer.label_position == "none":
             raise UsageError("--label-weight: there are no labels to weigh (--labels none)")
-        if weight is None:
+        if weight is None and tokenizer.reads:
+            weight = LABEL_WEIGHT
+        elif weight is None:
             weight = 1.0 if tokenizer.label_position == "first" else max(1.0, (length - 2) / 10)
-        return PictureRows(train, tokenizer, context, weight, seed)
+        return PictureRows(train, tokenizer, context, weight, seed, self.options.augment)
 
     def sequences(self, items: Pictures, tokenizer: PatchTokenizer) -> Iterator[Sequence]:
         """A label counts wherever it is: first or last, the score is of pixels and label."""

@@ -7,6 +7,8 @@ residual stages (Gray 1984; Juang & Gray 1982), for patches with too many possib
 
 from __future__ import annotations
 
+import math
+from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -16,8 +18,9 @@ import numpy.typing as npt
 
 from ..core import protocols
 from ..core.errors import ConfigError, DataError
-from ..core.protocols import Ids, Sequence, Support
+from ..core.protocols import Floats, Ids, Sequence, Support
 from ._codebook import CHUNK, Codebook, learn_codebooks, nearest_code
+from ._surroundings import BEFORE, surroundings
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -48,7 +51,8 @@ class Picture:
 
 
 class PatchTokenizer(protocols.Tokenizer):
-    """`labels`: their names. `label_position`: first (after the begin id), last or none.
+    """`labels`: their names. `label_position`: first (after the begin id), last or none. `reads`:
+    the model reads the pixels of a patch, and of those around it that came before, beside its id.
 
     The vocabulary is patch ids from 0, then labels, then begin. With `codebooks`, one array
     (codes, values of a patch) a stage, a patch has one id a stage. Without, it has one id, or one
@@ -64,6 +68,7 @@ class PatchTokenizer(protocols.Tokenizer):
         labels: tuple[str, ...] = (),
         label_position: str = "none",
         codebooks: tuple[Codebook, ...] = (),
+        reads: bool = False,
     ) -> None:
         self.form, self.patch, self.labels = form, patch, labels
         self.label_position = label_position
@@ -86,6 +91,8 @@ class PatchTokenizer(protocols.Tokenizer):
         self.begin = self.patch_ids + len(labels)
         self.label_ids = self.patch_ids, self.begin
         self.vocab_size = self.begin + 1
+        self.reads = reads
+        self.features = len(BEFORE) * patch[0] * patch[1] * form.channels if reads else 0
         self._layouts: dict[tuple[int, int], tuple[Ids, Ids]] = {}
 
     # -- items -------------------------------------------------------------------------------
@@ -101,6 +108,8 @@ class PatchTokenizer(protocols.Tokenizer):
             decoded = self.pixels_of(ids[None], height, width)[0].astype(np.float64)
             peak = max(self.form.levels - 1, 1)
             side["error"] = float((((decoded - item.pixels) / peak) ** 2).sum())
+        if self.reads:
+            side["pixels"] = b64encode(item.pixels.tobytes()).decode()
         return Sequence(self.with_label(ids, item.label), side=side)
 
     def side(self, height: int, width: int) -> dict[str, Any]:
@@ -291,6 +300,29 @@ class PatchTokenizer(protocols.Tokenizer):
         past = np.broadcast_to(positions[-1:], (max(0, length - len(positions)), 2))
         return np.concatenate((positions[:length], past))
 
+    def feature_rows(self, length: int, side: Mapping[str, Any]) -> Floats:
+        """The pixels at the last id of each patch (`surroundings`); zeros where the side
+        information has no picture. DataError if its size is another."""
+        if "pixels" not in side:
+            return np.zeros((length, self.features), np.float32)
+        shape = 1, int(side["height"]), int(side["width"]), self.form.channels
+        pixels = np.frombuffer(b64decode(side["pixels"]), np.uint8)
+        if len(pixels) != math.prod(shape):
+            raise DataError(f"side information: {len(pixels):,} pixels, not {math.prod(shape):,}")
+        (rows,) = self.pixel_features(pixels.reshape(shape), length)
+        return np.asarray(rows)
+
+    def pixel_features(self, pixels: Pixels, length: int) -> Floats:
+        """(N, length, features) of sequences of pictures (N, height, width, channels)."""
+        blocks = self._blocks(pixels, "edge")
+        around = surroundings(blocks.reshape(*blocks.shape[:3], -1), self.form.levels)
+        rows: Floats = np.zeros((len(pixels), length, self.features), np.float32)
+        first = self.per_patch + (self.label_position == "first")
+        places = first + self.per_patch * np.arange(around.shape[1])
+        known = places < length
+        rows[:, places[known]] = around[:, known]
+        return rows
+
     # -- on disk -----------------------------------------------------------------------------
 
     def state(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
@@ -300,6 +332,7 @@ class PatchTokenizer(protocols.Tokenizer):
             "labels": list(self.labels),
             "place": self.label_position,
             "stages": len(self.codebooks),
+            "reads": self.reads,
         }
         return about, {f"codebook{n}": book for n, book in enumerate(self.codebooks)}
 
@@ -312,7 +345,8 @@ class PatchTokenizer(protocols.Tokenizer):
         form = Form(**state["form"])
         if form.range is not None:
             form = replace(form, range=(form.range[0], form.range[1]))
-        return cls(form, (height, width), tuple(state["labels"]), state["place"], books)
+        reads = state.get("reads", False)
+        return cls(form, (height, width), tuple(state["labels"]), state["place"], books, reads)
 
     # -- learning ----------------------------------------------------------------------------
 
@@ -326,13 +360,14 @@ class PatchTokenizer(protocols.Tokenizer):
         stages: int,
         labels: tuple[str, ...] = (),
         label_position: str = "none",
+        reads: bool = False,
     ) -> PatchTokenizer:
         """Learn a codebook of at most `codes` a stage from pictures (N, height, width, channels).
         There are fewer stages if the residual is already zero."""
         exact = cls(replace(form, levels=1), patch)  # only for `_blocks`
         vectors = exact._blocks(pixels, "edge").reshape(-1, patch[0] * patch[1] * form.channels)
         books = learn_codebooks(vectors, codes, stages)
-        return cls(form, patch, labels, label_position, books)
+        return cls(form, patch, labels, label_position, books, reads)
 
 
 def exact_ids(form: Form, patch: tuple[int, int], joint: bool) -> int:

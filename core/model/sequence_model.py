@@ -176,9 +176,7 @@ class SequenceModel(nn.Module):
         the first id: one for all rows, or (B,)."""
         config = self.config
         x = self.embedding(ids)
-        if self.features is not None:
-            if features is None:
-                raise ValueError(f"this model reads {config.features} features beside each id")
+        if self.features is not None and features is not None:  # None: nothing is known
             x = x + self.features(features.to(x.dtype))
         if config.positions == "rope":
             return self.dropout(x), self._rotary(ids, positions, first)

@@ -97,7 +97,8 @@ def prepare(request: Request, note: Note) -> Prepared:
         final, quick = final_split(held), False
         floor = data.folder.floor(final)
     if floor:
-        values = baselines_line(floor, task.headline)
+        known = [m for m in task.headline if any(name.endswith(f"_{m}") for name in floor)]
+        values = baselines_line(floor, known)
         note(f"baselines{' in ' if task.floor_unit else ''}{task.floor_unit}: {values}")
     return Prepared(
         **vars(data), heldout=heldout, floor=floor, final_split=final, quick_floor=quick

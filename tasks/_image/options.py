@@ -45,7 +45,13 @@ class ImageOptions:
     )
     label_weight: float | None = option(
         "Loss weight of a label, relative to 1 an id of a patch. By default 1 for first labels, a "
-        "tenth of the ids of a picture for last ones."
+        "tenth of the ids of a picture for last ones, 100 where the model reads pixels."
+    )
+    augment: str = option(
+        "Change pictures at random in each epoch: shift them by up to a 14th of height and width, "
+        "flip them left to right, or both.",
+        "none",
+        choices=("none", "shift", "flip", "both"),
     )
     skip_bad: bool = option("Skip pictures that cannot be read.", False)
 

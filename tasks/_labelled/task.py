@@ -20,6 +20,7 @@ class LabelledTask(task.Task, ABC):
     correct."""
 
     options: Any
+    headline = ("accuracy",)
 
     def model_metrics_tokens(self, sequences: Iterable[Sequence], protocol: str | None) -> int:
         return sum(map(len, sequences)) if self.options.labels == "last" else 0
