@@ -52,9 +52,10 @@ class Fingerprint:
         import torch
 
         from ..core.files import check_files, read_manifest
+        from ..core.runs.checkpoints import MODEL, sha256_of
         from ..core.runs.run import BASE
 
-        weights = check_files(run.checkpoint(checkpoint).path)["files"]["model.safetensors"][1]
+        weights = sha256_of(check_files(run.checkpoint(checkpoint).path), MODEL)
         if base := read_manifest(run.path)["files"].get(BASE):  # adapters alone are no model
             weights = hashlib.sha256(f"{base[1]} {weights}".encode()).hexdigest()
         digest = hashlib.sha256()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
@@ -78,6 +79,7 @@ class Job:
     length: int
     length_reason: str  # the finish reason of a sample that reaches `length`
     samples: list[Sample]
+    numbers: range | list[int]  # of each sample among those of the prompt, on which it depends
     started: int = 0  # samples
 
     @property
@@ -136,14 +138,18 @@ class Sampler:
             for _ in range(count)
         ]
         length, reason = (self.config.length, "length") if fixed is None else (fixed, "end")
-        return Job(prompt, sequence, length, reason, samples)
+        return Job(prompt, sequence, length, reason, samples, range(count))
 
     def sample(self, prompt: Prompt, count: int, write: Any = None) -> Job:
         """Samples `count` continuations; passes bytes to `write` as soon as they are decoded."""
         job = self.job(prompt, count)
         waiting = [job]
         decoder = self._decoder(min(count, BATCH_ROWS), len(job.sequence) + job.length)
-        list(self._finished_jobs(decoder, lambda _: waiting.pop() if waiting else None, write))
+
+        def next_job(wait: bool) -> Job | None:
+            return waiting.pop() if waiting else None
+
+        list(finished_jobs(decoder, self.end, next_job, write))
         return job
 
     def sample_all(self, take: Callable[[bool], Prompt | None], count: int) -> Iterator[Job]:
@@ -155,14 +161,17 @@ class Sampler:
         """
 
         def next_job(wait: bool) -> Job | None:
-            prompt = take(wait)
-            try:
-                return self.job(prompt, count) if prompt is not None else None
-            except TfmError as error:
-                where = prompt.where if prompt is not None else None
-                raise (DataError(f"{where}: {error}") if where else error) from None
+            return self.next_job(take(wait), count)
 
-        return self._finished_jobs(self._decoder(BATCH_ROWS, None), next_job)
+        return finished_jobs(self._decoder(BATCH_ROWS, None), self.end, next_job)
+
+    def next_job(self, prompt: Prompt | None, count: int) -> Job | None:
+        """`job`, whose error names the line of the prompt; None without one."""
+        try:
+            return self.job(prompt, count) if prompt is not None else None
+        except TfmError as error:
+            where = prompt.where if prompt is not None else None
+            raise (DataError(f"{where}: {error}") if where else error) from None
 
     def _decoder(self, rows: int, length: int | None) -> Decoder:
         from ..core.decode.batch_decoder import Decoder, for_decoding
@@ -170,50 +179,85 @@ class Sampler:
         model, _ = for_decoding(self.model, rows, self.dtype, self.compiled)
         return Decoder(model, self.tokenizer, self.config, rows, length)
 
-    def _finished_jobs(
-        self, decoder: Decoder, take: Callable[[bool], Job | None], write: Any = None
-    ) -> Iterator[Job]:
-        jobs: deque[Job] = deque()
-        rows: dict[int, tuple[Job, Sample]] = {}
-        failed: TfmError | None = None
+
+class BatchSampler(Sampler):
+    """A `Sampler` that completes the samples of all prompts that have arrived, together."""
+
+    @property
+    @abstractmethod
+    def most(self) -> int:
+        """The number of prompts that are completed together."""
+
+    @abstractmethod
+    def fill(self, jobs: list[Job]) -> None:
+        """Completes the samples of the jobs."""
+
+    def sample_all(self, take: Callable[[bool], Prompt | None], count: int) -> Iterator[Job]:
         while True:
-            while jobs and jobs[0].done:
-                yield jobs.popleft()
-            while decoder.free:
-                if not jobs or jobs[-1].started == len(jobs[-1].samples):
-                    if failed or len(jobs) == MAX_PENDING_JOBS:
-                        break
-                    try:
-                        job = take(not jobs)
-                    except TfmError as error:
-                        failed, job = error, None
+            jobs: list[Job] = []
+            failed: TfmError | None = None
+            try:
+                while len(jobs) < self.most:
+                    job = self.next_job(take(not jobs), count)
                     if job is None:
                         break
                     jobs.append(job)
-                job = jobs[-1]
-                if job.length:
-                    row = decoder.begin(job.sequence, job.length, job.prompt.key, job.started)
-                    rows[row] = job, job.samples[job.started]
-                else:
-                    job.samples[job.started].close(job.length_reason)
-                job.started += 1
+            except TfmError as error:
+                failed = error
+            self.fill(jobs)
+            yield from jobs
+            if failed is not None:
+                raise failed
             if not jobs:
-                break
-            for row, new in decoder.step().items() if rows else ():
-                job, sample = rows[row]
-                if new is None:
-                    decoded = sample.close("end")
-                else:
-                    decoded = sample.feed(*new, is_end=new[0] == self.end)
-                    if len(sample.ids) == job.length:
-                        decoded += sample.close(job.length_reason)
-                if write and decoded:
-                    write(decoded)
-                if sample.finish_reason:
-                    decoder.end(row)
-                    del rows[row]
-        if failed:
-            raise failed
+                return
+
+
+def finished_jobs(
+    decoder: Decoder, end: int | None, take: Callable[[bool], Job | None], write: Any = None
+) -> Iterator[Job]:
+    """Samples the jobs that `take` returns, see `Sampler.sample_all`; yields them in order."""
+    jobs: deque[Job] = deque()
+    rows: dict[int, tuple[Job, Sample]] = {}
+    failed: TfmError | None = None
+    while True:
+        while jobs and jobs[0].done:
+            yield jobs.popleft()
+        while decoder.free:
+            if not jobs or jobs[-1].started == len(jobs[-1].samples):
+                if failed or len(jobs) == MAX_PENDING_JOBS:
+                    break
+                try:
+                    job = take(not jobs)
+                except TfmError as error:
+                    failed, job = error, None
+                if job is None:
+                    break
+                jobs.append(job)
+            job = jobs[-1]
+            if job.length:
+                number = job.numbers[job.started]
+                row = decoder.begin(job.sequence, job.length, job.prompt.key, number)
+                rows[row] = job, job.samples[job.started]
+            else:
+                job.samples[job.started].close(job.length_reason)
+            job.started += 1
+        if not jobs:
+            break
+        for row, new in decoder.step().items() if rows else ():
+            job, sample = rows[row]
+            if new is None:
+                decoded = sample.close("end")
+            else:
+                decoded = sample.feed(*new, is_end=new[0] == end)
+                if len(sample.ids) == job.length:
+                    decoded += sample.close(job.length_reason)
+            if write and decoded:
+                write(decoded)
+            if sample.finish_reason:
+                decoder.end(row)
+                del rows[row]
+    if failed:
+        raise failed
 
 
 @dataclass

@@ -11,6 +11,7 @@ import click
 from ..core.errors import UsageError
 from . import kernels
 from . import options as opt
+from .launch import nproc_option
 from .predictions import (
     check_predictions,
     confusion,
@@ -18,6 +19,7 @@ from .predictions import (
     predictions_option,
     write_predictions,
 )
+from .processes import QUANTIZED_ROWS, Team, together
 from .render import columns, loops_shown, printable, say
 
 if TYPE_CHECKING:
@@ -53,10 +55,23 @@ if TYPE_CHECKING:
 @predictions_option
 @opt.checkpoint_option
 @opt.dtype_option("float32")
+@nproc_option("Score")
 @opt.device_option
 @opt.runs_option
 @opt.json_option
-def command(
+def command(nproc: int, device: str, **flags: Any) -> None:
+    """Score RUN (the newest by default) on its held-out data, next to baselines."""
+    check_predictions(flags["predictions"])
+    if flags["data"] and flags["split"] is not None:
+        raise UsageError("--data and --split exclude each other: --data is scored as a whole")
+    if flags["holdout"] is not None and (flags["as_coded"] or not flags["data"]):
+        raise UsageError("--holdout: a part of --data; not with --as-coded")
+    with together(nproc, device) as team:
+        _evaluate(team, **flags)
+
+
+def _evaluate(
+    team: Team,
     run: str | None,
     part: str | None,
     data: tuple[str, ...],
@@ -71,20 +86,14 @@ def command(
     predictions: str | None,
     checkpoint: str,
     dtype: str | None,
-    device: str,
     runs: str,
     quiet: bool,
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Score RUN (the newest by default) on its held-out data, next to baselines."""
+    """`tfm eval` in the leading process, from the command's flags."""
     from ..core.runs.catalogue import open_run
 
-    check_predictions(predictions)
-    if data and split is not None:
-        raise UsageError("--data and --split exclude each other: --data is scored as a whole")
-    if holdout is not None and (as_coded or not data):
-        raise UsageError("--holdout: a part of --data; not with --as-coded")
     opened = open_run(opt.part_of(run, part), Path(runs), whole=True)
     opened.check()
     task = opened.task()
@@ -104,11 +113,12 @@ def command(
 
     use_threads(0)
     kernels.use_kernels()
-    model = opened.load_model(checkpoint, pick_device(device))
+    team.tell(opened, checkpoint, kernels=True, dtype=dtype or "float32")
+    model = opened.load_model(checkpoint, pick_device(team.device))
     if dtype not in (None, "float32"):
         from ..core.decode.quantized_linear import with_weights_in
 
-        model = with_weights_in(model, dtype, rows=256)
+        model = with_weights_in(model, dtype, rows=QUANTIZED_ROWS)
     tokenizer = opened.tokenizer()
     final = opened.config["final_split"]
     floor: dict[str, float] | None = None
@@ -145,7 +155,8 @@ def command(
             ]
         sequences = [part for s in sequences for part in arithmetic_coding.segments(s)]
         stride = arithmetic_coding.stride(model.config.context)
-    with loops_shown(quiet):
+    matrix = None
+    with team.lead(model, tokenizer, task), loops_shown(quiet):
         scores = report(
             task,
             tokenizer,
@@ -161,12 +172,11 @@ def command(
             step=opened.checkpoint(checkpoint).step,
             split=split,
         )
-    matrix = None
-    if predictions is not None:
-        found = list(task.predict(model, tokenizer, sequences))
-        names = [s.side.get("id", str(number)) for number, s in enumerate(sequences, 1)]
-        write_predictions(Path(predictions), names, found)
-        scores["confusion"] = matrix = confusion(found)
+        if predictions is not None:
+            found = list(task.predict(model, tokenizer, sequences))
+            names = [s.side.get("id", str(number)) for number, s in enumerate(sequences, 1)]
+            write_predictions(Path(predictions), names, found)
+            scores["confusion"] = matrix = confusion(found)
     if predictions == "-":
         say(json.dumps(scores) if as_json else table(scores, task.headline), quiet)
         return

@@ -1,4 +1,4 @@
-"""`tfm train --nproc N`: starts N processes of this command, and ends when they do.
+"""`--nproc N`: starts N processes of this command, and ends when they do.
 
 The launcher is torch's own (torch.distributed.launcher), without restarts: a process that dies ends
 all, and `tfm train --resume` continues from the last checkpoint. processes.py is the other side.
@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from shlex import quote
@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from ..core.errors import TfmError, UsageError
 from .main import START_VARIABLE, exit_process
-from .options import Count
+from .options import Count, F, option
 
 LAUNCH_VARIABLE = "_TFM_LAUNCH"  # tells a process the folder that it shares with its launcher
 LOST_PEER = 75  # the exit code of a process that ends because another one did
@@ -35,6 +35,17 @@ class Processes(Count):
         if not str(value).isdecimal() or int(value) < 1:
             self.fail(f"{value!r}: must be a positive whole number, or auto for one a GPU")
         return int(value)
+
+
+def nproc_option(does: str) -> Callable[[F], F]:
+    """does: what the processes do, at the start of the help."""
+    return option(
+        "--nproc",
+        type=Processes(),
+        default=1,
+        metavar="N",
+        help=f"{does} by N processes on this machine; auto: one a GPU.  [default: 1]",
+    )
 
 
 def processes_to_start(wanted: int, device: str) -> int:
@@ -56,10 +67,17 @@ def processes_to_start(wanted: int, device: str) -> int:
     return wanted or max(1, gpus)
 
 
-def launch(count: int, began: float) -> NoReturn:
-    """Runs this command, which `began` at a time of time.monotonic, `count` times, as the processes
-    of one training, and exits as they do."""
+def launch(count: int, began: float, divides_cores: bool) -> NoReturn:
+    """Runs this command, which `began` at a time of time.monotonic, `count` times, as processes
+    that work together, and exits as they do. divides_cores: among their threads. Otherwise each has
+    as many threads as one process alone, so that its results have the same bits; waiting threads
+    then leave the cores to the others."""
     os.environ[START_VARIABLE] = str(began)
+    if divides_cores:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // count)))
+    else:
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     with tempfile.TemporaryDirectory(prefix="tfm-launch-") as folder:
         code = _launch(count, Path(folder))
     exit_process(code)
@@ -72,8 +90,6 @@ def _launch(count: int, folder: Path) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.disable()  # the processes talk themselves
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // count)))
     if sys.platform == "linux":  # they meet on this machine, whatever its name resolves to
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     os.environ[LAUNCH_VARIABLE] = str(folder)
@@ -107,22 +123,22 @@ def _pass_on(number: int, folder: Path) -> None:
 
 
 def exit_code(codes: Mapping[int, int], folder: Path, count: int) -> int:
-    """The exit code of a training, from those of the processes that failed, by rank; negative: of a
-    signal. TfmError if none of them has said why."""
+    """The exit code of the command, from those of the processes that failed, by rank; negative: of
+    a signal. TfmError if none of them has said why."""
     stops = {-int(each) for each in STOPPING if each is not None}
     died = {rank: -code for rank, code in codes.items() if code < 0 and code not in stops}
     said = [code for code in codes.values() if code > 0 and code != LOST_PEER]
     if said and not died:
         return max(said)
-    if not died and LOST_PEER not in codes.values():
-        return 128 - next(iter(codes.values()))
+    if not died and (LOST_PEER not in codes.values() or codes.get(0, 0) < 0):
+        return 128 - codes.get(0, next(iter(codes.values())))
     path = folder / "run"
     run = Path(path.read_text()) if path.exists() else None
     resume = ""
     if run is not None and run.exists():
         resume = f"; resume with: tfm train --resume {quote(str(run))} --nproc {count}"
     if not died:
-        raise TfmError(f"the processes of the training lost each other{resume}")
+        raise TfmError(f"the processes lost each other{resume}")
     (rank, number), *_ = sorted(died.items())
     raise TfmError(f"process {rank} of {count} was ended by {signal_name(number)}{resume}")
 

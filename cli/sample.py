@@ -17,8 +17,11 @@ from ..core.config import SampleConfig, with_fields
 from ..core.errors import TfmError, UsageError
 from . import kernels, settings
 from . import options as opt
+from .dividing import Divider
 from .drawing import Job, Sample, Sampler
+from .launch import nproc_option
 from .outputs import Output
+from .processes import Team, together
 from .prompts import Prompt, PromptReader, single_prompt
 from .render import loops_shown, printable, say
 from .searching import Searcher
@@ -102,6 +105,7 @@ RANDOM = ("temperature", "top_k", "top_p", "min_p")  # fields of sampling at ran
 @opt.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed.")
 @opt.checkpoint_option
 @opt.dtype_option("the fastest without a loss of quality")
+@nproc_option("Sample")
 @opt.device_option
 @opt.runs_option
 @opt.json_option
@@ -127,7 +131,21 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
     chosen = set(RANDOM) & {*fields, *sets["sample"]}
     if "length_penalty" in fields and config.beam == 1:
         raise UsageError("--length-penalty: needs --beam")
+    length_is_set = flags["length"] is not None or "length" in sets["sample"]
+    with together(flags["nproc"], flags["device"]) as team:
+        _sample(team, flags, config, chosen, length_is_set, quiet, as_json)
 
+
+def _sample(
+    team: Team,
+    flags: dict[str, Any],
+    config: SampleConfig,
+    chosen: set[str],
+    length_is_set: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """`tfm sample` in the leading process. chosen: the fields of random sampling that are set."""
     from ..core.runs.catalogue import open_run
 
     try:
@@ -155,9 +173,12 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
     from ..core.ops.device import pick_device
 
     tokenizer = run.tokenizer()
-    model = run.load_model(flags["checkpoint"], pick_device(flags["device"]))
-    length_is_set = flags["length"] is not None or "length" in sets["sample"]
-    sampler = (Searcher if config.beam > 1 else Sampler)(
+    if task.draws_files:
+        kernels.use_kernels()
+    team.tell(run, flags["checkpoint"], kernels=task.draws_files)
+    model = run.load_model(flags["checkpoint"], pick_device(team.device))
+    plain = Divider if team.peers.size > 1 else Sampler
+    sampler = (Searcher if config.beam > 1 else plain)(
         task,
         tokenizer,
         model,
@@ -207,40 +228,44 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
             task.write(shown, job.sequence, options, out.stream)
         show(items, job.sequence)
 
-    if reader and reader.has_prompt():
-        for job in sampler.sample_all(reader.take, flags["draws"]):
-            write_job(job, by_line=True)
-    elif task.draws_files:
-        assert prompt is not None
-        heldout = run.heldout(run.config["final_split"])
-        config = config if length_is_set else replace(config, length=0)
+    with team.lead(model, tokenizer, task):
+        if reader and reader.has_prompt():
+            for job in sampler.sample_all(reader.take, flags["draws"]):
+                write_job(job, by_line=True)
+        elif task.draws_files:
+            assert prompt is not None
+            heldout = run.heldout(run.config["final_split"])
+            config = config if length_is_set else replace(config, length=0)
 
-        def note(text: str) -> None:
-            say(text, quiet)
+            def note(text: str) -> None:
+                say(text, quiet)
 
-        kernels.use_kernels()
-        with loops_shown(quiet):
-            items = task.draw(model, tokenizer, prompt.data, heldout, config, options, note)
-        if as_json:
-            out.stream.write(b"".join(json.dumps(each.record()).encode() + b"\n" for each in items))
+            with loops_shown(quiet):
+                items = task.draw(model, tokenizer, prompt.data, heldout, config, options, note)
+            if as_json:
+                out.stream.write(
+                    b"".join(json.dumps(each.record()).encode() + b"\n" for each in items)
+                )
+            else:
+                buffer = io.BytesIO()
+                task.write(items, None, options, buffer)
+                data = buffer.getvalue()
+                escape = out.on_terminal and not task.binary
+                out.stream.write(printable_bytes(data) if escape else data)
+            out.stream.flush()
         else:
-            buffer = io.BytesIO()
-            task.write(items, None, options, buffer)
-            data = buffer.getvalue()
-            escape = out.on_terminal and not task.binary
-            out.stream.write(printable_bytes(data) if escape else data)
-        out.stream.flush()
-    else:
-        prompt = prompt or Prompt(None)
-        live = flags["stream"] and not (as_json or flags["stop"] or flags["null"] or out.separate)
-        live = live and flags["draws"] == 1
-        if out.on_terminal and live and prompt.data and not quiet:
-            say_prompt(prompt.data)
-        writer = _writer(out.stream, out.on_terminal) if live else None
-        job = sampler.sample(prompt, flags["draws"], writer)
-        write_job(job, False, live)
-        if out.on_terminal and live:
-            click.echo()
+            prompt = prompt or Prompt(None)
+            live = flags["stream"] and not (
+                as_json or flags["stop"] or flags["null"] or out.separate
+            )
+            live = live and flags["draws"] == 1
+            if out.on_terminal and live and prompt.data and not quiet:
+                say_prompt(prompt.data)
+            writer = _writer(out.stream, out.on_terminal) if live else None
+            job = sampler.sample(prompt, flags["draws"], writer)
+            write_job(job, False, live)
+            if out.on_terminal and live:
+                click.echo()
     out.close()
     if task.draws_files:  # pictures come last: what they lack must not cost the data
         try:

@@ -15,8 +15,10 @@ import click
 
 from ..core.errors import DataError, TfmError, UsageError
 from . import options as opt
+from .launch import nproc_option
 from .names import complete_run
 from .predictions import check_predictions, predictions_option
+from .processes import together
 from .prompts import RecordReader
 from .render import printable, say
 from .tokenize import run_and_files
@@ -69,6 +71,7 @@ by_token_option = click.option("--tokens", "by_token", is_flag=True, help="Add e
 @opt.option("--column", help="The column of a table with the items.  [default: the run's]")
 @predictions_option
 @opt.checkpoint_option
+@nproc_option("Score")
 @opt.device_option
 @opt.runs_option
 @opt.option("--json", "as_json", is_flag=True, envvar="TFM_JSON", help="JSON lines (the default).")
@@ -83,6 +86,7 @@ def command(
     column: str | None,
     predictions: str | None,
     checkpoint: str,
+    nproc: int,
     device: str,
     runs: str,
     quiet: bool,
@@ -108,49 +112,50 @@ def command(
     check_predictions(predictions)
     if split is not None and not heldout:
         raise UsageError("--split: needs --heldout")
+    with together(nproc, device) as team:
+        from ..core.ops.device import pick_device, use_threads
+        from ..core.runs.catalogue import open_run
 
-    from ..core.runs.catalogue import open_run
+        run = open_run(opt.part_of(name, part), Path(runs))
+        run.check()
+        task = run.task()
+        tokenizer = run.tokenizer()
+        of_bytes = task.byte_tokenizer(tokenizer)
+        items: Iterator[Item | None]
+        if heldout:
+            items = _heldout_items(run, task, tokenizer, split)
+        elif files or of_bytes is None or column is not None:
+            paths = files or ("-",)
 
-    run = open_run(opt.part_of(name, part), Path(runs))
-    run.check()
-    task = run.task()
-    tokenizer = run.tokenizer()
-    of_bytes = task.byte_tokenizer(tokenizer)
-    items: Iterator[Item | None]
-    if heldout:
-        items = _heldout_items(run, task, tokenizer, split)
-    elif files or of_bytes is None or column is not None:
-        paths = files or ("-",)
+            def source_of(path: str) -> Source:
+                return run.source_like((path,), column)
 
-        def source_of(path: str) -> Source:
-            return run.source_like((path,), column)
+            items = _files(task, tokenizer, paths, source_of, lambda text: say(text, quiet))
+        else:
+            separator = b"\0" if null else b"\n"
+            reader = RecordReader(sys.stdin.buffer, separator, MAX_PIECE_BYTES)
+            items = _lines(task, of_bytes, reader)
 
-        items = _files(task, tokenizer, paths, source_of, lambda text: say(text, quiet))
-    else:
-        separator = b"\0" if null else b"\n"
-        reader = RecordReader(sys.stdin.buffer, separator, MAX_PIECE_BYTES)
-        items = _lines(task, of_bytes, reader)
+        use_threads(0)
+        team.tell(run, checkpoint)
+        model = run.load_model(checkpoint, pick_device(team.device))
+        on_terminal = sys.stdout.isatty()
+        formatter = _Formatter(task, tokenizer, by_token, tsv)
+        scored: list[tuple[str, Sequence]] = []
+        if predictions is not None:
+            task.predict(model, tokenizer, ())  # fails before anything is scored
+            items = _kept(items, scored)
+        with team.lead(model, tokenizer, task):
+            for total, flush in _totals(task, tokenizer, model, items, by_token):
+                line = formatter.line(total)
+                sys.stdout.buffer.write(_bytes(printable(line) if on_terminal else line))
+                if flush:
+                    sys.stdout.buffer.flush()
+            if predictions is not None:
+                from .predictions import write_predictions
 
-    from ..core.ops.device import pick_device, use_threads
-
-    use_threads(0)
-    model = run.load_model(checkpoint, pick_device(device))
-    on_terminal = sys.stdout.isatty()
-    formatter = _Formatter(task, tokenizer, by_token, tsv)
-    scored: list[tuple[str, Sequence]] = []
-    if predictions is not None:
-        task.predict(model, tokenizer, ())  # fails before anything is scored
-        items = _kept(items, scored)
-    for total, flush in _totals(task, tokenizer, model, items, by_token):
-        line = formatter.line(total)
-        sys.stdout.buffer.write(_bytes(printable(line) if on_terminal else line))
-        if flush:
-            sys.stdout.buffer.flush()
-    if predictions is not None:
-        from .predictions import write_predictions
-
-        found = list(task.predict(model, tokenizer, (sequence for _, sequence in scored)))
-        write_predictions(Path(predictions), [name for name, _ in scored], found)
+                found = list(task.predict(model, tokenizer, (sequence for _, sequence in scored)))
+                write_predictions(Path(predictions), [name for name, _ in scored], found)
 
 
 def _bytes(line: str) -> bytes:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from ..core.errors import DataError, TfmError, UsageError
-from .drawing import Job, Sampler
+from ..core.divided import processes
+from ..core.errors import UsageError
+from .drawing import BatchSampler, Job
 from .prompts import Prompt
 
-BATCH_PROMPTS = 64  # that have arrived are searched together
 
-
-class Searcher(Sampler):
+class Searcher(BatchSampler):
     """A `Sampler` whose samples are found by beam search."""
+
+    @property
+    def most(self) -> int:
+        from ..core.decode.beam import prompts_at_once
+
+        return prompts_at_once(self.config.beam) * processes()
 
     def check(self, count: int, chosen: set[str]) -> None:
         """UsageError for flags that a beam search has no use for. chosen: those that were given."""
@@ -30,30 +34,13 @@ class Searcher(Sampler):
 
     def sample(self, prompt: Prompt, count: int, write: Any = None) -> Job:
         job = self.job(prompt, count)
-        self._search([job])
+        self.fill([job])
         if write:
             write(job.samples[0].data)
         return job
 
-    def sample_all(self, take: Callable[[bool], Prompt | None], count: int) -> Iterator[Job]:
-        while True:
-            jobs: list[Job] = []
-            failed: TfmError | None = None
-            while len(jobs) < BATCH_PROMPTS and (prompt := take(not jobs)) is not None:
-                try:
-                    jobs.append(self.job(prompt, count))
-                except TfmError as error:
-                    failed = DataError(f"{prompt.where}: {error}") if prompt.where else error
-                    break
-            self._search(jobs)
-            yield from jobs
-            if failed is not None:
-                raise failed
-            if not jobs:
-                return
-
-    def _search(self, jobs: list[Job]) -> None:
-        """Fills the samples of the jobs, the best continuation first."""
+    def fill(self, jobs: list[Job]) -> None:
+        """The best continuation comes first."""
         from ..core.decode.beam import beam_search
 
         lengths = {job.length for job in jobs}

@@ -17,9 +17,9 @@ from ..core.trackers.tracker import check as check_trackers
 from . import kernels, settings
 from . import options as opt
 from .folders import cache_folder, default_paths
-from .launch import Processes, launch, processes_to_start
+from .launch import launch, nproc_option
 from .main import COMMAND_START
-from .processes import join, one_voice, size_from_launcher, tell_launcher
+from .processes import join, one_voice, processes_of, tell_launcher
 from .render import say
 from .train_request import deadline_of, request_of
 from .training import Signals, train_to_end
@@ -94,13 +94,7 @@ REPEAT_SECONDS = 1.0  # in which a signal to all processes and their launcher ar
     metavar="[RUN]",
     help="Continue a run (the newest by default); with --steps, train it for longer.",
 )
-@opt.option(
-    "--nproc",
-    type=Processes(),
-    default=1,
-    metavar="N",
-    help="Train by N processes on this machine; auto: one a GPU.  [default: 1]",
-)
+@nproc_option("Train")
 @opt.option("--shard", is_flag=True, help="Give each process a part of the weights (FSDP2).")
 @opt.option(
     "--track",
@@ -155,7 +149,7 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
 
     if flags["shard"] and peers.size == 1:
         note("--shard: one process has all weights; give --nproc, or use a launcher")
-    with one_voice(peers):
+    with one_voice(peers, "continue from the last checkpoint with tfm train --resume"):
         run, task, plan, state, deadline = _opened(ctx, flags, deadline, note, peers)
         track = _tracked_before(run, track, note) if resumes else track
         try:
@@ -185,20 +179,11 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
 def _launch_processes(ctx: click.Context, flags: dict[str, Any]) -> None:
     """Starts the processes of --nproc, and does not return, unless this is one of them or there is
     only one. Flags that are wrong fail here."""
-    wanted, started = flags["nproc"], size_from_launcher()
-    if started:
-        if settings.origin(ctx, "nproc") == "flag" and wanted not in (0, started):
-            raise UsageError(
-                f"--nproc {wanted}: a launcher has started {started} processes already; leave it "
-                "out"
-            )
-        flags["nproc"] = started
-        return
-    flags["nproc"] = processes_to_start(wanted, flags["device"])
-    if flags["nproc"] > 1:
+    flags["nproc"], starts = processes_of(flags["nproc"], flags["device"])
+    if starts:
         if flags["resume"] is None:
             request_of(ctx, dict(flags))
-        launch(flags["nproc"], COMMAND_START)
+        launch(flags["nproc"], COMMAND_START, divides_cores=True)
 
 
 def _opened(
@@ -219,7 +204,12 @@ def _opened(
             else _resume(ctx, flags, note, peers)
         )
         run, _, _, state = opened
-        peers.spread(lambda: [str(run.path.absolute()), asdict(state.config), deadline is not None])
+        peers.spread(
+            lambda: [
+                *(str(run.path.absolute()), state.step),
+                *(asdict(state.config), deadline is not None),
+            ]
+        )
     else:
         from ..core.config import TrainConfig
         from ..core.runs.run import Run
@@ -227,11 +217,11 @@ def _opened(
         from ..core.train.state import resume
 
         about: list[Any] = peers.spread(list)
-        path, config, has_deadline = about
+        path, step, config, has_deadline = about
         kernels.use_kernels()
         run = Run(Path(path))
         moved = () if flags["resume"] is None else flags["data"]
-        task, plan, state = resume(run, note, flags["device"], cache_folder(), moved, peers)
+        task, plan, state = resume(run, note, flags["device"], cache_folder(), moved, peers, step)
         state.config = TrainConfig(**config)
         opened = run, task, plan, state
         deadline = Deadline(0.0) if has_deadline else None  # the leading process decides

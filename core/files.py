@@ -129,14 +129,21 @@ def to_json(value: object) -> bytes:
     return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
 
 
-def write_manifest(folder: Path, extra: Mapping[str, Any]) -> None:
+def size_and_sha256(path: Path) -> tuple[int, str]:
+    """What a manifest says of a file."""
+    return path.stat().st_size, file_sha256(path)
+
+
+def write_manifest(
+    folder: Path, extra: Mapping[str, Any], known: Mapping[str, tuple[int, str]] | None = None
+) -> None:
     """Writes manifest.json: size and sha256 of every file below `folder`, and its own sha256. Must
-    be the last file written."""
-    files = {
-        str(p.relative_to(folder).as_posix()): [p.stat().st_size, file_sha256(p)]
-        for p in sorted(folder.rglob("*"))
-        if p.is_file() and p.name != MANIFEST
-    }
+    be the last file written. known: of files, their size and sha256, so that they are not read."""
+    files = dict(known or {})
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and path.name != MANIFEST and name not in files:
+            files[name] = size_and_sha256(path)
     write_checked(folder / MANIFEST, {"format": FORMAT, "files": files, **extra})
 
 

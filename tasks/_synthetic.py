@@ -12,6 +12,8 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache, cached_property
+from itertools import accumulate
 from pathlib import Path
 from random import Random
 from typing import Any, ClassVar
@@ -51,7 +53,7 @@ class Generated:
 
     @property
     def about(self) -> str:
-        return f"{sum(1 for _ in self):,} others" if self.held_out else self.of
+        return f"{len(self._first):,} others" if self.held_out else self.of
 
     @property
     def size(self) -> int:
@@ -73,9 +75,13 @@ class Generated:
                 return source, target
         raise ConfigError(f"{self.of}: there are too few different questions")
 
-    def __iter__(self) -> Iterator[tuple[str, str]]:
+    @cached_property
+    def _first(self) -> dict[str, str]:
         """The first HELD_OUT items, without those that come again."""
-        return iter(dict(self.item(0, index) for index in range(HELD_OUT)).items())
+        return dict(self.item(0, index) for index in range(HELD_OUT))
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self._first.items())
 
 
 class Endless(ItemRows):
@@ -357,6 +363,12 @@ class RecallOptions:
         return found
 
 
+@cache
+def _law_of_gaps(space: int, power: float) -> list[float]:
+    """The sums of the weights of the first places."""
+    return list(accumulate((place + 1) ** (power - 1) for place in range(space)))
+
+
 class RecallTask(Synthetic):
     """Multi-query associative recall (Arora et al. 2023, Zoology, section 3; the defaults are the
     first setting of their figure 2).
@@ -400,10 +412,10 @@ class RecallTask(Synthetic):
     def _gaps(self, draw: Random, length: int, count: int) -> list[int]:
         """Distinct places of the queries, in pairs of tokens, by the law p(g) ~ g^(power - 1)."""
         space = (length - 2 * count) // 2
-        weights = [(place + 1) ** (self.options.power - 1) for place in range(space)]
+        law = _law_of_gaps(space, self.options.power)
         found: list[int] = []
         while len(found) < count:
-            (place,) = draw.choices(range(space), weights)
+            (place,) = draw.choices(range(space), cum_weights=law)
             if place not in found:
                 found.append(place)
         return found

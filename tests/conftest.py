@@ -65,11 +65,13 @@ class Result:
         return [json.loads(line) for line in self.text.splitlines()]
 
 
+HARMLESS = ("TFM_", "PYTHONPATH", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_", "SLURM_")
+
+
 def can_fork(env: Iterable[str]) -> bool:
-    """Whether commands can be forks: not if a variable could matter to Python or to a library."""
-    return hasattr(os, "fork") and all(
-        name.startswith("TFM_") or name == "PYTHONPATH" for name in env
-    )
+    """Whether commands can be forks: not if a variable could matter to Python or to a library as
+    it starts."""
+    return hasattr(os, "fork") and all(name.startswith(HARMLESS) for name in env)
 
 
 @dataclass(frozen=True)

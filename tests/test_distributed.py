@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
@@ -10,23 +11,26 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import Result, Tfm
-from helpers import RandomRows, log_without_times, small_model
+from helpers import FakeTokenizer, RandomRows, log_without_times, small_model
 
 from tfm.cli.launch import LOST_PEER, exit_code, processes_to_start
 from tfm.cli.processes import size_from_launcher
 from tfm.core.config import TrainConfig
 from tfm.core.errors import TfmError, UsageError
 from tfm.core.ops import native_calls, reference
+from tfm.core.runs.checkpoints import MODEL
 from tfm.core.runs.run import Run
+from tfm.core.runs.tensors import StoredTensor
 from tfm.core.train.loop import train
 from tfm.core.train.optim import make_optimizers
-from tfm.core.train.state import State
+from tfm.core.train.state import State, _restored
 
 ROOT = Path(__file__).parent.parent
 OF_SEVERAL = ("distributed.py", "replicas.py", "fsdp.py")
@@ -37,13 +41,13 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes a
 
 
 @pytest.fixture(scope="module")
-def compared() -> dict[int, Any]:
-    """What 2 and 4 processes compute that one alone does not, see harness/ranks.py."""
-    command = [sys.executable, str(ROOT / "tests/harness/ranks.py"), "2", "4:muon"]
+def compared() -> dict[str, Any]:
+    """What 2 and 4 processes compute that one alone does not, see harness/ranks.py; at last 2 only
+    go on where 4 have stopped."""
+    command = [sys.executable, str(ROOT / "tests/harness/ranks.py"), "2", "4:muon:4,2", "2:muon:4"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
-    two, four = done.stdout.splitlines()
-    return {2: json.loads(two), 4: json.loads(four)}
+    return dict(zip(("2", "4", "4 to 2"), map(json.loads, done.stdout.splitlines()), strict=True))
 
 
 @pytest.mark.parametrize("kind", ["Replicas", "Shards"])
@@ -51,12 +55,33 @@ def compared() -> dict[int, Any]:
     "size, case", [(2, "muon"), (2, "adamw"), (2, "mixed"), (2, "encoder"), (4, "muon")]
 )
 def test_several_processes_train_as_one(
-    compared: dict[int, Any], size: int, case: str, kind: str
+    compared: dict[str, Any], size: int, case: str, kind: str
 ) -> None:
     """Losses, gradient norms, weights and states in float64; with dropout, micro-batches, ordered
     ids, averaged weights, rows without targets, and rows that do not divide evenly."""
-    found = compared[size][case][kind]
+    found = compared[str(size)][case][kind]
     assert all(difference < 1e-12 for difference in found.values()), found
+
+
+@pytest.mark.parametrize(
+    "where, to",
+    [("4", "2 to 4 Shards"), ("4", "2 to 4 Replicas"), ("4", "2 to 1 Peers"), ("4", "2 to torch")]
+    + [("4 to 2", "4 to 2 Shards"), ("4 to 2", "4 to 2 Replicas"), ("4 to 2", "4 to 1 Peers")],
+)
+def test_parts_of_a_checkpoint_are_read_by_any_number(
+    compared: dict[str, Any], where: str, to: str
+) -> None:
+    """Sharded, not sharded, one alone, and torch's own reader: losses, weights and states of a
+    training by one process that was not stopped."""
+    found = compared[where]["muon"][to]
+    assert all(difference < 1e-12 for difference in found.values()), found
+
+
+@pytest.mark.parametrize(
+    "size, case", [(2, "muon"), (2, "adamw"), (2, "mixed"), (2, "encoder"), (4, "muon")]
+)
+def test_as_many_processes_go_on_bit_by_bit(compared: dict[str, Any], size: int, case: str) -> None:
+    assert compared[str(size)][case]["as if it had not stopped"] == {"saved": 0.0}
 
 
 def test_a_row_drops_the_same_numbers_wherever_it_is_computed() -> None:
@@ -92,9 +117,11 @@ def test_c_kernels_drop_the_same_numbers_of_a_row(kernels_in_c: None) -> None:
         reference.set_dropout_rows(0, 1)
 
 
-def test_64_processes_are_rehearsed_without_devices() -> None:
+def test_64_processes_are_rehearsed_without_devices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One of 64, whose communication is a fake: it has a 64th of every weight and state, takes
-    steps, and gathers whole tensors to save."""
+    steps, reads and writes its rows of a checkpoint, and gathers whole weights to score."""
     import torch.distributed as dist
     from torch.distributed.device_mesh import init_device_mesh
     from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -120,6 +147,32 @@ def test_64_processes_are_rehearsed_without_devices() -> None:
         for optimizer in optimizers:
             for p, fields in optimizer.state.items():
                 assert all(f.numel() in (1, peers.local(p).numel()) for f in fields.values())
+
+        about = {"task": "byte", "model": asdict(model.config), "train": asdict(config)}
+        run = Run.create(tmp_path / "run", about, FakeTokenizer(23), {})
+        whole_model = small_model(width=64, heads=2)
+        whole_optimizers = make_optimizers(whole_model, config)
+        list(train(whole_model, RandomRows(), config, whole_optimizers))
+        State(whole_model, whole_optimizers, config).save(run)
+        reads: list[tuple[int, int]] = []
+        read = StoredTensor.__getitem__
+
+        def counted(stored: StoredTensor, rows: Any) -> torch.Tensor:
+            found = read(stored, rows)
+            reads.append((found.numel(), math.prod(stored.shape)))
+            return found
+
+        monkeypatch.setattr(StoredTensor, "__getitem__", counted)
+        restored = _restored(run, run.checkpoint(), torch.device("cpu"), peers)
+        assert len(reads) > 30 and all(n * 23 <= total or total == 1 for n, total in reads)
+        for name, p in restored.model.named_parameters():
+            rows = whole_model.get_parameter(name)[peers.rows_of(p)]
+            assert torch.equal(peers.local(p), rows), name
+        restored.step = 9
+        restored.save(run)
+        (part,) = run.path.glob("checkpoints/000009/model-00001-of-00064.safetensors")
+        whole_size = (run.path / "checkpoints/000000" / MODEL).stat().st_size
+        assert part.stat().st_size < whole_size / 10
     finally:
         dist.destroy_process_group()
 
@@ -206,15 +259,20 @@ def test_a_training_that_changes_hands(tfm: Tfm, text: Path) -> None:
     starters[1].send_signal(signal.SIGTERM)
     said = training.ended(-signal.SIGTERM, -signal.SIGTERM)
     assert said.count("resume with:") == 1 and "Error" not in said
-    assert Run(run).checkpoints()[-1].step == len(training.losses())
+    before, last = Run(run).checkpoints()
+    assert last.step == len(training.losses())
 
-    # two whose launcher is killed: they save and end
+    # two whose launcher is killed: they save and end. They began before a part that was damaged
+    part = last.path / "model-00002-of-00002.safetensors"
+    part.write_bytes(part.read_bytes()[:-1])
     training = Training(run, tfm.start("train", "--resume", run, "--nproc", 2, "--device", "cpu"))
     training.wait_for_steps(2)
     second = tfm.error("train", "--resume", run, "--device", "cpu")
     assert "is writing to this run" in second
     os.kill(training.ranks()[0][1], signal.SIGKILL)
-    training.ended(1)  # as the client of a fork that is gone
+    said = training.ended(1)  # as the client of a fork that is gone
+    assert said.count("going back to the checkpoint before") == 1
+    assert f"{part.name}: damaged" in said and f"from step {before.step} " in said
     assert Run(run).checkpoints()[-1].step == len(training.losses())
 
     # one process goes on, and another takes the same steps alone

@@ -30,7 +30,7 @@ GUIDES = (
 EXTENDING = ("new-domain", "new-mixer", "new-tokenizer")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCKS = [(name, block) for name in GUIDES for block in shell_blocks(ROOT / f"docs/{name}.md")]
-QUICK = {"TFM_SIZE": "nano"}
+QUICK = {"TFM_SIZE": "nano", "TFM_SET": "train.batch=4"}
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from test_native import OTHERS
 
 from tfm.core.config import SampleConfig
-from tfm.core.decode.forks import Forks, NativeForks, TorchForks, continue_all, native_model
+from tfm.core.decode.forks import (
+    Forks,
+    NativeForks,
+    TorchForks,
+    continue_all,
+    hypercubes,
+    native_model,
+)
 from tfm.core.decode.sampling import sample_ids_and_fractions
 from tfm.core.ops import native_calls
 
@@ -151,19 +158,11 @@ def test_every_prompt_is_continued_once(
     model = small_model(context=32).train()
     draw = np.random.default_rng(1)
     prompts = [draw.integers(0, 23, draw.integers(1, 9)) for _ in range(31)]
-    uniforms, legal = draw.random((31, 4, 6)), np.array([[0, 23]])
-    out = np.full((31, 4, 6), -1)
-
-    def run(forks: Forks, numbers: list[int]) -> None:
-        assert len(numbers) <= 3
-        for step in range(6):
-            flat = uniforms[numbers, :, step].ravel()
-            ids, _ = forks.sample(SampleConfig(), flat, legal.repeat(len(numbers), 0))
-            assert (out[numbers, :, step] == -1).all()
-            out[numbers, :, step] = ids.reshape(len(numbers), 4)
-            forks.feed(ids)
-
-    continue_all(model, prompts, 4, 6, run)
+    names, legal = list(map(str, range(31))), np.array([[0, 23]]).repeat(31, 0)
+    uniforms, out = hypercubes(0, names, 4, 6), np.full((31, 4, 6), -1)
+    for some, sampled, _ in continue_all(model, prompts, names, 4, 6, legal, SampleConfig()):
+        assert (out[some] == -1).all()
+        out[some] = sampled
     assert model.training
     with torch.no_grad():
         for prompt, paths, numbers in zip(prompts, out, uniforms, strict=True):

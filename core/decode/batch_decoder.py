@@ -50,11 +50,16 @@ def for_decoding(
     """The model that a `Decoder` of `rows` rows takes, and the dtype of its weights. dtype: one of
     quantized_linear.DTYPES; None: the fastest that loses no quality. library: of native_library.py;
     C code decodes the models that it supports, torch the others."""
+    dtype = chosen_dtype(model, rows, dtype, library)
     if library is not None and supports(model):
-        dtype = dtype or decoding_dtype(model, rows, native=True)
         return NativeModel(model, library, dtype), dtype
-    dtype = dtype or decoding_dtype(model, rows)
     return with_weights_in(model, dtype, rows), dtype
+
+
+def chosen_dtype(model: SequenceModel, rows: int, dtype: str | None, library: CDLL | None) -> str:
+    """The dtype of `for_decoding`."""
+    native = library is not None and supports(model)
+    return dtype or decoding_dtype(model, rows, native)
 
 
 class Decoder:

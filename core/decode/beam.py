@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..config import SampleConfig
+from ..divided import Unit, divided
 from ..errors import DataError
 from ..model.sequence_model import DecodingState, SequenceModel
 from ..ops.reference import masked_to_support
 from ..protocols import Sequence, Tokenizer
-from .sampling import clip_prompt, legal_range
+from .sampling import as_unit, clip_prompt, from_unit, legal_range
 
 ROWS = 256  # hypotheses of all prompts that are extended at once
 Partial = tuple[tuple[int, ...], tuple[float, ...]]  # ids and their log-probabilities
@@ -51,9 +53,33 @@ def beam_search(
     than the worst of `beam` finished ones. With a beam as wide as there are continuations it is
     exhaustive. DataError for a prompt that is longer than the context.
     """
-    each = max(1, ROWS // config.beam)
-    for first in range(0, len(prompts), each):
-        yield from _Search(model, tokenizer, prompts[first : first + each], config, end).run()
+    each = prompts_at_once(config.beam)
+    groups = (prompts[first : first + each] for first in range(0, len(prompts), each))
+    units = (
+        {"prompts": list(map(as_unit, group)), "config": asdict(config), "end": end}
+        for group in groups
+    )
+    for found in divided(search_group, (model, tokenizer), units):
+        for best in found["best"]:
+            yield [Hypothesis(tuple(ids), tuple(ps), *rest) for ids, ps, *rest in best]
+
+
+def prompts_at_once(beam: int) -> int:
+    """The number of prompts whose continuations are searched together."""
+    return max(1, ROWS // beam)
+
+
+def search_group(
+    model: SequenceModel,
+    tokenizer: Tokenizer,
+    prompts: list[Unit],
+    config: Mapping[str, Any],
+    end: int | None,
+) -> Unit:
+    """`best`: of each prompt the fields of its hypotheses. prompts: of `as_unit`."""
+    some = list(map(from_unit, prompts))
+    found = _Search(model, tokenizer, some, SampleConfig(**config), end).run()
+    return {"best": [[[h.ids, h.logprobs, h.score, h.ended] for h in best] for best in found]}
 
 
 class _Search:

@@ -7,9 +7,11 @@ each thread continues prompts of its own, because threads that share a step wait
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from dataclasses import asdict
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,8 @@ import torch
 from torch import Tensor
 
 from ..config import SampleConfig
+from ..data.keyed_random import U64, key, mix
+from ..divided import Unit, divided, processes
 from ..model.sequence_model import SequenceModel
 from ..ops import native_calls
 from ..protocols import Ids
@@ -53,14 +57,18 @@ def has_library() -> bool:
     return native_calls.library() is not None
 
 
-def native_model(model: SequenceModel) -> NativeModel | None:
-    """The model for `NativeForks`; None if C does not compute it, or there is no library."""
-    library, config = native_calls.library(), model.config
+def runs_in_c(model: SequenceModel) -> bool:
+    """Whether C continues the prompts of this model, in this process."""
+    config = model.config
     alike = all(config.mixer(number) == "attention" for number in range(config.layers))
     shares = alike and not config.window and config.positions != "alibi"
-    if library is None or not shares or not supports(model, features=True):
-        return None
-    return NativeModel(model, library, "float32")
+    return has_library() and shares and supports(model, features=True)
+
+
+def native_model(model: SequenceModel) -> NativeModel | None:
+    """The model for `NativeForks`; None if torch continues its prompts."""
+    library = native_calls.library()
+    return NativeModel(model, library, "float32") if library and runs_in_c(model) else None
 
 
 def _range_of(legal: Range) -> tuple[int, int]:
@@ -278,35 +286,117 @@ class NativeForks:
 def continue_all(
     model: SequenceModel,
     prompts: list[Ids],
+    names: list[str],
     times: int,
     length: int,
-    run: Callable[[Forks, list[int]], None],
+    legal: Range,
+    config: SampleConfig,
     features: Features = None,
-) -> None:
-    """Calls `run(forks, numbers)` for batches of the prompts, from several threads where that is
-    faster: numbers are those of the prompts of a batch. features: of each prompt, (T + length, F),
-    for a model that reads them."""
+) -> Iterator[tuple[list[int], Ids, Floats]]:
+    """`times` continuations of `length` ids of each prompt: (numbers of some of the prompts, their
+    ids (n, times, length), where each uniform number lies within its id's probability, alike).
 
-    def of(batch: list[int]) -> tuple[list[Ids], int, int, Features]:
-        own = None if features is None else [features[i] for i in batch]
-        return [prompts[i] for i in batch], times, length, own
+    names: of the prompts, which their random numbers depend on (`hypercubes`); legal (P, 2): the
+    half-open range of ids that each allows; features: of each, (T + length, F), for a model that
+    reads them."""
+    if runs_in_c(model):
+        batches = list(_batches(prompts, NATIVE_ROWS // times, alike=False))
+    else:
+        batches = list(_batches(prompts, BATCH_ROWS // times))
+    shares = [batches[rank :: processes()] for rank in range(min(processes(), len(batches)))]
+    numbers = [[number for batch in share for number in batch] for share in shares]
 
+    def units() -> Iterator[Unit]:
+        for share, own in zip(shares, numbers, strict=True):
+            yield {
+                "ids": np.concatenate([prompts[i] for i in own]),
+                "lengths": [len(prompts[i]) for i in own],
+                "sizes": list(map(len, share)),
+                "names": [names[i] for i in own],
+                "times": times,
+                "length": length,
+                "legal": legal[own],
+                "config": asdict(config),
+                "features": None
+                if features is None
+                else np.concatenate([features[i] for i in own]),
+            }
+
+    for own, found in zip(numbers, divided(continue_batches, (model,), units()), strict=True):
+        yield own, found["sampled"], found["within"]
+
+
+def continue_batches(
+    model: SequenceModel,
+    ids: Ids,
+    lengths: list[int],
+    sizes: list[int],
+    names: list[str],
+    times: int,
+    length: int,
+    legal: Range,
+    config: Mapping[str, Any],
+    features: npt.NDArray[np.float32] | None,
+) -> Unit:
+    """`sampled` and `within` of all prompts, in batches of `sizes`; from several threads where that
+    is faster. ids, features: one prompt after another, of these lengths; the rest: see
+    `continue_all`."""
+    sampling = SampleConfig(**config)
+    ends = np.cumsum(lengths)
+    prompts = np.split(ids, ends[:-1])
+    more = np.arange(1, len(lengths) + 1) * length  # features reach to the end of a continuation
+    rows = None if features is None else np.split(features, (ends + more)[:-1])
+    shape = len(prompts), times, length
+    sampled, within = np.empty(shape, np.int64), np.empty(shape)
+    firsts = np.cumsum([0, *sizes])
+    batches = [slice(*pair) for pair in itertools.pairwise(firsts.tolist())]
     was_training = model.training
     model.eval()
-    try:
-        native = native_model(model)
+    native = native_model(model)
+
+    def run(some: slice) -> None:
+        of = prompts[some], times, length, None if rows is None else rows[some]
+        forks: Forks
         if native is None:
-            for batch in _batches(prompts, BATCH_ROWS // times):
-                run(TorchForks(model, *of(batch)), batch)
-            return
+            forks = TorchForks(model, *of)
+        else:
+            forks = NativeForks(model, native, *of)
+        uniforms = hypercubes(sampling.seed, names[some], times, length).reshape(-1, length)
+        chosen = np.empty(uniforms.shape, np.int64)
+        inside = np.empty(uniforms.shape)
+        for step in range(length):
+            found = forks.sample(sampling, uniforms[:, step], legal[some])
+            chosen[:, step], inside[:, step] = found
+            if step + 1 < length:
+                forks.feed(chosen[:, step])
+        sampled[some] = chosen.reshape(-1, times, length)
+        within[some] = inside.reshape(-1, times, length)
 
-        def run_native(batch: list[int]) -> None:
-            run(NativeForks(model, native, *of(batch)), batch)
-
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            list(pool.map(run_native, _batches(prompts, NATIVE_ROWS // times, alike=False)))
+    try:
+        if native is None:
+            for batch in batches:
+                run(batch)
+        else:
+            with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+                list(pool.map(run, batches))
     finally:
         model.train(was_training)
+    return {"sampled": sampled, "within": within}
+
+
+def hypercubes(seed: int, names: list[str], times: int, length: int) -> Floats:
+    """(len(names), times, length) random numbers, for each name and at each step one in each of
+    `times` parts of [0, 1): Latin hypercube sampling (McKay et al. 1979)."""
+    cells = np.arange(times * length, dtype=np.uint64).reshape(times, length)
+
+    def random(purpose: str) -> U64:
+        keys = np.array([key(seed, name, purpose) for name in names], np.uint64)
+        return mix(cells + keys[:, None, None], 0)
+
+    order = random("order").argsort(axis=1).argsort(axis=1)
+    inside = random("inside") / 2.0**64
+    found: Floats = np.minimum((order + inside) / times, np.nextafter(1, 0))
+    return found
 
 
 def _batches(prompts: list[Ids], rows: int, alike: bool = True) -> Iterator[list[int]]:

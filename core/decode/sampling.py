@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..config import SampleConfig
 from ..data.keyed_random import uniform
+from ..divided import Unit
 from ..errors import DataError
 from ..model.sequence_model import SequenceModel
 from ..protocols import Sequence, Tokenizer
@@ -100,6 +101,16 @@ def clip_prompt(prompt: Sequence, context: int) -> Sequence:
         return prompt
     ids = np.concatenate((prompt.ids[: prompt.given], prompt.ids[-room:]))
     return Sequence(ids, prompt.given, None, prompt.side)
+
+
+def as_unit(prompt: Sequence) -> Unit:
+    """A prompt as JSON, for `divided`."""
+    return {"ids": prompt.ids.tolist(), "given": prompt.given, "side": prompt.side}
+
+
+def from_unit(fields: Unit) -> Sequence:
+    """The prompt of `as_unit`."""
+    return Sequence(np.array(fields["ids"], np.int64), fields["given"], None, fields["side"])
 
 
 @torch.no_grad()

@@ -338,6 +338,14 @@ def without_values(config: ModelConfig) -> SequenceModel:
 on_meta = functools.cache(without_values)  # to read sizes from
 
 
+def uninitialised(config: ModelConfig) -> SequenceModel:
+    """A model on the CPU to load weights into: its values are whatever its memory has. Systems take
+    memory for the values that are written, not for all."""
+    shapes = on_meta(config).named_parameters()
+    # not torch.empty_like, which for a tensor on the meta device would import torch's compiler
+    return with_weights(config, {name: torch.empty(p.shape, dtype=p.dtype) for name, p in shapes})
+
+
 def with_weights(config: ModelConfig, weights: Mapping[str, Tensor]) -> SequenceModel:
     """A model that has these tensors, by the names of its parameters, as its own; a parameter that
     is not among them has no values."""

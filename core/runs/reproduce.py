@@ -10,6 +10,7 @@ from typing import Any
 from ..config import tfm_version
 from ..errors import UsageError
 from ..ops.native_calls import version as kernels_version
+from .checkpoints import MODEL, OPTIMIZER, sha256_of
 from .run import BASE, Run
 from .tensors import read_tensors
 
@@ -74,11 +75,11 @@ def differences(one: Run, other: Run) -> list[str]:
     if len(logs[0]) != len(logs[1]):
         found.append(f"the log has {len(logs[0])} and {len(logs[1])} lines up to step {step}")
     try:
-        saved = [run.check_checkpoint(run.checkpoint(str(step)))["files"] for run in (one, other)]
+        saved = [run.check_checkpoint(run.checkpoint(str(step))) for run in (one, other)]
     except UsageError as error:
         return [*found, str(error)]
-    for name in ("model.safetensors", "optimizer.safetensors"):
-        if saved[0][name] != saved[1][name]:
+    for name in (MODEL, OPTIMIZER):
+        if sha256_of(saved[0], name) != sha256_of(saved[1], name):
             found.append(f"{name} of step {step}: other bytes")
     return found
 

@@ -36,7 +36,7 @@ from ..files import (
     write_manifest,
 )
 from . import checkpoints
-from .checkpoints import Checkpoint
+from .checkpoints import MODEL, WHOLE, Checkpoint, Part
 from .tokenizer_files import read_tokenizer, write_tokenizer
 
 if TYPE_CHECKING:
@@ -319,22 +319,24 @@ class Run:
         weights: Mapping[str, torch.Tensor],
         optimizer: Mapping[str, torch.Tensor],
         state: Mapping[str, Any],
+        part: Part = WHOLE,
     ) -> Checkpoint:
         """See `checkpoints.save`."""
-        return checkpoints.save(self.path, step, weights, optimizer, state)
+        return checkpoints.save(self.path, step, weights, optimizer, state, part)
 
     def check_checkpoint(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """See `checkpoints.check`."""
         return checkpoints.check(self.path, checkpoint)
 
     def initial_model(self) -> SequenceModel:
-        """A model as training initialises it from the frozen weights of the run; all random without
-        `train.lora`. DamagedError if the file of the weights does not fit."""
+        """A model on the CPU to load a checkpoint into. With `train.lora` it has the frozen weights
+        of the run, and the adapters that training starts from; else values that are not set.
+        DamagedError if the file of the weights does not fit."""
         from ..model.lora import adapt
-        from ..model.sequence_model import SequenceModel
+        from ..model.sequence_model import uninitialised
         from .tensors import load_weights
 
-        model, train = SequenceModel(self.model_config()), self.train_config()
+        model, train = uninitialised(self.model_config()), self.train_config()
         if train.lora:
             load_weights(model, self.path / BASE)
             adapt(model, train.lora, key(train.seed, "adapters"))
@@ -348,7 +350,7 @@ class Run:
         checkpoint = self.checkpoint(which)
         self.check_checkpoint(checkpoint)
         model = self.initial_model()
-        load_weights(model, checkpoint.path / "model.safetensors")
+        load_weights(model, checkpoint.path / MODEL)
         return model
 
     def load_model(self, which: str = "last", device: torch.device | None = None) -> SequenceModel:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from dataclasses import fields as fields_of
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..data.datasets import Part, collate, too_long
+from ..divided import Unit, divided
 from ..errors import UsageError
 from ..model.loss import hidden_states, token_nll
 from ..model.sequence_model import SequenceModel
@@ -107,14 +109,19 @@ def _evaluate_all(
             for window in windows(i, len(s), context, stride, s.given if s.given > 1 else 0)
         ]
     waiting.sort(key=lambda w: w.size)
+    groups: list[list[Window]] = []  # of a forward pass each
     while waiting:
-        width = waiting[-1].size
-        rows = max(1, min(BATCH_TOKENS, BATCH_LOGITS // tokenizer.vocab_size) // width)
-        group, waiting = waiting[-rows:], waiting[:-rows]
-        pieces = [[Part(sequences[w.item], w.start, w.end, w.head)] for w in group]
-        batch = collate(pieces, tokenizer, width, model.has_encoder)
-        scores = batch_nll(model, batch).cpu().double().numpy()  # (rows, width - 1)
-        for window, row in zip(group, scores, strict=True):
+        rows = max(1, min(BATCH_TOKENS, BATCH_LOGITS // tokenizer.vocab_size) // waiting[-1].size)
+        groups.append(waiting[-rows:])
+        del waiting[-rows:]
+
+    def batches() -> Iterator[Unit]:
+        for group in groups:
+            pieces = [[Part(sequences[w.item], w.start, w.end, w.head)] for w in group]
+            yield as_unit(collate(pieces, tokenizer, group[-1].size, model.has_encoder))
+
+    for group, found in zip(groups, divided(batch_nats, (model,), batches()), strict=True):
+        for window, row in zip(group, found["nats"], strict=True):
             first = window.head + window.scored - window.start
             nats[window.item][window.scored : window.end] = row[first - 1 : window.size - 1]
     for sequence, each in zip(sequences, nats, strict=True):
@@ -127,30 +134,58 @@ def accuracy(
 ) -> float | None:
     """The share of the targets with a weight whose id is the likeliest of the legal ones, of items
     that fit the context; None if there are no targets."""
-    right = total = 0
     model.eval()
     waiting = list(sequences)
-    while waiting:
-        width = max(map(len, waiting[:ACCURACY_ROWS]))
-        pieces = [
-            [(s, s.given - 1 if model.has_encoder else 0, len(s))] for s in waiting[:ACCURACY_ROWS]
-        ]
-        waiting = waiting[ACCURACY_ROWS:]
-        batch = as_tensors(
-            collate(pieces, tokenizer, width, model.has_encoder), model.head.weight.device
-        )
-        counted = batch.weight[:, 1:] > 0
-        logits = model.logits(hidden_states(model, batch)[counted])
-        support = batch.support
-        if isinstance(support, tuple):
-            support = torch.tensor(support, device=logits.device).expand(len(logits), 2)
-        elif support is not None:
-            support = support[:, 1:][counted]
-        if support is not None:
-            logits = masked_to_support(logits, support)
-        right += int((logits.argmax(-1) == batch.ids[:, 1:][counted]).sum())
-        total += int(counted.sum())
+
+    def batches() -> Iterator[Unit]:
+        for first in range(0, len(waiting), ACCURACY_ROWS):
+            some = waiting[first : first + ACCURACY_ROWS]
+            pieces = [[(s, s.given - 1 if model.has_encoder else 0, len(s))] for s in some]
+            width = max(map(len, some))
+            yield as_unit(collate(pieces, tokenizer, width, model.has_encoder))
+
+    right = total = 0
+    for found in divided(batch_accuracy, (model,), batches()):
+        right += found["right"]
+        total += found["total"]
     return right / total if total else None
+
+
+# -- forward passes, which several processes divide ------------------------------------------------
+
+
+def batch_nats(model: SequenceModel, **fields: Any) -> Unit:
+    """`nats` (B, T - 1) of each id but the first of a batch, float64. fields: of `as_unit`."""
+    return {"nats": batch_nll(model, from_unit(fields)).cpu().double().numpy()}
+
+
+@torch.no_grad()
+def batch_accuracy(model: SequenceModel, **fields: Any) -> Unit:
+    """`total`, the targets of a batch with a weight, and `right`, those whose id is the likeliest.
+    fields: of `as_unit`."""
+    batch = as_tensors(from_unit(fields), model.head.weight.device)
+    counted = batch.weight[:, 1:] > 0
+    logits = model.logits(hidden_states(model, batch)[counted])
+    support = batch.support
+    if isinstance(support, tuple):
+        support = torch.tensor(support, device=logits.device).expand(len(logits), 2)
+    elif support is not None:
+        support = support[:, 1:][counted]
+    if support is not None:
+        logits = masked_to_support(logits, support)
+    right = (logits.argmax(-1) == batch.ids[:, 1:][counted]).sum()
+    return {"right": int(right), "total": int(counted.sum())}
+
+
+def as_unit(batch: Batch[Array]) -> Unit:
+    """The fields of a batch, for `divided`."""
+    return {field.name: getattr(batch, field.name) for field in fields_of(batch)}
+
+
+def from_unit(fields: Unit) -> Batch[Array]:
+    """The batch of `as_unit`."""
+    support = fields["support"]
+    return Batch(**{**fields, "support": tuple(support) if isinstance(support, list) else support})
 
 
 @torch.no_grad()
@@ -170,5 +205,5 @@ def as_tensors(batch: Batch[Array], device: torch.device) -> Batch[Tensor]:
             tensor = tensor.pin_memory()
         return tensor.to(device, non_blocking=True)
 
-    by_name: dict[str, Any] = {f.name: moved(getattr(batch, f.name)) for f in fields(batch)}
+    by_name: dict[str, Any] = {f.name: moved(getattr(batch, f.name)) for f in fields_of(batch)}
     return Batch(**by_name)

@@ -88,4 +88,4 @@ class Neighbours(Optimizer):
             for (rows, near), move in zip(self.ranges, moves, strict=True):
                 weight[rows] -= group["lr"] * near @ move
             if self.peers.shards:
-                self.peers.local(p).copy_(self.peers.part(p, weight))
+                self.peers.local(p).copy_(weight[self.peers.rows_of(p)])

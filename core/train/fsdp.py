@@ -72,8 +72,8 @@ class Shards(Replicas):
             found: Tensor = placed.full_tensor()
         return found
 
-    def part(self, weight: Tensor, whole: Tensor) -> Tensor:
-        return whole[slice(*self._bounds(weight.shape[0])[self.rank])].clone()
+    def rows_of(self, weight: Tensor) -> slice:
+        return slice(*self._bounds(weight.shape[0])[self.rank])
 
     def _bounds(self, rows: int) -> list[tuple[int, int]]:
         """(first row, end) of each process's part of a weight, as `torch.chunk` divides it."""

@@ -12,6 +12,7 @@ from ..errors import ConfigError
 from ..model.layers import Linear
 from ..model.rnn import Recurrent
 from ..model.sequence_model import SequenceModel
+from ..runs.tensors import StoredTensor
 from .adamw import AdamW, Neighbours
 from .average import Average
 from .muon import Muon
@@ -61,40 +62,50 @@ def block_matrices(model: SequenceModel) -> dict[Tensor, tuple[int, ...]]:
 
 def state_tensors(model: SequenceModel, optimizers: list[Optimizer]) -> dict[str, Tensor]:
     """Every tensor of the optimisers' states, named 'optimiser.parameter.field', such as
-    'muon.blocks.0.ffn.up.weight.momentum'. Of several processes the leading one has them all, the
-    others none, and all must call this."""
+    'muon.blocks.0.ffn.up.weight.momentum': this process's rows of those that are divided, and all
+    others in the leading process only."""
     names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
     found = {}
     for optimizer in optimizers:
-        peers = optimizer.peers
         for parameter, state in optimizer.saved().items():
             for field, value in state.items():
-                value = value.detach()
-                if optimizer.is_divided(value):
-                    value = peers.whole(parameter, value)
-                    value = value.cpu() if peers.shards else value  # no device has room for all
-                if peers.leads:
-                    found[f"{optimizer.name}.{names[parameter]}.{field}"] = value
+                if optimizer.peers.leads or optimizer.is_divided(value.shape):
+                    found[f"{optimizer.name}.{names[parameter]}.{field}"] = value.detach()
     return found
 
 
+def parameter_of(key: str) -> str:
+    """The parameter that `state_tensors` names in 'optimiser.parameter.field'."""
+    return key.partition(".")[2].rpartition(".")[0]
+
+
 def load_state_tensors(
-    model: SequenceModel, optimizers: list[Optimizer], tensors: Mapping[str, Tensor]
+    model: SequenceModel,
+    optimizers: list[Optimizer],
+    tensors: Mapping[str, Tensor] | Mapping[str, StoredTensor],
 ) -> None:
-    """Restores states that `state_tensors` named. ValueError if they are of other parameters,
-    ConfigError if they are named by number, as older versions of tfm did."""
+    """Restores states that `state_tensors` named, of which each process takes its rows. tensors:
+    whole ones. ValueError if they are of other parameters, ConfigError if they are named by number,
+    as older versions of tfm did."""
     if any(key.partition(".")[0].isdecimal() for key in tensors):
         raise ConfigError(
             "its optimiser state was saved by an older tfm; continue from its weights with --init"
         )
     parameters = dict(model.named_parameters())
-    states: dict[str, dict[Tensor, dict[str, Tensor]]] = {each.name: {} for each in optimizers}
+    by_name = {each.name: each for each in optimizers}
+    states: dict[str, dict[Tensor, dict[str, Tensor]]] = {name: {} for name in by_name}
     for key, tensor in tensors.items():
-        name, _, rest = key.partition(".")
-        parameter, _, field = rest.rpartition(".")
-        if name not in states or parameter not in parameters:
+        name, field = key.partition(".")[0], key.rpartition(".")[2]
+        parameter = parameters.get(parameter_of(key))
+        if name not in states or parameter is None:
             raise ValueError(f"{key}: no such optimiser or parameter")
-        states[name].setdefault(parameters[parameter], {})[field] = tensor
+        if not by_name[name].is_divided(tensor.shape):
+            own = tensor[...]
+        elif tensor.shape[0] == parameter.shape[0]:
+            own = tensor[by_name[name].peers.rows_of(parameter)]
+        else:
+            raise ValueError(f"{key}: {tensor.shape[0]} rows of {parameter.shape[0]}")
+        states[name].setdefault(parameter, {})[field] = own
     for optimizer in optimizers:
         optimizer.load(states[optimizer.name])
 

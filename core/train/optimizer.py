@@ -79,22 +79,19 @@ class Optimizer(ABC):
         return self.state
 
     def load(self, states: Mapping[Tensor, Mapping[str, Tensor]]) -> None:
-        """Restores what `saved` returned. ValueError if a state does not fit its parameter."""
+        """Restores what `saved` returned, of this process's part. ValueError if a state does not
+        fit its parameter."""
         known = set(self._parameters())
         fresh: dict[Tensor, dict[str, Tensor]] = {}
         for p, state in states.items():
             if p not in known:
                 raise ValueError(f"{self.name} moves no parameter {tuple(p.shape)}")
             expected = self._fresh(self.peers.local(p))
-            own = {n: self._part(p, value) for n, value in state.items()}
-            if {n: t.shape for n, t in own.items()} != {n: t.shape for n, t in expected.items()}:
+            if {n: t.shape for n, t in state.items()} != {n: t.shape for n, t in expected.items()}:
                 raise ValueError(f"a state of {sorted(state)} for a parameter {tuple(p.shape)}")
-            fresh[p] = {name: value.to(p.device) for name, value in own.items()}
+            fresh[p] = {name: value.to(p.device) for name, value in state.items()}
         self.state = fresh
 
-    def is_divided(self, value: Tensor) -> bool:
-        """Whether processes that shard a parameter have a part of this tensor of its state."""
-        return self.divided and value.ndim > 0
-
-    def _part(self, parameter: Tensor, value: Tensor) -> Tensor:
-        return self.peers.part(parameter, value) if self.is_divided(value) else value
+    def is_divided(self, shape: tuple[int, ...]) -> bool:
+        """Whether processes that shard a parameter have some rows each of a tensor of its state."""
+        return self.divided and len(shape) > 0

@@ -7,7 +7,7 @@ torch, and its methods cost nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import TfmError
 
@@ -54,8 +54,20 @@ class Peers:
         """What `make` returns in the leading process, in all of them: a value that JSON has."""
         return make()
 
+    def share(self, value: Any) -> list[Any]:
+        """The values of every process, by rank: values that JSON has."""
+        return [value]
+
     def wait(self) -> None:
         """Returns when every process has called it."""
+
+    def send(self, data: bytes, rank: int) -> None:
+        """Sends bytes to the process `rank`, and returns when it receives them."""
+        raise NotImplementedError("one process has no other to send to")
+
+    def receive(self, rank: int) -> bytes:
+        """The next bytes that the process `rank` sends to this one."""
+        raise NotImplementedError("one process has no other to receive from")
 
     def is_heard(self) -> bool:
         """Whether this process is the one to report an error, which the others may have too."""
@@ -93,9 +105,9 @@ class Peers:
         """A tensor shaped as `weight`, from every process's part of it."""
         return part
 
-    def part(self, weight: Tensor, whole: Tensor) -> Tensor:
-        """This process's part of a whole tensor shaped as `weight`."""
-        return whole
+    def rows_of(self, weight: Tensor) -> slice:
+        """The rows of a weight that are this process's part."""
+        return slice(0, weight.shape[0])
 
     def rows_held(self, weight: Tensor, rows: tuple[int, ...]) -> list[list[int]]:
         """By rank, the rows that a process has of each of the matrices that a weight holds. rows:

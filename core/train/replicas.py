@@ -44,7 +44,7 @@ def naming_lost_peers() -> Iterator[None]:
     except RuntimeError as error:
         if not is_lost_peer(error):
             raise
-        raise LostPeerError("another process of this training has ended") from error
+        raise LostPeerError("another process has ended") from error
 
 
 class Replicas(Peers):
@@ -90,8 +90,33 @@ class Replicas(Peers):
         found: T = made if self.leads else json.loads(content.numpy().tobytes())
         return found
 
+    def share(self, value: Any) -> list[Any]:
+        text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        sizes = [int(size) for (size,) in self.gather([text.numel()])]
+        own = torch.zeros(max(sizes), dtype=torch.uint8)
+        own[: text.numel()] = text
+        found = [torch.empty_like(own) for _ in sizes]
+        with naming_lost_peers():
+            dist.all_gather(found, own)
+        each = zip(found, sizes, strict=True)
+        return [json.loads(other[:size].numpy().tobytes()) for other, size in each]
+
     def wait(self) -> None:
         self.agree(0)
+
+    def send(self, data: bytes, rank: int) -> None:
+        content = torch.frombuffer(bytearray(data or b"-"), dtype=torch.uint8)
+        with naming_lost_peers():
+            dist.send(torch.tensor(len(data)), rank)
+            dist.send(content, rank)
+
+    def receive(self, rank: int) -> bytes:
+        size = torch.tensor(0)
+        with naming_lost_peers():
+            dist.recv(size, rank)
+            content = torch.empty(max(1, int(size)), dtype=torch.uint8)
+            dist.recv(content, rank)
+        return content.numpy().tobytes()[: int(size)]
 
     def is_heard(self) -> bool:
         """The leading process is; another one if that is silent for HEARING_SECONDS."""

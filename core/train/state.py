@@ -19,14 +19,14 @@ from ..exchange.imported import open_start
 from ..model.lora import adapt, merged
 from ..model.sequence_model import SequenceModel, with_weights
 from ..ops.device import pick_device, use_threads
-from ..runs.checkpoints import Checkpoint
+from ..runs.checkpoints import MODEL, OPTIMIZER, WHOLE, Checkpoint, Part
 from ..runs.run import Run
-from ..runs.tensors import load_weights, read_tensors
+from ..runs.tensors import load_weights, open_tensors
 from ..task import Task
 from .average import in_use
 from .budget import EVALUATIONS, Plan
 from .early_stopping import EarlyStopping
-from .optim import load_state_tensors, make_optimizers, state_tensors
+from .optim import load_state_tensors, make_optimizers, parameter_of, state_tensors
 from .optimizer import Optimizer
 from .peers import ALONE, Peers
 from .prepare import training_data, training_items
@@ -64,12 +64,23 @@ class State:
             self.config = replace(self.config, patience=patience)
 
     def save(self, run: Run) -> None:
-        """Writes a checkpoint of this step, see `checkpoints.save`: in the leading process, with
-        the parts of all others, which must call this too."""
-        weights = self._weights(torch.device("cpu") if self.peers.shards else None)
+        """Writes a checkpoint of this step, see `checkpoints.save`. All processes must call this:
+        where weights are sharded, each writes its rows, else the leading one writes all."""
+        peers, part = self.peers, WHOLE
+        if not (peers.leads or peers.shards):
+            return
+        weights, first_rows = {}, {}
+        with in_use(self.optimizers):
+            for name, p in self._trained():
+                weight = peers.local(p.detach())
+                # outside `in_use` the memory of a shard has other values again
+                weights[name] = weight.clone() if peers.shards else weight
+                first_rows[name] = peers.rows_of(p).start
         optimizer = state_tensors(self.model, self.optimizers)
-        if self.peers.leads:
-            run.save(self.step, weights, optimizer, self.about())
+        if peers.shards:
+            first_rows |= {key: first_rows[parameter_of(key)] for key in optimizer}
+            part = Part(peers.rank, peers.size, first_rows, peers.share)
+        run.save(self.step, weights, optimizer, self.about(), part)
 
     def about(self) -> dict[str, Any]:
         """What of the state is not a tensor, as JSON has it."""
@@ -79,16 +90,18 @@ class State:
             "early_stopping": asdict(self.early_stopping),
         }
 
-    def _weights(self, device: torch.device | None = None) -> dict[str, Tensor]:
-        """The trained weights to score, save and sample with, by name, on a device (None: their
-        own); in other processes than the leading one none."""
+    def _trained(self) -> list[tuple[str, Tensor]]:
+        return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+
+    def _whole_weights(self) -> dict[str, Tensor]:
+        """The weights to score and sample with, by name; in other processes than the leading one
+        none."""
         found = {}
-        trained = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
         with in_use(self.optimizers):
-            for name, p in trained:
+            for name, p in self._trained():
                 weight = self.peers.whole(p, self.peers.local(p.detach()))
                 if self.peers.leads:
-                    found[name] = weight if device is None else weight.to(device)
+                    found[name] = weight
         return found
 
     @contextmanager
@@ -96,7 +109,7 @@ class State:
         """Inside, a model with the weights to score and sample with, and without adapters. All
         processes must enter; where weights are sharded, only the leading one's model has values."""
         if self.peers.shards:
-            yield with_weights(self.model.config, self._weights())
+            yield with_weights(self.model.config, self._whole_weights())
         else:
             with in_use(self.optimizers):
                 yield merged(self.model)
@@ -155,12 +168,19 @@ def _placed(model: SequenceModel, device: torch.device, config: TrainConfig, pee
 
 
 def resume(
-    run: Run, note: Note, device: str, cache: Path, moved: Paths = (), peers: Peers = ALONE
+    run: Run,
+    note: Note,
+    device: str,
+    cache: Path,
+    moved: Paths = (),
+    peers: Peers = ALONE,
+    checked: int | None = None,
 ) -> tuple[Task, Plan, State]:
     """A run at its newest undamaged checkpoint, or at its beginning if it has none.
 
-    Its data is read again, from the files `moved` if there are any. DataError if the data has
-    changed, DamagedError if no checkpoint is usable.
+    Its data is read again, from the files `moved` if there are any. checked: the step at which the
+    leading process of several has resumed: that checkpoint is taken, and not checked once more.
+    DataError if the data has changed, DamagedError if no checkpoint is usable.
     """
     run.check()
     config = run.config
@@ -187,8 +207,10 @@ def resume(
         where,
         config["plan"],
     )
-    for checkpoint in reversed(run.checkpoints()):
+    for checkpoint in reversed([c for c in run.checkpoints() if checked in (None, c.step)]):
         try:
+            if checked is None:
+                run.check_checkpoint(checkpoint)
             return task, plan, _restored(run, checkpoint, where, peers)
         except DamagedError as error:
             note(f"{error}; going back to the checkpoint before")
@@ -205,9 +227,7 @@ def resume(
 
 
 def _restored(run: Run, checkpoint: Checkpoint, device: torch.device, peers: Peers) -> State:
-    run.check_checkpoint(checkpoint)
-    model = run.initial_model()
-    load_weights(model, checkpoint.path / "model.safetensors")
+    """The state that a checkpoint has, of which each process reads its part."""
     try:
         saved = json.loads((checkpoint.path / "state.json").read_bytes())
         config = from_json(TrainConfig, saved["train"], str(checkpoint.path))
@@ -216,11 +236,12 @@ def _restored(run: Run, checkpoint: Checkpoint, device: torch.device, peers: Pee
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedError(f"{checkpoint.path / 'state.json'}: no state ({error})") from error
     plans = [e for e in run.log() if e.get("event") == "replan" and e["step"] <= step]
-    state = _placed(model, device, config, peers)
+    state = _placed(run.initial_model(), device, config, peers)
     state.step, state.skipped, state.early_stopping = step, skipped, early_stopping
-    path = checkpoint.path / "optimizer.safetensors"
+    load_weights(state.model, checkpoint.path / MODEL, lambda p: (peers.local(p), peers.rows_of(p)))
+    path = checkpoint.path / OPTIMIZER
     try:
-        load_state_tensors(state.model, state.optimizers, read_tensors(path))
+        load_state_tensors(state.model, state.optimizers, open_tensors(path))
     except ConfigError as error:
         raise ConfigError(f"{run.path}: {error}") from None
     except ValueError as error:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from ...core.divided import Unit, divided
 from ...core.protocols import Sequence, Tokenizer
 from ...core.task import Prediction
 from ...core.terms import Terms
@@ -27,20 +29,18 @@ def predictions(
     model: object, tokenizer: LabelTokenizer, sequences: Iterable[Sequence]
 ) -> Iterator[Prediction]:
     """The most likely label at the end of each sequence, of a tokenizer with last labels."""
-    import torch
-
     from ...core.data.datasets import collate
-    from ...core.model.loss import hidden_states
     from ...core.model.sequence_model import SequenceModel
-    from ...core.score.likelihood import as_tensors
+    from ...core.score.likelihood import as_unit
 
     assert isinstance(model, SequenceModel)
     low, high = tokenizer.label_ids
-    was_training = model.training
-    model.eval()
-    try:
+    waiting: deque[list[str | None]] = deque()  # the labels of batches that are being computed
+
+    def units() -> Iterator[Unit]:
         for chunk in _batches(sequences):
             labels = [last_label(s, tokenizer) for s in chunk]
+            waiting.append(labels)
             # the id at the place of a missing label is not read by the model
             padded = [
                 s if label is not None else Sequence(np.append(s.ids, low), s.given, side=s.side)
@@ -48,17 +48,35 @@ def predictions(
             ]
             width = max(map(len, padded))
             batch = collate([[(s, 0, len(s))] for s in padded], tokenizer, width)
-            with torch.no_grad():
-                hidden = hidden_states(model, as_tensors(batch, model.head.weight.device))
-                ends = torch.tensor([len(s) - 2 for s in padded], device=hidden.device)
-                last = hidden[torch.arange(len(padded), device=hidden.device), ends]
-                best = model.logits(last, low, high).double().softmax(-1).max(-1)
+            ends = [len(s) - 2 for s in padded]
+            yield {"ends": ends, "low": low, "high": high, **as_unit(batch)}
+
+    was_training = model.training
+    model.eval()
+    try:
+        for found in divided(likeliest_labels, (model,), units()):
             for label, value, index in zip(
-                labels, best.values.tolist(), best.indices.tolist(), strict=True
+                waiting.popleft(), found["values"], found["indices"], strict=True
             ):
                 yield Prediction(label, tokenizer.labels[index], value)
     finally:
         model.train(was_training)
+
+
+def likeliest_labels(model: Any, ends: list[int], low: int, high: int, **fields: Any) -> Unit:
+    """`indices`: of low ... high - 1, the likeliest id after each row's id at `ends`, and `values`,
+    its probability among these. fields: of `as_unit`."""
+    import torch
+
+    from ...core.model.loss import hidden_states
+    from ...core.score.likelihood import as_tensors, from_unit
+
+    with torch.no_grad():
+        hidden = hidden_states(model, as_tensors(from_unit(fields), model.head.weight.device))
+        places = torch.tensor(ends, device=hidden.device)
+        last = hidden[torch.arange(len(ends), device=hidden.device), places]
+        best = model.logits(last, low, high).double().softmax(-1).max(-1)
+    return {"values": best.values.tolist(), "indices": best.indices.tolist()}
 
 
 def _batches(sequences: Iterable[Sequence]) -> Iterator[list[Sequence]]:

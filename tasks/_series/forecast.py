@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 
 from ...core.config import SampleConfig
-from ...core.data.keyed_random import U64, key, mix
-from ...core.decode.forks import Forks, continue_all
+from ...core.decode.forks import continue_all
 from ...core.model.sequence_model import SequenceModel
-from ...core.protocols import Sequence
+from ...core.protocols import Ids, Sequence
 from ...tokenizers._scales import Scales, Values
 from ...tokenizers.bins import BinsTokenizer, Window
 from .training_rows import JITTER
@@ -86,14 +85,15 @@ def sample_paths(
     part = min(horizon, tokenizer.horizon)
     out = np.empty((len(histories), paths, part))
 
-    def run(forks: Forks, chosen: list[int]) -> None:
-        some = [histories[index] for index in chosen]
-        out[chosen] = _sample_batch(forks, tokenizer, some, part, paths, config)
-
     features = None
     if tokenizer.features:
         features = [tokenizer.feature_rows(len(s) + part, s.side) for s in histories]
-    continue_all(model, [sequence.ids for sequence in histories], paths, part, run, features)
+    prompts, names = [s.ids for s in histories], [s.side.get("id", "") for s in histories]
+    legal = np.array([tokenizer.support(len(s), s.side) for s in histories], np.int64)
+    for some, ids, within in continue_all(
+        model, prompts, names, paths, part, legal, config, features
+    ):
+        out[some] = _decoded(tokenizer, [histories[index] for index in some], ids, within)
     if part == horizon:
         return out
 
@@ -124,50 +124,21 @@ def _later_covariates(
     return {"covariates": found} if found else {}
 
 
-def _sample_batch(
-    forks: Forks,
-    tokenizer: BinsTokenizer,
-    histories: list[Sequence],
-    horizon: int,
-    paths: int,
-    config: SampleConfig,
+def _decoded(
+    tokenizer: BinsTokenizer, histories: list[Sequence], sampled: Ids, within: Values
 ) -> Values:
-    """`sample_paths` for some histories and a horizon of at most the tokenizer's."""
-    count = len(histories)
-    legal = np.array([tokenizer.support(len(s), s.side) for s in histories], np.int64)
-    names = [s.side.get("id", "") for s in histories]
-    uniforms = _hypercubes(config.seed, names, paths, horizon).reshape(-1, horizon)
-    sampled = np.empty((count * paths, horizon), np.int64)
-    within = np.empty((count * paths, horizon))  # position of each value in its bin, 0 to 1
-    for step in range(horizon):
-        sampled[:, step], within[:, step] = forks.sample(config, uniforms[:, step], legal)
-        if step + 1 < horizon:
-            forks.feed(sampled[:, step])
-
+    """(N, paths, horizon) values of the ids that follow N histories. within: the position of each
+    value in its bin, 0 to 1."""
+    count, paths, horizon = sampled.shape
     values = np.empty((count, paths, horizon))
     lengths = np.array(list(map(len, histories)))
     for length in np.unique(lengths):
         group = np.flatnonzero(lengths == length)
         past = np.stack([histories[i].ids for i in group]).repeat(paths, 0)
-        rows = (group[:, None] * paths + np.arange(paths)).ravel()
-        ids = np.concatenate((past, sampled[rows]), axis=1)
-        inside = np.full((len(rows), ids.shape[1] - 1), 0.5)
-        inside[:, -horizon:] = within[rows]
+        ids = np.concatenate((past, sampled[group].reshape(-1, horizon)), axis=1)
+        inside = np.full((len(ids), ids.shape[1] - 1), 0.5)
+        inside[:, -horizon:] = within[group].reshape(-1, horizon)
         scales = Scales.of([histories[i].side for i in group for _ in range(paths)])
         decoded = tokenizer.decode_rows(ids, scales, inside)[:, -horizon:]
         values[group] = decoded.reshape(len(group), paths, horizon)
     return values
-
-
-def _hypercubes(seed: int, names: list[str], paths: int, horizon: int) -> Values:
-    """(len(names), paths, horizon) random numbers, for each name and at each step one in each of
-    `paths` parts of [0, 1)."""
-    cells = np.arange(paths * horizon, dtype=np.uint64).reshape(paths, horizon)
-
-    def random(purpose: str) -> U64:
-        keys = np.array([key(seed, name, purpose) for name in names], np.uint64)
-        return mix(cells + keys[:, None, None], 0)
-
-    order = random("order").argsort(axis=1).argsort(axis=1)
-    inside = random("inside") / 2.0**64
-    return np.minimum((order + inside) / paths, np.nextafter(1, 0))

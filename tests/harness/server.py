@@ -26,7 +26,12 @@ from typing import Any, BinaryIO, NoReturn
 
 import warm
 
-LIBRARIES = ("pandas", "PIL.Image", "statsmodels.tsa.forecasting.theta", "huggingface_hub")
+LIBRARIES = (
+    *("pandas", "PIL.Image", "statsmodels.tsa.forecasting.theta", "huggingface_hub", "tokenizers"),
+    *("soundfile", "sacrebleu", "sklearn.cluster", "sklearn.feature_extraction.text"),
+    *("sklearn.linear_model", "sklearn.neighbors"),
+)
+TIMES = ("2024-01-01 12:00", "2024-01-01T12:00:00Z", "1 Jan 2024")  # their expressions are compiled
 TIMEOUT = 120  # seconds
 OPEN_FILES = "TFM_TEST_OPEN_FILES"  # a variable that limits the files of one command
 START_MODULES = ("cli.main", "cli.train", "cli.training")  # have the time of the command's start
@@ -227,8 +232,17 @@ def _drain(file: BinaryIO, out: list[bytes], number: int) -> None:
         out[number] = file.read()
 
 
-if __name__ == "__main__":
+def warm_up() -> None:
+    """Does once what each command would do again."""
     warm.warm()
     for each in LIBRARIES:
         importlib.import_module(each)
+    from tfm.tasks._series.forms import forms_of
+
+    for each in TIMES:
+        forms_of(each)
+
+
+if __name__ == "__main__":
+    warm_up()
     listen(socket.socket(fileno=int(sys.argv[1])))
