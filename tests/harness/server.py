@@ -28,7 +28,7 @@ import warm
 
 LIBRARIES = (
     *("pandas", "PIL.Image", "statsmodels.tsa.forecasting.theta", "huggingface_hub", "tokenizers"),
-    *("soundfile", "sacrebleu", "sklearn.cluster", "sklearn.feature_extraction.text"),
+    *("sacrebleu", "sklearn.cluster", "sklearn.feature_extraction.text"),
     *("sklearn.linear_model", "sklearn.neighbors"),
 )
 TIMES = ("2024-01-01 12:00", "2024-01-01T12:00:00Z", "1 Jan 2024")  # their expressions are compiled
