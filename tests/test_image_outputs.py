@@ -28,6 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "a.npz", x=pixels, y=LABELS)
     for place in ("first", "last", "none"):
         quick = ("--task", "image", "--steps", 40, "--size", "nano", "--patch", 1, "-q")
+        quick = (*quick, "--set", "train.batch=16")
         Tfm(folder)("train", *quick, "--data", "a.npz", "--labels", place, "--run", f"runs/{place}")
     for n in range(4):
         Image.fromarray(pixels[n] * 63).save(folder / f"p{n}.png")

@@ -176,7 +176,7 @@ def test_items_of_recall_have_many_lengths() -> None:
 def test_a_key_is_recalled(tfm: Tfm) -> None:
     """A small recall is learned, and asked for by hand."""
     shape = ("--length", 8, "--pairs", 2, "--vocabulary", 12, "--size", "nano")
-    train = ("train", "--task", "recall", *shape, "--set", "train.batch=64", "--run", "r")
+    train = ("train", "--task", "recall", *shape, "--set", "train.batch=32", "--run", "r")
     scores = tfm(*train, "--steps", 300, "--json").json()
     assert scores["accuracy"] > 0.9 > scores["floor"]["guess_accuracy"] == 0.5
     assert scores["unit"] == "value" and scores["units"] > 100

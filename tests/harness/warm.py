@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from pkgutil import walk_packages
 from typing import NoReturn
 
 HERE = Path(__file__).resolve().parent
@@ -31,9 +30,11 @@ def warm() -> None:
     import torch
 
     torch.set_num_threads(1)  # threads do not survive a fork, which would wait for them forever
+    root = HERE.parent.parent
     for package in PACKAGES:
-        for found in walk_packages([str(HERE.parent.parent / package)], f"tfm.{package}."):
-            importlib.import_module(found.name)
+        for file in sorted((root / package).rglob("*.py")):
+            name = ".".join(file.relative_to(root).with_suffix("").parts)
+            importlib.import_module(f"tfm.{name}")
 
 
 @contextmanager
