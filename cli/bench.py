@@ -96,7 +96,8 @@ def command(quiet: bool, as_json: bool, **flags: Any) -> None:
 
     say("matrix products ...", quiet)
     peaks = {
-        name: bench.matmul_peak(device, getattr(torch, name)) for name in ("float32", "bfloat16")
+        name: bench.matmul_peak(device, getattr(torch, name), min(0.5, flags["seconds"]))
+        for name in ("float32", "bfloat16")
     }
     found: dict[str, Any] = {
         "schema": 1,

@@ -9,11 +9,9 @@ in the same dtype. Decoding reads every weight once a token, so memory bandwidth
 from __future__ import annotations
 
 import ctypes
-import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +25,7 @@ from .model.layers import Linear
 from .model.sequence_model import SequenceModel
 from .ops import native_calls
 from .ops.device import use_threads
+from .ops.processes import Processes
 from .protocols import Array, Batch, Ids, Sequence
 from .train.loop import train
 from .train.optim import make_optimizers
@@ -34,7 +33,6 @@ from .train.optim import make_optimizers
 if TYPE_CHECKING:
     from ctypes import CDLL
 
-PRODUCT_SECONDS = 2.0  # of one product, at most, about
 MATRIX_SIZE = {"cpu": 2048, "cuda": 8192}  # rows and columns of the matrices of the peak FLOP/s
 PROMPT_TOKENS = 16
 READ_BYTES = {"cpu": 256 << 20, "cuda": 4 << 30}  # far more than the processor's caches hold
@@ -76,15 +74,16 @@ def median_seconds(call: Callable[[], object], device: torch.device, seconds: fl
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) -> float:
-    """FLOP/s of the product of two large square matrices; of smaller ones where a product would
-    take over PRODUCT_SECONDS, as in a dtype that the processor does not have."""
+    """FLOP/s of the product of two large square matrices, over about `seconds`; of smaller ones
+    where a product would take over four times that, as in a dtype that the processor does not
+    have."""
 
     def product_seconds(size: int, seconds: float) -> float:
         a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
         return median_seconds(lambda: a @ b, device, seconds)
 
     size = MATRIX_SIZE.get(device.type, 4096)
-    while size > 512 and 8**3 * product_seconds(size // 8, 0) > PRODUCT_SECONDS:
+    while size > 512 and 8**3 * product_seconds(size // 8, 0) > 4 * seconds:
         size //= 2
     return 2 * size**3 / product_seconds(size, seconds)
 
@@ -140,11 +139,10 @@ def measure_training_in_process(
         return pool.submit(measure_training, model_config, config, device, seconds).result()
 
 
-def new_process(threads: int, library: CDLL | None) -> ProcessPoolExecutor:
+def new_process(threads: int, library: CDLL | None) -> Processes:
     """One new process, with so many CPU threads. library: for `native_calls.load` in it."""
     path = None if library is None else library._name
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(1, context, _initialise_process, (threads, path))
+    return Processes(1, "tfm.core.bench_lengths", _initialise_process, threads, path)
 
 
 def _initialise_process(threads: int, library: str | None) -> None:

@@ -25,6 +25,8 @@ SERVER = Server()
 settings.register_profile("untimed", deadline=None)  # tests can be slow on a busy machine
 settings.load_profile("untimed")
 
+os.environ["OMP_WAIT_POLICY"] = "passive"  # a thread that waits leaves its core to other tests
+
 if "PYTEST_XDIST_WORKER" in os.environ:  # one worker per core: one thread each
     os.environ["OMP_NUM_THREADS"] = "1"
 

@@ -187,7 +187,7 @@ def test_a_field_is_used_where_it_changes_the_model(arch: str, field: str, value
 
 def test_a_run_that_goes_on_keeps_its_own_dropout(folder: Path) -> None:
     tfm = Tfm(folder)
-    train = ("train", "--task", "pairs", *DATA["pairs"], "--steps", 1, "--size", "nano")
+    train = ("train", "--task", "pairs", *DATA["pairs"], "--steps", 1, *SMALL[:4])
     tfm(*train, "--arch", "vaswani", "--run", "published")
     tfm(*train, "--arch", "vaswani", "--set", "model.dropout=0", "--run", "none")
     tfm("train", "--init", "none", *DATA["pairs"], "--steps", 1, "--run", "on")

@@ -524,7 +524,7 @@ def test_last_labels_are_predicted(tfm: Tfm, clips: Path) -> None:
     """Two tones of another pitch are soon told apart."""
     result = tfm(
         *("train", "--data", clips, "--tokenizer", "spectra:16", "--labels", "last"),
-        *("--size", "nano", "--steps", 60, "--run", "run", "--json"),
+        *("--size", "nano", "--set", "train.batch=16", "--steps", 60, "--run", "run", "--json"),
     )
     scores = result.json()
     assert scores["accuracy"] == 1.0

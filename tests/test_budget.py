@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,8 +16,17 @@ import pytest
 from helpers import prose
 
 from tfm.core.config import TrainConfig
+from tfm.core.ops import cores
+from tfm.core.ops.cores import Usage
 from tfm.core.runs.run import Run
-from tfm.core.train.budget import EVALUATIONS, PROGRESS_TOKENS, Plan, Speed, make_plan
+from tfm.core.train.budget import (
+    EVALUATIONS,
+    PROGRESS_TOKENS,
+    Plan,
+    Speed,
+    by_free_cores,
+    make_plan,
+)
 from tfm.core.train.controls import Controls
 from tfm.core.train.events import Evaluated, Event, Finished, Replanned, RunLog, Saved, Stepped
 from tfm.core.train.fit import SAVE_SECONDS, fit
@@ -303,3 +316,77 @@ def test_the_standard_error_of_a_ratio() -> None:
     found = [mean_and_error(n, t) for n, t in zip(nats.tolist(), tokens.tolist(), strict=True)]
     means, errors = np.array(found, float).T
     assert errors.mean() == pytest.approx(means.std(), rel=0.05)
+
+
+# -- a machine that others use too ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("slow_from", [0, 3, 20, 30, 37])
+def test_a_machine_that_becomes_six_times_as_slow_keeps_the_budget(
+    prepared: Prepared, tmp_path: Path, slow_from: int
+) -> None:
+    """Whenever it does. The final score is slower then, too; what is seen near the end only leaves
+    less time for it than it takes."""
+    clock = Clock()
+    sets = {"model": {"layers": 1, "width": 16, "heads": 2, "context": 16}, "train": {"batch": 2}}
+    asked = request(None, steps=160, size="nano", sets=sets)
+    found = make_plan(asked, prepared, None, tmp_path / "cache", quiet)
+    found.about |= {"reserve_seconds": 2.0, "step_seconds": 0.25}
+    config = describe_config(asked, prepared, found, [], {})
+    run = Run.create(tmp_path / "run", config, prepared.tokenizer, prepared.heldout)
+    state = fresh_state(found, None)
+    for event in fit(run, prepared.task, found, state, Deadline(1042.0, clock), clock=clock):
+        if isinstance(event, Stepped):
+            clock.now += 0.25 if clock.now < 1000 + slow_from else 1.5
+    final = 12.0
+    assert 1036 <= clock.now + final <= 1045 + (0 if slow_from < 25 else final - 2)
+
+
+@pytest.mark.parametrize(("others", "speedup"), [(0.1, 2.0), (1.0, 2.0), (1.0, 0.8)])
+def test_fewer_threads_are_tried_where_others_use_cores(
+    monkeypatch: pytest.MonkeyPatch, others: float, speedup: float
+) -> None:
+    said, threads = list[str](), [2]
+    monkeypatch.setattr("tfm.core.train.budget.allowed_cores", lambda: 2)
+    monkeypatch.setattr(Usage, "by_others", lambda self: others)
+    monkeypatch.setattr("tfm.core.train.budget.use_threads", threads.append)
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads[-1])
+    seconds = {2: 1.0, 1: 1 / speedup}
+    speed = by_free_cores(lambda: Speed(seconds[threads[-1]], 1.0), said.append)()
+    tried, kept = others > 0.5, others > 0.5 and speedup > 1
+    assert (1 in threads) == tried
+    assert (threads[-1], speed.step_seconds) == ((1, 0.5) if kept else (2, 1.0))
+    assert said == ["other processes use 1.0 of 2 cores: train.threads=1 is 2.0 times as fast as 2"
+                    ] * kept  # fmt: skip
+
+
+def test_the_use_of_cores_is_read_from_the_kernel(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    statistics = tmp_path / "stat"
+    monkeypatch.setattr(cores, "STATISTICS", statistics)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 2})
+    hertz = os.sysconf("SC_CLK_TCK")
+    line = "cpu{} {busy} 1 2 {idle} 5 0 0 7 100 100\n"
+
+    def write(busy: int) -> None:
+        own = (line.format(n, busy=busy if n != 1 else 9**9, idle=10**6) for n in (0, 1, 2, 10))
+        statistics.write_text("cpu 1 2 3 4\n" + "".join(own) + "intr 5 6\n\n")
+
+    write(0)
+    usage = cores.Usage(began=time.monotonic() - 100)
+    write(50 * hertz)
+    assert usage.by_others() == pytest.approx(1.0, abs=0.1)
+    write(500 * hertz)
+    assert usage.by_others() == 2.0, "not more than there are"
+    statistics.unlink()
+    assert usage.by_others() == 0.0
+
+
+@pytest.mark.skipif(not cores.STATISTICS.exists(), reason="only Linux tells")
+def test_a_process_beside_is_seen() -> None:
+    usage = cores.Usage()
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
+        time.sleep(0.5)
+        other.kill()
+    assert usage.by_others() > 0.2

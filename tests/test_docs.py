@@ -111,7 +111,9 @@ def test_the_page_on_forecasting_runs_in_order_as_one_script(tmp_path: Path) -> 
     script = "\n".join(shell_blocks(ROOT / "docs/forecasting.md")).replace(
         "--steps 30", "--steps 3"
     )
-    out = run_shell_block(script.replace("|| echo", "2>&1 || echo"), tmp_path, {})
+    out = run_shell_block(
+        script.replace("|| echo", "2>&1 || echo"), tmp_path, {"TFM_SET": QUICK["TFM_SET"]}
+    )
     assert "B - A" in out and (tmp_path / "fan.png").exists()
     assert (tmp_path / "runs/current").resolve().name != "calendar"  # the run of weekly.sh
     assert len((tmp_path / "forecast.csv").read_text().splitlines()) == 53

@@ -81,7 +81,8 @@ def chorales(tmp_path_factory: pytest.TempPathFactory, site: Path) -> Trained:
     parts = {part: [random_chorale(draw, 140) for _ in range(n)] for part, n in counts.items()}
     (folder / "chorales.json").write_text(json.dumps(parts))
     train = ("train", "--data", "chorales.json", "--size", "nano", "--steps", 20, "--run", "run")
-    result = Tfm(folder, {"PYTHONPATH": str(site)})(*train, "--json")
+    small = ("--set", "train.batch=4", "--json")
+    result = Tfm(folder, {"PYTHONPATH": str(site)})(*train, *small)
     assert "chorales.json looks like --task chorales" in result.err
     assert "training on 60 items; held out: 12 items; test 12 items" in result.err
     return Trained(folder / "run", result.json())

@@ -156,7 +156,7 @@ def all_binary(height: int, width: int) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    "size, patch", [((4, 4), (2, 2)), ((3, 3), (1, 1)), ((3, 4), (4, 2)), ((3, 4), (2, 3))]
+    "size, patch", [((4, 3), (2, 1)), ((3, 3), (1, 1)), ((3, 4), (4, 2)), ((3, 4), (2, 3))]
 )
 def test_probabilities_of_all_binary_pictures_sum_to_one(
     size: tuple[int, int], patch: tuple[int, int]

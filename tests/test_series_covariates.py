@@ -208,9 +208,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Tfm:
     (tfm.folder / "t.csv").write_text("\n".join(table(0, 160)) + "\n")
     train = ("train", "--task", "series", "--data", "t.csv", "--target", "sales", "--horizon", 7)
     shape = ("--season", 7, "--history", 28, "--size", "nano", "--tokenizer", "bins:128", "-q")
-    few = ("--steps", 40, "--set", "train.batch=16")
+    small = ("--set", "train.batch=16")
+    few = ("--steps", 40, *small)
     tfm(*train, *shape, *few, "--run", "none")
-    tfm(*train, *shape, "--steps", 130, "--known", "promo,shop", "--run", "known")
+    tfm(*train, *shape, "--steps", 200, *small, "--known", "promo,shop", "--run", "known")
     tfm(*train, *shape, *few, "--past", "leak", "--calendar", "--run", "past")
     return tfm
 

@@ -177,7 +177,7 @@ def test_a_key_is_recalled(tfm: Tfm) -> None:
     """A small recall is learned, and asked for by hand."""
     shape = ("--length", 8, "--pairs", 2, "--vocabulary", 12, "--size", "nano")
     train = ("train", "--task", "recall", *shape, "--set", "train.batch=32", "--run", "r")
-    scores = tfm(*train, "--steps", 300, "--json").json()
+    scores = tfm(*train, "--steps", 150, "--json").json()
     assert scores["accuracy"] > 0.9 > scores["floor"]["guess_accuracy"] == 0.5
     assert scores["unit"] == "value" and scores["units"] > 100
     answers = {(a, b): tfm("sample", "r", "-p", f"3 {a} 5 {b} 5").text for a, b in ((7, 9), (9, 7))}

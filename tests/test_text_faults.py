@@ -13,7 +13,7 @@ from conftest import Tfm
 
 MAKER = Path(__file__).parent.parent.parent / "shared" / "faults" / "make.py"
 pytestmark = pytest.mark.skipif(not MAKER.exists(), reason="the files that went wrong are not here")
-QUICK = ("--size", "nano", "-q")
+QUICK = ("--size", "nano", "--set", "train.batch=4", "-q")
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("toy")
     result = Tfm(folder, {"PYTHONPATH": str(TOY)})(
         *("train", "--task", "toy", "--grids", 50, "--size", "nano", "--steps", 30),
-        *("--run", "run", "--json"),
+        *("--set", "train.batch=8", "--run", "run", "--json"),
     )
     return Trained(folder / "run", result.json())
 
@@ -43,7 +43,8 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("digits")
     (folder / "numbers").write_text(NUMBERS)
     arguments = ("train", "--task", "digits", "--data", "numbers", "--size", "nano", "--steps", 20)
-    result = Tfm(folder, {"PYTHONPATH": str(TOY)})(*arguments, "--run", "run", "--json")
+    small = ("--set", "train.batch=8", "--run", "run", "--json")
+    result = Tfm(folder, {"PYTHONPATH": str(TOY)})(*arguments, *small)
     return Trained(folder / "run", result.json())
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import os
 import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
@@ -14,6 +13,7 @@ import torch
 from ..config import ModelConfig
 from ..errors import UsageError
 from . import amx_block
+from .cores import allowed_cores
 from .native_calls import has_tiles
 
 MAX_THREADS = 64
@@ -84,9 +84,7 @@ def autocast(device: torch.device, dtype: str) -> AbstractContextManager[object]
 def use_threads(threads: int) -> int:
     """Sets torch's CPU threads (0: all that this process may use), and returns their number."""
     if not threads:
-        threads = torch.get_num_threads()
-        if hasattr(os, "sched_getaffinity"):
-            threads = min(threads, len(os.sched_getaffinity(0)))
+        threads = min(torch.get_num_threads(), allowed_cores())
     threads = min(threads, MAX_THREADS)
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)

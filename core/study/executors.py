@@ -13,14 +13,14 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import TfmError, UsageError
+from ..ops.processes import Processes
 from .study import Job, Result
 from .worker import Worker, run_job
 
@@ -34,16 +34,13 @@ class LocalProcesses:
 
     def __init__(self, count: int, worker: Worker) -> None:
         self.count, self.worker = count, worker
-        self._others = set(multiprocessing.active_children())
-        self._pool: ProcessPoolExecutor | None = None
+        self._pool: Processes | None = None
 
     def submit(self, function: Callable[..., T], *args: Any) -> Future[T]:
         """Calls a function in one of the processes."""
         if self._pool is None:
-            context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self.count, context, _begin, (self.worker,))
-        with _interrupts_blocked():
-            return self._pool.submit(function, *args)
+            self._pool = Processes(self.count, "tfm.core.study.worker", _begin, self.worker)
+        return self._pool.submit(function, *args)
 
     def results(self, jobs: Sequence[Job], folder: Path) -> Iterator[Result]:
         futures = [self.submit(run_job, job, folder, self.worker) for job in jobs]
@@ -57,9 +54,7 @@ class LocalProcesses:
 
     def close(self) -> None:
         if self._pool is not None:
-            for child in set(multiprocessing.active_children()) - self._others:
-                child.kill()
-            self._pool.shutdown(cancel_futures=True)
+            self._pool.close()
             self._pool = None
 
 
@@ -137,20 +132,6 @@ def _outcome(submitted: Any) -> Result:
 def _as_they_finish(futures: Sequence[Future[Result]]) -> Iterator[Result]:
     for future in as_completed(futures):
         yield future.result()
-
-
-@contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Processes that start within do not take Ctrl-C, which is for their parent; it gets one of
-    this time at the end."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin(worker: Worker) -> None:

@@ -18,6 +18,7 @@ from ..config import ModelConfig, TrainConfig, parse_value
 from ..data.datasets import step_batch
 from ..model.lora import adapt
 from ..model.sequence_model import SequenceModel
+from ..ops.cores import Usage, allowed_cores
 from ..ops.device import pick_device, use_threads
 from ..protocols import Dataset
 from ..score.likelihood import batch_nll
@@ -96,6 +97,32 @@ def measure(
     return Speed(sum(times) / len(times), tokens_per_second, target_share)
 
 
+def by_free_cores(measure: Callable[..., Speed], note: Note) -> Callable[..., Speed]:
+    """`measure`, which measures once more with fewer threads if other processes use some of the
+    cores, and leaves the faster number of threads set: threads wait for the slowest of them."""
+
+    def measured(*args: Any) -> Speed:
+        usage, threads = Usage(), torch.get_num_threads()
+        speed = measure(*args)
+        others = usage.by_others()
+        fewer = max(1, round(allowed_cores() - others))
+        if fewer >= threads:
+            return speed
+        use_threads(fewer)
+        with_fewer = measure(*args)
+        ratio = speed.step_seconds / with_fewer.step_seconds
+        if ratio < 1:
+            use_threads(threads)
+            return speed
+        note(
+            f"other processes use {others:.1f} of {allowed_cores()} cores: train.threads={fewer} "
+            f"is {ratio:.1f} times as fast as {threads}"
+        )
+        return with_fewer
+
+    return measured
+
+
 def make_plan(
     request: Request,
     prepared: Prepared,
@@ -107,7 +134,10 @@ def make_plan(
     """The plan for a request. deadline: the end of the time budget; None if the request has a
     number of steps or tokens, and then `measure` is not called."""
     device = pick_device(request.device)
-    use_threads(parse_value(request.sets.get("train", {}).get("threads", 0), int, "train.threads"))
+    threads = parse_value(request.sets.get("train", {}).get("threads", 0), int, "train.threads")
+    use_threads(threads)
+    if not threads and request.nproc == 1 and device.type == "cpu":
+        measure = by_free_cores(measure, note)
     planner = Planner(request, prepared, device, cache)
     size = request.size or "tiny"
     if deadline is not None and request.size is None and deadline.left() < SHORT_SECONDS:

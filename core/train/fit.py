@@ -6,6 +6,7 @@ or a stop through `Controls`.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,8 +23,8 @@ from .state import State
 from .validation import Validation
 
 SAVE_SECONDS = 300.0  # between checkpoints, if train.save_every is 0
-REPLAN_AT = (0.1, 0.25, 0.45, 0.65, 0.8, 0.9)  # fractions of the steps
-MIN_REPLAN_CHANGE = 0.015  # of the steps; smaller changes are not worth a new schedule
+REPLAN_AT = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)  # of the time for steps
+MIN_REPLAN_CHANGE = 0.015  # of that time; smaller changes are not worth a new schedule
 
 
 @dataclass
@@ -55,7 +56,7 @@ def fit(
     """
     controls, replay, peers = controls or Controls(), replay or Replay(), state.peers
     validation = Validation(run, task, state, plan)
-    pace = _Pace(state.step, clock)
+    timing = None if deadline is None else _Timing(deadline, plan, state.step)
     saved_at = clock()
 
     yield from _replayed(state, replay)
@@ -77,7 +78,8 @@ def fit(
             # what one process is asked for, all do
             every = config.save_every
             due = step.index % every == 0 if every else clock() - saved_at > SAVE_SECONDS
-            stop, save, late = peers.agree(controls.stop, controls.save, due)
+            timed = timing is not None and peers.leads and timing.is_due()
+            stop, save, late, replan = peers.agree(controls.stop, controls.save, due, timed)
 
             # save on request, and stop or continue
             if stop:
@@ -96,10 +98,10 @@ def fit(
                 saved_at = saved_at if best else clock()
                 yield Saved(step.index)
 
-            # at a few steps: correct the number of steps by the measured speed
-            if deadline is not None and step.index in _replan_steps(config.steps):
-                steps = peers.spread(partial(_steps_in_time, step.index, deadline, plan, pace))
-                if abs(steps - config.steps) > MIN_REPLAN_CHANGE * config.steps:
+            # at a few times: correct the number of steps by the measured speed
+            if timing is not None and replan and step.index < config.steps:
+                steps = peers.spread(partial(timing.steps, step.index, config.steps))
+                if steps != config.steps:
                     yield replanned(state, steps)
 
             yield from _replayed(state, replay)
@@ -123,24 +125,31 @@ def _replayed(state: State, replay: Replay) -> Iterator[Replanned]:
     yield from (replanned(state, *plan) for plan in replay.replans.get(state.step, ()))
 
 
-def _steps_in_time(step: int, deadline: Deadline, plan: Plan, pace: _Pace) -> int:
-    """How many steps in all there is time for, at the speed since the last call."""
-    seconds = deadline.left() - plan.about.get("reserve_seconds", 0.0)
-    return step + max(1, int(seconds / pace.seconds_per_step(step)))
+class _Timing:
+    """Decides when to correct the number of steps, so that all ends by a deadline, and to what."""
 
+    def __init__(self, deadline: Deadline, plan: Plan, step: int) -> None:
+        self.deadline, self.step = deadline, step
+        self.reserve: float = plan.about.get("reserve_seconds", 0.0)
+        self.planned: float = plan.about.get("step_seconds", math.inf)
+        self.begun = self.measured = deadline.left()
+        self.seconds = self.begun - self.reserve  # for all steps
+        self.ahead = list(REPLAN_AT)
 
-def _replan_steps(steps: int) -> set[int]:
-    return {int(steps * fraction) for fraction in REPLAN_AT}
+    def is_due(self) -> bool:
+        """Whether the time for steps has passed another of REPLAN_AT."""
+        spent, count = self.begun - self.deadline.left(), len(self.ahead)
+        while self.ahead and spent >= self.ahead[0] * self.seconds:
+            del self.ahead[0]
+        return len(self.ahead) < count
 
-
-class _Pace:
-    """Measures seconds per step, including saving and scoring, since the last measurement."""
-
-    def __init__(self, step: int, clock: Callable[[], float]) -> None:
-        self.clock, self.step, self.at = clock, step, clock()
-
-    def seconds_per_step(self, step: int) -> float:
-        now = self.clock()
-        seconds = (now - self.at) / max(1, step - self.step)
-        self.step, self.at = step, now
-        return seconds
+    def steps(self, step: int, planned: int) -> int:
+        """How many steps in all there is time for, at the speed since the last call, which includes
+        saving and scoring; `planned` if that is about the same. The final score takes as much
+        longer than planned as the steps do."""
+        left = self.deadline.left()
+        pace = (self.measured - left) / max(1, step - self.step)
+        self.step, self.measured = step, left
+        slower = max(1.0, pace / self.planned)
+        steps = step + max(1, int((left - slower * self.reserve) / max(pace, 1e-9)))
+        return steps if abs(steps - planned) * pace > MIN_REPLAN_CHANGE * self.seconds else planned

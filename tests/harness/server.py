@@ -27,7 +27,9 @@ from typing import Any, BinaryIO, NoReturn
 import warm
 
 LIBRARIES = (
-    *("pandas", "PIL.Image", "statsmodels.tsa.forecasting.theta", "huggingface_hub", "tokenizers"),
+    *("pandas", "pyarrow.pandas_compat", "statsmodels.tsa.forecasting.theta"),
+    *("statsmodels.tsa.holtwinters", "PIL.GifImagePlugin", "PIL.JpegImagePlugin"),
+    *("PIL.PngImagePlugin", "huggingface_hub", "tokenizers", "torch.utils._device"),
     *("sacrebleu", "sklearn.cluster", "sklearn.feature_extraction.text"),
     *("sklearn.linear_model", "sklearn.neighbors"),
 )
@@ -148,6 +150,7 @@ class Server:
                     pass_fds=(listener.fileno(),),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
+                    env={**os.environ, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"},  # cheap forks
                 )
         return Path(self.folder.name, "socket")
 
