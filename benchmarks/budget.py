@@ -1,6 +1,7 @@
 """How well `tfm train --budget` keeps its time: seconds from the start of the process to its exit.
 
     python benchmarks/budget.py [--budgets 3 5 8 20] [--beside 0] [--after 0]
+                                [--only text series]
 
 Each command is a process of its own, with nothing else running, or with `--beside` processes that
 are always busy, from `--after` of the budget on (0.5: from its half). A first run, which fills the
@@ -48,11 +49,13 @@ def main() -> None:
     parser.add_argument("--budgets", type=float, nargs="+", default=[3, 5, 8, 20])
     parser.add_argument("--beside", type=int, default=0)
     parser.add_argument("--after", type=float, default=0.0)
+    parser.add_argument("--only", nargs="+", choices=COMMANDS, default=list(COMMANDS))
     asked = parser.parse_args()
     heading()
     rows = [("seconds taken", *(f"--budget {b:g}s" for b in asked.budgets))]
     with tempfile.TemporaryDirectory() as folder:
-        for name, flags in COMMANDS.items():
+        for name in asked.only:
+            flags = COMMANDS[name]
             seconds(folder, flags, asked.budgets[0])
             load = asked.beside, asked.after
             times = [seconds(folder, flags, budget, *load) for budget in asked.budgets]

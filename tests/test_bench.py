@@ -1,6 +1,8 @@
 """`tfm bench`: its FLOPs formula against torch's FLOP counter, its table and its JSON."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -60,6 +62,18 @@ def test_it_prints_a_table_or_json(tfm: Tfm) -> None:
     assert all(row["tokens_per_second"] > 0 for row in found["decoding"])
     table = _tables(found)
     assert "training" in table and "decoding" in table and "context" in table
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups of POSIX")
+def test_ctrl_c_ends_all_of_its_processes_in_silence(tfm: Tfm) -> None:
+    """As the process that measures imports torch: a terminal sends the signal to both."""
+    args = ("bench", "--size", "nano", "--seconds", 0, "--context", 8, "--vocab", 40)
+    process = tfm.start(*args, start_new_session=True)
+    assert process.stderr is not None
+    assert any(line.startswith(b"training") for line in process.stderr)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.communicate(timeout=60) == (b"", b"")
+    assert process.returncode == -signal.SIGINT
 
 
 @pytest.mark.parametrize(

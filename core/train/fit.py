@@ -145,8 +145,8 @@ class _Timing:
 
     def steps(self, step: int, planned: int) -> int:
         """How many steps in all there is time for, at the speed since the last call, which includes
-        saving and scoring; `planned` if that is about the same. The final score takes as much
-        longer than planned as the steps do."""
+        saving and scoring; `planned` if that is about the same. The time that is kept for the
+        final score grows as that of a step does."""
         left = self.deadline.left()
         pace = (self.measured - left) / max(1, step - self.step)
         self.step, self.measured = step, left
