@@ -17,6 +17,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, NoReturn
 
+from ..core.cores import allowed_cores
 from ..core.errors import TfmError, UsageError
 from .main import START_VARIABLE, exit_process
 from .options import Count, F, option
@@ -74,8 +75,7 @@ def launch(count: int, began: float, divides_cores: bool) -> NoReturn:
     then leave the cores to the others."""
     os.environ[START_VARIABLE] = str(began)
     if divides_cores:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // count)))
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, allowed_cores() // count)))
     else:
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     with tempfile.TemporaryDirectory(prefix="tfm-launch-") as folder:

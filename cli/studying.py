@@ -4,7 +4,6 @@ flags are in study_options.py."""
 from __future__ import annotations
 
 import itertools
-import os
 import shutil
 import sys
 import time
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..core.cores import allowed_cores
 from ..core.errors import UsageError
 from . import kernels, settings
 from . import options as opt
@@ -192,8 +192,7 @@ def _begin(ctx: click.Context, verb: str, flags: dict[str, Any]) -> tuple[Study,
     from ..core.study.study import Study, request_to_json
 
     on_cpu = pick_device(request.device).type == "cpu"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    processes = flags["jobs"] or ((cores or 1) if on_cpu else 1)
+    processes = flags["jobs"] or (allowed_cores() if on_cpu else 1)
     folder = Path(flags["study"]) if flags["study"] else _default_folder(verb)
     definition = {
         "verb": verb,
@@ -201,7 +200,7 @@ def _begin(ctx: click.Context, verb: str, flags: dict[str, Any]) -> tuple[Study,
         "flags": {n: v for n, v in flags.items() if n not in AT_ANY_TIME - {"cluster"} | {"study"}},
         "request": request_to_json(request),
         "processes": processes,
-        "threads": max(1, (cores or 1) // processes),  # another number would give other bits
+        "threads": max(1, allowed_cores() // processes),  # another number would give other bits
     }
     study = Study.create(folder, definition)
     data, valid, test = (

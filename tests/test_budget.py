@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 from helpers import prose
 
+from tfm.core import cores
 from tfm.core.config import TrainConfig
-from tfm.core.ops import cores
-from tfm.core.ops.cores import Usage
 from tfm.core.runs.run import Run
 from tfm.core.train.budget import (
     EVALUATIONS,
@@ -348,7 +347,7 @@ def test_fewer_threads_are_tried_where_others_use_cores(
 ) -> None:
     said, threads = list[str](), [2]
     monkeypatch.setattr("tfm.core.train.budget.allowed_cores", lambda: 2)
-    monkeypatch.setattr(Usage, "by_others", lambda self: others)
+    monkeypatch.setattr(cores.Usage, "by_others", lambda self: others)
     monkeypatch.setattr("tfm.core.train.budget.use_threads", threads.append)
     monkeypatch.setattr("torch.get_num_threads", lambda: threads[-1])
     seconds = {2: 1.0, 1: 1 / speedup}
@@ -365,7 +364,7 @@ def test_the_use_of_cores_is_read_from_the_kernel(
 ) -> None:
     statistics = tmp_path / "stat"
     monkeypatch.setattr(cores, "STATISTICS", statistics)
-    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 2})
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 2}, raising=False)
     hertz = os.sysconf("SC_CLK_TCK")
     line = "cpu{} {busy} 1 2 {idle} 5 0 0 7 100 100\n"
 

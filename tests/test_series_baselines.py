@@ -121,7 +121,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Further processes start after two forecasts."""
     for name in ("SERIAL_SECONDS", "START_SECONDS"):
         monkeypatch.setattr(time_limit, name, -1.0)
-    monkeypatch.setattr(time_limit, "_cores", lambda: 2)
+    monkeypatch.setattr(time_limit, "allowed_cores", lambda: 2)
     monkeypatch.setattr(time_limit, "HOPELESS", 1e9)
 
 
@@ -186,7 +186,7 @@ def test_a_hopeless_baseline_is_given_up_early(monkeypatch: pytest.MonkeyPatch) 
         return np.zeros((1, horizon))
 
     monkeypatch.setattr(time_limit, "forecast", forecast)
-    monkeypatch.setattr(time_limit, "_cores", lambda: 1)
+    monkeypatch.setattr(time_limit, "allowed_cores", lambda: 1)
     monkeypatch.setattr(time_limit.time, "monotonic", lambda: clock[0])
     many = [Job(np.array([float(k)]), 1, 1) for k in range(1000)]
     with pytest.raises(TooSlow, match="left out, 4 of 1,000 forecasts took 4 s, all"):

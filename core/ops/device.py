@@ -11,9 +11,9 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from ..config import ModelConfig
+from ..cores import allowed_cores
 from ..errors import UsageError
 from . import amx_block
-from .cores import allowed_cores
 from .native_calls import has_tiles
 
 MAX_THREADS = 64

@@ -49,7 +49,9 @@ class Processes:
 
 @contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """Processes that start within do not take Ctrl-C; this one gets one of this time at the end."""
+    """Processes that start within do not take Ctrl-C; this one gets one of this time at the end.
+    They inherit the mask. It holds for this thread only, and a library's threads take the signal
+    all the same, so that a handler keeps it."""
     if not hasattr(signal, "pthread_sigmask") or current_thread() is not main_thread():
         yield
         return

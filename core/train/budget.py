@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 from ..config import ModelConfig, TrainConfig, parse_value
+from ..cores import Usage, allowed_cores
 from ..data.datasets import step_batch
 from ..model.lora import adapt
 from ..model.sequence_model import SequenceModel
-from ..ops.cores import Usage, allowed_cores
 from ..ops.device import pick_device, use_threads
 from ..protocols import Dataset
 from ..score.likelihood import batch_nll

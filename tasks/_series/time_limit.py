@@ -18,6 +18,7 @@ from threading import Thread
 
 import numpy as np
 
+from ...core.cores import allowed_cores
 from ...core.progress import tracked
 from ...tokenizers._scales import Values
 from .classical import forecast
@@ -66,7 +67,7 @@ def _forecasts(name: str, jobs: Sequence[Job], limit: float) -> Iterator[tuple[i
     deadline = time.monotonic() + limit
     # any first part of this order is spread evenly over the jobs, which are sorted by series
     order = np.argsort(np.arange(len(jobs)) * ((5**0.5 - 1) / 2) % 1).tolist()
-    processes = min(_cores(), MAX_PROCESSES)
+    processes = min(allowed_cores(), MAX_PROCESSES)
     began = time.monotonic()
     for done, index in enumerate(order):
         now = time.monotonic()
@@ -157,9 +158,3 @@ def serve() -> None:
         paths = Job(np.array(history, np.float64), season, horizon).forecast(name)
         out.write(json.dumps(paths.tolist()) + "\n")
         out.flush()
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
