@@ -286,7 +286,8 @@ def _resume(
         flags[name] if settings.origin(ctx, name) == "flag" else None
         for name in ("steps", "patience")
     )
-    planned, ended = state.config.steps, run.status()["final"] is not None
+    planned, final = state.config.steps, run.status()["final"]
+    ended = final is not None and final["step"] <= state.step  # not: the last checkpoint is damaged
     if steps and steps <= state.step:
         raise UsageError(f"--steps {steps}: {run.path} is at step {state.step} already")
     if patience and run.config["final_split"] == "valid":

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import small_model
+from helpers import LOGIT_ERROR, small_model
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_native import OTHERS
@@ -44,10 +44,11 @@ def logits_of(forks: Forks, rows: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("times", (1, 3, 7))
 @pytest.mark.parametrize("name", ("transformer", *SHARED, *WITH_FEATURES))
-@pytest.mark.parametrize("native", (False, True))
+@pytest.mark.parametrize("native", (None, "float32", "bfloat16"))
 def test_each_continuation_is_what_the_whole_model_says(
-    native: bool, name: str, times: int, kernels_in_c: None
+    native: str | None, name: str, times: int, kernels_in_c: None
 ) -> None:
+    """In torch, and in C with weights of either dtype."""
     fields: dict[str, Any] = {
         "context": 64,
         "layers": 2,
@@ -64,7 +65,7 @@ def test_each_continuation_is_what_the_whole_model_says(
     rows = len(prompts) * times
     forks: Forks
     if native:
-        compiled = native_model(model)
+        compiled = native_model(model, native)
         assert compiled is not None
         forks = NativeForks(model, compiled, prompts, times, STEPS + 1, features)
     else:
@@ -79,13 +80,17 @@ def test_each_continuation_is_what_the_whole_model_says(
         with torch.no_grad():
             hidden = model(torch.from_numpy(ids)[None], features=beside)
             wanted.append(model.logits(hidden)[0])
+    found, true = [], []
     for step in range(STEPS + 1):
-        found = logits_of(forks, rows)
-        for row in range(rows):
-            at = len(prompts[row // times]) + step - 1
-            torch.testing.assert_close(found[row], wanted[row][at], atol=2e-4, rtol=2e-4)
+        found += logits_of(forks, rows).clone()
+        true += [wanted[row][len(prompts[row // times]) + step - 1] for row in range(rows)]
         if step < STEPS:
             forks.feed(fed[:, step])
+    if native == "bfloat16":
+        error = (torch.stack(found) - torch.stack(true)).square().mean().sqrt()
+        assert error <= LOGIT_ERROR["bfloat16"] * torch.stack(true).std()
+    else:
+        torch.testing.assert_close(found, true, atol=2e-4, rtol=2e-4)
 
 
 def test_models_without_a_shared_cache_take_the_plain_way(kernels_in_c: None) -> None:
@@ -164,10 +169,12 @@ def test_every_prompt_is_continued_once(
         assert (out[some] == -1).all()
         out[some] = sampled
     assert model.training
+    same = []
     with torch.no_grad():
         for prompt, paths, numbers in zip(prompts, out, uniforms, strict=True):
             for ids, own in zip(paths, numbers, strict=True):
                 whole = torch.from_numpy(np.concatenate((prompt, ids)))[None]
                 logits = model.eval().logits(model(whole))[0, len(prompt) - 1 : -1]
                 wanted, _ = sample_ids_and_fractions(logits, SampleConfig(), own)
-                assert (ids == wanted).mean() > 0.9  # a number at the edge of an id may round
+                same.append(ids == wanted)
+    assert np.mean(same) > (0.97 if native else 0.998)  # a number at the edge of an id may round

@@ -15,7 +15,7 @@ from helpers import DECODERS, LOGIT_ERROR, FakeTokenizer, draw_rows, random_prom
 
 from tfm.core.config import SampleConfig
 from tfm.core.decode.batch_decoder import for_decoding
-from tfm.core.decode.native_model import NativeModel, supports
+from tfm.core.decode.native_model import MAX_QUERIES, NativeModel, supports
 from tfm.core.decode.native_slots import NativeSlots
 from tfm.core.decode.quantized_linear import DTYPES
 from tfm.core.decode.sampling import generate
@@ -113,7 +113,7 @@ def test_company_pieces_and_threads_change_not_a_bit(
     rows = NativeSlots(native, 9, 70)
     for threads, count in ((1, 9), (3, 9), (3, 4)):
         rows.threads, rows._thread_choosers = threads, {}
-        rows._buffers[4] = torch.zeros(threads, rows._model.cache_positions)
+        rows._buffers[4] = torch.zeros(threads, MAX_QUERIES, rows._model.cache_positions)
         rows._model.scores = rows._buffers[4].data_ptr()
         fed = np.arange(count)
         for row in fed:

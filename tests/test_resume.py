@@ -127,14 +127,16 @@ def test_half_a_line_of_the_log_is_what_a_kill_leaves(tfm: Tfm, whole: Path) -> 
 def test_a_damaged_checkpoint_costs_one_interval(tfm: Tfm, text: Path, whole: Path) -> None:
     path = tfm.folder / "run"
     interrupt(tfm.start(*training(text, "run", "--save-every", 4)), path, signal.SIGTERM, 9)
-    *_, before, last = Run(path).checkpoints()
-    with (last.path / "optimizer.safetensors").open("r+b") as file:
-        file.seek(5000)
-        file.write(b"\x01")
-    resumed = tfm("train", "--resume", "run")
-    assert "optimizer.safetensors: damaged" in resumed.err
-    assert f"resuming from step {before.step} " in resumed.err
-    assert saved_weights(path, STEPS) == saved_weights(whole, STEPS)
+    for _ in ("interrupted", "at its end"):
+        *_, before, last = Run(path).checkpoints()
+        with (last.path / "optimizer.safetensors").open("r+b") as file:
+            file.seek(5000)
+            file.write(b"\x01")
+        resumed = tfm("train", "--resume", "run")
+        assert "optimizer.safetensors: damaged" in resumed.err
+        assert f"resuming from step {before.step} " in resumed.err
+        assert saved_weights(path, STEPS) == saved_weights(whole, STEPS)
+        assert log_without_times(path) == log_without_times(whole)
 
 
 def test_a_run_may_be_trained_longer(tfm: Tfm, whole: Path) -> None:

@@ -24,6 +24,9 @@ NORMS = ("none", "rmsnorm", "layernorm")
 FFNS = ("relu", "gelu", "relu2", "glu", "bilinear", "reglu", "geglu", "swiglu", "none")
 MIXERS = ("attention", "rnn", "gru", "lstm", "conv")
 LINEARS = ("in", "out", "up", "down")
+TILED = len(DTYPES)  # the dtype of a bfloat16 weight that is packed for tiles, in decode_step.c
+TILE, MACRO_TILE = 16, 32  # of tiles.h
+MAX_QUERIES = 5  # of decode_step.c
 NORM_PLACES = ("mixer_norm", "mixer_out_norm", "ffn_norm", "ffn_out_norm")
 
 _int, _float, _pointer = ctypes.c_int32, ctypes.c_float, ctypes.c_void_p
@@ -64,6 +67,7 @@ class ModelStruct(ctypes.Structure):
                 "state_width",
                 "cache_positions",
                 "prefix_positions",
+                "cache_dtype",
                 "norm_kind",
                 "pre_norm",
                 "sandwich",
@@ -82,6 +86,7 @@ class ModelStruct(ctypes.Structure):
         ("lm_head", LinearStruct),
         ("blocks", ctypes.POINTER(BlockStruct)),
         *((name, _pointer) for name in ("stream", "normed", "projected", "gates", "scores")),
+        ("rounded", _pointer),
     ]
 
 
@@ -146,12 +151,17 @@ def round_up(size: int, multiple: int) -> int:
 class NativeModel:
     """A model's weights in the layout of decode_step.c, for a `Decoder`. model: one that `supports`
     accepts, whose weights no longer change; library: from `native_library.library`; dtype: one of
-    DTYPES."""
+    DTYPES. In bfloat16, tiles compute the products where the processor has them, and both factors
+    are rounded. cache_dtype: of keys and values, float32 or bfloat16."""
 
     @torch.no_grad()
-    def __init__(self, model: SequenceModel, library: ctypes.CDLL, dtype: str) -> None:
+    def __init__(
+        self, model: SequenceModel, library: ctypes.CDLL, dtype: str, cache_dtype: str = "float32"
+    ) -> None:
         self.config, self.library, self.dtype = model.config, library, dtype
+        self.cache_dtype = cache_dtype
         self.lanes, self.panel = library.lanes(), library.panel()
+        self.by_tiles = dtype == "bfloat16" and bool(library.tiles())
         self._tensors: list[Tensor] = []  # the structures point into their memory
         self.position_embedding = model.position_embedding
         self.embedding = self._keep(model.embedding.weight)
@@ -193,8 +203,9 @@ class NativeModel:
     def key_value_cache(self, rows: int, positions: int) -> tuple[Tensor, Tensor]:
         """Keys and values of an attention layer, for `positions`, a multiple of the lanes."""
         config, blocks = self.config, positions // self.lanes
-        keys = torch.zeros(rows, config.groups, blocks, config.head_width, self.lanes)
-        return keys, torch.zeros(rows, config.groups, positions, self.value_width)
+        shape, dtype = (rows, config.groups), getattr(torch, self.cache_dtype)
+        keys = torch.zeros(*shape, blocks, config.head_width, self.lanes, dtype=dtype)
+        return keys, torch.zeros(*shape, positions, self.value_width, dtype=dtype)
 
     def struct(
         self,
@@ -202,15 +213,16 @@ class NativeModel:
         positions: int,
         max_tokens: int,
         prefix_positions: int = 0,
-        queries: int = 1,
     ) -> tuple[ModelStruct, list[Tensor]]:
         """The model with its caches, one tuple a layer: keys, values and those of prefixes; and the
-        buffers that it points to, which the caller keeps. queries: whose scores a thread holds."""
+        buffers that it points to, which the caller keeps."""
         config = self.config
         buffer_stride = round_up(self.projected_width, self.panel) + self.panel
-        of_scores = (self.threads, queries, prefix_positions + positions)
+        of_scores = (self.threads, MAX_QUERIES, prefix_positions + positions)
         shapes = [*[(max_tokens, buffer_stride)] * 4, of_scores]
         buffers = [torch.zeros(shape) for shape in shapes]
+        rounded = max_tokens + MACRO_TILE if self.by_tiles else 0
+        buffers.append(torch.zeros(rounded, buffer_stride, dtype=torch.bfloat16))
         blocks = [
             BlockStruct(*block, *(tensor.data_ptr() for tensor in cache))
             for block, cache in zip(self.blocks, caches, strict=True)
@@ -227,6 +239,7 @@ class NativeModel:
                 self.state_width,
                 positions,
                 prefix_positions,
+                DTYPES.index(self.cache_dtype),
                 NORMS.index(config.norm),
                 config.norm_position != "post",
                 config.norm_position == "sandwich",
@@ -268,13 +281,16 @@ class NativeModel:
             scale = weight.abs().amax(1).clamp(min=1e-12) / 127
             weight, scale = (weight / scale[:, None]).round(), F.pad(scale, (0, padding))
         weight = F.pad(weight.to(getattr(torch, self.dtype)), (0, 0, 0, padding))
-        panels = weight.view(-1, self.panel, linear.in_features).mT.contiguous()
+        panels = weight.view(-1, self.panel, linear.in_features).mT
+        if self.by_tiles:
+            weight = F.pad(weight, (0, -linear.in_features % MACRO_TILE))
+            panels = weight.view(-1, TILE, weight.shape[1] // 2, 2).transpose(1, 2)
         bias = None if linear.bias is None else F.pad(linear.bias.detach(), (0, padding))
         return LinearStruct(
             linear.in_features,
             linear.out_features,
-            DTYPES.index(self.dtype),
-            self._keep(panels),
+            TILED if self.by_tiles else DTYPES.index(self.dtype),
+            self._keep(panels.contiguous()),
             self._keep(scale),
             self._keep(bias),
         )

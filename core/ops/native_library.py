@@ -21,7 +21,7 @@ from pathlib import Path
 
 C_FOLDER = Path(__file__).parent / "c"
 SOURCES = tuple(C_FOLDER / name for name in ("decode_step.c", "training_ops.c", "amx_block.c"))
-HEADERS = tuple(C_FOLDER / name for name in ("simd.h", "training_ops.h"))
+HEADERS = tuple(C_FOLDER / name for name in ("simd.h", "tiles.h", "training_ops.h"))
 FLAGS = ("-O2", "-march=native", "-ffp-contract=fast", "-fopenmp-simd", "-fPIC", "-shared")
 OPENMP_FLAGS = ("-fopenmp",)  # Apple's compiler has no OpenMP: the library then uses one thread
 COMPILER_TIMEOUT_SECONDS = 60  # compiling takes about one

@@ -14,6 +14,7 @@ import importlib
 import json
 import os
 import runpy
+import signal
 import socket
 import struct
 import subprocess
@@ -244,6 +245,33 @@ def warm_up() -> None:
 
     for each in TIMES:
         forms_of(each)
+    train_once()
+
+
+def train_once() -> None:
+    """Trains, scores and samples a small model in this process: the first products, kernels and
+    backward pass of a process take as long as all of a small training after them. Forks find the C
+    library compiled but not in use, and the signals as they were. By bytes: the tokenizers library
+    warns in forks of a process in which its threads have run."""
+    from tfm.cli.main import cli
+    from tfm.core.ops import native_calls
+
+    small = ("--task", "byte", "--size", "nano", "--steps", "1", "--set", "train.batch=2", "-q")
+    before = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    with tempfile.TemporaryDirectory() as folder:
+        text, run = Path(folder, "text"), str(Path(folder, "run"))
+        text.write_bytes(bytes(range(256)) * 20)
+        for args in (
+            ["train", "--data", str(text), "--run", run, *small],
+            ["eval", run, "-q"],
+            ["sample", run, "--length", "2", "-q"],
+        ):
+            cli.main(args, prog_name="tfm", standalone_mode=False)
+    native_calls.load(None)
+    for number, handler in before.items():
+        if signal.getsignal(number) != handler:
+            signal.signal(number, handler)
+    assert threading.active_count() == 1  # forks would wait for others forever
 
 
 if __name__ == "__main__":

@@ -14,20 +14,14 @@
    layers' outputs are kept, and all threads together compute the weight gradients afterwards.
    Results are the same to the last bit for the same number of threads.
 
-   Matrix products. `accumulate` adds a product of MACRO_TILE x MACRO_TILE outputs. The left operand
-   is row-major bf16. The right operand (inputs, columns) is packed as AMX takes it: (columns /
-   TILE, inputs / 2, TILE) words of 32 bits. A word holds two neighbouring inputs of a column, 2p in
-   its low half and 2p + 1 in its high half. TILE columns, n ... n + TILE - 1, make a panel: it
-   begins at word n * (inputs / 2), and its (even) input k at WORDS_PER_INPUT * k after that.
-
    Padding. Widths are multiples of MACRO_TILE. Where a product sums over tokens, they are padded
    with zeros to such a multiple. Where tokens are rows of the result, rows after the last token are
    read but their results are dropped, so that buffers need room for up to MACRO_TILE more rows. */
 
+#include "tiles.h"
 #include "training_ops.h"
 
-#if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__linux__)
-#include <immintrin.h>
+#ifdef HAS_TILES
 #include <stdlib.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -38,27 +32,14 @@ static int omp_get_thread_num(void) { return 0; }
 static int omp_get_num_threads(void) { return 1; }
 #endif
 
-/* TILE: rows of a tile, of 64 bytes: TILE float32, or TILE_INPUTS bf16. LANES is 16 here too. */
-enum { TILE = 16, TILE_INPUTS = 32, WORDS_PER_INPUT = TILE / 2 };
-enum { MACRO_TILE = 2 * TILE };          /* cpu_kernels.SIDE: outputs of 2 x 2 accumulator tiles */
 enum { CHUNK_TOKENS = 256 };             /* about as many tokens in a chunk */
 enum { MAX_PRIVATE_WEIGHTS = 1 << 18 };  /* in a block, for gradient sums of each thread */
-typedef uint16_t bf16;
 
 /* Whether the system lets this process use AMX: asks Linux for permission by arch_prctl. */
 int tiles(void) {
     enum { ARCH_REQ_XCOMP_PERM = 0x1023, XTILEDATA = 18 };
     return !syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA);
 }
-
-/* The operand of LDTILECFG: palette 1 in byte 0; for each of 8 tiles the bytes of a row, from byte
-   16 on, in 2 bytes each; the rows of each, from byte 48 on. */
-static const uint8_t TILE_CONFIG[64] __attribute__((aligned(64))) = {
-    [0] = 1, [16] = 64, [18] = 64, [20] = 64, [22] = 64, [24] = 64, [26] = 64, [28] = 64, [30] = 64,
-    [48] = 16, [49] = 16, [50] = 16, [51] = 16, [52] = 16, [53] = 16, [54] = 16, [55] = 16};
-
-/* Each thread needs this before it uses tiles, and again after _tile_release. */
-static void configure_tiles(void) { _tile_loadconfig(TILE_CONFIG); }
 
 /* ---- workspace ------------------------------------------------------------------------------ */
 
@@ -115,8 +96,6 @@ static inline __m512i interleave(__m256i even, __m256i odd) {
 }
 
 static inline __m256i load_16_bf16(const bf16 *p) { return _mm256_loadu_si256((const void *)p); }
-
-static int pad_to_macro_tile(int n) { return (n + MACRO_TILE - 1) / MACRO_TILE * MACRO_TILE; }
 
 static const bf16 ZEROS[16] = {0};
 
@@ -191,56 +170,6 @@ static inline void transpose_columns(int rows, const bf16 *x, int64_t row_stride
 }
 
 /* ---- matrix products ------------------------------------------------------------------------ */
-
-/* Tiles 0 ... 3 += a (MACRO_TILE, inputs), rows row_stride apart, times two panels of b. Tiles 0, 1
-   hold the upper TILE rows of the product, tiles 2, 3 the lower ones. Tiles 4, 5 hold rows of a;
-   tiles 6, 7 hold b. */
-ALWAYS_INLINE void accumulate(int inputs, const bf16 *a, int64_t row_stride, const uint32_t *panel0,
-                              const uint32_t *panel1) {
-    const bf16 *lower = a + TILE * row_stride;
-    for (int k = 0; k < inputs; k += TILE_INPUTS) {
-        _tile_loadd(4, a + k, 2 * row_stride);
-        _tile_loadd(6, panel0 + WORDS_PER_INPUT * k, 64);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(7, panel1 + WORDS_PER_INPUT * k, 64);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_loadd(5, lower + k, 2 * row_stride);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_dpbf16ps(3, 5, 7);
-    }
-}
-
-static inline void zero_accumulators(void) {
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-}
-
-/* c (MACRO_TILE, MACRO_TILE), rows row_stride floats apart. */
-static inline void store_accumulators(float *c, int64_t row_stride) {
-    _tile_stored(0, c, 4 * row_stride);
-    _tile_stored(1, c + TILE, 4 * row_stride);
-    _tile_stored(2, c + TILE * row_stride, 4 * row_stride);
-    _tile_stored(3, c + TILE * row_stride + TILE, 4 * row_stride);
-}
-
-static inline void load_accumulators(const float *c, int64_t row_stride) {
-    _tile_loadd(0, c, 4 * row_stride);
-    _tile_loadd(1, c + TILE, 4 * row_stride);
-    _tile_loadd(2, c + TILE * row_stride, 4 * row_stride);
-    _tile_loadd(3, c + TILE * row_stride + TILE, 4 * row_stride);
-}
-
-/* c (MACRO_TILE, MACRO_TILE) = a (MACRO_TILE, inputs) times columns n ... n + MACRO_TILE - 1 of the
-   packed b. */
-ALWAYS_INLINE void multiply_macro_tile(int inputs, const bf16 *a, int64_t a_stride,
-                                       const uint32_t *b, int n, float *c, int64_t c_stride) {
-    const uint32_t *panel = b + (int64_t)n * (inputs / 2);
-    zero_accumulators();
-    accumulate(inputs, a, a_stride, panel, panel + WORDS_PER_INPUT * (int64_t)inputs);
-    store_accumulators(c, c_stride);
-}
 
 static inline void store_bf16(bf16 *to, vec_f32 v) {
     _mm256_storeu_si256((void *)to, (__m256i)_mm512_cvtneps_pbh((__m512)v));
@@ -1026,13 +955,15 @@ int64_t orthogonal_spare(int rows, int columns) {
     return 3 * round_up_to_64(2 * shorter * longer) + 3 * round_up_to_64(2 * shorter * shorter);
 }
 
-enum { NEWTON_SCHULZ_STEPS = 5 };
+static const float SPECTRAL_MARGIN = 1.02f; /* muon.SPECTRAL_MARGIN */
 
-/* Muon's Newton-Schulz iteration with Jordan's quintic, of one matrix x (rows, columns) with rows
-   <= columns, in place: _newton_schulz of core/train/muon.py. x is divided by its Frobenius norm;
-   then in each step, with gram = x x', x = a x + (b gram + c gram^2) x. */
-static void newton_schulz(int rows, int columns, bf16 *x, float a, float b, float c,
+/* Muon's Newton-Schulz iteration of one matrix x (rows, columns) with rows <= columns, in place:
+   newton_schulz of core/train/muon.py. x is divided by its Frobenius norm. Then in each step, with
+   gram = x x' and the step's coefficients a, b and c (steps, 3), x = a x + (b gram + c gram^2) x. In
+   the first step x is also divided by the root of the Frobenius norm of gram, in the coefficients. */
+static void newton_schulz(int rows, int columns, bf16 *x, int steps, const float *coefficients,
                           char *workspace) {
+    bf16 *const result = x;
     bf16 *next = allocate(&workspace, (int64_t)rows * columns);
     uint32_t *packed_x = (uint32_t *)allocate(&workspace, (int64_t)rows * columns);
     bf16 *gram = allocate(&workspace, (int64_t)rows * rows);
@@ -1047,7 +978,9 @@ static void newton_schulz(int rows, int columns, bf16 *x, float a, float b, floa
     }
     const float scale = 1 / ((float)sqrt(sum_of_squares) + 1e-7f);
     for (int64_t i = 0; i < count; i += LANES) store_bf16(x + i, load_bf16(x + i) * scale);
-    for (int step = 0; step < NEWTON_SCHULZ_STEPS; step++) {
+    for (int step = 0; step < steps; step++) {
+        float a = coefficients[3 * step], b = coefficients[3 * step + 1];
+        float c = coefficients[3 * step + 2];
         for (int n = 0; n < rows; n += TILE)
             pack_transposed_panel(columns, x, columns, n, packed_x);
         for (int m = 0; m < rows; m += MACRO_TILE)
@@ -1056,6 +989,15 @@ static void newton_schulz(int rows, int columns, bf16 *x, float a, float b, floa
                                     product, MACRO_TILE);
                 store_symmetric(rows, m, n, product, gram);
             }
+        if (step == 0) { /* no singular value of x / s is above 1 */
+            double squares = 0;
+            for (int64_t i = 0; i < (int64_t)rows * rows; i += LANES) {
+                const vec_f32 v = load_bf16(gram + i);
+                squares += sum_lanes(v * v);
+            }
+            const float s = SPECTRAL_MARGIN * (float)sqrt(sqrt(squares)) + 1e-7f;
+            a /= s, b /= s * s * s, c /= s * s * s * s * s;
+        }
         for (int n = 0; n < rows; n += TILE) pack_panel(rows, gram, rows, n, packed_gram);
         for (int m = 0; m < rows; m += MACRO_TILE)
             for (int n = 0; n <= m; n += MACRO_TILE) {
@@ -1083,13 +1025,13 @@ static void newton_schulz(int rows, int columns, bf16 *x, float a, float b, floa
         bf16 *swapped = x;
         x = next, next = swapped;
     }
-    memcpy(next, x, 2 * count); /* after an odd number of swaps `next` is the caller's matrix */
+    if (x != result) memcpy(result, x, 2 * count);
 }
 
 /* matrices (count, rows, columns), each in place; one with more rows than columns is transposed
    first and back afterwards. workspace: orthogonal_spare bytes for each thread. */
-void orthogonalise(int count, int rows, int columns, bf16 *matrices, float a, float b, float c,
-                   char *workspace, int threads) {
+void orthogonalise(int count, int rows, int columns, bf16 *matrices, int steps,
+                   const float *coefficients, char *workspace, int threads) {
     const int64_t size = (int64_t)rows * columns;
     const int tall = rows > columns;
 #pragma omp parallel num_threads(threads)
@@ -1100,14 +1042,14 @@ void orthogonalise(int count, int rows, int columns, bf16 *matrices, float a, fl
         for (int number = 0; number < count; number++) {
             bf16 *x = matrices + number * size;
             if (!tall) {
-                newton_schulz(rows, columns, x, a, b, c, own_workspace);
+                newton_schulz(rows, columns, x, steps, coefficients, own_workspace);
                 continue;
             }
             char *rest = own_workspace;
             bf16 *transposed = allocate(&rest, size);
             for (int m = 0; m < columns; m += TILE)
                 transpose_columns(rows, x, columns, m, transposed + (int64_t)m * rows, rows);
-            newton_schulz(columns, rows, transposed, a, b, c, rest);
+            newton_schulz(columns, rows, transposed, steps, coefficients, rest);
             for (int m = 0; m < rows; m += TILE)
                 transpose_columns(columns, transposed, rows, m, x + (int64_t)m * columns, columns);
         }

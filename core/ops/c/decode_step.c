@@ -1,5 +1,7 @@
 /* One decoding step of a model: the forward pass of core/model for a few tokens, in one call.
-   Weights of linear layers are float32, bfloat16, float16 or int8; all else is float32.
+   Weights of linear layers are float32, bfloat16, float16 or int8, keys and values float32 or
+   bfloat16; all else is float32, but for the other factor of a product by tiles, which is bfloat16
+   too.
 
    core/decode/native_slots.py calls `step` through ctypes, and `lanes` and `panel` to lay out
    weights and caches; core/ops/native_library.py compiles this file.
@@ -18,7 +20,8 @@
    the loop divides the work among them and ends with a barrier.
 
    Shapes:
-   weights   (panels, inputs, PANEL_WIDTH), outputs padded with zeros to whole panels;
+   weights   (panels, inputs, PANEL_WIDTH), outputs padded with zeros to whole panels; of a product
+             by tiles as tiles.h packs the right operand, both sizes padded to MACRO_TILE;
    keys      (sequences, kv_heads, positions / LANES, head_width, LANES), so that a vector holds one
              element of LANES keys;
    values    (sequences, kv_heads, positions, value_width), head_width padded to a multiple of
@@ -28,7 +31,7 @@
    inputs    (sequences, positions, width), of a convolution;
    buffers   (tokens, buffer_stride), padded so that whole vectors and panels can be written. */
 
-#include "simd.h"
+#include "tiles.h"
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -39,7 +42,10 @@
 enum { PANEL_WIDTH = VECTORS_PER_PANEL * LANES }; /* outputs of a panel of a weight */
 enum { VALUE_TILE_WIDTH = 2 * LANES };            /* elements of values that are summed at a time */
 
-/* ---- matrix products of a few tokens -------------------------------------------------------- */
+/* ---- the model ------------------------------------------------------------------------------ */
+
+/* The dtype of a weight in bfloat16 that is packed for tiles. */
+enum { TILED = INT8 + 1 };
 
 /* native_model.LinearStruct. output_scale: of each output, for int8 weights. output_scale and bias are
    padded to whole panels; each may be null. */
@@ -49,11 +55,81 @@ typedef struct {
     const float *output_scale, *bias;
 } Linear;
 
+/* Numbered as NORMS, FFNS and MIXERS of native_model.py. */
+enum { NO_NORM, RMSNORM, LAYERNORM };
+enum { RELU, GELU, RELU2, GLU, BILINEAR, REGLU, GEGLU, SWIGLU, NO_FFN };
+enum { ATTENTION, RNN, GRU, LSTM, CONV };
+
+/* The structures have the layouts of NormStruct, BlockStruct, ModelStruct and
+   TokensStruct of native_model.py. */
+
+typedef struct { /* (width,), each may be null */
+    const float *weight, *bias;
+} Norm;
+
+typedef struct {
+    int32_t mixer, dilation;
+    Norm mixer_norm, mixer_out_norm, ffn_norm, ffn_out_norm;
+    /* in: the queries, keys and values of attention; the gates of a recurrent layer, of its input;
+       value and gate of a convolution, of its taps. out: the mixer's output; the gates of a
+       recurrent layer, of its state. A gated feed-forward: `up` has outputs (2, hidden), gate and
+       value. */
+    Linear in, out, up, down;
+    char *keys, *values; /* this layer's cache; in keys the states, or a convolution's inputs */
+    const char *prefix_keys, *prefix_values; /* may be null */
+} Block;
+
+typedef struct {
+    int32_t layers, width, query_heads, kv_heads, head_width, value_width, hidden, state_width;
+    int32_t cache_positions;  /* of a sequence, a multiple of LANES */
+    int32_t prefix_positions; /* of a prefix, a multiple of LANES; 0 without prefixes */
+    int32_t cache_dtype;      /* of keys and values of attention */
+    int32_t norm_kind, pre_norm, sandwich, residual, ffn_kind, qk_norm, window, kernel;
+    int32_t buffer_stride, logits_stride;
+    float eps, softcap, embedding_scale;
+    const float *embedding; /* (vocab, width) */
+    const float *slopes;    /* (query_heads,) of linear biases; may be null */
+    Norm final_norm;
+    Linear lm_head;
+    Block *blocks;
+    /* Buffers for the most tokens of a call. projected: QKV, then the feed-forward's hidden layer.
+       gates: of recurrent states, or the taps of a convolution. scores: (threads, MAX_QUERIES,
+       prefix_positions + cache_positions).
+       rounded: the left operand of a product by tiles, bfloat16, with MACRO_TILE more rows. */
+    float *stream, *normed, *projected, *gates, *scores;
+    uint16_t *rounded;
+} Model;
+
+/* The tokens of a call; those of one sequence are in order of position. */
+typedef struct {
+    int32_t count, logits_count; /* logits are computed for the last logits_count tokens */
+    /* Of each token: its id, its sequence, its position in the cache, and its row of the three
+       tables below. */
+    const int64_t *ids, *sequences, *positions, *table_rows;
+    /* With prefixes: the prefix of each token, and the positions of each prefix, a multiple of LANES
+       that may be 0. A position in the cache of the sequence counts from the end of its prefix.
+       The tokens of one prefix stand together, and are `times`; 0: no prefixes. */
+    const int64_t *prefixes, *prefix_lengths;
+    const float *additions; /* to the embeddings: (prefixes, width); may be null */
+    int64_t times;
+    /* Each may be null. cos, sin: (rows, head_width), by rotary_angles of core/model/layers.py;
+       position_embedding: (rows, width). */
+    const float *cos, *sin, *position_embedding;
+    float *logits; /* (logits_count, logits_stride) */
+} Tokens;
+
+static inline int bytes_of(int dtype) { return dtype == FLOAT32 ? 4 : dtype == INT8 ? 1 : 2; }
+
+int lanes(void) { return LANES; }
+int panel(void) { return PANEL_WIDTH; }
+
+/* ---- matrix products of a few tokens -------------------------------------------------------- */
+
 /* `tokens` (a constant) rows of x times one panel of the weight. */
 static inline __attribute__((always_inline)) void multiply_tile(
     const Linear *linear, int dtype, int tokens, int panel, const float *x, int x_stride, float *y,
     int y_stride, int accumulate) {
-    const int vector_bytes = (dtype == FLOAT32 ? 4 : dtype == INT8 ? 1 : 2) * LANES;
+    const int vector_bytes = bytes_of(dtype) * LANES;
     const int inputs = linear->inputs;
     const char *weight =
         (const char *)linear->weight + (int64_t)panel * inputs * VECTORS_PER_PANEL * vector_bytes;
@@ -83,11 +159,49 @@ static inline __attribute__((always_inline)) void multiply_tile(
         }
 }
 
+/* multiply_linear with a TILED weight. Rows of x beyond the last token are what was there before:
+   their products are dropped. */
+static void multiply_by_tiles(const Model *m, const Linear *linear, int tokens, const float *x,
+                              int x_stride, float *y, int y_stride, int add) {
+#ifdef HAS_TILES
+    const int inputs = pad_to_macro_tile(linear->inputs);
+#pragma omp for schedule(static)
+    for (int t = 0; t < tokens; t++) {
+        const float *from = x + (int64_t)t * x_stride;
+        bf16 *to = m->rounded + (int64_t)t * inputs;
+        for (int i = 0; i < inputs; i += LANES) {
+            const int left = linear->inputs - i;
+            const __mmask16 mask = left >= LANES ? 0xffff : left > 0 ? (1 << left) - 1 : 0;
+            _mm256_storeu_si256((void *)(to + i),
+                                (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, from + i)));
+        }
+    }
+#pragma omp for schedule(static)
+    for (int n = 0; n < linear->outputs; n += MACRO_TILE)
+        for (int first = 0; first < tokens; first += MACRO_TILE) {
+            float product[MACRO_TILE * MACRO_TILE] __attribute__((aligned(64)));
+            multiply_macro_tile(inputs, m->rounded + (int64_t)first * inputs, inputs,
+                                linear->weight, n, product, MACRO_TILE);
+            for (int t = 0; t < MACRO_TILE && first + t < tokens; t++)
+                for (int i = 0; i < MACRO_TILE; i += LANES) {
+                    float *out = y + (int64_t)(first + t) * y_stride + n + i;
+                    vec_f32 value = load_vector(product + MACRO_TILE * t + i);
+                    if (linear->bias) value += load_vector(linear->bias + n + i);
+                    store_vector(out, add ? load_vector(out) + value : value);
+                }
+        }
+#endif
+}
+
 /* y (tokens, outputs) = x (tokens, inputs) times the weight, scaled, plus the bias; += if
    `accumulate`. Threads divide the panels. A tile has MAX_TILE_TOKENS, 2 or 1 tokens; a product is
    summed in the order of its inputs in each. */
-static void multiply_linear(const Linear *linear, int tokens, const float *x, int x_stride,
-                            float *y, int y_stride, int accumulate) {
+static void multiply_linear(const Model *m, const Linear *linear, int tokens, const float *x,
+                            int x_stride, float *y, int y_stride, int accumulate) {
+    if (linear->dtype == TILED) {
+        multiply_by_tiles(m, linear, tokens, x, x_stride, y, y_stride, accumulate);
+        return;
+    }
     const int panels = (linear->outputs + PANEL_WIDTH - 1) / PANEL_WIDTH;
 #define TILES_OF(DTYPE, TOKENS)                                                      \
     for (; tokens - t >= TOKENS; t += TOKENS)                                        \
@@ -106,71 +220,6 @@ static void multiply_linear(const Linear *linear, int tokens, const float *x, in
         if (linear->dtype == INT8) { ALL_TILES(INT8); }
     }
 }
-
-/* ---- the model ------------------------------------------------------------------------------ */
-
-/* Numbered as NORMS, FFNS and MIXERS of native_model.py. */
-enum { NO_NORM, RMSNORM, LAYERNORM };
-enum { RELU, GELU, RELU2, GLU, BILINEAR, REGLU, GEGLU, SWIGLU, NO_FFN };
-enum { ATTENTION, RNN, GRU, LSTM, CONV };
-
-/* The structures have the layouts of NormStruct, BlockStruct, ModelStruct and
-   TokensStruct of native_model.py. */
-
-typedef struct { /* (width,), each may be null */
-    const float *weight, *bias;
-} Norm;
-
-typedef struct {
-    int32_t mixer, dilation;
-    Norm mixer_norm, mixer_out_norm, ffn_norm, ffn_out_norm;
-    /* in: the queries, keys and values of attention; the gates of a recurrent layer, of its input;
-       value and gate of a convolution, of its taps. out: the mixer's output; the gates of a
-       recurrent layer, of its state. A gated feed-forward: `up` has outputs (2, hidden), gate and
-       value. */
-    Linear in, out, up, down;
-    float *keys, *values; /* this layer's cache; in keys the states, or a convolution's inputs */
-    const float *prefix_keys, *prefix_values; /* may be null */
-} Block;
-
-typedef struct {
-    int32_t layers, width, query_heads, kv_heads, head_width, value_width, hidden, state_width;
-    int32_t cache_positions;  /* of a sequence, a multiple of LANES */
-    int32_t prefix_positions; /* of a prefix, a multiple of LANES; 0 without prefixes */
-    int32_t norm_kind, pre_norm, sandwich, residual, ffn_kind, qk_norm, window, kernel;
-    int32_t buffer_stride, logits_stride;
-    float eps, softcap, embedding_scale;
-    const float *embedding; /* (vocab, width) */
-    const float *slopes;    /* (query_heads,) of linear biases; may be null */
-    Norm final_norm;
-    Linear lm_head;
-    Block *blocks;
-    /* Buffers for the most tokens of a call. projected: QKV, then the feed-forward's hidden layer.
-       gates: of recurrent states, or the taps of a convolution. scores: (threads,
-       cache_positions), with prefixes (threads, MAX_QUERIES, prefix_positions + cache_positions). */
-    float *stream, *normed, *projected, *gates, *scores;
-} Model;
-
-/* The tokens of a call; those of one sequence are in order of position. */
-typedef struct {
-    int32_t count, logits_count; /* logits are computed for the last logits_count tokens */
-    /* Of each token: its id, its sequence, its position in the cache, and its row of the three
-       tables below. */
-    const int64_t *ids, *sequences, *positions, *table_rows;
-    /* With prefixes: the prefix of each token, and the positions of each prefix, a multiple of LANES
-       that may be 0. A position in the cache of the sequence counts from the end of its prefix.
-       The tokens of one prefix stand together, and are `times`; 0: no prefixes. */
-    const int64_t *prefixes, *prefix_lengths;
-    const float *additions; /* to the embeddings: (prefixes, width); may be null */
-    int64_t times;
-    /* Each may be null. cos, sin: (rows, head_width), by rotary_angles of core/model/layers.py;
-       position_embedding: (rows, width). */
-    const float *cos, *sin, *position_embedding;
-    float *logits; /* (logits_count, logits_stride) */
-} Tokens;
-
-int lanes(void) { return LANES; }
-int panel(void) { return PANEL_WIDTH; }
 
 /* ---- norms, attention and activations ------------------------------------------------------- */
 
@@ -211,14 +260,17 @@ static void normalise_and_rotate(const Model *m, float *x, const float *cos, con
 #pragma omp simd reduction(+ : sum_of_squares)
         for (int i = 0; i < width; i++) sum_of_squares += x[i] * x[i];
         const float scale = 1 / sqrtf(sum_of_squares / width + m->eps);
+#pragma omp simd
         for (int i = 0; i < width; i++) x[i] *= scale;
     }
-    if (cos)
+    if (cos) {
+#pragma omp simd
         for (int i = 0; i < half; i++) {
             const float a = x[i], b = x[i + half];
             x[i] = a * cos[i] + b * sin[i];
             x[i + half] = b * cos[i + half] + a * sin[i + half];
         }
+    }
 }
 
 /* Normalises and rotates queries and keys in `projected`, and copies keys and values to the cache.
@@ -234,21 +286,34 @@ static void append_to_cache(const Model *m, const Block *block, const Tokens *to
                              tokens->cos ? tokens->sin + table : 0);
         if (kv_head < 0) continue;
         const int64_t first = (tokens->sequences[t] * m->kv_heads + kv_head) * m->cache_positions;
-        float *key =
-            block->keys + (first + position / LANES * LANES) * width + position % LANES;
-        for (int i = 0; i < width; i++) key[i * LANES] = x[i];
-        memcpy(block->values + (first + position) * m->value_width, x + m->kv_heads * width,
-               width * sizeof(float));
+        const int64_t key = (first + position / LANES * LANES) * width + position % LANES;
+        const int64_t value = (first + position) * m->value_width;
+        const float *from = x + m->kv_heads * width;
+        if (m->cache_dtype == FLOAT32) {
+            for (int i = 0; i < width; i++) ((float *)block->keys)[key + i * LANES] = x[i];
+            memcpy((float *)block->values + value, from, width * sizeof(float));
+            continue;
+        }
+        for (int first_element = 0; first_element < width; first_element += LANES) {
+            const int count = width - first_element < LANES ? width - first_element : LANES;
+            const vec_u16 rounded = to_bfloat16(load_vector(x + first_element));
+            const vec_u16 rounded_value = to_bfloat16(load_vector(from + first_element));
+            uint16_t *to = (uint16_t *)block->keys + key + first_element * LANES;
+            for (int i = 0; i < count; i++) to[i * LANES] = rounded[i];
+            memcpy((uint16_t *)block->values + value + first_element, &rounded_value,
+                   count * sizeof(uint16_t));
+        }
     }
 }
 
 /* Softmax attention of one query (head_width,) over the positions up to `position` of its
    sequence, the last m->window of them if that is above 0; the result replaces the query. keys and
-   values are those of its head; slope: of its linear bias; scores: cache_positions floats of this
-   thread. */
-static void attend_head(const Model *m, float *query, const float *keys, const float *values,
-                        int position, float slope, float *scores) {
-    const int width = m->head_width, key_blocks = position / LANES + 1;
+   values, of type dtype, are those of its head; slope: of its linear bias; scores: cache_positions
+   floats of this thread. */
+static inline __attribute__((always_inline)) void attend_head(
+    const Model *m, int dtype, float *query, const char *keys, const char *values, int position,
+    float slope, float *scores) {
+    const int bytes = bytes_of(dtype), width = m->head_width, key_blocks = position / LANES + 1;
     const int seen = m->window > 0 && m->window <= position ? position - m->window + 1 : 0;
     const int first_block = seen / LANES;
     const float score_scale = 1 / sqrtf(width);
@@ -256,7 +321,7 @@ static void attend_head(const Model *m, float *query, const float *keys, const f
     for (int b = first_block; b < key_blocks; b++) {
         vec_f32 score = {0};
         for (int i = 0; i < width; i++)
-            score += load_vector(keys + (b * width + i) * LANES) * query[i];
+            score += load_as_float32(keys + (b * width + i) * LANES * bytes, dtype) * query[i];
         score *= score_scale;
         for (int i = 0; slope != 0 && i < LANES; i++)
             score[i] += slope * (b * LANES + i - position);
@@ -277,11 +342,12 @@ static void attend_head(const Model *m, float *query, const float *keys, const f
     }
     float exp_sum = 0;
     for (int i = 0; i < LANES; i++) exp_sum += total[i];
-    for (int first = 0; first < width; first += VALUE_TILE_WIDTH, values += VALUE_TILE_WIDTH) {
+    for (int first = 0; first < width; first += VALUE_TILE_WIDTH) {
         vec_f32 low = {0}, high = {0};
         for (int64_t s = seen; s <= position; s++) {
-            low += load_vector(values + s * m->value_width) * scores[s];
-            high += load_vector(values + s * m->value_width + LANES) * scores[s];
+            const char *value = values + (s * m->value_width + first) * bytes;
+            low += load_as_float32(value, dtype) * scores[s];
+            high += load_as_float32(value + LANES * bytes, dtype) * scores[s];
         }
         float output[VALUE_TILE_WIDTH];
         store_vector(output, low / exp_sum);
@@ -292,23 +358,30 @@ static void attend_head(const Model *m, float *query, const float *keys, const f
     }
 }
 
-enum { MAX_QUERIES = 5 }; /* that read a prefix together */
+enum { MAX_QUERIES = 5 }; /* that read the same keys together */
 
 /* As attend_head, of `queries` (a constant) queries that share a prefix of `prefix` positions (a
    multiple of LANES) and a kv head. own_keys, own_values: of each query; own: its number of
-   positions there. No windows and no slopes. scores: (queries, stride). */
+   positions there; what lies beyond, up to that of the others, must be finite. No windows and no
+   slopes. scores: (queries, stride). The queries take turns: one alone would wait for each sum and
+   each read. */
 static inline __attribute__((always_inline)) void attend_tile(
-    const Model *m, int queries, float **query, const float *keys, const float *values, int prefix,
-    const float **own_keys, const float **own_values, const int *own, float *scores, int stride) {
-    const int width = m->head_width;
+    const Model *m, int dtype, int queries, float **query, const char *keys, const char *values,
+    int prefix, const char **own_keys, const char **own_values, const int *own, float *scores,
+    int stride) {
+    const int bytes = bytes_of(dtype), width = m->head_width;
     const float score_scale = 1 / sqrtf(width);
+    vec_i32 numbers;
+    for (int i = 0; i < LANES; i++) numbers[i] = i;
+    int last = 0;
+    for (int q = 0; q < queries; q++) last = own[q] > last ? own[q] : last;
     vec_f32 lane_max[MAX_QUERIES];
     for (int q = 0; q < queries; q++) lane_max[q] = (vec_f32){0} - INFINITY;
     for (int b = 0; b < prefix / LANES; b++) {
         vec_f32 score[MAX_QUERIES];
         memset(score, 0, sizeof score);
         for (int i = 0; i < width; i++) {
-            const vec_f32 key = load_vector(keys + (b * width + i) * LANES);
+            const vec_f32 key = load_as_float32(keys + (b * width + i) * LANES * bytes, dtype);
 #pragma GCC unroll 5
             for (int q = 0; q < queries; q++) score[q] += key * query[q][i];
         }
@@ -319,19 +392,25 @@ static inline __attribute__((always_inline)) void attend_tile(
             store_vector(scores + q * stride + b * LANES, score[q]);
         }
     }
+    const int blocks = (last + LANES - 1) / LANES;
+    for (int b = 0; b < blocks; b++) {
+        vec_f32 score[MAX_QUERIES];
+        memset(score, 0, sizeof score);
+        for (int i = 0; i < width; i++)
+#pragma GCC unroll 5
+            for (int q = 0; q < queries; q++)
+                score[q] += load_as_float32(own_keys[q] + (b * width + i) * LANES * bytes, dtype) *
+                            query[q][i];
+        for (int q = 0; q < queries; q++) {
+            const vec_i32 beyond = numbers - (own[q] - b * LANES) >= 0;
+            score[q] = select_lanes(beyond, (vec_f32){0} - INFINITY, score[q] * score_scale);
+            lane_max[q] = select_lanes(score[q] > lane_max[q], score[q], lane_max[q]);
+            store_vector(scores + q * stride + prefix + b * LANES, score[q]);
+        }
+    }
     float exp_sum[MAX_QUERIES];
     for (int q = 0; q < queries; q++) {
-        const int blocks = (own[q] + LANES - 1) / LANES;
         float *row = scores + q * stride;
-        for (int b = 0; b < blocks; b++) {
-            vec_f32 score = {0};
-            for (int i = 0; i < width; i++)
-                score += load_vector(own_keys[q] + (b * width + i) * LANES) * query[q][i];
-            score *= score_scale;
-            for (int i = own[q] - b * LANES; i < LANES; i++) score[i] = -INFINITY;
-            lane_max[q] = select_lanes(score > lane_max[q], score, lane_max[q]);
-            store_vector(row + prefix + b * LANES, score);
-        }
         float max_score = lane_max[q][0];
         for (int i = 1; i < LANES; i++)
             max_score = lane_max[q][i] > max_score ? lane_max[q][i] : max_score;
@@ -350,21 +429,24 @@ static inline __attribute__((always_inline)) void attend_tile(
         memset(low, 0, sizeof low);
         memset(high, 0, sizeof high);
         for (int s = 0; s < prefix; s++) {
-            const float *value = values + (int64_t)s * m->value_width + first;
-            const vec_f32 a = load_vector(value), b = load_vector(value + LANES);
+            const char *value = values + ((int64_t)s * m->value_width + first) * bytes;
+            const vec_f32 a = load_as_float32(value, dtype);
+            const vec_f32 b = load_as_float32(value + LANES * bytes, dtype);
 #pragma GCC unroll 5
             for (int q = 0; q < queries; q++) {
                 low[q] += a * scores[q * stride + s];
                 high[q] += b * scores[q * stride + s];
             }
         }
-        for (int q = 0; q < queries; q++) {
-            const float *row = scores + q * stride + prefix;
-            for (int s = 0; s < own[q]; s++) {
-                const float *value = own_values[q] + (int64_t)s * m->value_width + first;
-                low[q] += load_vector(value) * row[s];
-                high[q] += load_vector(value + LANES) * row[s];
+        for (int s = 0; s < last; s++)
+#pragma GCC unroll 5
+            for (int q = 0; q < queries; q++) { /* a score beyond the query's own is 0 */
+                const char *value = own_values[q] + ((int64_t)s * m->value_width + first) * bytes;
+                const float score = scores[q * stride + prefix + s];
+                low[q] += load_as_float32(value, dtype) * score;
+                high[q] += load_as_float32(value + LANES * bytes, dtype) * score;
             }
+        for (int q = 0; q < queries; q++) {
             float output[VALUE_TILE_WIDTH];
             store_vector(output, low[q] / exp_sum[q]);
             store_vector(output + LANES, high[q] / exp_sum[q]);
@@ -375,21 +457,27 @@ static inline __attribute__((always_inline)) void attend_tile(
     }
 }
 
+/* Calls a function for the type of the cache, which is a constant to it. */
+#define WITH_CACHE(function, ...)                                        \
+    (m->cache_dtype == FLOAT32 ? function(m, FLOAT32, __VA_ARGS__) \
+                               : function(m, BFLOAT16, __VA_ARGS__))
+
 /* `attend` of tokens with prefixes. An item is a kv head of the tokens of one prefix, of which
    `times` stand together. */
 static void attend_to_prefix(const Model *m, const Block *block, const Tokens *tokens,
                              float *scores) {
     const int width = m->head_width, each = m->query_heads / m->kv_heads;
+    const int bytes = bytes_of(m->cache_dtype);
     const int stride = m->prefix_positions + m->cache_positions, times = tokens->times;
 #pragma omp for schedule(static)
     for (int item = 0; item < tokens->count / times * m->kv_heads; item++) {
         const int first = item / m->kv_heads * times, head = item % m->kv_heads;
         const int64_t prefix = tokens->prefixes[first];
         const int64_t at = (prefix * m->kv_heads + head) * m->prefix_positions;
-        const float *keys = block->prefix_keys + at * width;
-        const float *values = block->prefix_values + at * m->value_width;
+        const char *keys = block->prefix_keys + at * width * bytes;
+        const char *values = block->prefix_values + at * m->value_width * bytes;
         float *query[MAX_QUERIES];
-        const float *own_keys[MAX_QUERIES], *own_values[MAX_QUERIES];
+        const char *own_keys[MAX_QUERIES], *own_values[MAX_QUERIES];
         int own[MAX_QUERIES];
         for (int done = 0, count; done < times * each; done += count) {
             count = times * each - done < MAX_QUERIES ? times * each - done : MAX_QUERIES;
@@ -399,33 +487,64 @@ static void attend_to_prefix(const Model *m, const Block *block, const Tokens *t
                     (tokens->sequences[t] * m->kv_heads + head) * m->cache_positions;
                 query[q] = m->projected + (int64_t)t * m->buffer_stride +
                            (head * each + (done + q) % each) * width;
-                own_keys[q] = block->keys + cache * width;
-                own_values[q] = block->values + cache * m->value_width;
+                own_keys[q] = block->keys + cache * width * bytes;
+                own_values[q] = block->values + cache * m->value_width * bytes;
                 own[q] = (int)tokens->positions[t] + 1;
             }
             const int length = (int)tokens->prefix_lengths[prefix];
             if (count == MAX_QUERIES)
-                attend_tile(m, MAX_QUERIES, query, keys, values, length, own_keys, own_values, own,
-                            scores, stride);
+                WITH_CACHE(attend_tile, MAX_QUERIES, query, keys, values, length, own_keys,
+                           own_values, own, scores, stride);
             else
                 for (int q = 0; q < count; q++)
-                    attend_tile(m, 1, query + q, keys, values, length, own_keys + q,
-                                own_values + q, own + q, scores, stride);
+                    WITH_CACHE(attend_tile, 1, query + q, keys, values, length, own_keys + q,
+                               own_values + q, own + q, scores, stride);
         }
     }
 }
 
-/* The queries in `projected` become the attention's outputs. An item is one query head of one
-   token; query_heads / kv_heads consecutive query heads share a key-value head. */
+/* Whether MAX_QUERIES tokens from the t-th on follow each other in one sequence, and see all of it
+   up to themselves. */
+static int is_run(const Model *m, const Tokens *tokens, int t) {
+    if (m->window > 0 || m->slopes || tokens->count - t < MAX_QUERIES) return 0;
+    for (int q = 1; q < MAX_QUERIES; q++)
+        if (tokens->sequences[t + q] != tokens->sequences[t] ||
+            tokens->positions[t + q] != tokens->positions[t] + q)
+            return 0;
+    return 1;
+}
+
+/* The queries in `projected` become the attention's outputs. An item is one query head of
+   MAX_QUERIES tokens; query_heads / kv_heads consecutive query heads share a key-value head. Tokens
+   of a run share the whole vectors of keys before the first of them, as a prefix. */
 static void attend(const Model *m, const Block *block, const Tokens *tokens, float *scores) {
+    const int width = m->head_width, bytes = bytes_of(m->cache_dtype);
+    const int groups = (tokens->count + MAX_QUERIES - 1) / MAX_QUERIES;
 #pragma omp for schedule(static)
-    for (int item = 0; item < tokens->count * m->query_heads; item++) {
-        const int t = item / m->query_heads, head = item % m->query_heads;
+    for (int item = 0; item < groups * m->query_heads; item++) {
+        const int first = item / m->query_heads * MAX_QUERIES, head = item % m->query_heads;
         const int kv_head = head / (m->query_heads / m->kv_heads);
-        const int64_t first = (tokens->sequences[t] * m->kv_heads + kv_head) * m->cache_positions;
-        attend_head(m, m->projected + (int64_t)t * m->buffer_stride + head * m->head_width,
-                    block->keys + first * m->head_width, block->values + first * m->value_width,
-                    tokens->positions[t], m->slopes ? m->slopes[head] : 0, scores);
+        const int run = is_run(m, tokens, first);
+        const int shared = run ? tokens->positions[first] / LANES * LANES : 0;
+        float *query[MAX_QUERIES];
+        const char *keys[MAX_QUERIES], *values[MAX_QUERIES];
+        int own[MAX_QUERIES];
+        for (int q = 0; q < MAX_QUERIES && first + q < tokens->count; q++) {
+            const int t = first + q;
+            const int64_t cache =
+                (tokens->sequences[t] * m->kv_heads + kv_head) * m->cache_positions + shared;
+            query[q] = m->projected + (int64_t)t * m->buffer_stride + head * width;
+            keys[q] = block->keys + cache * width * bytes;
+            values[q] = block->values + cache * m->value_width * bytes;
+            own[q] = (int)tokens->positions[t] + 1 - shared;
+            if (!run)
+                WITH_CACHE(attend_head, query[q], keys[q], values[q], own[q] - 1,
+                           m->slopes ? m->slopes[head] : 0, scores);
+        }
+        if (run)
+            WITH_CACHE(attend_tile, MAX_QUERIES, query, keys[0] - (int64_t)shared * width * bytes,
+                       values[0] - (int64_t)shared * m->value_width * bytes, shared, keys, values,
+                       own, scores, m->cache_positions);
     }
 }
 
@@ -466,19 +585,19 @@ static void next_state(const Model *m, int mixer, const float *in, const float *
 static void recur(const Model *m, const Block *b, const Tokens *tokens) {
     const int stride = m->buffer_stride, count = tokens->count;
     const int step = count > 1 && tokens->sequences[0] == tokens->sequences[1] ? 1 : count;
-    multiply_linear(&b->in, count, m->normed, stride, m->projected, stride, 0);
+    multiply_linear(m, &b->in, count, m->normed, stride, m->projected, stride, 0);
     for (int first = 0; first < count; first += step) {
         float *x = m->normed + (int64_t)first * stride, *own = m->gates + (int64_t)first * stride;
 #pragma omp for schedule(static)
         for (int t = first; t < first + step; t++)
             memcpy(m->normed + (int64_t)t * stride,
-                   b->keys + tokens->sequences[t] * 2 * m->state_width, m->width * sizeof(float));
-        multiply_linear(&b->out, step, x, stride, own, stride, 0);
+                   (float *)b->keys + tokens->sequences[t] * 2 * m->state_width, m->width * sizeof(float));
+        multiply_linear(m, &b->out, step, x, stride, own, stride, 0);
 #pragma omp for schedule(static)
         for (int t = first; t < first + step; t++)
             next_state(m, b->mixer, m->projected + (int64_t)t * stride,
                        m->gates + (int64_t)t * stride,
-                       b->keys + tokens->sequences[t] * 2 * m->state_width,
+                       (float *)b->keys + tokens->sequences[t] * 2 * m->state_width,
                        m->normed + (int64_t)t * stride);
     }
 }
@@ -489,7 +608,7 @@ static void convolve(const Model *m, const Block *b, const Tokens *tokens) {
     const int stride = m->buffer_stride, width = m->width;
 #pragma omp for schedule(static)
     for (int t = 0; t < tokens->count; t++)
-        memcpy(b->keys + (tokens->sequences[t] * m->cache_positions + tokens->positions[t]) * width,
+        memcpy((float *)b->keys + (tokens->sequences[t] * m->cache_positions + tokens->positions[t]) * width,
                m->normed + (int64_t)t * stride, width * sizeof(float));
 #pragma omp for schedule(static)
     for (int t = 0; t < tokens->count; t++)
@@ -499,10 +618,10 @@ static void convolve(const Model *m, const Block *b, const Tokens *tokens) {
             if (position < 0)
                 memset(to, 0, width * sizeof(float));
             else
-                memcpy(to, b->keys + (tokens->sequences[t] * m->cache_positions + position) * width,
+                memcpy(to, (float *)b->keys + (tokens->sequences[t] * m->cache_positions + position) * width,
                        width * sizeof(float));
         }
-    multiply_linear(&b->in, tokens->count, m->gates, stride, m->projected, stride, 0);
+    multiply_linear(m, &b->in, tokens->count, m->gates, stride, m->projected, stride, 0);
 #pragma omp for schedule(static)
     for (int t = 0; t < tokens->count; t++) {
         float *x = m->projected + (int64_t)t * stride;
@@ -580,9 +699,9 @@ static void write_stream(const Model *m, const Linear *linear, const Norm *norm,
                          const Norm *out_norm, int count, const float *from) {
     const int stride = m->buffer_stride;
     if (m->residual && !m->sandwich) {
-        multiply_linear(linear, count, from, stride, m->stream, stride, 1);
+        multiply_linear(m, linear, count, from, stride, m->stream, stride, 1);
     } else { /* `gates` is free here */
-        multiply_linear(linear, count, from, stride, m->gates, stride, 0);
+        multiply_linear(m, linear, count, from, stride, m->gates, stride, 0);
         if (m->sandwich) normalise(m, out_norm, count, m->gates, m->gates);
         add_to_stream(m, count, m->gates);
     }
@@ -594,7 +713,7 @@ static void run_block(const Model *m, const Block *b, const Tokens *tokens, floa
     const int count = tokens->count, stride = m->buffer_stride;
     read_stream(m, &b->mixer_norm, count);
     if (b->mixer == ATTENTION) {
-        multiply_linear(&b->in, count, m->normed, stride, m->projected, stride, 0);
+        multiply_linear(m, &b->in, count, m->normed, stride, m->projected, stride, 0);
         append_to_cache(m, b, tokens);
         if (tokens->times)
             attend_to_prefix(m, b, tokens, scores);
@@ -612,7 +731,7 @@ static void run_block(const Model *m, const Block *b, const Tokens *tokens, floa
     }
     if (m->ffn_kind == NO_FFN) return;
     read_stream(m, &b->ffn_norm, count);
-    multiply_linear(&b->up, count, m->normed, stride, m->projected, stride, 0);
+    multiply_linear(m, &b->up, count, m->normed, stride, m->projected, stride, 0);
     activate(m, count);
     write_stream(m, &b->down, &b->ffn_norm, &b->ffn_out_norm, count, m->projected);
 }
@@ -625,7 +744,10 @@ void step(const Model *m, const Tokens *tokens, int threads) {
 #pragma omp parallel num_threads(threads)
     {
         const int64_t positions = m->prefix_positions + m->cache_positions;
-        float *scores = m->scores + omp_get_thread_num() * positions * (tokens->times ? MAX_QUERIES : 1);
+        float *scores = m->scores + omp_get_thread_num() * positions * MAX_QUERIES;
+#ifdef HAS_TILES
+        if (m->lm_head.dtype == TILED) configure_tiles();
+#endif
         embed(m, tokens);
         for (int layer = 0; layer < m->layers; layer++)
             run_block(m, m->blocks + layer, tokens, scores);
@@ -635,13 +757,16 @@ void step(const Model *m, const Tokens *tokens, int threads) {
             normalise(m, &m->final_norm, logits_count, last, m->normed + first);
             last = m->normed + first;
         }
-        multiply_linear(&m->lm_head, logits_count, last, m->buffer_stride, tokens->logits,
+        multiply_linear(m, &m->lm_head, logits_count, last, m->buffer_stride, tokens->logits,
                         m->logits_stride, 0);
         if (m->softcap > 0) {
 #pragma omp for schedule(static)
             for (int64_t i = 0; i < (int64_t)logits_count * m->logits_stride; i++)
                 tokens->logits[i] = m->softcap * tanhf(tokens->logits[i] / m->softcap);
         }
+#ifdef HAS_TILES
+        if (m->lm_head.dtype == TILED) _tile_release();
+#endif
     }
 }
 

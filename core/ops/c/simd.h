@@ -22,6 +22,8 @@ enum { LANES = 4, VECTORS_PER_PANEL = 4 };
 #endif
 enum { MAX_TILE_TOKENS = 6 };
 
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+
 /* LANES elements each. */
 typedef float vec_f32 __attribute__((vector_size(4 * LANES)));
 typedef int32_t vec_i32 __attribute__((vector_size(4 * LANES)));
@@ -106,6 +108,18 @@ static inline vec_f32 load_as_float32(const char *p, int dtype) {
     }
 #endif
     return (vec_f32)(wide << 16); /* bfloat16 is the upper half of a float32 */
+}
+
+/* Rounds to the nearest, ties to even. */
+ALWAYS_INLINE vec_u16 to_bfloat16(vec_f32 v) {
+    vec_u16 rounded;
+#if defined(CONVERT) && defined(__AVX512BF16__)
+    CONVERT("vcvtneps2bf16", rounded, v);
+#else
+    vec_i32 bits = (vec_i32)v;
+    rounded = __builtin_convertvector((bits + 0x7fff + (bits >> 16 & 1)) >> 16, vec_u16);
+#endif
+    return rounded;
 }
 
 #endif

@@ -25,8 +25,6 @@
    additions does not depend on the number of threads. */
 enum { MAX_SERIAL_ELEMENTS = 16384, REDUCTION_PARTS = 32 };
 
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
-
 /* Compiles `call` once for each element type. `call` uses the constant DTYPE, which equals the
    variable `dtype` in scope. */
 #define DISPATCH_DTYPE(call)          \
@@ -48,18 +46,6 @@ ALWAYS_INLINE vec_f32 load_elements(const void *array, int dtype, int64_t i, int
     char padded[4 * LANES] = {0};
     memcpy(padded, from, (count - i) * element_bytes);
     return load_as_float32(padded, dtype);
-}
-
-/* Rounds to the nearest, ties to even. */
-ALWAYS_INLINE vec_u16 to_bfloat16(vec_f32 v) {
-    vec_u16 rounded;
-#if defined(CONVERT) && defined(__AVX512BF16__)
-    CONVERT("vcvtneps2bf16", rounded, v);
-#else
-    vec_i32 bits = (vec_i32)v;
-    rounded = __builtin_convertvector((bits + 0x7fff + (bits >> 16 & 1)) >> 16, vec_u16);
-#endif
-    return rounded;
 }
 
 /* Writes elements i ... i + LANES - 1 of an array of `count`, none beyond its end. */
