@@ -14,47 +14,28 @@ from tfm.core.errors import ConfigError
 from tfm.core.model.layers import Linear, knot_weights
 from tfm.core.model.sequence_model import SequenceModel
 from tfm.core.train.adamw import AdamW, Neighbours
-from tfm.core.train.muon import NEWTON_SCHULZ, Muon, orthogonalise
+from tfm.core.train.muon import Muon, orthogonalise
 from tfm.core.train.optim import load_state_tensors, lr_factor, make_optimizers, state_tensors
 
 SHAPES = [(1, 1), (4, 4), (24, 24), (8, 40), (40, 8), (64, 256), (800, 200)]
 
 
-def moved_values(singular: np.ndarray) -> np.ndarray:
-    """What the steps make of singular values of which the largest is at most 1."""
-    for a, b, c in NEWTON_SCHULZ:
-        singular = a * singular + b * singular**3 + c * singular**5
+def quintic(singular: np.ndarray) -> np.ndarray:
+    """Jordan 2024: five times 3.4445 s - 4.775 s^3 + 2.0315 s^5."""
+    for _ in range(5):
+        singular = 3.4445 * singular - 4.7750 * singular**3 + 2.0315 * singular**5
     return singular
 
 
 def by_singular_values(matrix: np.ndarray) -> np.ndarray:
-    """What the Newton-Schulz steps do, seen in the basis where they are numbers."""
+    """What five Newton-Schulz steps do, seen in the basis where they are numbers."""
     u, singular, v = np.linalg.svd(matrix, full_matrices=False)
-    bound = 1.02 * (singular**4).sum() ** 0.25
-    moved: np.ndarray = (u * moved_values(singular / bound)) @ v
+    moved: np.ndarray = (u * quintic(singular / (np.linalg.norm(matrix) + 1e-7))) @ v
     return moved
 
 
-def test_each_step_is_the_nearest_quintic_to_one() -> None:
-    """The error |1 - p| of the best polynomial has its largest size at four points, with signs in
-    turn (Chebyshev), and the interval of a step is what the step before gave."""
-    low = 0.01
-    for number, (a, b, c) in enumerate(NEWTON_SCHULZ, 1):
-        x = np.linspace(low, 1, 100_000)
-        values = a * x + b * x**3 + c * x**5
-        if number < len(NEWTON_SCHULZ):
-            assert values.max() == pytest.approx(1, abs=1e-3), "scaled for the next step"
-        middle = (values.max() + values.min()) / 2
-        error = values / middle - 1
-        peaks = error[np.r_[True, np.diff(np.sign(np.diff(error))) != 0, True]]
-        np.testing.assert_allclose(np.abs(peaks), np.abs(peaks).max(), rtol=2e-2)
-        assert len(peaks) == 4 and (np.sign(peaks[1:]) == -np.sign(peaks[:-1])).all()
-        low = values.min()
-    assert (round(values.min(), 2), round(values.max(), 2)) == (0.73, 1.27)
-
-
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_orthogonalise_moves_each_singular_value_by_the_quintics(shape: tuple[int, int]) -> None:
+def test_orthogonalise_is_the_quintic_of_each_singular_value(shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
     matrices = torch.randn(3, *shape) * torch.tensor([1e-3, 1.0, 100.0])[:, None, None]
     moved = torch.stack([*orthogonalise(matrices)])
@@ -65,13 +46,13 @@ def test_orthogonalise_moves_each_singular_value_by_the_quintics(shape: tuple[in
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("condition", [1, 10, 50])
 def test_singular_values_are_moved_near_one(condition: float, dtype: torch.dtype) -> None:
-    """The band of the quintics, 0.73 to 1.27; a little more where bfloat16 rounds."""
+    """The band that the quintic is known for, 0.7 to 1.2; a little more where bfloat16 rounds."""
     torch.manual_seed(0)
     u, v = (torch.linalg.qr(torch.randn(16, 16)).Q for _ in range(2))
     matrix = u @ torch.diag(torch.logspace(0, -float(np.log10(condition)), 16)) @ v
     singular = torch.linalg.svdvals([*orthogonalise(matrix[None].to(dtype))][0].float())
     slack = 0.05 if dtype == torch.bfloat16 else 0.01
-    assert 0.73 - slack < float(singular.min()) <= float(singular.max()) < 1.27 + slack
+    assert 0.68 - slack < float(singular.min()) <= float(singular.max()) < 1.21 + slack
 
 
 def test_nothing_to_move_is_not_moved() -> None:
@@ -118,13 +99,7 @@ def test_muon_is_momentum_then_the_quintic(shape: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (16, 48), (48, 16)], ids=str)
-def test_muon_is_torch_muon(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """But for the polynomials, which it computes here by singular values."""
-
-    def moved(update: Tensor, *settings: object) -> Tensor:
-        return torch.from_numpy(by_singular_values(update.double().numpy())).bfloat16()
-
-    monkeypatch.setattr("torch.optim._muon._zeropower_via_newtonschulz", moved)
+def test_muon_is_torch_muon(shape: tuple[int, int]) -> None:
     ours, theirs = layer(shape[1], shape[0]), layer(shape[1], shape[0])
     before = ours.weight.detach().clone()
     reference = torch.optim.Muon([theirs.weight], lr=0.1, momentum=0.9, weight_decay=0.2)

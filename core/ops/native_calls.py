@@ -39,7 +39,7 @@ TRAINING_OPS = {  # argument types of training_ops.c
 AMX_BLOCK = {  # of amx_block.c, on a processor with AMX tiles
     "block": "ppppi",
     "block_backward": "pppppi",
-    "orthogonalise": "iiipippi",
+    "orthogonalise": "iiipfffpi",
 }
 _library: ctypes.CDLL | None = None
 _tiles = False

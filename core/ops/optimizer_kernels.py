@@ -59,9 +59,7 @@ def _addresses(tensors: list[Tensor]) -> Any:
     return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
 
 
-def orthogonalise(
-    matrices: Tensor, coefficients: tuple[tuple[float, float, float], ...]
-) -> Tensor | None:
+def orthogonalise(matrices: Tensor, coefficients: tuple[float, float, float]) -> Tensor | None:
     """As `muon.newton_schulz`, in place, for matrices (N, rows, columns) in bfloat16. None without
     AMX tiles, or where the sizes are not multiples of MACRO_TILE."""
     count, rows, columns = matrices.shape
@@ -69,8 +67,5 @@ def orthogonalise(
     if not (has_tiles() and matrices.dtype == torch.bfloat16 and fits):
         return None
     workspace = newton_schulz_workspace(rows, columns)
-    flat = [number for step in coefficients for number in step]
-    numbers = (ctypes.c_float * len(flat))(*flat)
-    steps = len(coefficients)
-    call("orthogonalise", count, rows, columns, matrices, steps, numbers, workspace)
+    call("orthogonalise", count, rows, columns, matrices, *coefficients, workspace)
     return matrices

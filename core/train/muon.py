@@ -13,11 +13,8 @@ from ..ops import optimizer_kernels
 from ..ops.native_calls import has_kernels
 from .optimizer import Optimizer
 
-# Each step is the odd quintic that is nearest to 1 on the interval of the singular values before it
-# (Amsel et al. 2025, Polar Express, algorithm 1), from 0.01 to 1 in the first; the results are
-# scaled to at most 1 in all but the last step, which leaves values of 0.73 to 1.27.
-NEWTON_SCHULZ = ((4.2173, -12.3082, 9.0909), (4.0879, -11.2688, 8.1809), (4.5434, -9.8378, 6.5638))
-SPECTRAL_MARGIN = 1.02  # of the bound on singular values, for products that are rounded
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan's quintic; in STEPS: singular values near 1
+STEPS = 5
 MAX_BATCHED_SIDE = 192  # some CPUs multiply larger float32 matrices faster one at a time
 
 
@@ -34,41 +31,37 @@ def orthogonalise(matrices: Tensor) -> Iterable[Tensor]:
 
 
 def newton_schulz(x: Tensor) -> Tensor:
-    """The iteration on (rows, columns) or a batch of them: x becomes (a + b g + c g^2) x with g the
-    product of x with itself, of the shorter side.
-
-    The first step divides x by the root of the Frobenius norm of g. This bounds the largest singular
-    value far more closely than the norm of x does, so that a step less is needed."""
+    """The iteration on (rows, columns) or a batch of them: x becomes (a + b g + c g^2) x, with g the
+    product of x with itself, of the shorter side."""
+    a, b, c = NEWTON_SCHULZ
     tall = x.shape[-2] > x.shape[-1]
     multiply_add = torch.addmm if x.ndim == 2 else torch.baddbmm
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    gram = x.mT @ x if tall else x @ x.mT
-    bound = SPECTRAL_MARGIN * gram.norm(dim=(-2, -1), keepdim=True).sqrt() + 1e-7
-    x, gram = x / bound, gram / bound**2
     if x.dtype != torch.bfloat16 and max(x.shape[-2:]) >= 2 * min(x.shape[-2:]):
-        return _newton_schulz_of_gram(x, gram, tall)
-    for step, (a, b, c) in enumerate(NEWTON_SCHULZ):
-        if step:
-            gram = x.mT @ x if tall else x @ x.mT
+        polynomial = _polynomial_of(x.mT @ x if tall else x @ x.mT)
+        return x @ polynomial if tall else polynomial @ x
+    for _ in range(STEPS):
+        gram = x.mT @ x if tall else x @ x.mT
         power = multiply_add(gram, gram, gram, beta=b, alpha=c)
         x = multiply_add(x, x, power, beta=a) if tall else multiply_add(x, power, x, beta=a)
     return x
 
 
-def _newton_schulz_of_gram(x: Tensor, gram: Tensor, tall: bool) -> Tensor:
-    """The same with products of the shorter side's square, but for the last one: of a long matrix
-    that is half of the work. All steps are polynomials of one matrix, so they commute. bfloat16 is
-    too coarse for it: the eigenvalues of g are the squares of the singular values."""
+def _polynomial_of(gram: Tensor) -> Tensor:
+    """What all steps together multiply x by, from its g alone: g becomes (a + b g + c g^2)^2 g, and
+    all these matrices commute. Of a long matrix that is half of the work. bfloat16 is too coarse for
+    it: the eigenvalues of g are the squares of the singular values."""
+    a, b, c = NEWTON_SCHULZ
     multiply_add = torch.addmm if gram.ndim == 2 else torch.baddbmm
     whole: Tensor | None = None
-    for step, (a, b, c) in enumerate(NEWTON_SCHULZ, 1):
-        power = multiply_add(gram, gram, gram, beta=b, alpha=c)
-        power.diagonal(dim1=-2, dim2=-1).add_(a)
-        whole = power if whole is None else whole @ power
-        if step < len(NEWTON_SCHULZ):
-            gram = power @ (power @ gram)
+    for step in range(STEPS):
+        factor = multiply_add(gram, gram, gram, beta=b, alpha=c)
+        factor.diagonal(dim1=-2, dim2=-1).add_(a)
+        whole = factor if whole is None else whole @ factor
+        if step < STEPS - 1:
+            gram = factor @ (factor @ gram)
     assert whole is not None
-    return x @ whole if tall else whole @ x
+    return whole
 
 
 class Muon(Optimizer):

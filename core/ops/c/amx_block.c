@@ -955,15 +955,13 @@ int64_t orthogonal_spare(int rows, int columns) {
     return 3 * round_up_to_64(2 * shorter * longer) + 3 * round_up_to_64(2 * shorter * shorter);
 }
 
-static const float SPECTRAL_MARGIN = 1.02f; /* muon.SPECTRAL_MARGIN */
+enum { NEWTON_SCHULZ_STEPS = 5 };
 
-/* Muon's Newton-Schulz iteration of one matrix x (rows, columns) with rows <= columns, in place:
-   newton_schulz of core/train/muon.py. x is divided by its Frobenius norm. Then in each step, with
-   gram = x x' and the step's coefficients a, b and c (steps, 3), x = a x + (b gram + c gram^2) x. In
-   the first step x is also divided by the root of the Frobenius norm of gram, in the coefficients. */
-static void newton_schulz(int rows, int columns, bf16 *x, int steps, const float *coefficients,
+/* Muon's Newton-Schulz iteration with Jordan's quintic, of one matrix x (rows, columns) with rows
+   <= columns, in place: _newton_schulz of core/train/muon.py. x is divided by its Frobenius norm;
+   then in each step, with gram = x x', x = a x + (b gram + c gram^2) x. */
+static void newton_schulz(int rows, int columns, bf16 *x, float a, float b, float c,
                           char *workspace) {
-    bf16 *const result = x;
     bf16 *next = allocate(&workspace, (int64_t)rows * columns);
     uint32_t *packed_x = (uint32_t *)allocate(&workspace, (int64_t)rows * columns);
     bf16 *gram = allocate(&workspace, (int64_t)rows * rows);
@@ -978,9 +976,7 @@ static void newton_schulz(int rows, int columns, bf16 *x, int steps, const float
     }
     const float scale = 1 / ((float)sqrt(sum_of_squares) + 1e-7f);
     for (int64_t i = 0; i < count; i += LANES) store_bf16(x + i, load_bf16(x + i) * scale);
-    for (int step = 0; step < steps; step++) {
-        float a = coefficients[3 * step], b = coefficients[3 * step + 1];
-        float c = coefficients[3 * step + 2];
+    for (int step = 0; step < NEWTON_SCHULZ_STEPS; step++) {
         for (int n = 0; n < rows; n += TILE)
             pack_transposed_panel(columns, x, columns, n, packed_x);
         for (int m = 0; m < rows; m += MACRO_TILE)
@@ -989,15 +985,6 @@ static void newton_schulz(int rows, int columns, bf16 *x, int steps, const float
                                     product, MACRO_TILE);
                 store_symmetric(rows, m, n, product, gram);
             }
-        if (step == 0) { /* no singular value of x / s is above 1 */
-            double squares = 0;
-            for (int64_t i = 0; i < (int64_t)rows * rows; i += LANES) {
-                const vec_f32 v = load_bf16(gram + i);
-                squares += sum_lanes(v * v);
-            }
-            const float s = SPECTRAL_MARGIN * (float)sqrt(sqrt(squares)) + 1e-7f;
-            a /= s, b /= s * s * s, c /= s * s * s * s * s;
-        }
         for (int n = 0; n < rows; n += TILE) pack_panel(rows, gram, rows, n, packed_gram);
         for (int m = 0; m < rows; m += MACRO_TILE)
             for (int n = 0; n <= m; n += MACRO_TILE) {
@@ -1025,13 +1012,13 @@ static void newton_schulz(int rows, int columns, bf16 *x, int steps, const float
         bf16 *swapped = x;
         x = next, next = swapped;
     }
-    if (x != result) memcpy(result, x, 2 * count);
+    memcpy(next, x, 2 * count); /* after an odd number of swaps `next` is the caller's matrix */
 }
 
 /* matrices (count, rows, columns), each in place; one with more rows than columns is transposed
    first and back afterwards. workspace: orthogonal_spare bytes for each thread. */
-void orthogonalise(int count, int rows, int columns, bf16 *matrices, int steps,
-                   const float *coefficients, char *workspace, int threads) {
+void orthogonalise(int count, int rows, int columns, bf16 *matrices, float a, float b, float c,
+                   char *workspace, int threads) {
     const int64_t size = (int64_t)rows * columns;
     const int tall = rows > columns;
 #pragma omp parallel num_threads(threads)
@@ -1042,14 +1029,14 @@ void orthogonalise(int count, int rows, int columns, bf16 *matrices, int steps,
         for (int number = 0; number < count; number++) {
             bf16 *x = matrices + number * size;
             if (!tall) {
-                newton_schulz(rows, columns, x, steps, coefficients, own_workspace);
+                newton_schulz(rows, columns, x, a, b, c, own_workspace);
                 continue;
             }
             char *rest = own_workspace;
             bf16 *transposed = allocate(&rest, size);
             for (int m = 0; m < columns; m += TILE)
                 transpose_columns(rows, x, columns, m, transposed + (int64_t)m * rows, rows);
-            newton_schulz(columns, rows, transposed, steps, coefficients, rest);
+            newton_schulz(columns, rows, transposed, a, b, c, rest);
             for (int m = 0; m < rows; m += TILE)
                 transpose_columns(columns, transposed, rows, m, x + (int64_t)m * columns, columns);
         }
