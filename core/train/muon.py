@@ -31,8 +31,8 @@ def orthogonalise(matrices: Tensor) -> Iterable[Tensor]:
 
 
 def newton_schulz(x: Tensor) -> Tensor:
-    """The iteration on (rows, columns) or a batch of them: x becomes (a + b g + c g^2) x, with g the
-    product of x with itself, of the shorter side."""
+    """The iteration on (rows, columns) or a batch of them: x becomes (a + b g + c g^2) x, with g
+    the product of x with itself, of the shorter side."""
     a, b, c = NEWTON_SCHULZ
     tall = x.shape[-2] > x.shape[-1]
     multiply_add = torch.addmm if x.ndim == 2 else torch.baddbmm
@@ -48,9 +48,9 @@ def newton_schulz(x: Tensor) -> Tensor:
 
 
 def _polynomial_of(gram: Tensor) -> Tensor:
-    """What all steps together multiply x by, from its g alone: g becomes (a + b g + c g^2)^2 g, and
-    all these matrices commute. Of a long matrix that is half of the work. bfloat16 is too coarse for
-    it: the eigenvalues of g are the squares of the singular values."""
+    """What all steps together multiply x by, from its g alone: g becomes (a + b g + c g^2)^2 g,
+    and all these matrices commute. Of a long matrix that is half of the work. bfloat16 is too
+    coarse for it: the eigenvalues of g are the squares of the singular values."""
     a, b, c = NEWTON_SCHULZ
     multiply_add = torch.addmm if gram.ndim == 2 else torch.baddbmm
     whole: Tensor | None = None
