@@ -64,12 +64,14 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
             outcomes = opened.outcomes([_on_task(opened, *each) for each in asked["tasks"]])
             record, chart, text = _versatility(outcomes)
         else:
-            everyone, reference = _contestants(asked)
             comparison = opened.comparison(
-                "comparison", lambda _: (everyone, reference), equal_time=asked["equal_time"]
+                "comparison",
+                lambda shapes: _contestants(asked, shapes.prepared.tokenizer.axes),
+                equal_time=asked["equal_time"],
             )
             (outcome,) = opened.outcomes([comparison])
-            title = LADDER_TITLE if not (asked["grid"] or asked["arch"]) else _title(everyone)
+            is_ladder = not (asked["grid"] or asked["arch"])
+            title = LADDER_TITLE if is_ladder else _title(_contestants(asked)[0])
             record, chart, text = _ablation(outcome, title)
     record = {"schema": 1, "study": str(opened.study.folder), **record}
     click.echo(json.dumps(record) if as_json else text)
@@ -107,8 +109,9 @@ def _parsed_tasks(text: str) -> list[tuple[str, str]]:
     return found
 
 
-def _contestants(flags: Mapping[str, Any]) -> tuple[list[Contestant], str]:
-    """The contestants, and the name of the one that the others are compared with."""
+def _contestants(flags: Mapping[str, Any], axes: int = 1) -> tuple[list[Contestant], str]:
+    """The contestants, and the name of the one that the others are compared with. axes: of a
+    position."""
     from ..core.study import ladder
 
     names = [name.strip() for name in (flags["arch"] or "").split(",") if name.strip()]
@@ -120,7 +123,7 @@ def _contestants(flags: Mapping[str, Any]) -> tuple[list[Contestant], str]:
     if names or flags["tasks"]:
         everyone = ladder.architectures(names or [ladder.DEFAULT])
         return everyone, everyone[0].name
-    return ladder.ladder(), ladder.DEFAULT
+    return ladder.ladder(axes), ladder.DEFAULT
 
 
 def _on_task(opened: Session, task: str, path: str) -> Comparison:

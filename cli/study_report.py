@@ -51,8 +51,9 @@ def legend(outcome: Outcome, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         f"every run: {planned.tokens:,} tokens{same if len(rows) > 1 else ''}",
         spread if seeds > 1 else "one seed: no intervals",
     ]
-    if planned.part < 1:
-        lines.append(f"scores of {planned.part:.0%} of the held-out items, the same for all")
+    parts = [each.scores["part"] for each in outcome.results if "part" in each.scores]
+    if parts:
+        lines.append(f"scores of {max(parts):.1%} of the held-out tokens, the same for all")
     factors = ", ".join(f"x{factor:g}" for factor in planned.factors)
     if len(planned.factors) > 1:
         edge = "; * at the edge of the sweep" if any(row["lr_at_edge"] for row in rows) else ""

@@ -121,6 +121,20 @@ def test_the_ladder_changes_one_thing_at_a_time() -> None:
     assert [each.name for each in steps[-5:]] == ["transformer", *ladder.OLDER]
 
 
+def test_the_ladder_on_pictures_has_positions_that_pictures_can_have() -> None:
+    found = [each.sets["model"]["positions"] for each in ladder.ladder(2) if "model" in each.sets]
+    assert found == ["none", "none", "none", "none", "rope"]
+
+
+def test_rates_at_which_it_diverges_are_a_result(tfm: Tfm, text: Path) -> None:
+    """Also while speeds are measured."""
+    (tfm.folder / "t.txt").write_bytes(text.read_bytes()[:20_000])
+    grid = ("--grid", "train.lr=0.02,1e30", "--lr", 1, "--seeds", 1, "--tokens", 6000)
+    asked = ("ablate", "t.txt", "--tokenizer", "byte", "--study", "s", "--json", "-q")
+    rows = tfm(*asked, *grid, "--no-equal-time").json()["contestants"]
+    assert rows[1]["score"]["diverged"] == 1 and rows[0]["score"]["diverged"] == 0
+
+
 def test_a_grid_is_a_product() -> None:
     found = ladder.grid(["model.ffn=relu,swiglu", "train.warmup=0,0.02"], "gpt2")
     assert [each.name for each in found] == [

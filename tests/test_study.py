@@ -19,6 +19,7 @@ from tfm.core.architectures import model_config
 from tfm.core.config import ModelConfig
 from tfm.core.errors import ConfigError, DamagedError, DataError, UsageError
 from tfm.core.runs.run import Run
+from tfm.core.study import ladder
 from tfm.core.study.comparison import Asked, Comparison, planned
 from tfm.core.study.contestant import Contestant, run_name
 from tfm.core.study.equal import TOLERANCE, equalised, parameter_count
@@ -30,6 +31,7 @@ from tfm.core.study.plan import (
     Shapes,
     Speed,
     equal_time_tokens,
+    overrun,
     tokens_within,
 )
 from tfm.core.study.report import against_floor, difference_chart, floor_verdict, verdict
@@ -107,9 +109,45 @@ def test_a_width_that_a_contestant_sets_stays() -> None:
     wide = Contestant("wide", sets={"model": {"width": 96}})
     (found,) = equalised([wide], 229_824, lambda c: fields("transformer", width=96))
     assert found.sets["model"]["width"] == 96 and "ffn_width" in found.sets["model"]
-    deep = Contestant("deep", sets={"model": {"layers": 40}})
+    deep = {"layers": 40, "width": 96}
     with pytest.raises(ConfigError, match="deep: has .* no width gives it 229,824"):
-        equalised([deep], 229_824, lambda c: fields("transformer", layers=40))
+        equalised(
+            [Contestant("deep", sets={"model": deep})],
+            229_824,
+            lambda c: fields("transformer", **deep),
+        )
+
+
+@pytest.mark.parametrize("vocabulary", [65, 512, 2048, 8192])
+@pytest.mark.parametrize("size", ["nano", "tiny"])
+def test_the_ladder_is_of_one_size_with_any_vocabulary(size: str, vocabulary: int) -> None:
+    """Also where a step of the width, a multiple of the heads, is more than the tolerance."""
+
+    def config(each: Contestant, **more: Any) -> ModelConfig:
+        changed = {**each.sets.get("model", {}), **more}
+        return model_config(each.arch, size, vocab_size=vocabulary, context=64, **changed)
+
+    reference = parameter_count(config(Contestant("transformer", "transformer")))
+    for each in equalised(ladder.ladder(), reference, config):
+        assert abs(parameter_count(config(each)) / reference - 1) <= TOLERANCE, each
+
+
+def test_fewer_and_more_layers_are_of_one_size() -> None:
+    layers = [Contestant(str(n), sets={"model": {"layers": n}}) for n in (1, 2, 4)]
+
+    def config(each: Contestant) -> ModelConfig:
+        return model_config("transformer", "nano", vocab_size=257, context=64, **each.sets["model"])
+
+    reference = parameter_count(config(layers[0]))
+    counts = [parameter_count(config(each)) for each in equalised(layers, reference, config)]
+    assert all(abs(count / reference - 1) <= TOLERANCE for count in counts)
+
+
+def test_a_budget_that_is_too_short_is_said() -> None:
+    said = overrun({"a": [10.0] * 3, "b": [20.0] * 3}, 60.0, 2)
+    assert said is None, "two processes take 53 s"
+    said = overrun({"a": [10.0] * 3, "b": [20.0] * 3}, 20.0, 2)
+    assert said is not None and "too short for 6 runs" in said and "about 52 s" in said
 
 
 def test_a_budget_buys_tokens() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from ..train.request import Request
 from .contestant import Contestant
 from .equal import equalised, parameter_count
-from .plan import Load, Shapes, Speed, equal_time_tokens, measured_speed, tokens_within
+from .plan import Load, Shapes, Speed, equal_time_tokens, measured_speed, overrun, tokens_within
 from .study import Job, Result
 from .summary import by_seed, estimate, paired_difference
 from .tuning import Rate, score_jobs, tuned
@@ -137,7 +137,7 @@ def planned(
         if count is not None and name != reference:
             equal_time[name] = count
     prepared = shapes.prepared
-    return Comparison(
+    found = Comparison(
         request=shapes.request,
         contestants=tuple(settled),
         reference=reference,
@@ -152,6 +152,11 @@ def planned(
         unit=prepared.task.unit,
         part=part,
     )
+    if asked.tokens is None:
+        said = overrun(found.expected(), asked.seconds(), asked.processes)
+        if said:
+            note(said)
+    return found
 
 
 def _tokens(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,9 +30,9 @@ def equalised(
     """The contestants with about `parameters` parameters each, embeddings and head included.
 
     One that is not within the tolerance already gets another ffn_width if it has feed-forward
-    layers, else another width (RNN, LSTM, CNN); a width that it sets itself stays. config_of: the
-    model of a contestant on the study's data. ConfigError names a contestant that cannot have as
-    many.
+    layers, else another width (RNN, LSTM, CNN); where that is not enough, both, and at last fewer
+    heads, of which a width is a multiple. What it sets itself stays. config_of: the model of a
+    contestant on the study's data. ConfigError names a contestant that cannot have as many.
     """
     return [_equal(each, parameters, config_of(each), tolerance) for each in contestants]
 
@@ -45,21 +45,47 @@ def _equal(
 
     if distance(parameter_count(config)) <= tolerance:
         return contestant
-    own = contestant.sets.get("model", {})
-    for field in ("ffn_width", "width"):
-        if field in own or not config.uses(field):
-            continue
-        of_heads = field == "width" and config.uses("heads")
-        least = 2 * config.heads if of_heads else 1  # rotary positions need an even head width
-        for multiple in MULTIPLES:
-            step = math.lcm(multiple, least)
-            value = _nearest(config, field, step, parameters)
-            if distance(parameter_count(_changed(config, field, value))) <= tolerance:
-                return contestant.with_sets(model={field: value})
+    for changes in _changes(config, contestant.sets.get("model", {}), parameters):
+        if distance(parameter_count(replace(config, **changes))) <= tolerance:
+            return contestant.with_sets(model=changes)
     raise ConfigError(
         f"{contestant.name}: has {parameter_count(config):,} parameters, and no width gives it "
         f"{parameters:,} within {tolerance:.0%}, those of the contestant it is compared with"
     )
+
+
+def _changes(
+    config: ModelConfig, own: Mapping[str, Any], parameters: int
+) -> Iterator[dict[str, Any]]:
+    """Fields by which the size comes near to `parameters`, the least change first. own: fields that
+    stay."""
+
+    def may_change(field: str) -> bool:
+        return field not in own and config.uses(field)
+
+    if may_change("ffn_width"):
+        for multiple in MULTIPLES:
+            yield {"ffn_width": _nearest(config, "ffn_width", multiple, parameters)}
+    heads, has_heads = config.heads, config.uses("heads")
+    while may_change("width"):
+        fewer: dict[str, Any] = {} if heads == config.heads else {"heads": heads}
+        least = 2 * heads if has_heads else 1  # rotary positions need an even head width
+        for multiple in MULTIPLES:
+            # a width that the fewer heads divide too, so that the config is a possible one
+            start = replace(config, width=math.lcm(multiple, least), **fewer)
+            width = _nearest(start, "width", math.lcm(multiple, least), parameters)
+            yield {**fewer, "width": width}
+            if may_change("ffn_width"):
+                wide = replace(start, width=width)
+                yield {
+                    **fewer,
+                    "width": width,
+                    "ffn_width": _nearest(wide, "ffn_width", multiple, parameters),
+                }
+        grouped = config.groups != config.heads or config.head_dim
+        if heads == 1 or grouped or not may_change("heads"):
+            return
+        heads = heads // 2 if heads % 2 == 0 else 1
 
 
 def _nearest(config: ModelConfig, field: str, step: int, parameters: int) -> int:

@@ -24,10 +24,12 @@ STEPS: Mapping[str, Mapping[str, object]] = {
 OLDER = ("rnn", "lstm", "cnn", "attention-rnn")
 
 
-def ladder() -> list[Contestant]:
+def ladder(axes: int = 1) -> list[Contestant]:
     """The decoder of Vaswani et al. 2017, then one change more in each contestant, up to today's
-    default; then the architectures of before."""
-    found, changed = [Contestant("post-LN 2017", "post-ln")], dict[str, object]()
+    default; then the architectures of before. axes: of a position; sinusoidal positions have one,
+    so that the first contestants have none on pictures."""
+    changed: dict[str, object] = {} if axes == 1 else {"positions": "none"}
+    found = [Contestant("post-LN 2017", "post-ln", {"model": changed} if changed else {})]
     for name, change in STEPS.items():
         changed = {**changed, **change}
         found.append(Contestant(f"+ {name}", "post-ln", {"model": changed}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from ctypes import CDLL
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,11 +23,13 @@ from .executors import LocalProcesses
 from .worker import Worker
 
 MEASURING_SECONDS = 1.0  # of the speed of one contestant
+MEASURING_LR = 1e-6
 SLACK = 1.1  # of the time that training takes in several processes, over that of one alone
 RUN_SECONDS = 1.0  # of a run beside its steps and its score
 SCORING_SPEED = 3.0  # tokens scored in the time of one that is trained on, about
 SCORING_SHARE = 0.2  # of the time of all runs, at most, for their scores
 MIN_STEPS = 20  # of a run, however small the budget
+MAX_OVERRUN = 1.3  # times the time that is left, from which on it is said
 
 
 class Shapes:
@@ -91,6 +93,8 @@ def measured_speed(
     from ..model.sequence_model import on_meta
 
     model, train = shapes.configs(contestant, tokens)
+    # the time of a step does not depend on the rates, and at these no contestant diverges
+    train = replace(train, lr=MEASURING_LR, adam_lr=MEASURING_LR)
     train = replace(train, threads=threads, steps=1_000_000, seed=0)
     worker = Worker(threads, shapes.cache, None if library is None else str(library._name))
     processes = LocalProcesses(1, worker)
@@ -134,6 +138,19 @@ def tokens_within(
     tokens = (left - scoring) / seconds_per_token
     least = MIN_STEPS * max(load.step_tokens for load in loads)
     return int(max(least, _two_digits(tokens))), scoring / whole if whole else 1.0
+
+
+def overrun(expected: Mapping[str, Sequence[float]], seconds: float, processes: int) -> str | None:
+    """What to say where the runs take much longer than the time that is left for them. expected: by
+    contestant, the seconds that each of its runs trains."""
+    each = [one for runs in expected.values() for one in runs]
+    needed = (SLACK * sum(each) + RUN_SECONDS * len(each)) / processes
+    if needed <= MAX_OVERRUN * max(seconds, 1.0):
+        return None
+    return (
+        f"warning: the budget is too short for {len(each)} runs of at least {MIN_STEPS} steps: "
+        f"they take about {needed:,.0f} s; give a longer --budget, or fewer --seeds or contestants"
+    )
 
 
 def _two_digits(number: float) -> int:

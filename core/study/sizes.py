@@ -17,7 +17,7 @@ from ..model.sequence_model import on_meta
 from ..train.request import Request
 from .comparison import Asked, runs_of
 from .contestant import Contestant
-from .plan import Load, Shapes, Speed, measured_speed, tokens_within
+from .plan import Load, Shapes, Speed, measured_speed, overrun, tokens_within
 from .study import Job
 from .tuning import Rate, job, score_jobs
 
@@ -251,7 +251,10 @@ def planned(
     if further:  # alone at the end, while other processes have nothing to do
         loads.append(Load(further * asked.processes, 1, *_pace(measured[largest])))
     tokens, part = tokens_within(asked.seconds(), loads, asked.processes, shapes.scored_tokens)
-    return plan(tokens, speeds, part)
+    found = plan(tokens, speeds, part)
+    if said := overrun(found.expected(), asked.seconds(), asked.processes):
+        note(said)
+    return found
 
 
 def _pace(speed: Speed) -> tuple[float, int]:

@@ -21,6 +21,7 @@ from .events import Evaluated
 from .state import State
 
 MIN_FINAL_TOKENS = 2048  # of a final score of a part of the held-out items
+MIN_FINAL_ITEMS = 16
 MAX_FINAL_EXCESS = 1.2  # times the tokens that there is time for; then long items are cut
 MEASURED_TOKENS = 16 * PROGRESS_TOKENS  # the cost of the task's metrics at an evaluation, about
 MIN_MEASURED_ITEMS = 16
@@ -133,7 +134,7 @@ class Validation:
     def _part_of(self, store: Store, part: float) -> tuple[list[Sequence], float]:
         """About this part of the held-out tokens, evenly spread over items, and the part that it
         is. Few long items are cut."""
-        count = max(1, int(part * len(store)))
+        count = min(len(store), max(MIN_FINAL_ITEMS, int(part * len(store))))
         chosen = [store[i] for i in range(0, len(store), -(-len(store) // count))]
         total = sum(store.length(i) for i in range(len(store)))
         wanted = max(MIN_FINAL_TOKENS, part * total)
