@@ -179,7 +179,7 @@ def test_a_wrong_grid_is_refused(grid: str, said: str) -> None:
         (["--resume", "nothing"], "--resume nothing: not a study"),
         (["--resume", "x", "--seeds", "2"], "--seeds and --resume exclude each other"),
         (["--data", "nothing.txt"], "nothing.txt: no such file"),
-        (["--grid", "model.layers=1,40", "--task", "copy"], "layers=40: has .* parameters"),
+        (["--grid", "model.width=16,512", "--task", "copy"], "width=512: has .* parameters"),
     ],
     ids=str,
 )

@@ -37,6 +37,7 @@ LIBRARIES = (
 TIMES = ("2024-01-01 12:00", "2024-01-01T12:00:00Z", "1 Jan 2024")  # their expressions are compiled
 TIMEOUT = 120  # seconds
 OPEN_FILES = "TFM_TEST_OPEN_FILES"  # a variable that limits the files of one command
+VERBS = ("train", "eval", "sample")
 START_MODULES = ("cli.main", "cli.train", "cli.training")  # have the time of the command's start
 
 
@@ -251,13 +252,15 @@ def warm_up() -> None:
 def train_once() -> None:
     """Trains, scores and samples a small model in this process: the first products, kernels and
     backward pass of a process take as long as all of a small training after them. Forks find the C
-    library compiled but not in use, and the signals as they were. By bytes: the tokenizers library
-    warns in forks of a process in which its threads have run."""
+    library compiled but not in use, and signals and flags as they were. By bytes: the tokenizers
+    library warns in forks of a process in which its threads have run."""
     from tfm.cli.main import cli
     from tfm.core.ops import native_calls
 
     small = ("--task", "byte", "--size", "nano", "--steps", "1", "--set", "train.batch=2", "-q")
     before = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    commands = [importlib.import_module(f"tfm.cli.{verb}").command for verb in VERBS]
+    flags = [each.params for each in commands]  # to which those of the task are added
     with tempfile.TemporaryDirectory() as folder:
         text, run = Path(folder, "text"), str(Path(folder, "run"))
         text.write_bytes(bytes(range(256)) * 20)
@@ -268,6 +271,8 @@ def train_once() -> None:
         ):
             cli.main(args, prog_name="tfm", standalone_mode=False)
     native_calls.load(None)
+    for each, own in zip(commands, flags, strict=True):
+        each.params = own
     for number, handler in before.items():
         if signal.getsignal(number) != handler:
             signal.signal(number, handler)
