@@ -54,22 +54,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def goes_through(folder: Path, arch: str, task: str, *data: object) -> None:
-    """Trains two steps, resumes for two more as a run of four at once has them, scores, samples."""
+    """Trains, evaluates and samples. Of each task one architecture, and of each architecture one
+    task, is also resumed, as a run has it that was not killed, and scored by item."""
     tfm = Tfm(folder, {"TFM_QUIET": "1"})
     run = f"{arch}-{task}"
     whole = ("train", "--task", task, *data, "--arch", arch, *SMALL, "--run", run, "--json")
     trained = tfm(*whole, "--steps", 3, "--save-every", 2).json()
     assert trained["nll"] > 0 and np.isfinite(trained["nll"])
-    weights, log = saved_weights(folder / run, 3), folder / run / "log.jsonl"
-    shutil.rmtree(folder / run / "checkpoints/000003")  # as if it had been killed in step 3
-    before = [line for line in log.read_text().splitlines() if json.loads(line).get("step", 9) <= 2]
-    log.write_text("\n".join(before) + "\n")
-    tfm("train", "--resume", run)
-    assert saved_weights(folder / run, 3) == weights
+    whole_way = task == "text" or arch == "transformer" or task in GENERATED
+    if whole_way or (task == "pairs" and arch in WITH_ENCODER):
+        weights, log = saved_weights(folder / run, 3), folder / run / "log.jsonl"
+        shutil.rmtree(folder / run / "checkpoints/000003")  # as if it had been killed in step 3
+        lines = log.read_text().splitlines()
+        before = [line for line in lines if json.loads(line).get("step", 9) <= 2]
+        log.write_text("\n".join(before) + "\n")
+        tfm("train", "--resume", run)
+        assert saved_weights(folder / run, 3) == weights
+        items = tfm("score", run, "--heldout").lines()
+        assert sum(item["nll"] for item in items) == pytest.approx(trained["nll"], rel=1e-5)
     scored = tfm("eval", run, "--json").json()
     assert scored["nll"] == pytest.approx(trained["nll"], rel=1e-6)
-    items = tfm("score", run, "--heldout").lines()
-    assert sum(item["nll"] for item in items) == pytest.approx(trained["nll"], rel=1e-5)
     prompt = {"recall": ("-p", "3 17 5 20 3"), "image": ("--out", "o.png", "--force")}
     asked = prompt.get(task, () if task == "series" else ("-p", "the fox"))
     if task in set(GENERATED) - {"recall"}:

@@ -14,6 +14,9 @@ from tfm.core.errors import DataError, UsageError
 from tfm.core.model.sequence_model import SequenceModel
 from tfm.core.protocols import Sequence
 from tfm.core.score.likelihood import BATCH_TOKENS, BUFFER_TOKENS, evaluate, windows
+from tfm.core.train.validation import Validation
+from tfm.tasks.text import TextTask
+from tfm.tokenizers.byte import SingleByteTokenizer
 
 VOCAB, CONTEXT = 17, 8
 PLAIN: Any = FakeTokenizer(VOCAB)
@@ -197,3 +200,19 @@ def test_dropout_is_off_and_the_mode_stays(training: bool) -> None:
     first, second = (next(evaluate(model, PLAIN, [item(9)])).nll for _ in range(2))
     assert first == second
     assert model.training == training
+
+
+def test_a_part_of_the_held_out_items_is_of_some_items_at_least() -> None:
+    """However short the budget: of one item there is no interval. Long items are cut instead."""
+
+    class Items(list[Sequence]):
+        def length(self, index: int) -> int:
+            return len(self[index])
+
+    validation: Any = object.__new__(Validation)
+    validation.task, validation.tokenizer = TextTask(TextTask.Options()), SingleByteTokenizer()
+    for length, whole in ((9, True), (4000, False)):
+        chosen, part = validation._part_of(Items([item(length)] * 100), 0.0)
+        assert 16 <= len(chosen) <= 20 and (len(chosen[0]) == length) is whole
+        assert part == pytest.approx(sum(map(len, chosen)) / (100 * length))
+        assert sum(map(len, chosen)) < 3000

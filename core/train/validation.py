@@ -135,7 +135,7 @@ class Validation:
         """About this part of the held-out tokens, evenly spread over items, and the part that it
         is. Few long items are cut."""
         count = min(len(store), max(MIN_FINAL_ITEMS, int(part * len(store))))
-        chosen = [store[i] for i in range(0, len(store), -(-len(store) // count))]
+        chosen = [store[i * len(store) // count] for i in range(count)]
         total = sum(store.length(i) for i in range(len(store)))
         wanted = max(MIN_FINAL_TOKENS, part * total)
         if sum(map(len, chosen)) > MAX_FINAL_EXCESS * wanted:

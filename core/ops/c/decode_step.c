@@ -457,10 +457,21 @@ static inline __attribute__((always_inline)) void attend_tile(
     }
 }
 
-/* Calls a function for the type of the cache, which is a constant to it. */
-#define WITH_CACHE(function, ...)                                        \
-    (m->cache_dtype == FLOAT32 ? function(m, FLOAT32, __VA_ARGS__) \
-                               : function(m, BFLOAT16, __VA_ARGS__))
+/* attend_tile of MAX_QUERIES queries or of one, for the type of the cache. Not inlined: compiling it
+   takes long. */
+static __attribute__((noinline)) void attend_queries(
+    const Model *m, int queries, float **query, const char *keys, const char *values, int prefix,
+    const char **own_keys, const char **own_values, const int *own, float *scores, int stride) {
+#define OF(DTYPE, QUERIES)                                                                         \
+    if (m->cache_dtype == DTYPE && queries == QUERIES)                                             \
+    attend_tile(m, DTYPE, QUERIES, query, keys, values, prefix, own_keys, own_values, own, scores, \
+                stride)
+    OF(FLOAT32, MAX_QUERIES);
+    OF(FLOAT32, 1);
+    OF(BFLOAT16, MAX_QUERIES);
+    OF(BFLOAT16, 1);
+#undef OF
+}
 
 /* `attend` of tokens with prefixes. An item is a kv head of the tokens of one prefix, of which
    `times` stand together. */
@@ -493,12 +504,12 @@ static void attend_to_prefix(const Model *m, const Block *block, const Tokens *t
             }
             const int length = (int)tokens->prefix_lengths[prefix];
             if (count == MAX_QUERIES)
-                WITH_CACHE(attend_tile, MAX_QUERIES, query, keys, values, length, own_keys,
-                           own_values, own, scores, stride);
+                attend_queries(m, MAX_QUERIES, query, keys, values, length, own_keys, own_values,
+                               own, scores, stride);
             else
                 for (int q = 0; q < count; q++)
-                    WITH_CACHE(attend_tile, 1, query + q, keys, values, length, own_keys + q,
-                               own_values + q, own + q, scores, stride);
+                    attend_queries(m, 1, query + q, keys, values, length, own_keys + q,
+                                   own_values + q, own + q, scores, stride);
         }
     }
 }
@@ -537,14 +548,16 @@ static void attend(const Model *m, const Block *block, const Tokens *tokens, flo
             keys[q] = block->keys + cache * width * bytes;
             values[q] = block->values + cache * m->value_width * bytes;
             own[q] = (int)tokens->positions[t] + 1 - shared;
-            if (!run)
-                WITH_CACHE(attend_head, query[q], keys[q], values[q], own[q] - 1,
-                           m->slopes ? m->slopes[head] : 0, scores);
+            const float slope = m->slopes ? m->slopes[head] : 0;
+            if (!run && m->cache_dtype == FLOAT32)
+                attend_head(m, FLOAT32, query[q], keys[q], values[q], own[q] - 1, slope, scores);
+            if (!run && m->cache_dtype == BFLOAT16)
+                attend_head(m, BFLOAT16, query[q], keys[q], values[q], own[q] - 1, slope, scores);
         }
         if (run)
-            WITH_CACHE(attend_tile, MAX_QUERIES, query, keys[0] - (int64_t)shared * width * bytes,
-                       values[0] - (int64_t)shared * m->value_width * bytes, shared, keys, values,
-                       own, scores, m->cache_positions);
+            attend_queries(m, MAX_QUERIES, query, keys[0] - (int64_t)shared * width * bytes,
+                           values[0] - (int64_t)shared * m->value_width * bytes, shared, keys,
+                           values, own, scores, m->cache_positions);
     }
 }
 
