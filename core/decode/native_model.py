@@ -17,7 +17,7 @@ from ..model.layers import FeedForward, Linear
 from ..model.positions import alibi_slopes, rotary_angles, sinusoids
 from ..model.rnn import CELLS, Recurrent
 from ..model.sequence_model import SequenceModel
-from ..ops.native_calls import address
+from ..ops.native_calls import MACRO_TILE, address
 from .quantized_linear import DTYPES
 
 NORMS = ("none", "rmsnorm", "layernorm")
@@ -25,7 +25,6 @@ FFNS = ("relu", "gelu", "relu2", "glu", "bilinear", "reglu", "geglu", "swiglu", 
 MIXERS = ("attention", "rnn", "gru", "lstm", "conv")
 LINEARS = ("in", "out", "up", "down")
 TILED = len(DTYPES)  # the dtype of a bfloat16 weight that is packed for tiles, in decode_step.c
-TILE, MACRO_TILE = 16, 32  # of tiles.h
 MAX_QUERIES = 5  # of decode_step.c
 NORM_PLACES = ("mixer_norm", "mixer_out_norm", "ffn_norm", "ffn_out_norm")
 
@@ -284,7 +283,7 @@ class NativeModel:
         panels = weight.view(-1, self.panel, linear.in_features).mT
         if self.by_tiles:
             weight = F.pad(weight, (0, -linear.in_features % MACRO_TILE))
-            panels = weight.view(-1, TILE, weight.shape[1] // 2, 2).transpose(1, 2)
+            panels = weight.view(-1, MACRO_TILE // 2, weight.shape[1] // 2, 2).transpose(1, 2)
         bias = None if linear.bias is None else F.pad(linear.bias.detach(), (0, padding))
         return LinearStruct(
             linear.in_features,

@@ -17,7 +17,7 @@ from .reference import dropout_seed, first_number
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}  # as c/simd.h numbers them
 ROW_PADDING = 16  # numbers after a row of workspace that a full vector may touch
-MACRO_TILE = 32  # of amx_block.c: sizes must be multiples of it
+MACRO_TILE = 32  # of tiles.h: sizes must be multiples of it
 
 _TYPES = {"l": ctypes.c_int64, "i": ctypes.c_int32, "f": ctypes.c_float, "p": ctypes.c_void_p}
 TRAINING_OPS = {  # argument types of training_ops.c

@@ -94,8 +94,8 @@ def measured_speed(
 
     model, train = shapes.configs(contestant, tokens)
     # the time of a step does not depend on the rates, and at these no contestant diverges
-    train = replace(train, lr=MEASURING_LR, adam_lr=MEASURING_LR)
-    train = replace(train, threads=threads, steps=1_000_000, seed=0)
+    lr = MEASURING_LR
+    train = replace(train, threads=threads, steps=1_000_000, seed=0, lr=lr, adam_lr=lr)
     worker = Worker(threads, shapes.cache, None if library is None else str(library._name))
     processes = LocalProcesses(1, worker)
     try:

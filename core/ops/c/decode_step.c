@@ -604,7 +604,8 @@ static void recur(const Model *m, const Block *b, const Tokens *tokens) {
 #pragma omp for schedule(static)
         for (int t = first; t < first + step; t++)
             memcpy(m->normed + (int64_t)t * stride,
-                   (float *)b->keys + tokens->sequences[t] * 2 * m->state_width, m->width * sizeof(float));
+                   (float *)b->keys + tokens->sequences[t] * 2 * m->state_width,
+                   m->width * sizeof(float));
         multiply_linear(m, &b->out, step, x, stride, own, stride, 0);
 #pragma omp for schedule(static)
         for (int t = first; t < first + step; t++)
@@ -621,7 +622,8 @@ static void convolve(const Model *m, const Block *b, const Tokens *tokens) {
     const int stride = m->buffer_stride, width = m->width;
 #pragma omp for schedule(static)
     for (int t = 0; t < tokens->count; t++)
-        memcpy((float *)b->keys + (tokens->sequences[t] * m->cache_positions + tokens->positions[t]) * width,
+        memcpy((float *)b->keys +
+                   (tokens->sequences[t] * m->cache_positions + tokens->positions[t]) * width,
                m->normed + (int64_t)t * stride, width * sizeof(float));
 #pragma omp for schedule(static)
     for (int t = 0; t < tokens->count; t++)
@@ -631,7 +633,9 @@ static void convolve(const Model *m, const Block *b, const Tokens *tokens) {
             if (position < 0)
                 memset(to, 0, width * sizeof(float));
             else
-                memcpy(to, (float *)b->keys + (tokens->sequences[t] * m->cache_positions + position) * width,
+                memcpy(to,
+                       (float *)b->keys +
+                           (tokens->sequences[t] * m->cache_positions + position) * width,
                        width * sizeof(float));
         }
     multiply_linear(m, &b->in, tokens->count, m->gates, stride, m->projected, stride, 0);

@@ -1,8 +1,8 @@
 /* Matrix products in bfloat16 by AMX tiles, on processors that have them (HAS_TILES).
 
-   `accumulate` adds a product of MACRO_TILE x MACRO_TILE outputs. The left operand
-   is row-major bf16. The right operand (inputs, columns) is packed as AMX takes it: (columns /
-   TILE, inputs / 2, TILE) words of 32 bits. A word holds two neighbouring inputs of a column, 2p in
+   `accumulate` adds a product of MACRO_TILE x MACRO_TILE outputs. The left operand is row-major
+   bf16. The right operand (inputs, columns) is packed as AMX takes it: (columns / TILE, inputs / 2,
+   TILE) words of 32 bits. A word holds two neighbouring inputs of a column, 2p in
    its low half and 2p + 1 in its high half. TILE columns, n ... n + TILE - 1, make a panel: it
    begins at word n * (inputs / 2), and its (even) input k at WORDS_PER_INPUT * k after that. */
 
@@ -17,7 +17,7 @@
 
 /* TILE: rows of a tile, of 64 bytes: TILE float32, or TILE_INPUTS bf16. LANES is 16 here too. */
 enum { TILE = 16, TILE_INPUTS = 32, WORDS_PER_INPUT = TILE / 2 };
-enum { MACRO_TILE = 2 * TILE }; /* cpu_kernels.SIDE: outputs of 2 x 2 accumulator tiles */
+enum { MACRO_TILE = 2 * TILE }; /* native_calls.MACRO_TILE: outputs of 2 x 2 accumulator tiles */
 typedef uint16_t bf16;
 
 /* The operand of LDTILECFG: palette 1 in byte 0; for each of 8 tiles the bytes of a row, from byte
