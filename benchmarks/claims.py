@@ -37,6 +37,8 @@ COMMANDS: dict[str, tuple[object, ...]] = {
         *("probe", "--task", "recall", "--arch", "transformer,lstm,cnn"),
         *("--distance", "64,128,256", "--set", "task.vocabulary=300", "--lr", 1),
     ),
+    "copy": ("probe", "--task", "copy", "--arch", "transformer,lstm,cnn"),
+    "induction": ("probe", "--task", "induction", "--arch", "transformer,lstm,cnn"),
     "scale": ("scale", *OF_TEXT, "--check"),
 }
 LENGTHS = "64,128,256,512,1024,2048,4096"

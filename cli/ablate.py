@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from ..core.study.contestant import Contestant
     from ..core.study.plan import Shapes
 
-LADDER_TITLE = "What changed since the transformer of 2017, and what came before it"
+STEPS_CLAIM = "Each change of the transformer since 2017 lowers the loss"
+LADDER_CLAIM = "Today's transformer learns more from the same tokens than what came before it"
 
 
 @click.command("ablate", cls=opt.TaskCommand)
@@ -62,7 +63,7 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
         asked = opened.flags
         if asked["tasks"]:
             outcomes = opened.outcomes([_on_task(opened, *each) for each in asked["tasks"]])
-            record, chart, text = _versatility(outcomes)
+            record, charts, text = _versatility(outcomes)
         else:
             comparison = opened.comparison(
                 "comparison",
@@ -70,19 +71,17 @@ def command(ctx: click.Context, /, quiet: bool, as_json: bool, **flags: Any) -> 
                 equal_time=asked["equal_time"],
             )
             (outcome,) = opened.outcomes([comparison])
-            is_ladder = not (asked["grid"] or asked["arch"])
-            title = LADDER_TITLE if is_ladder else _title(_contestants(asked)[0])
-            record, chart, text = _ablation(outcome, title)
+            record, charts, text = _ablation(outcome)
     record = {"schema": 1, "study": str(opened.study.folder), **record}
     click.echo(json.dumps(record) if as_json else text)
-    show_charts([chart], flags["plot"], as_json, quiet)
+    show_charts(charts, flags["plot"], as_json, quiet)
 
 
 def _check(flags: dict[str, Any]) -> None:
     """UsageError for flags that exclude each other, ConfigError for unknown names in them."""
     if flags["grid"] and flags["tasks"]:
         raise UsageError("--grid and --tasks exclude each other")
-    if flags["tasks"]:
+    if flags["tasks"] is not None:
         for name in ("files", "data", "task", "column", "valid", "test", "tokenizer"):
             if flags[name]:
                 flag = "FILE" if name == "files" else f"--{name}"
@@ -96,8 +95,8 @@ def _parsed_tasks(text: str) -> list[tuple[str, str]]:
     from ..core.plugins import find
 
     found = []
-    for part in text.split(","):
-        task, _, path = part.strip().partition(":")
+    for part in opt.listed(text, "--tasks"):
+        task, _, path = part.partition(":")
         if not task:
             raise ConfigError(f"--tasks {text}: must be TASK:PATH, separated by commas")
         find("tasks", task)
@@ -114,7 +113,7 @@ def _contestants(flags: Mapping[str, Any], axes: int = 1) -> tuple[list[Contesta
     position."""
     from ..core.study import ladder
 
-    names = [name.strip() for name in (flags["arch"] or "").split(",") if name.strip()]
+    names = [] if flags["arch"] is None else opt.listed(flags["arch"], "--arch")
     if flags["grid"]:
         if len(names) > 1:
             raise UsageError(f"--arch {flags['arch']}: with --grid, one architecture")
@@ -145,20 +144,17 @@ def _on_task(opened: Session, task: str, path: str) -> Comparison:
 # -- the tables ----------------------------------------------------------------------------------
 
 
-def _title(contestants: Sequence[Contestant]) -> str:
-    names = ", ".join(each.name for each in contestants)
-    few = len(names) < 60
-    return f"{names if few else 'Configurations'}: equal parameters, equal tokens"
-
-
-def _ablation(outcome: Outcome, title: str) -> tuple[dict[str, Any], Chart, str]:
-    from ..core.study.report import difference_chart, verdict
+def _ablation(outcome: Outcome) -> tuple[dict[str, Any], list[Chart], str]:
+    from ..core.study.report import claim, difference_chart, step_chart, step_verdict, verdict
 
     planned, rows = outcome.comparison, outcome.rows()
     unit = outcome.score_unit
-    said = verdict(outcome, rows)
+    is_ladder = any(row["base"] for row in rows)
     table = [
-        ["contestant", "parameters", "lr", unit, "difference", "tokens/s", "memory", "equal time"]
+        [
+            *("contestant", "parameters", "lr", unit, "change", "difference", "tokens/s"),
+            *("memory", "equal time"),
+        ]
     ]
     for row in rows:
         timed = row["equal_time_score"]
@@ -169,7 +165,8 @@ def _ablation(outcome: Outcome, title: str) -> tuple[dict[str, Any], Chart, str]
                 f"{row['parameters']:,}",
                 factor_text(row),
                 estimate_text(row["score"]),
-                "" if row["difference"] is None else estimate_text(row["difference"], signed=True),
+                estimate_text(row["base_difference"], signed=True),
+                estimate_text(row["difference"], signed=True),
                 f"{row['tokens_per_second']:,.0f}",
                 memory_text(row["peak_bytes"]),
                 ""
@@ -190,13 +187,20 @@ def _ablation(outcome: Outcome, title: str) -> tuple[dict[str, Any], Chart, str]
         "lr_factors": list(planned.factors),
         "floor": dict(planned.floor),
         "contestants": rows,
-        "verdict": said,
+        "verdict": verdict(outcome, rows),
+        "step_verdict": step_verdict(outcome, rows) if is_ladder else None,
     }
-    text = "\n".join([columns(table, numbers=True), "", *legend(outcome, rows)])
-    return record, difference_chart(outcome, rows, title, said), text
+    lines = legend(outcome, rows)
+    title, charts = claim(outcome), []
+    if is_ladder:
+        to = f"change: to the row before; difference: to {planned.reference}"
+        title, lines = LADDER_CLAIM, [to, *lines]
+        charts = [step_chart(outcome, rows, STEPS_CLAIM)]
+    charts.append(difference_chart(outcome, rows, title))
+    return record, charts, "\n".join([columns(table, numbers=True), "", *lines])
 
 
-def _versatility(outcomes: Sequence[Outcome]) -> tuple[dict[str, Any], Chart, str]:
+def _versatility(outcomes: Sequence[Outcome]) -> tuple[dict[str, Any], list[Chart], str]:
     from ..core.study.report import against_floor, floor_chart, floor_verdict
 
     table = [["task", "contestant", "lr", "score", "", "best baseline", "", "runs of"]]
@@ -221,4 +225,4 @@ def _versatility(outcomes: Sequence[Outcome]) -> tuple[dict[str, Any], Chart, st
     said = floor_verdict(outcomes)
     every = [line for o in outcomes for line in legend(o, o.rows())]
     text = "\n".join([columns(table), "", *dict.fromkeys(every)])
-    return {"tasks": found, "verdict": said}, floor_chart(outcomes, said), text
+    return {"tasks": found, "verdict": said}, [floor_chart(outcomes, said)], text

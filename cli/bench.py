@@ -15,6 +15,7 @@ from . import options as opt
 from .render import columns, say
 
 DECODING_TOKENS = {1: 64, 32: 48}  # batch rows -> tokens decoded in each
+BUSY = 0.3  # cores that other processes use: what is measured is then not the machine's speed
 
 
 @click.command("bench", cls=opt.Command)
@@ -64,7 +65,7 @@ def command(quiet: bool, as_json: bool, **flags: Any) -> None:
     after a prompt of that length; each with the exponent of a power law fitted to them.
     """
     contexts = _contexts(flags["context"])
-    archs = list(dict.fromkeys(flags["arch"].split(",")))
+    archs = list(dict.fromkeys(opt.listed(flags["arch"], "--arch")))
     compares = len(archs) > 1 or bool(flags["plot"])
     if flags["plot"]:
         from ..core.chart_file import check_plot
@@ -75,6 +76,7 @@ def command(quiet: bool, as_json: bool, **flags: Any) -> None:
     from ..core import bench
     from ..core.architectures import model_config
     from ..core.config import TrainConfig, with_fields
+    from ..core.cores import Usage, allowed_cores
     from ..core.ops import native_calls
     from ..core.ops.device import default_dtype, pick_device, use_threads
     from ..core.train.backend import can_compile
@@ -95,22 +97,31 @@ def command(quiet: bool, as_json: bool, **flags: Any) -> None:
     config = with_fields(config, "train", {"dtype": dtype})
 
     say("matrix products ...", quiet)
+    usage = Usage()
     peaks = {
         name: bench.matmul_peak(device, getattr(torch, name), min(0.5, flags["seconds"]))
         for name in ("float32", "bfloat16")
     }
+    read_bytes, others = bench.memory_bandwidth(device), usage.by_others()
+    if others > BUSY:
+        say(
+            f"other processes use {others:.1f} of {allowed_cores()} cores: this machine alone is "
+            "faster than what follows; measure again when it is quiet",
+            quiet,
+        )
     found: dict[str, Any] = {
         "schema": 1,
         "device": device.type,
         "threads": threads,
         "torch": torch.__version__,
-        "arch": flags["arch"],
+        "arch": ",".join(archs),
         "size": flags["size"],
         "vocab_size": flags["vocab"],
         "dtype": dtype,
         "compile": config.compile,
         "matmul_flops_per_second": peaks,
-        "read_bytes_per_second": bench.memory_bandwidth(device),
+        "read_bytes_per_second": read_bytes,
+        "cores_used_by_others": others,
         "training": [],
         "decoding": [],
     }
@@ -122,9 +133,7 @@ def command(quiet: bool, as_json: bool, **flags: Any) -> None:
         return
     for context in contexts or [default_context]:
         say(f"training, context {context:,} ...", quiet)
-        model = model_config(
-            flags["arch"], flags["size"], vocab_size=flags["vocab"], context=context
-        )
+        model = model_config(archs[0], flags["size"], vocab_size=flags["vocab"], context=context)
         rows = with_fields(config, "train", {"batch": max(1, batch_tokens // context)})
         ran = bench.measure_training_in_process(model, rows, device, flags["seconds"], compiled)
         rate = ran.tokens_per_second * ran.flops_per_token
@@ -141,13 +150,12 @@ def command(quiet: bool, as_json: bool, **flags: Any) -> None:
     for draws, count in DECODING_TOKENS.items():
         say(f"decoding, batch of {draws} ...", quiet)
         model = model_config(
-            flags["arch"],
+            archs[0],
             flags["size"],
             vocab_size=flags["vocab"],
             context=max(default_context, bench.PROMPT_TOKENS + count),
         )
-        read = found["read_bytes_per_second"]
-        measured = bench.measure_decoding(model, device, draws, count, read, compiled)
+        measured = bench.measure_decoding(model, device, draws, count, read_bytes, compiled)
         found["decoding"].append(asdict(measured))
     if as_json:
         click.echo(json.dumps(found))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..core.architectures import ARCHS
 from ..core.chart import Axis, Chart, Line
 from ..core.chart_layout import number
 from .data_text import MAX_WIDTH, colours
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from ..core.config import ModelConfig, TrainConfig
 
 LENGTHS = (64, 256, 1024, 4096)
+LOOKS_BACK = ("attention", "attention-rnn")  # layers that read all past positions
+RECURRENT = ("rnn", "gru", "lstm", "attention-rnn")  # layers whose positions wait for one another
 
 
 @dataclass(frozen=True)
@@ -249,4 +252,41 @@ def _verdict(found: dict[str, Any], measure: Measure) -> str:
         longest = max(common)
         ratios = [f"{a} {times[a][longest] / times[first][longest]:.2g}" for a in others]
         text += f"At {longest:,} tokens, in times of {first}: {', '.join(ratios)}."
-    return text.strip()
+    return f"{_decision(found, measure)}{text}".strip()
+
+
+def _decision(found: dict[str, Any], measure: Measure) -> str:
+    """Whether the claim of a measure held; empty where no architecture or interval tells."""
+    archs = _archs(found)
+    if measure.key == "sequences":
+        times = {arch: _times(found, measure, arch) for arch in archs}
+        pairs = [
+            (times[one], times[other])
+            for one in _with_layers(archs, ("attention",))
+            for other in _with_layers(archs, RECURRENT)
+        ]
+        lengths = sorted({n for one, other in pairs for n in one.keys() & other.keys()})
+        held = [n for n in lengths if all(a[n] < b[n] for a, b in pairs if n in a and n in b)]
+        if not lengths:
+            return ""
+        if held in ([], lengths):
+            return "Held. " if held else "Did not hold. "
+        return f"Held at {', '.join(f'{n:,}' for n in held)} tokens only. "
+    looking = _with_layers(archs, LOOKS_BACK)
+    growing, flat = list[str](), list[str]()
+    for arch in archs:
+        fit = _exponent(found, measure, arch)
+        if fit is not None and fit["low"] is not None:
+            (growing if fit["low"] > 0 else flat).append(arch)
+    wrong = [arch for arch in growing if arch not in looking]
+    if measure.key == "decoding":  # where attention looks back, it must take longer
+        wrong += [arch for arch in flat if arch in looking]
+    if not (growing or flat):
+        return ""
+    return f"Did not hold for {', '.join(wrong)}. " if wrong else "Held. "
+
+
+def _with_layers(archs: Sequence[str], kinds: Sequence[str]) -> list[str]:
+    """The architectures that have layers of these kinds."""
+    layers = {arch: str(ARCHS[arch].model.get("mixers", "attention")).split(",") for arch in archs}
+    return [arch for arch in archs if set(layers[arch]) & set(kinds)]

@@ -269,6 +269,16 @@ def task_options_of(options: type, verb: str, flags: Mapping[str, Any]) -> Any:
     return found
 
 
+def listed(text: str, flag: str) -> list[str]:
+    """The names in a list such as "lstm, cnn". ConfigError if there are none, or an empty one."""
+    from ..core.errors import ConfigError
+
+    found = [name.strip() for name in text.split(",")]
+    if not all(found):
+        raise ConfigError(f"{flag} {text}: must be names, separated by commas")
+    return found
+
+
 def part_of(run: str | None, part: str | None) -> str | None:
     """RUN:PART, the name of one domain of a run of several."""
     named = part is None or (run or "").endswith(f":{part}")

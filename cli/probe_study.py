@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..core.errors import ConfigError
+from . import options as opt
 from .render import columns, loops_shown
 from .study_report import legend, show_charts
 from .studying import Session, session
@@ -28,8 +29,8 @@ def run(ctx: click.Context, flags: dict[str, Any], as_json: bool, quiet: bool) -
     from ..core.probe.distance import at_distance, chart, options_at, training_options, verdict
 
     if flags["resume"] is None:
-        flags["arch"] = flags["arch"] or ARCHS
-        flags["distance"] = flags["distance"] or DISTANCES
+        for name, usual in (("arch", ARCHS), ("distance", DISTANCES)):
+            flags[name] = usual if flags[name] is None else flags[name]
         _architectures(flags)  # an impossible study is found before its folder is made
         training_options(flags["task"], distances(flags["distance"]))
     with session(ctx, "probe", flags, quiet) as opened:
@@ -83,7 +84,7 @@ def _comparison(opened: Session, options: dict[str, int]) -> Comparison:
 def _architectures(flags: dict[str, Any]) -> list[Contestant]:
     from ..core.study.ladder import architectures
 
-    return architectures([name.strip() for name in flags["arch"].split(",")])
+    return architectures(opt.listed(flags["arch"], "--arch"))
 
 
 def report(found: Sequence[AtDistance], outcome: Outcome) -> str:

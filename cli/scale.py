@@ -30,7 +30,7 @@ SEEDS = 2  # by default: the sizes and numbers of tokens are many runs already
 @opt.option(
     "--sizes",
     metavar="W,LxW...",
-    default="12,20,32,48,72",
+    default="12,20,32,48,80",
     show_default=True,
     help="Widths of the transformer, or LAYERSxWIDTH; at least three.",
 )

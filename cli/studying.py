@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..core.cores import allowed_cores
-from ..core.errors import UsageError
+from ..core.errors import DamagedError, UsageError
 from . import kernels, settings
 from . import options as opt
 from .folders import cache_folder
@@ -164,11 +164,11 @@ def session(ctx: click.Context, verb: str, flags: dict[str, Any], quiet: bool) -
     try:
         opened = Session(study, flags, quiet, flags["jobs"] or study.definition["processes"])
         yield opened
-    except BaseException:
-        started = any((folder / "runs").iterdir())
-        if started or flags["resume"] is not None:
+    except BaseException as error:
+        goes_on = any((folder / "runs").iterdir()) or flags["resume"] is not None
+        if goes_on and not isinstance(error, DamagedError):  # which would be met again
             say(f"continue with: tfm {verb} --resume {quote(str(folder))}")
-        else:
+        elif not goes_on:
             shutil.rmtree(folder, ignore_errors=True)
         raise
     finally:

@@ -41,6 +41,7 @@ DPI = 200
 ROOM = 0.03  # on both sides of the data, as a share of its extent
 NAME_INCHES = 1.7  # of a name beside the data, at most
 ROW_INCHES = 2.8  # of the name of a row
+BAR_INCHES = 0.045  # between the intervals of two lines at the same x
 SIZE = 9.0  # of the text, points
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#111111", "#cc79a7", "#e69f00", "#56b4e9", "#777777")
 MARKERS = "os^DvPX"
@@ -212,18 +213,32 @@ def _lines(axes: Axes, chart: Chart) -> None:
     axes.grid(axis="y", color="#e8e8e8", linewidth=0.6)
     axes.set_axisbelow(True)
     bottom, top = axes.get_ylim()
+    barred = [each.name for each in chart.lines if 0 < len(intervals(each)) <= MAX_INTERVAL_BARS]
+    with_bars = list(dict.fromkeys(barred))
     for line in chart.lines:
-        look = _look(chart, line)
+        look = {**_look(chart, line), "transform": axes.transData}
+        if line.name in with_bars:  # beside those of other lines at the same x
+            place = with_bars.index(line.name) - (len(with_bars) - 1) / 2
+            look["transform"] = _shifted_right(axes, place * BAR_INCHES)
         xs, ys = _drawn(line.x), _drawn(line.y)
         ranges = [(xs[at], max(low, bottom), min(high, top)) for at, low, high in intervals(line)]
         if len(ranges) > MAX_INTERVAL_BARS:
             at, low, high = zip(*ranges, strict=True)
             axes.fill_between(at, low, high, color=look["color"], alpha=0.15, linewidth=0)
         elif ranges:
-            axes.vlines(*zip(*ranges, strict=True), color=look["color"], linewidth=1.0)
+            bars = axes.vlines(*zip(*ranges, strict=True), color=look["color"], linewidth=1.0)
+            bars.set_transform(look["transform"])
         axes.plot(xs, ys, markevery=marked(chart, line), **look)
     for label, height in label_places(chart, y, 0.0):  # the layout leaves room for them
         axes.text(0.44, height, _shortened(label), transform=_beside(axes), va="center")
+
+
+def _shifted_right(axes: Axes, inches: float) -> Any:
+    """The coordinates of the data, moved to the right."""
+    from matplotlib.transforms import ScaledTranslation
+
+    figure: Any = axes.get_figure(root=True)
+    return axes.transData + ScaledTranslation(inches, 0, figure.dpi_scale_trans)
 
 
 def _beside(axes: Axes) -> Any:

@@ -90,6 +90,10 @@ def test_a_study_interrupted_and_killed_is_continued(tfm: Tfm, text: Path) -> No
     assert one.startswith("cnn ") and "±" in one
     assert ("* at the edge of the sweep" in table) is row["lr_at_edge"] and "cnn: " in table
 
+    results.write_text("{}\n" + results.read_text())
+    done = tfm("ablate", "--resume", "s", code=3)
+    assert "results.jsonl: line 1" in done.err and "continue with" not in done.err
+
 
 def test_a_domain_on_a_cluster(tfm: Tfm, text: Path) -> None:
     """On submitit's local executor, against the floor of the domain."""
@@ -100,7 +104,7 @@ def test_a_domain_on_a_cluster(tfm: Tfm, text: Path) -> None:
     heading, one = found.text.splitlines()[:2]
     assert heading.split()[:4] == ["task", "contestant", "lr", "score"]
     assert one.split()[:2] == ["text", "transformer"] and "bits per" in one
-    assert "Against the best trivial baseline of each domain: " in found.text
+    assert "Against the best trivial baseline of each domain, " in found.text
     (study,) = (tfm.folder / "studies").iterdir()
     assert len((study / "results.jsonl").read_text().splitlines()) == 1
     assert list((study / "cluster").iterdir())
@@ -118,6 +122,8 @@ def test_the_ladder_changes_one_thing_at_a_time() -> None:
         now = dict(each.sets["model"])
         assert len(now.items() - before.items()) == 1 and before.items() <= now.items()
         before = now
+    names = [each.name for each in steps]
+    assert [each.base for each in steps] == [None, *names[:5], *[None] * 4]
     assert [each.name for each in steps[-5:]] == ["transformer", *ladder.OLDER]
 
 
@@ -170,6 +176,8 @@ def test_a_wrong_grid_is_refused(grid: str, said: str) -> None:
         (["--arch", "foo,cnn"], "--arch foo: no such architecture"),
         (["--arch", "vaswani"], "--arch vaswani: has an encoder"),
         (["--arch", "cnn,cnn"], "--arch cnn,cnn: cnn is there twice"),
+        (["--arch", ","], "--arch ,: must be names, separated by commas"),
+        (["--tasks", ""], "--tasks : must be names, separated by commas"),
         (["--lr", "0,1"], "--lr 0,1: must be positive numbers"),
         (["--tokens", "1k", "--budget", "1m"], "exclude each other"),
         (["--plot", "a.gif"], "must end in .png, .svg or .pdf"),

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tfm.cli.bench import _tables, command
 from tfm.cli.bench_lengths import charts, tables
+from tfm.core import cores
 from tfm.core.architectures import model_config
 from tfm.core.bench import DecodingSpeed, RandomRows, TrainingSpeed, matmul_peak, measure_training
 from tfm.core.bench_lengths import LengthBench, Timed, extrapolated, fitted_exponent
@@ -85,6 +86,7 @@ def test_ctrl_c_ends_all_of_its_processes_in_silence(tfm: Tfm) -> None:
         ("--size", "huge"),
         ("--dtype", "int8"),
         ("--arch", "rnnn"),
+        ("--arch", "lstm,"),
         ("--device", "tpu"),
         ("--arch", "transformer,rnnn"),
         ("--arch", "lstm,encoder-decoder"),
@@ -98,6 +100,17 @@ def test_wrong_flags_are_one_line(
         command.main(["-q", *flags], standalone_mode=False)
     assert flags[0].lstrip("-") in str(caught.value) and "\n" not in str(caught.value)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("others", [0.1, 1.2])
+def test_other_work_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], others: float
+) -> None:
+    monkeypatch.setattr(cores.Usage, "by_others", lambda self: others)
+    command.main(["--size", "nano", "--seconds", "0", "--json"], standalone_mode=False)
+    out, err = capsys.readouterr()
+    assert json.loads(out)["cores_used_by_others"] == others
+    assert ("other processes use 1.2 of " in err) is (others > 1)
 
 
 # -- several architectures against the length ----------------------------------------------------
@@ -137,7 +150,7 @@ def test_tables_and_charts_say_what_was_found() -> None:
         "left_out": [dict(arch="transformer", context=1000, reason="it would take too long")],
     }
     times = {"lstm": [(n, 1e-4 * n) for n in lengths]}
-    times["transformer"] = [(n, 1e-3 * n**0.5) for n in lengths[:2]]
+    times["transformer"] = [(n, 5e-4 * n**0.5) for n in lengths[:2]]
     found["exponents"] = [
         dict(arch=arch, of=key, **vars(fitted_exponent(*zip(*own, strict=True))))
         for arch, own in times.items()
@@ -154,13 +167,16 @@ def test_tables_and_charts_say_what_was_found() -> None:
         line.split() for line in text.splitlines() if line.startswith(("lstm ", "transformer "))
     ]
     assert rows[2] == ["lstm", "1", "10", "100", "1.00", "[1.00,", "1.00]"]
-    assert rows[3] == ["transformer", "3.16", "10", "–", "0.50"]
+    assert rows[3] == ["transformer", "1.58", "5", "–", "0.50"]
     assert "transformer at 1,000: left out, it would take too long" in text
     training, sequences, decoding = charts(found)
     assert sequences.y.label == "training step of one sequence (ms)" and sequences.x.log
     assert "lstm 1.00 [1.00, 1.00] over 10 to 1,000" in sequences.verdict
+    assert sequences.verdict.startswith("Held at 100 tokens only. ")
+    assert training.verdict.startswith("Did not hold for lstm. ")
+    assert decoding.verdict.startswith("Did not hold for lstm. ")
     assert "transformer 0.50 over 10 to 100" in sequences.verdict
-    assert "At 100 tokens, in times of lstm: transformer 1." in sequences.verdict
+    assert "At 100 tokens, in times of lstm: transformer 0.5." in sequences.verdict
 
 
 def test_the_exponent_of_a_power_law_is_found() -> None:

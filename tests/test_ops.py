@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from tfm.core.config import ModelConfig
 from tfm.core.errors import UsageError
+from tfm.core.model import loss
 from tfm.core.model.layers import Linear
 from tfm.core.model.loss import Objective, token_nll
 from tfm.core.model.sequence_model import SequenceModel
@@ -385,6 +386,34 @@ def test_a_factor_outside_is_a_factor_of_the_gradient() -> None:
         torch.testing.assert_close(thrice[name], 3 * gradient)
 
 
+@pytest.mark.parametrize("ranges", [False, True])
+@pytest.mark.parametrize("rows", [4, 17, 64])
+def test_rows_that_do_not_count_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, rows: int, ranges: bool
+) -> None:
+    """Of ids outside the support, as those of another domain."""
+    model, batch = loss_setting()
+    support: Any = torch.tensor([5, 30]).expand(*batch.ids.shape, 2) if ranges else (5, 30)
+    batch = replace(batch, ids=batch.ids.where(batch.weight > 0, 36), support=support)
+    computed = list[int]()
+    plain = Objective._nll
+
+    def counting(self: Objective, hidden: Tensor, *rest: Any) -> Tensor:
+        computed.append(len(hidden))
+        return plain(self, hidden, *rest)
+
+    monkeypatch.setattr(Objective, "_nll", counting)
+    monkeypatch.setattr(loss, "ROWS", 1)
+    expected = gradients(model, lambda: Objective(model)(batch))
+    monkeypatch.setattr(loss, "ROWS", rows)
+    found = gradients(model, lambda: Objective(model)(batch))
+    counted = int((batch.weight[:, 1:] != 0).sum())
+    more = counted if ranges else min(-(-counted // rows) * rows, 4 * 12)
+    assert computed == [counted, more] and counted < 4 * 12
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5)
+
+
 def test_nothing_that_counts_is_nothing_to_learn() -> None:
     model, batch = loss_setting()
     batch = replace(batch, weight=torch.zeros_like(batch.weight))
@@ -502,7 +531,8 @@ def test_with_the_reference_every_hook_sees_what_its_module_computes(arch: str) 
             assert float((objective(batch).detach() - plain).abs()) > 1e-4, name
         handle.remove()
     hidden = fired.get("norm", fired["blocks.1"])[batch.weight[:, 1:] != 0]
-    torch.testing.assert_close(model.head(hidden).detach(), fired["head"], rtol=1e-5, atol=1e-5)
+    counted = fired["head"][: len(hidden)]  # a few of weight 0 follow
+    torch.testing.assert_close(model.head(hidden).detach(), counted, rtol=1e-5, atol=1e-5)
 
 
 def _fail(block: nn.Module, x: Tensor, context: Any) -> Tensor:

@@ -190,9 +190,9 @@ def test_families_are_of_about_the_same_sizes() -> None:
         fields = contestant.sets["model"]
         return on_meta(model_config(contestant.arch, "nano", **fields)).blocks_parameter_count()
 
-    found = families(shapes_of("12,20,32,48,72"))
+    found = families(shapes_of("12,20,32,48,80"))
     sizes = {name: [blocks(each) for each in members] for name, members in found.items()}
-    assert sizes[TRANSFORMER][-1] / sizes[TRANSFORMER][0] > 80
+    assert sizes[TRANSFORMER][-1] / sizes[TRANSFORMER][0] > 100
     for ours, theirs in zip(sizes[TRANSFORMER], [s for s in sizes[WIDER]], strict=False):
         assert theirs < 3 * ours
     assert sizes[WIDER][-1] == pytest.approx(sizes[TRANSFORMER][-1], rel=0.1)
@@ -204,7 +204,7 @@ def test_families_are_of_about_the_same_sizes() -> None:
 
 def simulated(slopes: dict[str, float], diverged: str = "") -> tuple[Plan, list[Result]]:
     """A plan, and results in which the transformer follows LAW and an LSTM a power of its size."""
-    models = families(shapes_of("12,20,32,48,72"))
+    models = families(shapes_of("12,20,32,48,80"))
     everyone = {each.name: each for members in models.values() for each in members}
     sizes = {}
     for name, each in everyone.items():
@@ -256,7 +256,7 @@ def test_the_findings_say_what_was_simulated() -> None:
 
 
 def test_a_run_that_diverged_is_left_out_and_told() -> None:
-    plan, results = simulated({}, diverged="lstm 8x70")
+    plan, results = simulated({}, diverged="lstm 8x77")
     rates = {name: Rate(1.0, False, {}) for name in plan.contestants}
     found = findings(plan, results, rates, 4.0)
     assert found.record()["families"][DEEPER]["diverged"] == 2

@@ -20,7 +20,7 @@ from tfm.core.config import ModelConfig
 from tfm.core.errors import ConfigError, DamagedError, DataError, UsageError
 from tfm.core.runs.run import Run
 from tfm.core.study import ladder
-from tfm.core.study.comparison import Asked, Comparison, planned
+from tfm.core.study.comparison import Asked, Comparison, Outcome, planned
 from tfm.core.study.contestant import Contestant, run_name
 from tfm.core.study.equal import TOLERANCE, equalised, parameter_count
 from tfm.core.study.plan import (
@@ -34,7 +34,14 @@ from tfm.core.study.plan import (
     overrun,
     tokens_within,
 )
-from tfm.core.study.report import against_floor, difference_chart, floor_verdict, verdict
+from tfm.core.study.report import (
+    against_floor,
+    claim,
+    difference_chart,
+    floor_verdict,
+    step_verdict,
+    verdict,
+)
 from tfm.core.study.study import Job, Result, Study, request_from_json, request_to_json
 from tfm.core.study.summary import estimate, mean_interval, paired_difference
 from tfm.core.study.tuning import chosen_rates, tuned
@@ -442,12 +449,53 @@ def test_a_comparison(text: Path, tmp_path: Path) -> None:
     assert rows["same"]["equal_time_score"] is None
 
     said = verdict(outcome, list(rows.values()))
-    assert said.startswith("Against default (") and "2 seeds" in said
-    chart = difference_chart(outcome, list(rows.values()), "title", said)
+    assert "Against default (" in said and "2 seeds" in said
+    chart = difference_chart(outcome, list(rows.values()), "title")
+    assert chart.verdict == said and claim(outcome).endswith("tokens than lstm, same")
     assert [part.name for part in chart.bars] == ["equal tokens", "equal time"]
     floors = against_floor(outcome)
     assert floors[0]["floor_name"] in comparison.floor and floors[0]["beats_floor"] is False
+    assert floor_verdict([outcome]).startswith("Did not hold. ")
     assert "not better: default" in floor_verdict([outcome])
+
+
+@pytest.mark.parametrize(
+    ("differences", "against", "steps"),
+    [
+        ([0.2, 0.3], "Held. Against a (1.000 bits per byte), worse: b, c", "Did not hold. "),
+        (
+            [-0.2, 0.3],
+            "Held in part. Against a (1.000 bits per byte), worse: c; better: b",
+            "Held ",
+        ),
+        ([-0.2, -0.3], "Did not hold. Against a (1.000 bits per byte), better: b, c", "Held. "),
+        ([0.0, 0.0], "Undecided. Against a (1.000 bits per byte), no clear", "Undecided. "),
+        ([None, 0.3], "Held. Against a (1.000 bits per byte), worse: c; diverged: b", "Did not "),
+    ],
+)
+def test_a_verdict_says_whether_the_claim_held(
+    text: Path, tmp_path: Path, differences: list[float | None], against: str, steps: str
+) -> None:
+    comparison, _ = compared(text, tmp_path)
+    outcome = Outcome(replace(comparison, reference="a"), {}, [])
+
+    def estimated(value: float | None) -> dict[str, float | None]:
+        ends = (None, None) if value is None else (value - 0.1, value + 0.1)
+        return {"value": value, "low": ends[0], "high": ends[1]}
+
+    rows: list[dict[str, Any]] = [
+        {"contestant": "a", "score": estimated(1.0), "difference": None, "base": None}
+    ]
+    for name, each in zip("bc", differences, strict=True):
+        score = None if each is None else 1 + each
+        own = {"contestant": name, "score": estimated(score), "difference": estimated(each)}
+        rows.append({**own, "base": "a", "base_difference": estimated(each)})
+    assert verdict(outcome, rows).startswith(against)
+    assert step_verdict(outcome, rows).startswith(steps)
+    if differences[0] is None:  # what trains where the one before diverged is better
+        cured = {**rows[2], "base": "b", "base_difference": estimated(None)}
+        assert step_verdict(outcome, [*rows[:2], cured]).startswith("Held in part. ")
+        assert "better: c; diverged: b" in step_verdict(outcome, [*rows[:2], cured])
 
 
 def test_a_budget_decides_the_tokens(text: Path, tmp_path: Path) -> None:

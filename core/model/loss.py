@@ -12,6 +12,7 @@ from ..protocols import Batch
 from .block import RunBlock, call_block
 from .sequence_model import SequenceModel
 
+ROWS = 64  # whose multiples are the numbers of rows of a loss
 MAX_RANGES = 8  # of legal ids, with which a loss is computed range by range
 
 
@@ -35,29 +36,31 @@ class Objective(nn.Module):
     def forward(self, batch: Batch[Tensor]) -> Tensor:
         """sum(batch.weight[:, 1:] * token_nll(model, batch)) in float32.
 
-        On a CPU no logits are computed for positions of weight 0.
+        On a CPU no logits are computed for positions of weight 0, but for a few that make the
+        number of rows a multiple of `ROWS`: oneDNN compiles a product for each number.
         """
         run_block = call_block if ops.is_reference() else self.run_block
         hidden = hidden_states(self.model, batch, run_block)
         support, weight = batch.support, batch.weight[:, 1:]
         low, high = support if isinstance(support, tuple) else (0, self.model.config.vocab_size)
         legal = support[:, 1:] if isinstance(support, Tensor) else None
-        targets, counted = batch.ids[:, 1:] - low, weight != 0
-        all_counted = True
+        counted = weight != 0
+        targets = torch.where(counted, batch.ids[:, 1:] - low, 0)
+        if legal is not None:
+            first, end = legal.unbind(-1)
+            first, end = torch.where(counted, first, 0), torch.where(counted, end, high)
+            legal = torch.stack((first, end), dim=-1)
+        chosen = None  # all; with CUDA graphs, shapes may not depend on the weights
         if hidden.device.type == "cpu":
-            all_counted = bool(counted.all())  # if so, selecting would only copy, twice
-        else:  # the shapes may not depend on the weights: CUDA graphs replay the same calls
-            targets = torch.where(counted, targets, 0)
-            if legal is not None:
-                first, end = legal.unbind(-1)
-                first, end = torch.where(counted, first, 0), torch.where(counted, end, high)
-                legal = torch.stack((first, end), dim=-1)
+            multiple = ROWS if legal is None else 1  # each range has a number of rows of its own
+            chosen = _rows_to_compute(counted.flatten(), multiple)
 
-        def counted_rows(x: Tensor) -> Tensor:
-            return x.flatten(0, 1) if all_counted else x[counted]
+        def rows_of(x: Tensor) -> Tensor:
+            x = x.flatten(0, 1)
+            return x if chosen is None else x[chosen]
 
-        rows = counted_rows(hidden), counted_rows(targets), counted_rows(weight)
-        legal = None if legal is None else counted_rows(legal)
+        rows = rows_of(hidden), rows_of(targets), rows_of(weight)
+        legal = None if legal is None else rows_of(legal)
         if self.label_smoothing:
             return self._smoothed(*rows, (low, high), legal)
         if legal is not None and hidden.device.type == "cpu":
@@ -116,6 +119,15 @@ class Objective(nn.Module):
         own = nats.gather(1, targets[:, None])[:, 0]
         smoothed = own + self.label_smoothing * (even - own)
         return torch.where(weight != 0, weight * smoothed, 0.0).sum()
+
+
+def _rows_to_compute(counted: Tensor, multiple: int) -> Tensor | None:
+    """The numbers of the positions that count, and of as many others as make a multiple; None for
+    all positions, which need no copy."""
+    size = -(-int(counted.count_nonzero()) // multiple) * multiple
+    if size >= len(counted):
+        return None
+    return counted.to(torch.uint8).argsort(descending=True, stable=True)[:size]
 
 
 def token_nll(model: SequenceModel, batch: Batch[Tensor]) -> Tensor:

@@ -12,6 +12,8 @@ from threading import current_thread, main_thread
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+# where this process was killed, Python's tracker of its semaphores removes them, and would warn
+LEAKS = "ignore:resource_tracker"
 
 
 class Processes:
@@ -26,6 +28,8 @@ class Processes:
         server = sys.platform == "linux"
         context = multiprocessing.get_context("forkserver" if server else "spawn")
         context.set_forkserver_preload([module])
+        if LEAKS not in sys.warnoptions:
+            sys.warnoptions.append(LEAKS)  # the tracker of shared memory starts with these
         self._others = set(multiprocessing.active_children())
         self._pool = ProcessPoolExecutor(count, context, set_up, about)
 

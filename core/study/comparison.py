@@ -203,10 +203,14 @@ class Outcome:
         """A row for each contestant, as JSON. metric: see `summary.score`. The equal_time_* of a
         contestant about as fast as the reference are None: its other scores answer."""
         planned = self.comparison
-        reference = by_seed(self.results, planned.reference, metric=metric)
+        everyone = {
+            each.name: by_seed(self.results, each.name, metric=metric)
+            for each in planned.contestants
+        }
+        reference = everyone[planned.reference]
         rows = []
         for each in planned.contestants:
-            scores = by_seed(self.results, each.name, metric=metric)
+            scores = everyone[each.name]
             timed = by_seed(self.results, each.name, "equal-time", metric)
             rate, speed = self.rates[each.name], planned.speeds[each.name]
             model = each.sets.get("model", {})
@@ -221,6 +225,10 @@ class Outcome:
                     "difference": None
                     if each.name == planned.reference
                     else paired_difference(scores, reference).record(),
+                    "base": each.base,
+                    "base_difference": None
+                    if each.base is None
+                    else paired_difference(scores, everyone[each.base]).record(),
                     "lr_factor": rate.factor,
                     "lr_at_edge": rate.edge,
                     "lr_sweep": dict(rate.swept),

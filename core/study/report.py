@@ -13,28 +13,57 @@ Row = Mapping[str, Any]
 
 
 def verdict(outcome: Outcome, rows: Sequence[Row]) -> str:
-    """Which contestants are worse or better than the reference: those whose interval of the paired
-    difference has only one sign."""
-    reference, seeds = outcome.comparison.reference, outcome.comparison.seeds
+    """Whether the reference is better than the other contestants: which are worse or better, those
+    whose interval of the paired difference has only one sign."""
+    reference, unit = outcome.comparison.reference, outcome.score_unit
     own = next(row["score"] for row in rows if row["contestant"] == reference)
     if own["value"] is None:
         return f"{reference} diverged, so that nothing can be compared with it."
-    kinds: dict[str, list[str]] = {}
+    first = f"{reference}: {own['value']:.3f} {unit}"
+    others = {row["contestant"]: _kind(row["difference"]) for row in rows if row["difference"]}
+    if others:
+        against = f"Against {reference} ({own['value']:.3f} {unit}), "
+        first = _decided(against, others, {"worse", "diverged"}, {"better"})
+    return first + _spread(outcome)
+
+
+def step_verdict(outcome: Outcome, rows: Sequence[Row]) -> str:
+    """Which contestants with a base are better or worse than it."""
+    scores = {row["contestant"]: row["score"]["value"] for row in rows}
+    steps = {}
     for row in rows:
-        if row["contestant"] != reference:
-            kinds.setdefault(_kind(row), []).append(str(row["contestant"]))
+        name, base = row["contestant"], row["base"]
+        if base is not None:
+            cured = scores[base] is None and scores[name] is not None
+            steps[name] = "better" if cured else _kind(row["base_difference"])
+    start = "Each against the one before, "
+    return _decided(start, steps, {"better"}, {"worse", "diverged"}) + _spread(outcome)
+
+
+def _spread(outcome: Outcome) -> str:
+    seeds = outcome.comparison.seeds
+    return f" (95 % intervals over {seeds} seeds)." if seeds > 1 else ". One seed: no intervals."
+
+
+def _decided(start: str, kinds: Mapping[str, str], good: set[str], bad: set[str]) -> str:
+    """Who is of which kind (`_kind`), after whether a claim held by which all are of a good one."""
     order = ("worse", "better", "no clear difference", "higher", "lower", "diverged")
-    said = [f"{kind}: {', '.join(kinds[kind])}" for kind in order if kind in kinds]
-    first = f"{reference}: {own['value']:.3f} {outcome.score_unit}"
-    if said:
-        first = f"Against {reference} ({own['value']:.3f} {outcome.score_unit}), {'; '.join(said)}"
-    spread = f" (95 % intervals over {seeds} seeds)." if seeds > 1 else ". One seed: no intervals."
-    return first + spread
+    by_kind = {kind: [name for name in kinds if kinds[name] == kind] for kind in order}
+    said = start + "; ".join(f"{kind}: {', '.join(by)}" for kind, by in by_kind.items() if by)
+    if by_kind["higher"] or by_kind["lower"]:  # without intervals nothing is decided
+        return said
+    return f"{_decision(set(kinds.values()), good, bad)}. {said}"
 
 
-def _kind(row: Row) -> str:
-    """How a contestant differs from the reference; higher or lower without an interval."""
-    difference = row["difference"]
+def _decision(found: set[str], good: set[str], bad: set[str]) -> str:
+    """Whether a claim held by which all kinds that were found are good ones."""
+    if found & good:
+        return "Held" if found <= good else "Held in part"
+    return "Did not hold" if found & bad else "Undecided"
+
+
+def _kind(difference: Row) -> str:
+    """How a contestant differs from another one; higher or lower without an interval."""
     if difference["value"] is None:
         return "diverged"
     if difference["low"] is None:
@@ -44,10 +73,20 @@ def _kind(row: Row) -> str:
     return "better" if difference["high"] < 0 else "no clear difference"
 
 
-def difference_chart(outcome: Outcome, rows: Sequence[Row], title: str, said: str) -> Chart:
+def claim(outcome: Outcome) -> str:
+    """What a comparison tests, as the title of its chart."""
+    reference = outcome.comparison.reference
+    others = [each.name for each in outcome.comparison.contestants if each.name != reference]
+    if not others:
+        return f"{reference} alone"
+    few = ", ".join(others) if len(others) < 4 else f"{len(others)} others"
+    return f"{reference} learns more from the same tokens than {few}"
+
+
+def difference_chart(outcome: Outcome, rows: Sequence[Row], title: str) -> Chart:
     """The difference of each other contestant to the reference, paired by seed, with its interval;
     and that of equal time where it is another. The score of a contestant that is alone."""
-    reference, unit = outcome.comparison.reference, outcome.score_unit
+    reference, unit, said = outcome.comparison.reference, outcome.score_unit, verdict(outcome, rows)
     others = [row for row in rows if row["contestant"] != reference]
     names = [row["contestant"] for row in others or rows]
     if not others:
@@ -60,6 +99,15 @@ def difference_chart(outcome: Outcome, rows: Sequence[Row], title: str, said: st
     parts = [bars(name if len(sets) > 1 else "", names, each, 0.0) for name, each in sets]
     axis = Axis(f"held-out score less that of {reference} ({unit})")
     return Chart(title, said, axis, Axis(""), parts)
+
+
+def step_chart(outcome: Outcome, rows: Sequence[Row], title: str) -> Chart:
+    """The difference of each contestant with a base to that base, paired by seed."""
+    steps = [row for row in rows if row["base"]]
+    names = [row["contestant"] for row in steps]
+    axis = Axis(f"held-out score less that of the one before ({outcome.score_unit})")
+    part = bars("", names, [row["base_difference"] for row in steps], 0.0)
+    return Chart(title, step_verdict(outcome, rows), axis, Axis(""), [part])
 
 
 def bars(
@@ -123,8 +171,12 @@ def floor_verdict(outcomes: Sequence[Outcome]) -> str:
             if row["floor"] is not None:
                 at = {True: "better", False: "not better", None: "within the interval"}
                 kinds[at[row["beats_floor"]]].append(row["contestant"])
-    said = [f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names]
-    return f"Against the best trivial baseline of each domain: {'; '.join(said) or 'none known'}."
+    said = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names)
+    if not said:
+        return "No baseline of these domains is known."
+    found = {kind for kind, names in kinds.items() if names}
+    decision = _decision(found, {"better"}, {"not better"})
+    return f"{decision}. Against the best trivial baseline of each domain, {said}."
 
 
 def floor_chart(outcomes: Sequence[Outcome], said: str) -> Chart:
@@ -143,6 +195,6 @@ def floor_chart(outcomes: Sequence[Outcome], said: str) -> Chart:
                 if row["floor"]
                 else {"value": math.nan, "low": None, "high": None}
             )
-    title = "One architecture on every domain, against the best trivial baseline"
+    title = "One core is better than the best trivial baseline on every domain"
     axis = Axis("score / score of the best baseline")
     return Chart(title, said, axis, Axis(""), [bars("", names, estimates, 1.0)])
