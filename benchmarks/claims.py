@@ -18,10 +18,15 @@ from pathlib import Path
 
 from _common import DATA, heading
 
+from tfm.core.architectures import SIZES, model_config
+from tfm.core.model.sequence_model import on_meta
+from tfm.core.study.sizes import transformer
+
 TEXT = DATA / "text/tinyshakespeare.txt"
 OF_TEXT = (TEXT, "--task", "text", "--tokenizer", "char")
 # handwritten digits of scikit-learn: scoring all of MNIST's would take most of the budget
 DOMAINS = f"text:{TEXT},image,series:{DATA / 'timeseries/ETTh1.csv'}"
+SHORT = ("--arch", "transformer,lstm,cnn", "--distance", "8,16,32", "--lr", 1)
 COMMANDS: dict[str, tuple[object, ...]] = {
     "ladder": ("ablate", *OF_TEXT),
     "warmup": (
@@ -37,10 +42,11 @@ COMMANDS: dict[str, tuple[object, ...]] = {
         *("probe", "--task", "recall", "--arch", "transformer,lstm,cnn"),
         *("--distance", "64,128,256", "--set", "task.vocabulary=300", "--lr", 1),
     ),
-    "copy": ("probe", "--task", "copy", "--arch", "transformer,lstm,cnn"),
-    "induction": ("probe", "--task", "induction", "--arch", "transformer,lstm,cnn"),
+    "copy": ("probe", "--task", "copy", *SHORT),
+    "induction": ("probe", "--task", "induction", *SHORT),
     "scale": ("scale", *OF_TEXT, "--check"),
 }
+SYMBOLS = 80  # of the text, about
 LENGTHS = "64,128,256,512,1024,2048,4096"
 BENCH = ("bench", "--context", LENGTHS, "--arch", "transformer,lstm,cnn", "--seconds", 2)
 
@@ -51,7 +57,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("claims"))
     parser.add_argument("--budget", default="10m")
     args = parser.parse_args()
-    known = [*COMMANDS, "runs", "bench"]
+    known = [*COMMANDS, "runs", "planner", "bench"]
     unknown = set(args.names) - set(known)
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(known)}")
@@ -60,6 +66,8 @@ def main() -> None:
     for name in args.names or known:
         if name == "runs":
             look(args.out)
+        elif name == "planner":
+            compare_sizes(args.out)
         else:
             show(name, args.out, args.budget)
 
@@ -91,11 +99,34 @@ def look(out: Path) -> None:
     for row in ladder["contestants"]:
         name = row["contestant"]
         if name in ("transformer", "lstm"):
-            command = ("probe", out / "ladder" / row["runs"][0], "--items", 200)
+            run = next(run for run in row["runs"] if "equal-time" not in run)
+            command = ("probe", out / "ladder" / run, "--items", 200)
             print(f"\n## {name}\n\ntfm {' '.join(map(str, command))}\n", flush=True)
             text = tfm((*command, "--plot", out / f"probe-{name}.png"))
             print(text, flush=True)
             (out / f"probe-{name}.txt").write_text(text)
+
+
+def compare_sizes(out: Path) -> None:
+    """The size that `scale` predicts beside those that the planner of --budget chooses from, at
+    the same training FLOPs."""
+    prediction = json.loads((out / "scale.json").read_text())["prediction"]
+    shapes = {size: SIZES[size] for size in ("nano", "tiny")}
+    best = transformer(prediction["layers"], prediction["width"]).sets["model"]
+    shapes["predicted"] = {name: int(str(value)) for name, value in best.items()}
+    rows = [("size", "parameters of the blocks", "tokens", "bits per byte, two seeds")]
+    for name, shape in shapes.items():
+        config = model_config("transformer", "nano", **shape, vocab_size=SYMBOLS, context=64)
+        model = on_meta(config)
+        tokens = round(prediction["compute"] / model.flops_per_token())
+        fields = [x for field in shape.items() for x in ("--set", "model.{}={}".format(*field))]
+        scores = []
+        for seed in range(2):
+            run = ("--run", out / f"planner-{name}-{seed}", "--seed", seed, "--json", "-q")
+            asked = ("train", "--data", *OF_TEXT, *fields, "--tokens", tokens, *run)
+            scores.append(f"{json.loads(tfm(asked))['bits_per_byte']:.3f}")
+        rows.append((name, f"{model.blocks_parameter_count():,}", f"{tokens:,}", ", ".join(scores)))
+    print("\n".join(" | ".join(row) for row in rows), flush=True)
 
 
 def tfm(command: tuple[object, ...]) -> str:

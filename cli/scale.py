@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from shlex import join
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -71,7 +72,7 @@ next(param for param in command.params if param.name == "seeds").default = SEEDS
 
 def _study(opened: Session) -> tuple[Findings, dict[str, Any]]:
     """Trains all runs. Returns what they say, and the object of --json."""
-    from ..core.study.findings import findings
+    from ..core.study.findings import findings, predicted_job
     from ..core.study.sizes import Plan
     from ..core.study.study import finite
     from ..core.study.tuning import tuned
@@ -105,6 +106,9 @@ def _study(opened: Session) -> tuple[Findings, dict[str, Any]]:
         "fewest_steps": min(result.steps for result in results),
         "at_edge": [name for name, rate in rates.items() if rate.edge],
         **found.record(),
+        "command": None
+        if found.prediction is None
+        else _command(predicted_job(plan, request, found.prediction).request),
         "check": check,
     }
     return found, finite(record)
@@ -140,15 +144,14 @@ def _rule(plan: Plan) -> str:
 
 def _check(opened: Session, plan: Plan, prediction: Prediction, request: Request) -> dict[str, Any]:
     """Trains the predicted size, and compares."""
+    from ..core.study.findings import predicted_job
     from ..core.study.summary import score
 
     opened.note(
         f"checking the prediction: {prediction.size.parameters:,} parameters, "
         f"{prediction.tokens:,} tokens, about {prediction.seconds:,.0f} s"
     )
-    job = plan.check_job(
-        opened.shapes(), request, prediction.size, prediction.tokens, prediction.lr_factor
-    )
+    job = predicted_job(plan, request, prediction)
     (result,) = opened.train([job], lambda _: prediction.seconds)
     loss, expected = score(result), prediction.best.loss
     assert expected.low is not None and expected.high is not None
@@ -160,3 +163,19 @@ def _check(opened: Session, plan: Plan, prediction: Prediction, request: Request
         "seconds": result.seconds,
         "run": result.run,
     }
+
+
+def _command(request: Request) -> str:
+    """The `tfm train` that trains what a study would."""
+    words = ["tfm", "train"]
+    for name in ("task", "column", "holdout", "tokenizer", "context"):
+        if getattr(request, name) is not None:
+            words += [f"--{name}", str(getattr(request, name))]
+    for name in ("data", "valid", "test"):
+        for path in getattr(request, name):
+            words += [f"--{name}", path]
+    words += ["--tokens", str(request.tokens)]
+    for section, fields in {"task": request.task_options, **request.sets}.items():
+        for name, value in sorted(fields.items()):
+            words += ["--set", f"{section}.{name}={value}"]
+    return join(words)

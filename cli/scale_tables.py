@@ -135,7 +135,7 @@ def _prediction(found: Prediction, record: dict[str, Any]) -> str:
         rows.append(
             [f"measured {record['loss']}", "diverged" if loss is None else f"{loss:.4f}, {where}"]
         )
-    return columns(rows)
+    return f"{columns(rows)}\nto train it: {record['command']}"
 
 
 def interval(estimate: Estimate, digits: int = 3) -> str:
@@ -174,21 +174,16 @@ def verdict(found: Findings) -> str:
     """What the slopes of the families and the depths of the LSTM say."""
     from ..core.study.sizes import TRANSFORMER
 
-    said = [
-        f"{name} {_percent(2 ** -(each.slope.value or 0) - 1)}"
-        for name, each in found.powers.items()
-    ]
-    text = f"Loss with each doubling of parameters: {'; '.join(said)}."
-    ours = found.powers.get(TRANSFORMER)
-    lows = None if ours is None else ours.slope.low
-    others = [each.slope.high for name, each in found.powers.items() if name != TRANSFORMER]
-    if lows is not None and others and all(high is not None for high in others):
-        steeper = all(lows > high for high in others if high is not None)
-        text += (
-            " The transformer's slope is the steeper one, beyond both intervals."
-            if steeper
-            else " The transformer's slope is not steeper beyond the intervals."
-        )
+    slopes = {name: each.slope for name, each in found.powers.items()}
+    ours, decided = slopes.get(TRANSFORMER), dict[str, list[str]]()
+    for name, other in slopes.items():
+        if ours is not None and name != TRANSFORMER:
+            decided.setdefault(_steeper(ours, other), []).append(name)
+    parts = [f"{how} against {' and '.join(names)}" for how, names in decided.items() if how]
+    text = "; ".join(parts)
+    text = f"{text[0].upper()}{text[1:]}. " if text else ""
+    said = [f"{name} {_percent(2 ** -(s.value or 0) - 1)}" for name, s in slopes.items()]
+    text += f"Loss with each doubling of parameters: {'; '.join(said)}."
     if found.depths:
         one, two, change = found.depths[-1]
         helps = "unknown, with one seed"
@@ -197,6 +192,15 @@ def verdict(found: Findings) -> str:
             helps += " beyond the noise"
         text += f" LSTM of {two} layers rather than {one}: {change_text(change)}, {helps}."
     return text
+
+
+def _steeper(ours: Estimate, other: Estimate) -> str:
+    """Whether it held that ours is the steeper slope, by both intervals; empty without them."""
+    if ours.low is None or ours.high is None or other.low is None or other.high is None:
+        return ""
+    if ours.low > other.high:
+        return "held"
+    return "did not hold" if ours.high < other.low else "undecided"
 
 
 def _by_parameters(found: Findings, record: dict[str, Any]) -> Chart:
@@ -221,7 +225,7 @@ def _by_parameters(found: Findings, record: dict[str, Any]) -> Chart:
         grid = np.geomspace(x[0], x[-1], POINTS)
         lines.append(Line(name, grid.tolist(), fitted.loss(grid).tolist(), style="dashed"))
     return Chart(
-        "Larger transformers gain; do LSTMs, wider or deeper?",
+        "Each doubling of size gains a transformer more than an LSTM, wider or deeper",
         f"{verdict(found)} All on {record['tokens']:,} tokens; bars reach from the best to the "
         "worst seed.",
         Axis("parameters without embeddings and head", log=True),
@@ -252,16 +256,18 @@ def _by_compute(found: Findings, record: dict[str, Any]) -> Chart:
     where = [prediction.compute]
     lines.append(Line("predicted", where, [best.value], [best.low], [best.high], points=True))
     check = record["check"]
-    measured = ""
+    measured = decision = ""
     if check is not None and check["loss"]:
         lines.append(Line("measured", [check["flops"]], [check["loss"]], points=True, style="none"))
         side = "inside" if check["inside"] else "outside"
+        decision = "Held. " if check["inside"] else "Did not hold. "
         measured = f" Measured: {check['loss']:.3f}, {side} the interval."
     alpha, beta = record["law"]["alpha"], record["law"]["beta"]
     return Chart(
         "A law fitted to small runs predicts a larger one",
-        f"Exponents: parameters {alpha['value']:.2f} [{alpha['low']:.2f}, {alpha['high']:.2f}], "
-        f"tokens {beta['value']:.2f} [{beta['low']:.2f}, {beta['high']:.2f}]. Predicted for "
+        f"{decision}Exponents: parameters {alpha['value']:.2f} "
+        f"[{alpha['low']:.2f}, {alpha['high']:.2f}], tokens {beta['value']:.2f} "
+        f"[{beta['low']:.2f}, {beta['high']:.2f}]. Predicted for "
         f"{prediction.factor:g} times the compute: {best.value:.3f} [{interval_of(best, 3)}] with "
         f"{prediction.size.parameters:,} parameters.{measured}",
         Axis("training FLOPs", log=True),

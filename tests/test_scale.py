@@ -1,5 +1,6 @@
 """`tfm scale`: its statistics on laws that are known, and the command itself."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -283,6 +284,9 @@ def test_it_trains_fits_predicts_and_checks(tfm: Tfm, text: Path) -> None:
     assert (later["runs"], later["law"]) == (found["runs"], found["law"])
     found = later
     assert (tfm.folder / "s" / found["check"]["run"] / "config.json").exists()
+    name, *trained = shlex.split(found["command"])
+    same = tfm(*trained, "--run", "same", "--json", "-q").json()
+    assert name == "tfm" and same["bits_per_byte"] == pytest.approx(found["check"]["loss"])
     assert found["check"]["flops"] == pytest.approx(found["prediction"]["compute"], rel=0.2)
     assert "<svg" in (tfm.folder / "s.svg").read_text()
     again = tfm("scale", "--resume", "s", "--check", "-q")  # nothing is left to train

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from ..train.request import Request
 from .scaling import Best, Fit, Power, best_size, can_fit, changes, fit, power
-from .sizes import DEEPER, FAMILIES, TRANSFORMER, WIDER, Counted, Plan
-from .study import Result
+from .sizes import DEEPER, FAMILIES, TRANSFORMER, WIDER, Counted, Plan, transformer
+from .study import Job, Result
 from .summary import Estimate, score
-from .tuning import Rate
+from .tuning import Rate, job
 
 FRONTIER_POINTS = 40
 
@@ -185,6 +186,13 @@ def _predicted(
         rates[near.contestant].factor,
         frontier,
     )
+
+
+def predicted_job(plan: Plan, base: Request, found: Prediction) -> Job:
+    """The run that was predicted, with the batch of all others."""
+    like = plan.contestants[plan.families[TRANSFORMER][0]].sets["train"]
+    chosen = transformer(found.size.layers, found.size.width).with_sets(train=like)
+    return job(chosen, base, "check", found.lr_factor, 0, found.tokens)
 
 
 def _seconds(runs: Sequence[Trained], size: Counted, compute: float) -> float:

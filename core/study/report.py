@@ -79,8 +79,9 @@ def claim(outcome: Outcome) -> str:
     others = [each.name for each in outcome.comparison.contestants if each.name != reference]
     if not others:
         return f"{reference} alone"
-    few = ", ".join(others) if len(others) < 4 else f"{len(others)} others"
-    return f"{reference} learns more from the same tokens than {few}"
+    names = ", ".join(others)
+    than = names if len(names) < 40 else f"the {len(others)} others"
+    return f"{reference} learns more from the same tokens than {than}"
 
 
 def difference_chart(outcome: Outcome, rows: Sequence[Row], title: str) -> Chart:

@@ -19,7 +19,7 @@ from .comparison import Asked, runs_of
 from .contestant import Contestant
 from .plan import Load, Shapes, Speed, measured_speed, overrun, tokens_within
 from .study import Job
-from .tuning import Rate, job, score_jobs
+from .tuning import Rate, score_jobs
 
 LAYERS_PER_ROOT_WIDTH = 0.57  # layers of a width: 2 of 12, 3 of 32, 5 of 72
 HEAD_WIDTH = 32  # about
@@ -186,17 +186,6 @@ class Plan:
         """The seconds that a run is expected to train."""
         assert job.request.tokens is not None
         return job.request.tokens / self.speeds[job.about["contestant"]]
-
-    def check_job(
-        self, shapes: Shapes, base: Request, best: Counted, tokens: int, factor: float
-    ) -> Job:
-        """The run that checks a prediction, with the batch of all others. factor: of the learning
-        rates."""
-        chosen = shapes.settled(transformer(best.layers, best.width), self.fewest_tokens())
-        return job(chosen, base, "check", factor, 0, tokens)
-
-    def fewest_tokens(self) -> int:
-        return max(1, self.tokens // FEWER[-1])
 
 
 def planned(

@@ -246,7 +246,19 @@ def warm_up() -> None:
 
     for each in TIMES:
         forms_of(each)
+    start_forkserver()
     train_once()
+
+
+def start_forkserver() -> None:
+    """Starts the process whose forks are the processes of studies and of `bench`, once for all
+    commands: each would start one of its own, which imports torch (`core.ops.processes`)."""
+    from multiprocessing import forkserver
+
+    running: Any = forkserver._forkserver  # type: ignore[attr-defined]
+    running.set_forkserver_preload(["tfm.core.study.worker", "tfm.core.bench_lengths"])
+    running.ensure_running()
+    running.ensure_running = lambda: None  # it is no child of a command, which could not ask
 
 
 def train_once() -> None:
