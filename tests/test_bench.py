@@ -3,6 +3,9 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -219,3 +222,26 @@ def test_a_length_that_would_take_too_long_or_too_much_memory_is_left_out() -> N
     assert large is None or "GB of memory" in large  # None where the free memory is unknown
     assert extrapolated([64, 256], [1.0, 2.0], 1024) == pytest.approx(8.0)  # at least linear
     assert extrapolated([64, 256], [1.0, 99.0], 1024) == pytest.approx(99.0 * 16)  # at most square
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere processes do not come of a server")
+def test_a_killed_command_leaves_no_warning_of_what_it_held(tmp_path: Path) -> None:
+    """Its semaphores are removed by Python's tracker, which outlives it."""
+    script = tmp_path / "killed.py"
+    script.write_text(
+        "import math, os, signal\n"
+        "from multiprocessing import connection, parent_process\n"
+        "from threading import Thread\n"
+        "from tfm.core.ops.processes import Processes\n"
+        "def end_with_parent():\n"
+        "    connection.wait([parent_process().sentinel])\n"
+        "    os._exit(0)\n"
+        "def begin():\n"
+        "    Thread(target=end_with_parent, daemon=True).start()\n"
+        'if __name__ == "__main__":\n'
+        '    pool = Processes(1, "math", begin)\n'
+        "    assert pool.submit(math.sqrt, 4.0).result() == 2\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == -signal.SIGKILL and done.stderr == ""

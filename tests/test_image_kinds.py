@@ -504,7 +504,13 @@ def test_archives_are_folders(tmp_path: Path, suffix: str) -> None:
         read(path)
 
 
-def test_an_archive_writes_nothing_outside(tmp_path: Path) -> None:
+@pytest.mark.parametrize("python", ["with a filter", "without"])
+def test_an_archive_writes_nothing_outside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python: str
+) -> None:
+    """Python's own filter is as old as 3.10.12 and 3.11.4."""
+    if python == "without":
+        monkeypatch.delattr(tarfile, "data_filter", raising=False)
     png = io.BytesIO()
     Image.fromarray(GREY[0]).save(png, "PNG")
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
@@ -518,6 +524,10 @@ def test_an_archive_writes_nothing_outside(tmp_path: Path) -> None:
         tar.addfile(entry, io.BytesIO(png.getvalue()))
     with pytest.raises(TfmError):
         read(tmp_path / "a.tar")
+    with tarfile.open(tmp_path / "b.tar", "w") as tar:
+        entry.name = "inside/a.png"
+        tar.addfile(entry, io.BytesIO(png.getvalue()))
+    assert len(read(tmp_path / "b.tar")) == 1
     from tfm.core.data.scratch import scratch_file
 
     assert not (scratch_file("any").parent / "escaped.png").exists()

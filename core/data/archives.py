@@ -40,7 +40,7 @@ def extracted(path: Path) -> Path:
         else:
             with tarfile.open(unpacked(path) if name.lower().endswith("zst") else path) as tar:
                 _check_room(name, folder, sum(each.size for each in tar))
-                tar.extractall(folder, filter="data")
+                _extract(tar, folder)
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
         raise DataError(f"--data {name}: a damaged archive ({error})") from error
     except (RuntimeError, NotImplementedError) as error:  # encrypted, unknown compression
@@ -60,3 +60,16 @@ def _check_room(name: str, folder: Path, size: int) -> None:
             f"--data {name}: unpacks to {size:,} bytes, but {folder.parent} has {free:,} left; set "
             "TMPDIR to a larger disk"
         )
+
+
+def _extract(tar: tarfile.TarFile, folder: Path) -> None:
+    """Writes what is in the archive. TarError for devices and what would be outside the folder.
+    Python before 3.10.12 and 3.11.4 has no filter for that; there, links are refused as well."""
+    if hasattr(tarfile, "data_filter"):
+        tar.extractall(folder, filter="data")
+        return
+    for member in tar:
+        inside = (folder / member.name).resolve().is_relative_to(folder.resolve())
+        if not inside or not (member.isfile() or member.isdir()):
+            raise tarfile.ExtractError(f"{member.name!r} is outside, or no file")
+    tar.extractall(folder)
