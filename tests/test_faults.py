@@ -278,6 +278,7 @@ def test_standard_input_is_not_waited_for(tfm: Tfm, trained: Trained) -> None:
     ready, _, _ = select.select([process.stdout], [], [], 60)
     assert ready and process.stdout.readline().endswith(b"\n"), "before the input has ended"
     process.send_signal(signal.SIGINT)
+    process.wait(60)  # before `communicate` ends its input
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err.strip()) == (-signal.SIGINT, b"")
 
