@@ -88,9 +88,10 @@ def _text(text: str, width: int) -> list[str]:
 
 
 def _x_axis(
-    axis: Axis, scale: Scale, values: Sequence[float], margin: int, cells: int
+    axis: Axis, scale: Scale, values: Sequence[float], margin: int, cells: int, width: int
 ) -> list[str]:
-    """Three lines: the axis with its ticks, their numbers, the label."""
+    """Three lines: the axis with its ticks, their numbers, the label, at most as wide as the
+    chart."""
     line, labels, free = ["─"] * cells, [" "] * (margin + 1 + cells), 0
     ticks = data_ticks(values, scale, max(2, cells // 10))
     for tick, label in zip(ticks, tick_labels(ticks), strict=True):
@@ -100,12 +101,12 @@ def _x_axis(
             line[at] = "┬"
             labels[start : start + len(label)] = label
             free = start + len(label) + 1
-    label = fitted(axis.label, margin + 1 + cells).rstrip()
+    label = fitted(axis.label, width).rstrip()
     start = max(0, margin + 1 + (cells - columns_of(label)) // 2)
     return [
         f"{' ' * margin}└{''.join(line)}",
         "".join(labels),
-        " " * min(start, margin + 1 + cells - columns_of(label)) + label,
+        " " * min(start, width - columns_of(label)) + label,
     ]
 
 
@@ -141,7 +142,7 @@ def _lines(chart: Chart, width: int, height: int) -> list[list[Cell]]:
     for which, (label, at) in enumerate(label_places(chart, y, 1 / (height - 1))):
         text = f" {_mark(which)} {fitted(label, beside - 3).rstrip()}"
         rows[height - 1 - int(at * (height - 1) + 0.5 + 1e-9)].append((text, which))
-    axis = _x_axis(chart.x, x, [v for line in lines for v in line.x], margin, cells)
+    axis = _x_axis(chart.x, x, [v for line in lines for v in line.x], margin, cells, width)
     return [_plain(fitted(chart.y.label, width)), *rows, *map(_plain, axis)]
 
 
@@ -221,7 +222,7 @@ def _bars(chart: Chart, width: int) -> list[list[Cell]]:
             text = texts[which][at][: max(0, width - margin - 1 - max(cells, 1) - 1)]
             dots = _dots(part, at, scale, max(cells, 1), which)
             rows.append([(head, None), *dots, (f" {text}", None)])
-    axis = _x_axis(chart.x, scale, (), margin, max(cells, 1))
+    axis = _x_axis(chart.x, scale, (), margin, max(cells, 1), width)
     if chart.y.label:
         rows.insert(0, _plain(fitted(chart.y.label, width)))
     return [*rows, *map(_plain, axis)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -21,6 +22,8 @@ sys.path.append(str(Path(__file__).parent / "harness"))
 from server import Server
 
 SERVER = Server()
+# of `tfm` outside the tests, where its C library may be compiled
+USER_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "tfm")
 
 settings.register_profile("untimed", deadline=None)  # tests can be slow on a busy machine
 settings.load_profile("untimed")
@@ -140,8 +143,13 @@ class Tfm:
 @pytest.fixture(scope="session", autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """An empty home folder: no config files, caches or variables of the user, no network, and one
-    thread per process, so that parallel processes do not compete for cores."""
+    thread per process, so that parallel processes do not compete for cores. A C library that is
+    compiled already is copied; its name tells which sources it is of (`native_library`)."""
     root = tmp_path_factory.mktemp("home")
+    native = root / "xdg_cache_home/tfm/native"
+    native.mkdir(parents=True)
+    for file in (USER_CACHE / "native").glob("step-*.so"):
+        shutil.copy(file, native)
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
             if name.startswith("TFM_"):
