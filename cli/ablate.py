@@ -149,7 +149,7 @@ def _ablation(outcome: Outcome) -> tuple[dict[str, Any], list[Chart], str]:
 
     planned, rows = outcome.comparison, outcome.rows()
     unit = outcome.score_unit
-    is_ladder = any(row["base"] for row in rows)
+    is_ladder = any(row["after"] for row in rows)
     table = [
         [
             *("contestant", "parameters", "lr", unit, "change", "difference", "tokens/s"),
@@ -165,7 +165,7 @@ def _ablation(outcome: Outcome) -> tuple[dict[str, Any], list[Chart], str]:
                 f"{row['parameters']:,}",
                 factor_text(row),
                 estimate_text(row["score"]),
-                estimate_text(row["base_difference"], signed=True),
+                estimate_text(row["change"], signed=True),
                 estimate_text(row["difference"], signed=True),
                 f"{row['tokens_per_second']:,.0f}",
                 memory_text(row["peak_bytes"]),

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 LENGTHS = (64, 256, 1024, 4096)
 LOOKS_BACK = ("attention", "attention-rnn")  # layers that read all past positions
-RECURRENT = ("rnn", "gru", "lstm", "attention-rnn")  # layers whose positions wait for one another
 
 
 @dataclass(frozen=True)
@@ -257,13 +256,15 @@ def _verdict(found: dict[str, Any], measure: Measure) -> str:
 
 def _decision(found: dict[str, Any], measure: Measure) -> str:
     """Whether the claim of a measure held; empty where no architecture or interval tells."""
+    from ..core.model.rnn import CELLS
+
     archs = _archs(found)
     if measure.key == "sequences":
         times = {arch: _times(found, measure, arch) for arch in archs}
         pairs = [
             (times[one], times[other])
             for one in _with_layers(archs, ("attention",))
-            for other in _with_layers(archs, RECURRENT)
+            for other in _with_layers(archs, (*CELLS, "attention-rnn"))
         ]
         lengths = sorted({n for one, other in pairs for n in one.keys() & other.keys()})
         held = [n for n in lengths if all(a[n] < b[n] for a, b in pairs if n in a and n in b)]

@@ -168,8 +168,8 @@ def _check(opened: Session, plan: Plan, prediction: Prediction, request: Request
 def _command(request: Request) -> str:
     """The `tfm train` that trains what a study would."""
     words = ["tfm", "train"]
-    for name in ("task", "column", "holdout", "tokenizer", "context"):
-        if getattr(request, name) is not None:
+    for name in ("task", "column", "holdout", "tokenizer", "context", "device"):
+        if getattr(request, name) not in (None, "auto"):
             words += [f"--{name}", str(getattr(request, name))]
     for name in ("data", "valid", "test"):
         for path in getattr(request, name):

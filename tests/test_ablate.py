@@ -123,7 +123,7 @@ def test_the_ladder_changes_one_thing_at_a_time() -> None:
         assert len(now.items() - before.items()) == 1 and before.items() <= now.items()
         before = now
     names = [each.name for each in steps]
-    assert [each.base for each in steps] == [None, *names[:5], *[None] * 4]
+    assert [each.after for each in steps] == [None, *names[:5], *[None] * 4]
     assert [each.name for each in steps[-5:]] == ["transformer", *ladder.OLDER]
 
 

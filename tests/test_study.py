@@ -484,16 +484,16 @@ def test_a_verdict_says_whether_the_claim_held(
         return {"value": value, "low": ends[0], "high": ends[1]}
 
     rows: list[dict[str, Any]] = [
-        {"contestant": "a", "score": estimated(1.0), "difference": None, "base": None}
+        {"contestant": "a", "score": estimated(1.0), "difference": None, "after": None}
     ]
     for name, each in zip("bc", differences, strict=True):
         score = None if each is None else 1 + each
         own = {"contestant": name, "score": estimated(score), "difference": estimated(each)}
-        rows.append({**own, "base": "a", "base_difference": estimated(each)})
+        rows.append({**own, "after": "a", "change": estimated(each)})
     assert verdict(outcome, rows).startswith(against)
     assert step_verdict(outcome, rows).startswith(steps)
     if differences[0] is None:  # what trains where the one before diverged is better
-        cured = {**rows[2], "base": "b", "base_difference": estimated(None)}
+        cured = {**rows[2], "after": "b", "change": estimated(None)}
         assert step_verdict(outcome, [*rows[:2], cured]).startswith("Held in part. ")
         assert "better: c; diverged: b" in step_verdict(outcome, [*rows[:2], cured])
 

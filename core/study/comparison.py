@@ -225,10 +225,10 @@ class Outcome:
                     "difference": None
                     if each.name == planned.reference
                     else paired_difference(scores, reference).record(),
-                    "base": each.base,
-                    "base_difference": None
-                    if each.base is None
-                    else paired_difference(scores, everyone[each.base]).record(),
+                    "after": each.after,
+                    "change": None
+                    if each.after is None
+                    else paired_difference(scores, everyone[each.after]).record(),
                     "lr_factor": rate.factor,
                     "lr_at_edge": rate.edge,
                     "lr_sweep": dict(rate.swept),

@@ -16,13 +16,13 @@ Sets = Mapping[str, Mapping[str, object]]
 @dataclass(frozen=True)
 class Contestant:
     """A configuration that a study trains. name: unique in the study; arch: as `--arch`; sets:
-    fields as of `--set`, by section: {"model": {...}, "train": {...}}; base: the name of the
-    contestant that this one is one change away from, if there is one."""
+    fields as of `--set`, by section: {"model": {...}, "train": {...}}; after: the name of the
+    contestant that this one differs from by one change, if there is one."""
 
     name: str
     arch: str = "transformer"
     sets: Sets = field(default_factory=dict)
-    base: str | None = None
+    after: str | None = None
 
     def request(self, base: Request, **changes: Any) -> Request:
         """The request of `base` (the data and what all contestants share) for this contestant; its

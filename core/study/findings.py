@@ -189,9 +189,11 @@ def _predicted(
 
 
 def predicted_job(plan: Plan, base: Request, found: Prediction) -> Job:
-    """The run that was predicted, with the batch of all others."""
+    """The run that was predicted, with the batch and the rates of all others. Its dtype follows from
+    its width, as theirs do."""
     like = plan.contestants[plan.families[TRANSFORMER][0]].sets["train"]
-    chosen = transformer(found.size.layers, found.size.width).with_sets(train=like)
+    same = {name: like[name] for name in ("batch", "lr", "adam_lr")}
+    chosen = transformer(found.size.layers, found.size.width).with_sets(train=same)
     return job(chosen, base, "check", found.lr_factor, 0, found.tokens)
 
 

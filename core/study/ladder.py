@@ -32,8 +32,8 @@ def ladder(axes: int = 1) -> list[Contestant]:
     found = [Contestant("post-LN 2017", "post-ln", {"model": changed} if changed else {})]
     for name, change in STEPS.items():
         changed = {**changed, **change}
-        found.append(Contestant(f"+ {name}", "post-ln", {"model": changed}, base=found[-1].name))
-    today = Contestant(DEFAULT, DEFAULT, base=found[-1].name)
+        found.append(Contestant(f"+ {name}", "post-ln", {"model": changed}, after=found[-1].name))
+    today = Contestant(DEFAULT, DEFAULT, after=found[-1].name)
     return [*found, today, *(Contestant(name, name) for name in OLDER)]
 
 

@@ -28,14 +28,14 @@ def verdict(outcome: Outcome, rows: Sequence[Row]) -> str:
 
 
 def step_verdict(outcome: Outcome, rows: Sequence[Row]) -> str:
-    """Which contestants with a base are better or worse than it."""
+    """Which contestants are better or worse than the one that they are a change of."""
     scores = {row["contestant"]: row["score"]["value"] for row in rows}
     steps = {}
     for row in rows:
-        name, base = row["contestant"], row["base"]
-        if base is not None:
-            cured = scores[base] is None and scores[name] is not None
-            steps[name] = "better" if cured else _kind(row["base_difference"])
+        name, after = row["contestant"], row["after"]
+        if after is not None:
+            cured = scores[after] is None and scores[name] is not None
+            steps[name] = "better" if cured else _kind(row["change"])
     start = "Each against the one before, "
     return _decided(start, steps, {"better"}, {"worse", "diverged"}) + _spread(outcome)
 
@@ -103,11 +103,11 @@ def difference_chart(outcome: Outcome, rows: Sequence[Row], title: str) -> Chart
 
 
 def step_chart(outcome: Outcome, rows: Sequence[Row], title: str) -> Chart:
-    """The difference of each contestant with a base to that base, paired by seed."""
-    steps = [row for row in rows if row["base"]]
+    """The difference of each contestant to the one that it is a change of, paired by seed."""
+    steps = [row for row in rows if row["after"]]
     names = [row["contestant"] for row in steps]
     axis = Axis(f"held-out score less that of the one before ({outcome.score_unit})")
-    part = bars("", names, [row["base_difference"] for row in steps], 0.0)
+    part = bars("", names, [row["change"] for row in steps], 0.0)
     return Chart(title, step_verdict(outcome, rows), axis, Axis(""), [part])
 
 

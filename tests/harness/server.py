@@ -255,6 +255,9 @@ def start_forkserver() -> None:
     commands: each would start one of its own, which imports torch (`core.ops.processes`)."""
     from multiprocessing import forkserver
 
+    from tfm.core.ops.processes import LEAKS
+
+    sys.warnoptions.append(LEAKS)  # it is killed at the end
     running: Any = forkserver._forkserver  # type: ignore[attr-defined]
     running.set_forkserver_preload(["tfm.core.study.worker", "tfm.core.bench_lengths"])
     running.ensure_running()
