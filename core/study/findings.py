@@ -189,8 +189,8 @@ def _predicted(
 
 
 def predicted_job(plan: Plan, base: Request, found: Prediction) -> Job:
-    """The run that was predicted, with the batch and the rates of all others. Its dtype follows from
-    its width, as theirs do."""
+    """The run that was predicted, with the batch and the rates of all others. Its dtype follows
+    from its width, as theirs do."""
     like = plan.contestants[plan.families[TRANSFORMER][0]].sets["train"]
     same = {name: like[name] for name in ("batch", "lr", "adam_lr")}
     chosen = transformer(found.size.layers, found.size.width).with_sets(train=same)
