@@ -70,7 +70,10 @@ class Result:
         return [json.loads(line) for line in self.text.splitlines()]
 
 
-HARMLESS = ("TFM_", "PYTHONPATH", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_", "SLURM_")
+HARMLESS = (
+    *("TFM_", "COLUMNS", "LINES", "PYTHONPATH"),
+    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_", "SLURM_"),
+)
 
 
 def can_fork(env: Iterable[str]) -> bool:
