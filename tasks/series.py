@@ -24,6 +24,7 @@ from ..core.task import DataWarning, Description, ignored
 from ..core.terms import Terms
 from ..tokenizers._scales import Values
 from ..tokenizers.bins import BinsTokenizer, Window, parse
+from ._series import linear
 from ._series.baselines import floors
 from ._series.cases import CHUNK, forecast_cases, forecast_cost
 from ._series.clock import COUNT
@@ -180,7 +181,10 @@ class SeriesTask(task.Task):
                 )
         state, arrays = tokenizer.state()
         asked = {name: getattr(self.options, name) for name in ("season", "horizon", "history")}
-        return BinsTokenizer.from_state({**state, **{k: v for k, v in asked.items() if v}}, arrays)
+        changed = {name: value for name, value in asked.items() if value}
+        if changed.get("season", tokenizer.season) != tokenizer.season:
+            arrays.pop("linear", None)  # its forecasts start from the last season
+        return BinsTokenizer.from_state({**state, **changed}, arrays)
 
     def split(self, items: Collection, holdout: float | None) -> tuple[Collection, Collection]:
         return split(items, DEFAULT_HOLDOUT if holdout is None else holdout)
@@ -217,7 +221,10 @@ class SeriesTask(task.Task):
         found = BinsTokenizer.fit(spec, values, history, *shape, seasons=seasons)
         past, known = names_of(self.options.past), names_of(self.options.known)
         covariates = fit_covariates(train.series, past, known, self.options.calendar)
+        coefficients = linear.fit(train, windows.history, train.season)
         state, arrays = found.state()
+        if coefficients is not None:
+            arrays["linear"] = coefficients
         return BinsTokenizer.from_state({**state, "covariates": covariates.state()}, arrays)
 
     def defaults(self, train: Collection, tokenizer: BinsTokenizer) -> dict[str, dict[str, object]]:
@@ -354,7 +361,7 @@ class SeriesTask(task.Task):
             prompts = prompts_of_heldout(heldout)
         known = None if sampling.known_data is None else Path(sampling.known_data)
         prompts = with_future(prompts, tokenizer, horizon, known, self.options.columns, note)
-        paths = self._paths(model, tokenizer, prompts, horizon, config, sampling)
+        paths = self._paths(model, tokenizer, prompts, horizon, config, sampling, note)
         if not (self.options.allow_negative or sampling.allow_negative):
             below = [p.nonnegative and bool((paths[i] < 0).any()) for i, p in enumerate(prompts)]
             for index in np.flatnonzero(below):
@@ -378,18 +385,28 @@ class SeriesTask(task.Task):
         horizon: int,
         config: SampleConfig,
         sampling: SeriesSampleOptions,
+        note: Callable[[str], None],
     ) -> Values:
         """(series, paths, horizon) sampled values. A forecast after a gap passes through it."""
         from ._series.forecast import forecast_values
 
         paths = np.empty((len(prompts), sampling.paths, horizon))
         by_gap: dict[int, list[tuple[int, Window]]] = {}
+        alone = 0  # without a forecast of ridge regression
         for index, prompt in enumerate(prompts):
             season = prompt.series.season or tokenizer.season
             part, gap = prompt.history(tokenizer.history, season, horizon)
             name = f"{prompt.series.id}/{prompt.first}"  # the same paths as in `eval`
             window = prompt.window(part, {"id": name})
             by_gap.setdefault(gap, []).append((index, window))
+            if sampling.ridge and tokenizer.linear is not None:
+                found = linear.forecast(tokenizer.linear, window.values, tokenizer.season, 1)
+                alone += found is None
+        if alone:
+            note(
+                f"{alone:,} series have missing values or too short a history for --ridge: their "
+                "forecasts are of the model alone"
+            )
         parts = [
             (gap, group[start : start + CHUNK])
             for gap, group in by_gap.items()
@@ -398,7 +415,7 @@ class SeriesTask(task.Task):
         for gap, group in tracked(parts, len(parts), f"groups of {CHUNK} forecasts"):
             windows = [window for _, window in group]
             sampled = forecast_values(
-                model, tokenizer, windows, gap + horizon, sampling.paths, config
+                model, tokenizer, windows, gap + horizon, sampling.paths, config, sampling.ridge
             )
             paths[[index for index, _ in group]] = sampled[:, :, gap:]
         return paths

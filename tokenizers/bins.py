@@ -46,7 +46,8 @@ class BinsTokenizer(protocols.Tokenizer):
     """Ids: a begin token, then one id per value. In units of the scale, `edges` (bins + 1,) are the
     borders of the bins and `centres` (bins,) their decoded values; the outermost bins include all
     values beyond. `history` and `horizon` are numbers of points in the windows it was fitted on.
-    The side information has the codes of `covariates` in a window, by name."""
+    The side information has the codes of `covariates` in a window, by name. `linear` (history,
+    horizon): the coefficients of a linear forecast of the windows, if there is one."""
 
     axes = 1
     lossless = False
@@ -62,11 +63,14 @@ class BinsTokenizer(protocols.Tokenizer):
         coding: str = "auto",
         mean: bool = False,
         covariates: Covariates | None = None,
+        linear: Values | None = None,
     ) -> None:
         self.history, self.horizon = history, horizon
         self.edges, self.centres, self.season = edges, centres, season
         self.coding, self.mean = coding, mean  # coding: auto, values, differences
         self.covariates = covariates or Covariates()
+        fits = linear is not None and linear.shape == (history, horizon)
+        self.linear = linear if fits else None
         self.features = self.covariates.features
         self.vocab_size = FIRST_BIN_ID + len(centres)
         self.ordered: tuple[tuple[int, int], ...] = ((FIRST_BIN_ID, self.vocab_size),)
@@ -242,10 +246,10 @@ class BinsTokenizer(protocols.Tokenizer):
     def state(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
         names = ("season", "history", "horizon", "coding", "mean")
         facts = {name: getattr(self, name) for name in names}
-        return {**facts, "covariates": self.covariates.state()}, {
-            "edges": self.edges,
-            "centres": self.centres,
-        }
+        arrays = {"edges": self.edges, "centres": self.centres}
+        if self.linear is not None:
+            arrays["linear"] = self.linear
+        return {**facts, "covariates": self.covariates.state()}, arrays
 
     @classmethod
     def from_state(
@@ -253,7 +257,8 @@ class BinsTokenizer(protocols.Tokenizer):
     ) -> BinsTokenizer:
         listed = state["covariates"] if "covariates" in state else ()  # older runs have none
         covariates = Covariates.from_state(listed)
-        return cls(arrays["edges"], arrays["centres"], **{**state, "covariates": covariates})
+        more = {"covariates": covariates, "linear": arrays.get("linear")}
+        return cls(arrays["edges"], arrays["centres"], **{**state, **more})
 
 
 def parse(spec: str) -> tuple[str, int]:

@@ -8,16 +8,14 @@ from dataclasses import replace
 import numpy as np
 
 from ...tokenizers._scales import Values
-from . import classical
+from . import classical, linear
 from .cases import Case, score_forecasts
 from .collection import Collection
 from .metrics import METRICS, Sums
 from .relative import relative, series_of
 from .simple import drift, naive, seasonal_naive
 from .time_limit import Job, TooSlow, forecast_all
-from .training_rows import Windows
 
-MAX_RIDGE_WINDOWS = 20_000  # that the ridge regression is fitted on
 Method = Callable[[Values, int, int], Values]  # history, season, horizon -> forecast
 
 
@@ -38,8 +36,8 @@ def floors(
     seconds, which `note` receives; the ridge where no training series is long enough.
     """
     methods: dict[str, Method] = {"seasonal_naive": seasonal_naive, "naive": naive, "drift": drift}
-    if train is not None and any(len(s) > history + train.horizon for s in train.series):
-        methods["ridge"] = ridge(train, history, season)
+    if train is not None and (fitted := ridge(train, history, season)) is not None:
+        methods["ridge"] = fitted
     made = {
         name: _scored(cases, [method(case.past, case.season, case.horizon) for case in cases])
         for name, method in methods.items()
@@ -75,37 +73,14 @@ def _scored(cases: Sequence[Case], forecasts: Sequence[Values]) -> Sums:
     return replace(found, by_window={**found.by_window, **mean})
 
 
-def ridge(train: Collection, history: int, season: int) -> Method:
-    """Closed-form ridge regression from a window to the horizon after it, one for all series. It
-    predicts differences to the last season in units of the seasonal error. Where the history is too
-    short or has missing values, the forecast is the seasonal naive one."""
-    windows = Windows(train, None, history)
-    count = min(len(windows), MAX_RIDGE_WINDOWS)
-    values, known = windows.rows(np.linspace(0, len(windows) - 1, count).astype(np.int64))
-    complete = (known == history) & np.isfinite(values).all(1)
-    values, horizon = values[complete], train.horizon
-    if len(values) < 10 or history < 2 * season:
-        return seasonal_naive
-    inputs, scale, base = _normalise(values[:, :history], season, horizon)
-    targets = np.clip((values[:, history:] - base) / scale, -6, 6)
-    gram = inputs.T @ inputs + 1e-3 * len(inputs) * np.eye(history, dtype=np.float64)
-    weights = np.linalg.solve(gram, inputs.T @ targets)
+def ridge(train: Collection, history: int, season: int) -> Method | None:
+    """Ridge regression; seasonal naive where it has no forecast. None where it cannot be fitted."""
+    coefficients = linear.fit(train, history, season)
+    if coefficients is None:
+        return None
 
-    def predict(past: Values, season_: int, horizon_: int) -> Values:
-        if len(past) < history or horizon_ > horizon or not np.isfinite(past[-history:]).all():
-            return seasonal_naive(past, season_, horizon_)
-        inputs, scale, base = _normalise(past[None, -history:], season, horizon)
-        forecast: Values = (base + (inputs @ weights) * scale)[0, :horizon_]
-        return forecast
+    def predict(past: Values, season_: int, horizon: int) -> Values:
+        found = linear.forecast(coefficients, past, season, horizon)
+        return seasonal_naive(past, season_, horizon) if found is None else found
 
     return predict
-
-
-def _normalise(past: Values, season: int, horizon: int) -> tuple[Values, Values, Values]:
-    """(inputs (B, T), scale (B, 1), seasonal naive forecast (B, horizon)) of past (B, T)."""
-    base = np.stack([np.resize(row[-season:], horizon) for row in past])
-    scale = np.abs(past[:, season:] - past[:, :-season]).mean(1, keepdims=True)
-    scale = np.maximum(scale, 1e-3 * np.abs(past - past.mean(1, keepdims=True)).mean(1)[:, None])
-    scale = np.where(scale > 0, scale, 1.0)
-    level = past[:, -season:].mean(1, keepdims=True)
-    return np.clip((past - level) / scale, -40, 40), scale, base

@@ -93,6 +93,7 @@ def forecasts(
     cases: Sequence[Case],
     paths: int,
     config: SampleConfig | None = None,
+    ridge: float = 0.0,
 ) -> Iterator[tuple[Case, Values]]:
     """Each case with its (paths, horizon) sampled values. Cases may differ in their horizon."""
     from .forecast import UNFILTERED, forecast_values
@@ -111,7 +112,7 @@ def forecasts(
                 about |= {name: side[name] for name in ("covariates", "season") if name in side}
                 histories.append(Window(past, len(past), about))
             sampled = forecast_values(
-                model, tokenizer, histories, horizon, paths, config or UNFILTERED
+                model, tokenizer, histories, horizon, paths, config or UNFILTERED, ridge
             )
             found |= dict(zip(group, sampled, strict=True))
         for index, case in enumerate(chunk):

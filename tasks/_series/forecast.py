@@ -8,10 +8,12 @@ import numpy as np
 
 from ...core.config import SampleConfig
 from ...core.decode.forks import continue_all
+from ...core.errors import UsageError
 from ...core.model.sequence_model import SequenceModel
 from ...core.protocols import Ids, Sequence
 from ...tokenizers._scales import Scales, Values
 from ...tokenizers.bins import BinsTokenizer, Window
+from . import linear
 from .training_rows import JITTER
 
 UNFILTERED = SampleConfig()
@@ -26,18 +28,51 @@ def forecast_values(
     horizon: int,
     paths: int,
     config: SampleConfig = UNFILTERED,
+    ridge: float = 0.0,
 ) -> Values:
     """(N, paths, horizon) sampled values that follow N histories (windows without a future). The
     normalisation of a history decides its bins but carries no information about the series. So each
     history is encoded several times (views), with normalisations perturbed as in training, and the
     paths are divided among the views. The errors of the views differ, so that their mixture
-    forecasts better than each of them. Greedy decoding uses a single, unperturbed view."""
+    forecasts better than each of them. Greedy decoding uses a single, unperturbed view.
+
+    ridge: the paths of a history are moved together, their mean by this part of its difference to
+    the forecast of ridge regression, where that has one."""
+    if ridge:
+        check_regression(tokenizer, horizon, ridge)
     count = 1 if config.greedy else min(HISTORY_VIEWS, paths)
     views = [view for history in histories for view in encode_views(tokenizer, history, count)]
     sampled = sample_paths(model, tokenizer, views, horizon, -(-paths // count), config)
     shape = len(histories), count, -1, horizon
     mixed = sampled.reshape(shape).swapaxes(1, 2)  # (N, paths a view, views, horizon): interleaved
-    return mixed.reshape(len(histories), -1, horizon)[:, :paths]
+    values = mixed.reshape(len(histories), -1, horizon)[:, :paths]
+    return combined(values, tokenizer, histories, ridge) if ridge else values
+
+
+def check_regression(tokenizer: BinsTokenizer, horizon: int, ridge: float) -> None:
+    """UsageError where the tokenizer has no ridge regression of this horizon."""
+    if tokenizer.linear is None:
+        raise UsageError(
+            f"--ridge {ridge}: the run has no ridge regression; its series were too short for one, "
+            "or an older tfm trained it"
+        )
+    if horizon > tokenizer.horizon:
+        raise UsageError(
+            f"--ridge {ridge}: the ridge regression forecasts {tokenizer.horizon} points, not "
+            f"{horizon}; ask for fewer, or leave out --ridge"
+        )
+
+
+def combined(
+    values: Values, tokenizer: BinsTokenizer, histories: list[Window], ridge: float
+) -> Values:
+    """Sampled values (N, paths, horizon), moved as `forecast_values` says."""
+    moved = values.copy()
+    for paths, history in zip(moved, histories, strict=True):
+        found = linear.forecast(tokenizer.linear, history.values, tokenizer.season, values.shape[2])
+        if found is not None:
+            paths += ridge * (found - paths.mean(0))
+    return moved
 
 
 def encode_views(tokenizer: BinsTokenizer, history: Window, count: int) -> list[Sequence]:

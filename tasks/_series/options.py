@@ -16,6 +16,7 @@ from .zones import tz
 
 DEFAULT_QUANTILES = ",".join(map(str, QUANTILES))
 TABLE_SUFFIXES = (".csv", ".parquet")
+RIDGE = "Move each forecast this part of the way to that of ridge regression, 0 to 1."
 
 
 def _option(text: str, default: Any = None) -> Any:
@@ -86,6 +87,7 @@ class SeriesSampleOptions:
             "file": True,
         },
     )
+    ridge: float = _option(RIDGE, 0.0)
     plot: str | None = field(
         default=None,
         metadata={"help": "Plot history and forecast to a file: .png, .svg or .pdf.", "file": True},
@@ -97,6 +99,7 @@ class SeriesSampleOptions:
 
     def __post_init__(self) -> None:
         _check_paths(self.paths)
+        _check_ridge(self.ridge)
         if self.horizon is not None and self.horizon < 1:
             raise ConfigError(f"--horizon {self.horizon}: must be at least 1")
         _check_suffix("--plot", self.plot, (".png", ".svg", ".pdf"))
@@ -121,6 +124,7 @@ class SeriesEvalOptions:
         },
     )
     paths: int = _option("Sample paths of each forecast.", 100)
+    ridge: float = _option(RIDGE, 0.0)
     baseline_seconds: float = _option("Time limit of each slow baseline; 0: none of them.", 10.0)
     quantiles: str = _option("Quantiles in --forecasts, as 0.025,0.5,0.975.", DEFAULT_QUANTILES)
     guard_formulas: bool = _option(
@@ -129,6 +133,7 @@ class SeriesEvalOptions:
 
     def __post_init__(self) -> None:
         _check_paths(self.paths)
+        _check_ridge(self.ridge)
         if not self.baseline_seconds >= 0:
             raise ConfigError(f"--baseline-seconds {self.baseline_seconds}: must be at least 0")
         _check_suffix("--forecasts", self.forecasts, TABLE_SUFFIXES)
@@ -138,6 +143,11 @@ class SeriesEvalOptions:
 def _check_paths(paths: int) -> None:
     if paths < 1:
         raise ConfigError(f"--paths {paths}: must be at least 1")
+
+
+def _check_ridge(ridge: float) -> None:
+    if not 0 <= ridge <= 1:
+        raise ConfigError(f"--ridge {ridge}: must be 0 to 1")
 
 
 def _check_suffix(flag: str, name: str | None, known: tuple[str, ...]) -> None:

@@ -31,7 +31,9 @@ def evaluated(
 ) -> dict[str, Any]:
     """The scores of sample paths, and the numbers of windows, series and paths. Writes the file of
     --forecasts."""
-    made = tracked(forecasts(model, tokenizer, cases, options.paths), len(cases), "forecasts")
+    ridge = options.ridge
+    made = forecasts(model, tokenizer, cases, options.paths, ridge=ridge)
+    made = tracked(made, len(cases), "forecasts")
     if options.forecasts is not None:
         kept = list(made)
         quantiles = parse_quantiles(options.quantiles)
@@ -47,6 +49,7 @@ def evaluated(
         "windows": len(cases),
         "series": len(names),
         "paths": options.paths,
+        "ridge": ridge,
     }
     if options.by is not None:
         by = _by_series if options.by == "series" else _by_step
