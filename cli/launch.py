@@ -111,7 +111,8 @@ def _launch(count: int, folder: Path) -> int:
     except SignalException as error:
         return 128 + int(error.sigval)
     except ChildFailedError as error:
-        codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+        ended = sorted(error.failures.items(), key=lambda pair: pair[1].timestamp)
+        codes = {rank: failure.exitcode for rank, failure in ended}
         return exit_code(codes, folder, count)
     return 0
 
@@ -123,8 +124,8 @@ def _pass_on(number: int, folder: Path) -> None:
 
 
 def exit_code(codes: Mapping[int, int], folder: Path, count: int) -> int:
-    """The exit code of the command, from those of the processes that failed, by rank; negative: of
-    a signal. TfmError if none of them has said why."""
+    """The exit code of the command, from those of the processes that failed, by rank, in the order
+    in which they ended; negative: of a signal. TfmError if none of them has said why."""
     stops = {-int(each) for each in STOPPING if each is not None}
     died = {rank: -code for rank, code in codes.items() if code < 0 and code not in stops}
     said = [code for code in codes.values() if code > 0 and code != LOST_PEER]
@@ -139,7 +140,8 @@ def exit_code(codes: Mapping[int, int], folder: Path, count: int) -> int:
         resume = f"; resume with: tfm train --resume {quote(str(run))} --nproc {count}"
     if not died:
         raise TfmError(f"the processes lost each other{resume}")
-    (rank, number), *_ = sorted(died.items())
+    # the first: the launcher kills those that do not end after it
+    rank, number = next(iter(died.items()))
     raise TfmError(f"process {rank} of {count} was ended by {signal_name(number)}{resume}")
 
 

@@ -99,6 +99,9 @@ def leading(messenger: Messenger, *things: object) -> Iterator[None]:
     token = _others.set(others)
     try:
         yield
+    except (KeyboardInterrupt, SystemExit):
+        others.busy = True  # a signal ends this process: one that is stuck would never be told
+        raise
     finally:
         _others.reset(token)
         # of busy processes this one has not received all: it is ending, and they end when it has

@@ -357,6 +357,7 @@ def test_variables_of_a_launcher_that_do_not_fit(tfm: Tfm, text: Path) -> None:
         ({0: -15, 1: -15}, 143, ""),
         ({0: -2}, 130, ""),
         ({0: LOST_PEER, 3: -9}, 1, "process 3 of 4 was ended by SIGKILL"),
+        ({3: -9, 0: -9}, 1, "process 3 of 4 was ended by SIGKILL"),
         ({0: LOST_PEER, 1: -15, 2: -11}, 1, "process 2 of 4 was ended by SIGSEGV"),
         ({0: LOST_PEER, 1: LOST_PEER}, 1, "lost each other"),
         ({0: LOST_PEER, 1: -15}, 1, "lost each other"),

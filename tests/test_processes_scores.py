@@ -50,12 +50,14 @@ def by_two(
     return Result(first.returncode, out, err.decode())
 
 
-def started(folder: Path, *args: object) -> list[subprocess.Popen[bytes]]:
+def started(folder: Path, *args: object, fresh: bool = False) -> list[subprocess.Popen[bytes]]:
+    """The processes of a command; fresh: the second is no fork, so that it gets every signal."""
     group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     found = []
     for rank, stdin in enumerate((subprocess.PIPE, subprocess.DEVNULL)):
         one = Tfm(folder, {**group, "RANK": str(rank), "LOCAL_RANK": str(rank)})
-        found.append(one.start(*args, "--device", "cpu", stdin=stdin))
+        own = fresh and rank == 1
+        found.append(one.start(*args, "--device", "cpu", stdin=stdin, fresh=own))
     return found
 
 
@@ -131,6 +133,22 @@ def test_a_signal_ends_all(domains: Path) -> None:
     ends = [each.communicate(timeout=60) for each in (first, second)]
     assert (first.returncode, second.returncode) == (-signal.SIGTERM, -signal.SIGTERM)
     assert ends == [(b"", b"")] * 2
+
+
+def test_a_signal_ends_the_leading_one_beside_one_that_is_stuck(domains: Path) -> None:
+    first, second = started(domains, "score", "byte", fresh=True)
+    try:
+        assert first.stdin is not None and first.stdout is not None
+        first.stdin.write(b"fox\n")
+        first.stdin.flush()
+        assert b"fox" in first.stdout.readline()
+        second.send_signal(signal.SIGSTOP)
+        first.send_signal(signal.SIGTERM)
+        assert first.communicate(timeout=20) == (b"", b"")
+        assert first.returncode == -signal.SIGTERM
+    finally:
+        second.kill()
+        second.communicate(timeout=60)
 
 
 def test_a_message_is_what_it_was() -> None:
