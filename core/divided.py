@@ -99,15 +99,21 @@ def leading(messenger: Messenger, *things: object) -> Iterator[None]:
     token = _others.set(others)
     try:
         yield
-    except (KeyboardInterrupt, SystemExit):
-        others.busy = True  # a signal ends this process: one that is stuck would never be told
+    except Exception:
+        _dismiss(others)
         raise
-    finally:
+    else:
+        _dismiss(others)
+    finally:  # where a signal ends this process none is told, as that might wait for a stuck one
         _others.reset(token)
-        # of busy processes this one has not received all: it is ending, and they end when it has
-        with suppress(TfmError):  # all that they were needed for is done, so one may be gone
-            for rank in range(1, 1 if others.busy else messenger.size):
-                messenger.send(b"", rank)
+
+
+def _dismiss(others: _Others) -> None:
+    """Tells the others that there is no more work. Of busy ones this process has not received all:
+    it is ending, and they end when it has."""
+    with suppress(TfmError):  # all that they were needed for is done, so one may be gone
+        for rank in range(1, 1 if others.busy else others.messenger.size):
+            others.messenger.send(b"", rank)
 
 
 def serve(messenger: Messenger, *things: object) -> None:

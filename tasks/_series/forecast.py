@@ -53,8 +53,8 @@ def check_regression(tokenizer: BinsTokenizer, horizon: int, ridge: float) -> No
     """UsageError where the tokenizer has no ridge regression of this horizon."""
     if tokenizer.linear is None:
         raise UsageError(
-            f"--ridge {ridge}: the run has no ridge regression; its series were too short for one, "
-            "or an older tfm trained it"
+            f"--ridge {ridge}: the run has no ridge regression: its series were too short for one, "
+            "--init changed the season or the window, or an older tfm trained it"
         )
     if horizon > tokenizer.horizon:
         raise UsageError(
